@@ -1,0 +1,1 @@
+"""LLM evals as pytest tests."""

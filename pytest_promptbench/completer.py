@@ -1,0 +1,204 @@
+"""LiteLLM as a completer: one request in, one answer or one classified error out.
+
+LiteLLM's own retries are off, so that every 429 is seen here; its price list is the bundled one, so that importing it
+reaches for no network; its telemetry and callbacks are off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .errors import GenerationError, PermanentError, TransientError
+from .records import Answer, Model, Request, Usage
+
+DEFAULT_TIMEOUT_S = 120.0
+EMBEDDED_TIMEOUT_S = 900.0
+"""Embedded models answer one at a time: a request waits for all those before it."""
+
+_KEY_SHAPES = re.compile(r"\b(sk|pk|rk|xai|gsk|hf|AIza)[-_][A-Za-z0-9_\-*]{6,}|(?i:bearer)\s+[A-Za-z0-9._\-*]{6,}")
+
+
+def quiet_environment(environ: dict[str, str] | os._Environ[str] = os.environ) -> None:
+    """Keep LiteLLM and MLflow off the network and silent; what the user set already stays. Call before importing them."""
+    environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    environ.setdefault("LITELLM_TELEMETRY", "False")
+    environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    environ.setdefault("DO_NOT_TRACK", "1")
+    environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+
+
+class Redactor:
+    """Replaces secrets by ``***``: the values of the keys in use, and anything that looks like a provider's key."""
+
+    def __init__(self, models: Iterable[Model], environ: Mapping[str, str]) -> None:
+        named = {m.api_key_env for m in models if m.api_key_env}
+        values = {v for k, v in environ.items() if k in named or k.endswith(("_API_KEY", "_SECRET", "_TOKEN"))}
+        self._values = sorted((v for v in values if len(v) >= 6), key=len, reverse=True)
+
+    def __call__(self, text: str) -> str:
+        for value in self._values:
+            text = text.replace(value, "***")
+        return _KEY_SHAPES.sub("***", text)
+
+
+class LiteLLMCompleter:
+    """Asks any provider that LiteLLM knows. ``embedded`` is the address of the session's own model server, if it runs."""
+
+    def __init__(self, models: Iterable[Model], *, embedded: str | None = None) -> None:
+        models = tuple(models)
+        self.redact = Redactor(models, os.environ)
+        self._embedded = embedded
+        self._litellm: Any = None
+        self._longest_reply = 1024
+
+    def prepare(self) -> None:
+        """Import LiteLLM (seconds) and switch off what an eval does not need."""
+        quiet_environment()
+        import litellm
+
+        litellm.telemetry = False
+        litellm.suppress_debug_info = True
+        litellm.num_retries = 0
+        litellm.drop_params = False
+        self._litellm = litellm
+
+    def is_priced(self, model: Model) -> bool:
+        """Whether LiteLLM's price list knows the model. Embedded models cost nothing and count as priced."""
+        return model.embedded or self._price(model) is not None
+
+    def _price(self, model: Model) -> tuple[float, float] | None:
+        """US dollars per input and output token, or None where unknown."""
+        if self._litellm is None:
+            self.prepare()
+        with contextlib.suppress(Exception):  # LiteLLM raises a plain Exception for a model that it has no entry for
+            info = self._litellm.get_model_info(model.model)
+            if info.get("input_cost_per_token") or info.get("output_cost_per_token"):
+                return float(info.get("input_cost_per_token") or 0.0), float(info.get("output_cost_per_token") or 0.0)
+        return None
+
+    def worst_cost_usd(self, request: Request) -> float | None:
+        """Input at one token per two characters plus ``max_tokens`` of output (unset: the longest reply so far)."""
+        price = None if request.model.embedded else self._price(request.model)
+        if price is None:
+            return None
+        characters = sum(len(m.content) + 16 for m in request.messages)
+        params = request.params
+        most = params.get("max_tokens") or params.get("max_completion_tokens") or self._longest_reply
+        return characters / 2 * price[0] + float(most) * price[1]
+
+    async def complete(self, request: Request) -> Answer:
+        model = request.model
+        where = self._where(model)
+        started, clock = time.time(), time.perf_counter()
+        try:
+            response = await self._litellm.acompletion(
+                messages=[m.to_json() for m in request.messages],
+                max_retries=0,
+                timeout=model.timeout or (EMBEDDED_TIMEOUT_S if model.embedded else DEFAULT_TIMEOUT_S),
+                **where,
+                **request.params,
+            )
+        except Exception as error:
+            raise self._classify(error, model) from None
+        latency = time.perf_counter() - clock
+        try:
+            choice = response.choices[0]
+            text, reason = choice.message.content, choice.finish_reason
+        except (AttributeError, IndexError, TypeError):
+            raise PermanentError(f"model {model.name} ({model.model}) sent a reply without choices") from None
+        if not isinstance(text, str) or not text.strip():
+            raise PermanentError(
+                f"model {model.name} ({model.model}) answered with an empty text (finish_reason: {reason}); "
+                f"{_remedy(reason)}"
+            )
+        usage = getattr(response, "usage", None)
+        prompt_tokens = getattr(usage, "prompt_tokens", None)
+        completion_tokens = getattr(usage, "completion_tokens", None)
+        self._longest_reply = max(self._longest_reply, completion_tokens or 0)
+        cost = (getattr(response, "_hidden_params", None) or {}).get("response_cost")
+        return Answer(
+            text=text,
+            usage=Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens),
+            cost_usd=float(cost) if cost else None,  # LiteLLM says 0 or nothing for a model that it has no price of
+            latency_s=latency,
+            started_at=started,
+            finish_reason=reason,
+        )
+
+    def _where(self, model: Model) -> dict[str, Any]:
+        if model.embedded:
+            if self._embedded is None:
+                raise PermanentError(f"model {model.name}: the server of the embedded models is not running")
+            return {
+                "model": f"openai/{model.model.removeprefix('embedded/')}",
+                "api_base": self._embedded,
+                "api_key": "none",
+            }
+        where: dict[str, Any] = {"model": model.model}
+        if model.api_base:
+            where["api_base"] = model.api_base
+        if model.api_key_env:
+            where["api_key"] = os.environ.get(model.api_key_env, "")
+        elif model.api_base:
+            where["api_key"] = "none"  # a key that is meant for a provider's own address must not go elsewhere
+        return where
+
+    def _classify(self, error: Exception, model: Model) -> GenerationError:
+        """LiteLLM's exception in our terms, its text cut to what helps and free of secrets."""
+        kinds = self._litellm.exceptions
+        status = getattr(error, "status_code", None)
+        text = _first_lines(self.redact(str(error)))
+        message = f"model {model.name} ({model.model}): {type(error).__name__}: {text}"
+        if isinstance(error, kinds.RateLimitError) or status == 429:
+            if "insufficient_quota" in text:
+                return PermanentError(message, whole_model=True)
+            return TransientError(message, retry_after=_retry_after(error), throttled=True)
+        if isinstance(error, kinds.AuthenticationError | kinds.PermissionDeniedError) or status in (401, 403):
+            key = model.api_key_env or "the provider's usual variable"
+            return PermanentError(f"{message}; check the key in {key}", whole_model=True)
+        if isinstance(error, kinds.NotFoundError) or status == 404:
+            return PermanentError(f"{message}; check the name in models.yaml", whole_model=True)
+        if isinstance(error, kinds.Timeout):
+            return TransientError(message)
+        if isinstance(error, kinds.BadRequestError | kinds.UnprocessableEntityError) or status in (400, 413, 422):
+            return PermanentError(message)
+        if status in (503, 529):
+            return TransientError(message, retry_after=_retry_after(error), throttled=True)
+        return TransientError(message, retry_after=_retry_after(error))
+
+
+def _remedy(finish_reason: object) -> str:
+    if finish_reason == "length":
+        return "raise max_tokens (a reasoning model may spend all of it on thinking)"
+    if finish_reason == "content_filter":
+        return "the provider's content filter stopped it: change the prompt or the scenario"
+    return "nothing was stored, so the next run asks again"
+
+
+def _retry_after(error: Exception) -> float | None:
+    """Seconds that the provider asked for: Retry-After as a number or a date, or retry-after-ms."""
+    response = getattr(error, "response", None)
+    headers = getattr(response, "headers", None) or getattr(error, "litellm_response_headers", None) or {}
+    with contextlib.suppress(TypeError, ValueError):
+        return max(0.0, float(headers.get("retry-after-ms")) / 1000)
+    value = headers.get("retry-after")
+    with contextlib.suppress(TypeError, ValueError):
+        return max(0.0, float(value))
+    if isinstance(value, str):
+        from email.utils import parsedate_to_datetime
+
+        with contextlib.suppress(TypeError, ValueError):
+            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    return None
+
+
+def _first_lines(text: str, limit: int = 400) -> str:
+    text = re.sub(r"litellm\.\w+: ", "", " ".join(text.split()))
+    return text if len(text) <= limit else text[: limit - 1] + "…"

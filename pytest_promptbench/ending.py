@@ -1,0 +1,74 @@
+"""What a session says while it runs and at its end. Text only: the plugin writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .session import Board, Closing, Desk, write_reports
+from .sitdown import Sitting
+
+Line = tuple[str, Mapping[str, Any]]
+_LOUD: Mapping[str, Any] = {"red": True, "bold": True}
+_WARN: Mapping[str, Any] = {"yellow": True}
+
+
+def progress(desk: Desk) -> str:
+    """One line: how many cells are done, in flight, waiting; tokens and cost so far."""
+    import time
+
+    from .report.terminal import progress_line
+
+    p = desk.progress()
+    assert desk.plan is not None
+    return progress_line(
+        done=p.done,
+        total=desk.plan.cells,
+        in_flight=p.in_flight,
+        waiting=p.waiting,
+        failed=p.failed,
+        cached=p.cached,
+        tokens=p.tokens,
+        cost_usd=p.cost_usd,
+        seconds=time.monotonic() - desk.started_at,
+    )
+
+
+def summary(closing: Closing, desk: Desk, *, width: int, color: bool) -> Iterator[Line]:
+    """The leaderboards, where their files are, and loudly whatever did not reach MLflow. Writes the files."""
+    if closing.boards:
+        paths = write_reports(closing.boards)
+        yield from boards(closing.boards, width=width, color=color)
+        yield (f"leaderboard: {', '.join(str(p) for p in paths if p.suffix == '.html')}", {})
+    if desk.plan is not None:
+        for task in desk.plan.tasks:
+            for name, reason in task.suite.skipped.items():
+                yield (f"left out: {name} ({reason})", _WARN)
+    if closing.problem is not None or closing.unlogged:
+        count = "some candidates" if closing.unlogged < 0 else f"{closing.unlogged} candidates"
+        if closing.unlogged:
+            yield (f"NOT IN MLFLOW: {count}. {closing.problem or 'another session is still logging them'}", _LOUD)
+            yield (
+                "Nothing is lost: they are kept in .promptbench, and the next session that reaches MLflow logs them.",
+                _LOUD,
+            )
+        else:
+            yield (f"promptbench: {closing.problem}", _LOUD)
+
+
+def boards(boards_: tuple[Board, ...], *, width: int, color: bool) -> Iterator[Line]:
+    """Each leaderboard as text."""
+    from .report.terminal import render_leaderboard
+
+    for board in boards_:
+        text = render_leaderboard(board.leaderboard, width=width, color=color)
+        for line in text.rstrip("\n").split("\n"):
+            yield (line, {})
+
+
+def judged(sitting: Sitting, *, width: int, color: bool) -> Iterator[Line]:
+    """What an export or apply did, and the leaderboards that follow from it. Writes their files."""
+    if sitting.boards:
+        write_reports(sitting.boards)
+        yield from boards(sitting.boards, width=width, color=color)
+    yield (sitting.message, {"bold": True})

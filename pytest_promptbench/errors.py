@@ -1,0 +1,89 @@
+"""What can go wrong, as one tree.
+
+::
+
+    PromptbenchError            anything this package raises on purpose; the message is for a person
+    ├── UsageError              the command line or the state it points at cannot be used (exit 4)
+    │   ├── PacketError         a judge packet is unreadable, edited or does not fit
+    │   └── BaselineError       a baseline is missing, unreadable or not comparable
+    ├── CatalogError            a suite, prompt, model, rubric or scenario file is wrong (exit 2 while collecting)
+    ├── GenerationError         a provider gave no usable answer
+    │   ├── TransientError      worth another try: rate limit, 5xx, timeout, connection lost
+    │   ├── PermanentError      not worth another try: wrong key, unknown model, bad request
+    │   └── NotGeneratedError   nobody was asked: the session stopped, or its money is used up
+    └── TrackingError           MLflow could not be reached or refused
+
+Every message names the file, key or item, the value found and what would be right.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BaselineError",
+    "CatalogError",
+    "GenerationError",
+    "NotGeneratedError",
+    "PacketError",
+    "PermanentError",
+    "PromptbenchError",
+    "TrackingError",
+    "TransientError",
+    "UsageError",
+]
+
+
+class PromptbenchError(Exception):
+    """Anything this package raises on purpose."""
+
+
+class UsageError(PromptbenchError):
+    """The command line, or something it points at, cannot be used as it stands."""
+
+
+class PacketError(UsageError):
+    """A judge packet cannot be read, or does not fit the experiment, rubric or candidates."""
+
+
+class BaselineError(UsageError):
+    """A baseline is missing, unreadable, or cannot be compared with this session."""
+
+
+class CatalogError(PromptbenchError):
+    """A file that a user wrote has a mistake; the message names file, line or key, and the remedy."""
+
+
+class GenerationError(PromptbenchError):
+    """A provider gave no usable answer for one request."""
+
+
+class TransientError(GenerationError):
+    """Worth another try after a pause.
+
+    ``retry_after`` is what the provider asked for, in seconds; None where it asked for nothing.
+    ``throttled`` is true for a rate limit (429), which also lowers the model's concurrency.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None, throttled: bool = False) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.throttled = throttled
+
+
+class PermanentError(GenerationError):
+    """Another try would end the same way.
+
+    ``whole_model`` is true where no request to this model can succeed (wrong key, unknown model), so that the
+    session need not ask again.
+    """
+
+    def __init__(self, message: str, *, whole_model: bool = False) -> None:
+        super().__init__(message)
+        self.whole_model = whole_model
+
+
+class NotGeneratedError(GenerationError):
+    """Nobody was asked: the session was stopped, or the request might pass ``--bench-max-cost``. Never logged."""
+
+
+class TrackingError(PromptbenchError):
+    """MLflow could not be reached, or refused what was sent."""

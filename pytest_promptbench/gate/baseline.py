@@ -1,0 +1,230 @@
+"""A session's per-scenario scores, as saved by ``--bench-save`` and read by ``--bench-compare``."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .. import statistics as stats
+from ..errors import BaselineError
+from ..records import Leaderboard, LoggedCandidate, Record, Rubric, Suite, Tier, canonical_json, composite, sha256
+
+BASELINE_SCHEMA = "promptbench/baseline/1"
+
+Better = Literal["higher", "lower"]
+RowName = tuple[str, str]
+"""(model, prompt)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineRow(Record):
+    """One (model, prompt): scenario -> metric -> score (mean over repeats); ``{}`` for a scenario nobody has scored.
+
+    tier: whose verdicts these are. judge: the judge's fingerprint within the tier (for the automatic tier: model,
+    parameters, rubric and judge prompt in one hash).
+    """
+
+    model: str
+    prompt: str
+    tier: str | None
+    judge: str | None = None
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> RowName:
+        return self.model, self.prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline(Record):
+    """One task's scores of one session, with all it takes to know whether others compare.
+
+    better: which direction is good, for ``composite`` and every criterion. models, prompts, scenarios: name ->
+    fingerprint. saved_at: ISO 8601 in UTC, or empty.
+    """
+
+    task: str
+    experiment: str
+    rubric: str
+    rubric_sha256: str
+    better: Mapping[str, Better]
+    models: Mapping[str, str] = field(default_factory=dict)
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    scenarios: Mapping[str, str] = field(default_factory=dict)
+    rows: tuple[BaselineRow, ...] = ()
+    saved_at: str = ""
+
+
+def directions(rubric: Rubric) -> dict[str, Better]:
+    """Which direction is good, for ``composite`` and every criterion: lower for a flag that is bad when true."""
+    better: dict[str, Better] = {"composite": "higher"}
+    for c in rubric.criteria:
+        better[c.name] = "lower" if c.type == "flag" and c.bad else "higher"
+    return better
+
+
+def snapshot(
+    board: Leaderboard,
+    candidates: Iterable[LoggedCandidate],
+    suite: Suite,
+    *,
+    judge: str | None = None,
+    saved_at: str = "",
+) -> Baseline:
+    """A session's scores as a Baseline, to be saved or to be compared with one.
+
+    candidates: those that the leaderboard counts. A row takes the verdicts of the tier that the leaderboard says it
+    rests on; a candidate without one is there as unscored. judge: the automatic judge's fingerprint.
+    """
+    tiers = {(row.model, row.prompt): row.tier for row in board.rows}
+    cells: dict[RowName, dict[str, list[Mapping[str, float]]]] = {name: {} for name in tiers}
+    for candidate in candidates:
+        name = candidate.model, candidate.prompt
+        if name not in cells:
+            continue
+        scored = cells[name].setdefault(candidate.scenario, [])
+        scores = _scores(candidate, tiers[name], board.rubric)
+        if scores:
+            scored.append(scores)
+    rows = tuple(
+        BaselineRow(
+            model=model,
+            prompt=prompt,
+            tier=tiers[model, prompt],
+            judge=judge if tiers[model, prompt] == Tier.AUTO else None,
+            scores={
+                scenario: stats.cluster_means((metric, value) for scores in repeats for metric, value in scores.items())
+                for scenario, repeats in sorted(by_scenario.items())
+            },
+        )
+        for (model, prompt), by_scenario in sorted(cells.items())
+    )
+    return Baseline(
+        task=board.task,
+        experiment=board.experiment,
+        rubric=board.rubric.id,
+        rubric_sha256=board.rubric.sha256,
+        better=directions(board.rubric),
+        models={
+            m.name: sha256({"model": m.model, "api_base": m.api_base, "params": canonical_json(m.to_json()["params"])})
+            for m in suite.models
+        },
+        prompts={p.version: p.sha256 for p in suite.prompts},
+        scenarios={s.id: sha256(s.to_json()["vars"]) for s in suite.scenarios},
+        rows=rows,
+        saved_at=saved_at,
+    )
+
+
+def _scores(candidate: LoggedCandidate, tier: str | None, rubric: Rubric) -> dict[str, float]:
+    """Composite and criteria of the candidate's verdict that counts, if it is of the row's tier; else nothing."""
+    verdict = candidate.verdict()
+    if verdict is None or verdict.judge.tier != tier:
+        return {}
+    merged = {**verdict.scores, **candidate.checks}
+    total = composite(merged, rubric)
+    known = {c.name: merged.get(c.name) for c in rubric.criteria}
+    scores = {name: float(value) for name, value in known.items() if value is not None}
+    return scores if total is None else {"composite": total, **scores}
+
+
+def baseline_json(baselines: Sequence[Baseline]) -> str:
+    """The baseline file of one or several tasks: stable order, one scenario a line, so that a diff reads well."""
+    suites = [
+        {**b.to_json(), "rows": [r.to_json() for r in sorted(b.rows, key=lambda r: r.name)]}
+        for b in sorted(baselines, key=lambda b: (b.task, b.rubric))
+    ]
+    return _pretty({"schema": BASELINE_SCHEMA, "suites": suites}) + "\n"
+
+
+def _pretty(value: Any, indent: str = "") -> str:
+    """Indented JSON with sorted keys (``schema`` first), in which an object of plain numbers stays on one line."""
+    inner = indent + "  "
+    if isinstance(value, Mapping) and value:
+        keys = sorted(value, key=lambda k: (k != "schema", k))
+        flat = all(isinstance(v, int | float) for v in value.values())
+        if flat:
+            return "{" + ", ".join(f"{json.dumps(k, ensure_ascii=False)}: {_number(value[k])}" for k in keys) + "}"
+        lines = [f"{inner}{json.dumps(k, ensure_ascii=False)}: {_pretty(value[k], inner)}" for k in keys]
+        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+    if isinstance(value, list | tuple) and value:
+        if all(isinstance(v, int | float) for v in value):
+            return "[" + ", ".join(_number(v) for v in value) + "]"
+        return "[\n" + ",\n".join(inner + _pretty(v, inner) for v in value) + f"\n{indent}]"
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _number(value: float) -> str:
+    return json.dumps(value, allow_nan=False)
+
+
+def parse_baseline(text: str, *, source: str = "baseline") -> tuple[Baseline, ...]:
+    """The tasks of a baseline file. Raises BaselineError, naming ``source`` and the place, for anything unreadable."""
+
+    def refuse(problem: str) -> BaselineError:
+        return BaselineError(f"{source}: {problem}; save it anew with --bench-save")
+
+    def constant(name: str) -> float:
+        raise refuse(f"{name} is no score")
+
+    try:
+        data = json.loads(text, parse_constant=constant)
+    except json.JSONDecodeError as error:
+        raise refuse(f"not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from None
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema != BASELINE_SCHEMA:
+        found = re.fullmatch(r"promptbench/baseline/(\d+)", schema) if isinstance(schema, str) else None
+        if found and int(found[1]) > 1:
+            raise BaselineError(f"{source}: {schema} is newer than this version reads ({BASELINE_SCHEMA}); upgrade")
+        raise refuse(f"no baseline: its schema is {schema!r}, expected {BASELINE_SCHEMA!r}")
+    suites = data.get("suites")
+    if not isinstance(suites, list) or not suites:
+        raise refuse("suites: expected a list with at least one task")
+    baselines = tuple(_parse_suite(suite, f"suites[{i}]", refuse) for i, suite in enumerate(suites))
+    repeated = _first_repeated([(b.task, b.rubric_sha256) for b in baselines])
+    if repeated:
+        raise refuse(f"the task {repeated[0]!r} is there twice")
+    return baselines
+
+
+def _parse_suite(data: Any, place: str, refuse: Callable[[str], BaselineError]) -> Baseline:
+    def check(value: Any, where: str, kind: type | tuple[type, ...], expected: str) -> Any:
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise refuse(f"{where} is {value!r:.80}, expected {expected}")
+        return value
+
+    check(data, place, dict, "an object")
+    for key in ("task", "experiment", "rubric", "rubric_sha256"):
+        check(data.get(key), f"{place}.{key}", str, "a text")
+    check(data.get("saved_at", ""), f"{place}.saved_at", str, "a text")
+    for key in ("models", "prompts", "scenarios"):
+        for name, value in check(data.get(key, {}), f"{place}.{key}", dict, "an object").items():
+            check(value, f"{place}.{key}.{name}", str, "a fingerprint")
+    for name, value in check(data.get("better"), f"{place}.better", dict, "an object").items():
+        if value not in ("higher", "lower"):
+            raise refuse(f"{place}.better.{name} is {value!r:.80}, expected higher or lower")
+    for i, row in enumerate(check(data.get("rows"), f"{place}.rows", list, "a list")):
+        at = f"{place}.rows[{i}]"
+        check(row, at, dict, "an object")
+        for key in ("model", "prompt"):
+            check(row.get(key), f"{at}.{key}", str, "a text")
+        for key in ("tier", "judge"):
+            check(row.get(key), f"{at}.{key}", str | None, "a text or null")  # type: ignore[arg-type]  # a union serves isinstance
+        for scenario, scores in check(row.get("scores"), f"{at}.scores", dict, "an object").items():
+            for metric, score in check(scores, f"{at}.scores.{scenario}", dict, "an object").items():
+                check(score, f"{at}.scores.{scenario}.{metric}", (int, float), "a number")
+                if not math.isfinite(score):  # 1e999 reads as infinity
+                    raise refuse(f"{at}.scores.{scenario}.{metric} is {score}, expected a number")
+    baseline = Baseline.from_json(data)
+    repeated = _first_repeated([row.name for row in baseline.rows])
+    if repeated:
+        raise refuse(f"{place}: the row {' x '.join(repeated)} is there twice")
+    return baseline
+
+
+def _first_repeated(names: Sequence[RowName]) -> RowName | None:
+    return next((name for i, name in enumerate(names) if name in names[:i]), None)

@@ -1,0 +1,101 @@
+"""The gate, tested on itself: how often does it fail where nothing changed?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .. import statistics as stats
+from ..errors import UsageError
+from ..records import Record
+from .baseline import Baseline
+from .tolerance import DEFAULT_TOLERANCES, Tolerance
+from .verdict import Case, GateOutcome, check_metrics, decide
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..statistics.resampling import Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfTest(Record):
+    """How often the gate failed, and was inconclusive, over ``n`` pairs of sessions between which nothing changed.
+
+    ci: Wilson 95 % interval of the false-failure rate.
+    """
+
+    n: int
+    failures: int
+    inconclusive: int
+    rate: float
+    ci: tuple[float, ...]
+
+
+def self_test(
+    baseline: Baseline, n: int, seed: int = 0, *, tolerances: Sequence[Tolerance] = DEFAULT_TOLERANCES
+) -> SelfTest:
+    """Compare a baseline with itself ``n`` times under resampling: two sessions drawn from the same source.
+
+    A drawn session keeps every row's mean and every scenario's difficulty, and puts on each cell the noise of a random
+    scenario, the same one for all rows and metrics, so that noise stays as wide and as correlated as it is. Noise is
+    what row mean and scenario difficulty do not explain; with a single row, difficulty cannot be told from noise and
+    counts as noise. Raises UsageError for n < 1, for an unknown metric, and where fewer than two scenarios are scored.
+    """
+    if n < 1:
+        raise UsageError(f"--bench-self-test {n}: expected a number of repetitions, e.g. 1000")
+    tolerances = tuple(tolerances) or DEFAULT_TOLERANCES
+    check_metrics(tolerances, baseline)
+    import numpy as np
+
+    metrics = list(dict.fromkeys(t.metric for t in tolerances))
+    scenarios = sorted({s for row in baseline.rows for s, scores in row.scores.items() if scores})
+    rng = np.random.default_rng(seed)
+    table = np.array(
+        [[[row.scores.get(s, {}).get(m, np.nan) for s in scenarios] for row in baseline.rows] for m in metrics]
+    ).reshape(len(metrics), len(baseline.rows), len(scenarios))
+    if len(scenarios) < 2 or not np.isfinite(table).any():
+        raise UsageError("--bench-self-test: the baseline needs scores of at least two scenarios")
+    known = np.isfinite(table)
+    expected = np.zeros_like(table)
+    noise = np.zeros_like(table)
+    for k in range(len(metrics)):
+        rows = known[k].any(axis=1)
+        expected[k], noise[k] = _effects(table[k], known[k], int(rows.sum()), rng)
+    failures = inconclusive = 0
+    for _ in range(n):
+        before, after = (expected + noise[:, :, rng.integers(0, len(scenarios), len(scenarios))] for _ in range(2))
+        cases = []
+        for k, metric in enumerate(metrics):
+            sign = -1.0 if baseline.better[metric] == "higher" else 1.0
+            for r in range(len(baseline.rows)):
+                there = known[k, r]
+                if there.any():
+                    mean = float(before[k, r, there].mean())
+                    worse = (sign * (after[k, r, there] - before[k, r, there])).tolist()
+                    points = min(t.points(mean) for t in tolerances if t.metric == metric)
+                    cases.append(Case(worse=worse, tolerance=points, complete=True))
+        outcomes = [v.outcome for v in decide(cases, seed=seed)[0]]
+        failures += GateOutcome.FAIL in outcomes
+        inconclusive += GateOutcome.FAIL not in outcomes and GateOutcome.INCONCLUSIVE in outcomes
+    ci = stats.wilson_interval(failures, n)
+    assert ci is not None
+    return SelfTest(n=n, failures=failures, inconclusive=inconclusive, rate=failures / n, ci=ci)
+
+
+def _effects(table: Floats, known: NDArray[np.bool_], rows: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Row mean plus scenario effect, and what is left, of a (rows, scenarios) table; gaps get noise of their row."""
+    import numpy as np
+
+    filled = np.where(known, table, 0.0)
+    means = filled.sum(axis=1, keepdims=True) / np.maximum(known.sum(axis=1, keepdims=True), 1)
+    centred = np.where(known, table - means, 0.0)
+    difficulty = centred.sum(axis=0) / np.maximum(known.sum(axis=0), 1) if rows > 1 else np.zeros(table.shape[1])
+    noise = np.where(known, centred - difficulty, 0.0) * (math.sqrt(rows / (rows - 1)) if rows > 1 else 1.0)
+    for r in range(table.shape[0]):
+        if known[r].any():
+            noise[r, ~known[r]] = rng.choice(noise[r, known[r]], int((~known[r]).sum()))
+    return means + difficulty, noise

@@ -1,0 +1,542 @@
+"""Ask providers for answers: ahead of the tests, as fast as they allow, and never twice for the same thing.
+
+An asyncio loop in a thread of each process works through a plan of cells in order, while the main thread runs tests
+and waits only for the candidate that a test asks for. Four rules bound it:
+
+* **Single flight.** One process at a time makes a request (a named lock); the others find its answer in the ledger.
+* **Slots.** ``concurrency`` requests are in flight over the whole session. Each worker owns its share of the slots and
+  borrows idle ones of the others, so that one busy worker can use them all.
+* **Adaptive limit per model.** A 429 lowers the number in flight to a model by a fifth (once per round trip), each
+  success raises it by ``1 / limit``: additive increase, multiplicative decrease.
+* **Backoff.** Transient errors are tried again after an exponential pause with full jitter, or after what Retry-After
+  says if that is longer. A pause holds no slot.
+
+The module knows no LiteLLM: it takes a completer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from .errors import GenerationError, NotGeneratedError, PermanentError, TransientError
+from .ledger import Ledger
+from .locks import LockFile
+from .records import Answer, Candidate, Cell, Model, Record, Request
+
+POLL_S = 0.03
+"""How often a process looks whether another one has finished a request, or given back a slot."""
+
+
+class Completer(Protocol):
+    """Makes one request of a provider. Raises TransientError or PermanentError, never anything else on purpose."""
+
+    def prepare(self) -> None:
+        """Load what is slow to load. Called once, in a thread of its own."""
+
+    async def complete(self, request: Request) -> Answer: ...
+
+    def worst_cost_usd(self, request: Request) -> float | None:
+        """An upper estimate of what the request may cost, in US dollars; None where the price is unknown."""
+
+    def redact(self, text: str) -> str:
+        """The text with every known secret's value replaced."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryPolicy:
+    """How often and how patiently a request is tried again. Seconds."""
+
+    attempts: int = 5
+    throttled_attempts: int = 12
+    base_s: float = 0.5
+    cap_s: float = 30.0
+    retry_after_cap_s: float = 120.0
+
+    def pause(self, error: TransientError, attempt: int, draw: Callable[[], float] = random.random) -> float:
+        """Seconds before attempt ``attempt + 1``: full jitter over an exponential window, at least Retry-After.
+
+        Full jitter: Brooker, "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015).
+        """
+        window = min(self.cap_s, self.base_s * 2.0 ** (attempt - 1))
+        pause = window * (0.5 + draw() / 2) if error.throttled else window * draw()
+        if error.retry_after is not None:
+            pause = max(pause, min(error.retry_after, self.retry_after_cap_s)) + draw() * 0.1
+        return pause
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Record):
+    """How far a process is. Tokens and US dollars are of answers it paid for itself, cached ones not counted."""
+
+    done: int = 0
+    failed: int = 0
+    cached: int = 0
+    in_flight: int = 0
+    waiting: int = 0
+    requests: int = 0
+    tokens: int = 0
+    cost_usd: float | None = None
+
+    def __add__(self, other: Progress) -> Progress:
+        costs = [c for c in (self.cost_usd, other.cost_usd) if c is not None]
+        return Progress(
+            done=self.done + other.done,
+            failed=self.failed + other.failed,
+            cached=self.cached + other.cached,
+            in_flight=self.in_flight + other.in_flight,
+            waiting=self.waiting + other.waiting,
+            requests=self.requests + other.requests,
+            tokens=self.tokens + other.tokens,
+            cost_usd=sum(costs) if costs else None,
+        )
+
+
+class AdaptiveLimit:
+    """How many requests may be in flight to one model: additive increase, multiplicative decrease."""
+
+    def __init__(self, ceiling: int, *, decrease: float = 0.8) -> None:
+        self.ceiling, self.decrease = float(ceiling), decrease
+        self.limit = self.ceiling
+        self.in_flight = 0
+        self.resume_at = 0.0
+        self._decreased_at = 0.0
+
+    def has_room(self, now: float) -> bool:
+        return self.in_flight < max(1, int(self.limit)) and now >= self.resume_at
+
+    def succeeded(self) -> None:
+        self.limit = min(self.ceiling, self.limit + 1.0 / max(1.0, self.limit))
+
+    def throttled(self, *, started: float, now: float, retry_after: float | None) -> None:
+        """Lower the limit, but once for all requests that were in flight together; hold all back for Retry-After."""
+        if started >= self._decreased_at:
+            self.limit = max(1.0, min(self.limit, self.in_flight) * self.decrease)
+            self._decreased_at = now
+        if retry_after is not None:
+            self.resume_at = max(self.resume_at, now + retry_after)
+
+
+class Slots:
+    """The session's requests in flight, all processes together: ``total`` named locks, shared out by worker."""
+
+    def __init__(self, locks: LockFile, *, session: str, total: int, worker: int, workers: int) -> None:
+        own = [i for i in range(total) if i % workers == worker]
+        others = [i for i in range(total) if i % workers != worker]
+        self._own, self._others = own, others
+        self._locks, self._session = locks, session
+        self._mine: set[int] = set()
+
+    def _name(self, slot: int) -> str:
+        return f"slot:{self._session}:{slot}"
+
+    def take(self) -> int | None:
+        """A free slot, one of this worker's own if there is one; None where all are taken."""
+        for slot in itertools.chain(self._own, self._others):
+            if slot not in self._mine and self._locks.try_acquire(self._name(slot)):
+                self._mine.add(slot)
+                return slot
+        return None
+
+    def give_back(self, slot: int) -> None:
+        self._mine.discard(slot)
+        self._locks.release(self._name(slot))
+
+
+@dataclass(eq=False)
+class _Job:
+    """One request on its way to an answer."""
+
+    request: Request
+    order: int
+    attempts: int = 0
+    not_before: float = 0.0
+    state: str = "queued"  # queued | running | finished
+    answer: Answer | None = None
+    error: GenerationError | None = None
+    watchers: list[_Order] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class _Order:
+    """One cell and the jobs of its samples."""
+
+    cell: Cell
+    jobs: list[_Job]
+    missing: int
+    future: Future[Candidate] = field(default_factory=Future)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What bounds a session's generation."""
+
+    concurrency: int = 16
+    worker: int = 0
+    workers: int = 1
+    max_cost_usd: float | None = None
+    use_cache: bool = True
+    grace_s: float = 60.0
+    """How long a stopped session waits for answers that are on their way and paid for."""
+
+
+class Generator:
+    """Generates the candidates of a plan of cells in a thread of its own.
+
+    ``landed`` is called, in that thread, with each finished candidate before any test sees it.
+    """
+
+    def __init__(
+        self,
+        *,
+        completer: Completer,
+        ledger: Ledger,
+        locks: LockFile,
+        session: str,
+        limits: Limits,
+        landed: Callable[[Candidate], None] = lambda _: None,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        self._completer, self._ledger, self._locks = completer, ledger, locks
+        self._session, self._limits, self._landed = session, limits, landed
+        self._retry = retry or RetryPolicy()
+        self._slots = Slots(
+            locks, session=session, total=limits.concurrency, worker=limits.worker, workers=limits.workers
+        )
+        self._orders: dict[tuple[str, str, str, str], _Order] = {}
+        self._jobs: dict[str, _Job] = {}
+        self._queues: dict[str, deque[_Job]] = {}
+        self._adaptive: dict[str, AdaptiveLimit] = {}
+        self._broken: dict[str, PermanentError] = {}
+        self._delayed: list[_Job] = []
+        self._counter = itertools.count()
+        self._front = itertools.count(-1, -1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._progress = Progress()
+        self._waiting = 0
+        self._stopping: str | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake: asyncio.Event | None = None
+        self._prepared = False
+        self._started = threading.Event()
+        self._storage = ThreadPoolExecutor(1, thread_name_prefix="promptbench-ledger")
+        self._thread = threading.Thread(target=self._run, name="promptbench-generation", daemon=True)
+
+    # -- called by the main thread
+
+    def start(self) -> None:
+        self._thread.start()
+        self._started.wait()
+
+    def plan(self, cells: Iterable[Cell]) -> None:
+        """Generate these cells, in this order, after what is planned already. Known cells are left where they are."""
+        self._call(self._plan, list(cells))
+
+    def warm(self, cells: Sequence[Cell]) -> None:
+        """Load the completer now, unless every one of these cells is answered already."""
+        self._call(self._warm, cells)
+
+    def candidate(self, cell: Cell) -> Future[Candidate]:
+        """A cell's candidate, which may be a failed one. What a test waits for goes to the front."""
+        future: Future[Future[Candidate]] = Future()
+        self._call(lambda: future.set_result(self._wanted(cell)))
+        return future.result()
+
+    def progress(self) -> Progress:
+        """A snapshot; safe to call from any thread."""
+        in_flight = sum(limit.in_flight for limit in list(self._adaptive.values()))
+        return replace(self._progress, in_flight=in_flight, waiting=self._waiting)
+
+    def stop(self, reason: str | None = None) -> None:
+        """Start no further request. Answers on their way are waited for (``grace_s``), since they are paid for.
+
+        A second call, or an interrupt while waiting, gives up on those too.
+        """
+        if not self._thread.is_alive():
+            return
+        self._call(self._stop, reason or "the session was stopped")
+        try:
+            self._thread.join(self._limits.grace_s)
+        finally:
+            if self._thread.is_alive():
+                self._call(self._abandon)
+                self._thread.join(5)
+            self._storage.shutdown(wait=True)
+
+    def halt(self, reason: str) -> None:
+        """Start no further request, and return at once."""
+        self._call(self._stop, reason)
+
+    # -- in the loop's thread
+
+    def _call(self, function: Callable[..., None], *args: object) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nothing is left to do
+                self._loop.call_soon_threadsafe(function, *args)
+
+    def _run(self) -> None:
+        asyncio.run(self._main())
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self._started.set()
+        while self._stopping is None or self._tasks:
+            pause = self._pump() if self._stopping is None else None
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), pause)
+        self._fail_rest()
+
+    def _warm(self, cells: Sequence[Cell]) -> None:
+        if not self._prepared and any(self._known(r) is None for c in cells for r in c.requests):
+            self._spawn(self._prepare())
+
+    async def _prepare(self) -> None:
+        """Load the completer, once the first request turns up that nobody has answered yet."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, self._completer.prepare)
+        except Exception as error:  # an import or start-up that fails ends every cell with its reason
+            self._stop(f"the models could not be prepared: {self._completer.redact(str(error))}")
+        self._prepared = True
+
+    def _plan(self, cells: list[Cell]) -> None:
+        for cell in cells:
+            self._order(cell)
+        self._kick()
+
+    def _kick(self) -> None:
+        if self._wake is not None:
+            self._wake.set()
+
+    def _order(self, cell: Cell) -> _Order:
+        key = (*cell.names, cell.id)
+        if key in self._orders:
+            return self._orders[key]
+        order = self._orders[key] = _Order(cell=cell, jobs=[], missing=0)
+        for request in cell.requests:
+            job = self._jobs.get(request.key)
+            if job is None or (job.state == "finished" and job.answer is None):
+                job = self._jobs[request.key] = _Job(request=request, order=next(self._counter))
+                known = self._known(request)
+                if known is not None:
+                    job.state, job.answer = "finished", replace(known, cached=True)
+                else:
+                    self._queues.setdefault(request.model.name, deque()).append(job)
+            order.jobs.append(job)
+            if job.state != "finished":
+                job.watchers.append(order)
+                order.missing += 1
+        if order.missing == 0:
+            self._complete(order)
+        elif self._stopping is not None:
+            self._fail(order, self._stopping)
+        return order
+
+    def _wanted(self, cell: Cell) -> Future[Candidate]:
+        order = self._order(cell)
+        for job in reversed(order.jobs):
+            if job.state == "queued" and job not in self._delayed:
+                job.order = next(self._front)
+                queue = self._queues[job.request.model.name]
+                queue.remove(job)
+                queue.appendleft(job)
+        self._kick()
+        return order.future
+
+    def _pump(self) -> float | None:
+        """Start what may start now. Returns seconds until it is worth looking again without being woken, or None."""
+        if not self._prepared:
+            if not self._tasks and any(self._queues.values()):
+                self._spawn(self._prepare())
+            return None
+        now = time.monotonic()
+        for job in [j for j in self._delayed if j.not_before <= now]:
+            self._delayed.remove(job)
+            self._queues[job.request.model.name].appendleft(job)
+        soonest = min((j.not_before for j in self._delayed), default=None)
+        passed_over: list[_Job] = []
+        pause: float | None = None
+        while True:
+            ready = [q for q in self._queues.values() if q and self._limit(q[0].request.model).has_room(now)]
+            if not ready:
+                break
+            job = min(ready, key=lambda q: q[0].order)[0]
+            queue = self._queues[job.request.model.name]
+            broken = self._broken.get(job.request.model.name)
+            if broken is not None:
+                queue.popleft()
+                self._finish(job, error=broken)
+                continue
+            if not self._locks.try_acquire(_lock_name(job.request)):
+                passed_over.append(queue.popleft())  # another process is asking for it
+                pause = POLL_S
+                continue
+            slot = self._slots.take()
+            if slot is None:
+                self._locks.release(_lock_name(job.request))
+                pause = POLL_S if not self._tasks else max(POLL_S, 0.1)
+                break
+            queue.popleft()
+            job.state = "running"
+            self._limit(job.request.model).in_flight += 1
+            self._spawn(self._ask(job, slot))
+        for job in reversed(passed_over):
+            self._queues[job.request.model.name].appendleft(job)
+        resumes = [m.resume_at for m in self._adaptive.values() if m.resume_at > now]
+        waits = [t - now for t in [*resumes, *([soonest] if soonest is not None else [])]]
+        self._waiting = len(self._delayed)
+        if waits:
+            pause = min([max(0.0, min(waits)), *([pause] if pause is not None else [])])
+        return pause
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._kick()
+
+    def _limit(self, model: Model) -> AdaptiveLimit:
+        if model.name not in self._adaptive:
+            self._adaptive[model.name] = AdaptiveLimit(self._limits.concurrency)
+        return self._adaptive[model.name]
+
+    def _known(self, request: Request) -> Answer | None:
+        return self._ledger.answer(request.key, session=None if self._limits.use_cache else self._session)
+
+    async def _ask(self, job: _Job, slot: int) -> None:
+        request, limit = job.request, self._limit(job.request.model)
+        job.attempts += 1
+        started = time.monotonic()
+        again: float | None = None
+        answer: Answer | None = None
+        failure: GenerationError | None = None
+        try:
+            known = self._known(request)  # another process may have finished between our look and our lock
+            if known is not None:
+                answer = replace(known, cached=True)
+            else:
+                self._afford(request)
+                answer = replace(await self._completer.complete(request), attempts=job.attempts)
+                await self._store(request, answer)
+            limit.succeeded()
+        except TransientError as error:
+            if error.throttled:
+                limit.throttled(started=started, now=time.monotonic(), retry_after=error.retry_after)
+            allowed = self._retry.throttled_attempts if error.throttled else self._retry.attempts
+            if job.attempts < allowed and self._stopping is None:
+                again = self._retry.pause(error, job.attempts)
+            else:
+                failure = PermanentError(f"{error} (tried {job.attempts} times)")
+        except PermanentError as error:
+            failure = error
+            if error.whole_model:
+                self._broken.setdefault(request.model.name, error)
+        except NotGeneratedError as error:
+            failure = error
+        except asyncio.CancelledError:
+            failure = NotGeneratedError("given up: the session was stopped before the answer came")
+        except Exception as error:  # whatever a provider's client raises is this cell's failure, not ours
+            failure = PermanentError(f"{type(error).__name__}: {self._completer.redact(str(error))}")
+        finally:
+            limit.in_flight -= 1
+            self._slots.give_back(slot)
+            self._locks.release(_lock_name(request))
+        if again is not None:
+            job.state, job.not_before = "queued", time.monotonic() + again
+            self._delayed.append(job)
+        else:
+            self._finish(job, answer=answer, error=failure)
+
+    def _afford(self, request: Request) -> None:
+        limit = self._limits.max_cost_usd
+        if limit is None:
+            return
+        worst = self._completer.worst_cost_usd(request)
+        if worst is not None and not self._ledger.reserve(self._session, request.key, worst, limit=limit):
+            spent = self._ledger.spent(self._session)
+            reason = (
+                f"not generated: --bench-max-cost {limit:g} USD would be passed (known and reserved so far: "
+                f"{spent:.4f} USD, this request may cost up to {worst:.4f} USD); raise the limit and run again"
+            )
+            raise NotGeneratedError(reason)
+
+    async def _store(self, request: Request, answer: Answer) -> None:
+        loop = asyncio.get_running_loop()
+        keep: Awaitable[None] = loop.run_in_executor(
+            self._storage, lambda: self._ledger.keep(request, answer, session=self._session)
+        )
+        await asyncio.shield(keep)
+        if self._limits.max_cost_usd is not None and answer.cost_usd is not None:
+            self._ledger.settle(self._session, request.key, answer.cost_usd)
+
+    def _finish(self, job: _Job, *, answer: Answer | None = None, error: GenerationError | None = None) -> None:
+        job.state, job.answer, job.error = "finished", answer, error
+        if answer is not None and not answer.cached:
+            p = self._progress
+            cost = p.cost_usd if answer.cost_usd is None else (p.cost_usd or 0.0) + answer.cost_usd
+            tokens = p.tokens + (answer.usage.total_tokens or 0)
+            self._progress = replace(p, requests=p.requests + 1, tokens=tokens, cost_usd=cost)
+        for order in job.watchers:
+            order.missing -= 1
+            if order.missing == 0 and not order.future.done():
+                self._complete(order)
+        job.watchers.clear()
+
+    def _complete(self, order: _Order) -> None:
+        errors = [j.error for j in order.jobs if j.error is not None]
+        answers = tuple(j.answer for j in order.jobs if j.answer is not None)
+        if errors:
+            candidate = Candidate(cell=order.cell, error=self._completer.redact(str(errors[0])))
+        else:
+            candidate = Candidate(cell=order.cell, answers=answers)
+        p = self._progress
+        self._progress = replace(
+            p,
+            done=p.done + 1,
+            failed=p.failed + (1 if errors else 0),
+            cached=p.cached + (1 if answers and all(a.cached for a in answers) else 0),
+        )
+        if any(isinstance(e, NotGeneratedError) for e in errors):
+            order.future.set_result(candidate)  # no provider was asked: there is nothing to log
+            return
+        try:
+            self._landed(candidate)
+        except Exception as error:  # the waiting test must hear of it instead of waiting for ever
+            order.future.set_exception(error)
+        else:
+            order.future.set_result(candidate)
+
+    def _stop(self, reason: str) -> None:
+        if self._stopping is None:
+            self._stopping = reason
+        self._kick()
+
+    def _abandon(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+
+    def _fail(self, order: _Order, reason: str) -> None:
+        if not order.future.done():
+            order.future.set_result(Candidate(cell=order.cell, error=f"not generated: {reason}"))
+
+    def _fail_rest(self) -> None:
+        """Let nobody wait for what will not come. These cells were never asked for, so they are not logged either."""
+        for order in self._orders.values():
+            self._fail(order, self._stopping or "the session ended")
+
+
+def _lock_name(request: Request) -> str:
+    return f"answer:{request.key}"

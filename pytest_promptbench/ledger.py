@@ -1,0 +1,183 @@
+"""What must survive anything: answers that were paid for, and candidates that MLflow has not got yet.
+
+One SQLite file, ``.promptbench/ledger.sqlite3``, shared by every process of every session of a project. It is the
+standard library's ``sqlite3`` rather than a caching package because both tables have to change in one transaction,
+nothing in it may ever be evicted, and values are JSON text that a person can read, never pickles.
+
+``answers``  request key -> answer. Written before the test that waits for it goes on.
+``outbox``   one row per (store, experiment, candidate): ``pending`` until a recorder has written the MLflow run, then
+             ``done`` with its run id. The primary key is what makes two sessions log a candidate once.
+``spend``    what each session is known to have paid, and has reserved, for ``--bench-max-cost``.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError
+from .records import Answer, Request
+
+SCHEMA = 1
+BUSY_TIMEOUT_S = 120.0
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS answers (
+    key TEXT PRIMARY KEY, session TEXT NOT NULL, created REAL NOT NULL, request TEXT NOT NULL, answer TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS outbox (
+    store TEXT NOT NULL, experiment TEXT NOT NULL, candidate TEXT NOT NULL,
+    state TEXT NOT NULL, session TEXT NOT NULL, run_id TEXT, record TEXT, texts TEXT, created REAL NOT NULL,
+    PRIMARY KEY (store, experiment, candidate)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS outbox_pending ON outbox (store, session) WHERE state = 'pending';
+CREATE TABLE IF NOT EXISTS spend (session TEXT NOT NULL, request TEXT NOT NULL, usd REAL NOT NULL,
+    PRIMARY KEY (session, request)) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One candidate on its way to MLflow, as plain JSON; ``run_id`` is where it was logged before, if it was."""
+
+    experiment: str
+    candidate: str
+    record: dict[str, Any]
+    session: str = ""
+    run_id: str | None = None
+
+
+class Ledger:
+    """One process's connection to the ledger; safe to use from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._mutex = threading.RLock()
+        self._db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA:
+            raise UsageError(
+                f"{path}: written by a newer pytest-promptbench (ledger format {version}, this one reads {SCHEMA}); "
+                "upgrade, or move the file away to start a new one"
+            )
+        if version < SCHEMA:
+            self._db.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
+
+    def close(self) -> None:
+        with self._mutex:
+            self._db.close()
+
+    # -- answers
+
+    def answer(self, key: str, *, session: str | None = None) -> Answer | None:
+        """The answer to exactly this request, if it was ever paid for; with ``session``, only if in that session."""
+        query, args = "SELECT answer FROM answers WHERE key = ?", [key]
+        if session is not None:
+            query, args = query + " AND session = ?", [key, session]
+        with self._mutex:
+            row = self._db.execute(query, args).fetchone()
+        return Answer.from_json(json.loads(row[0])) if row else None
+
+    def keep(self, request: Request, answer: Answer, *, session: str) -> None:
+        """Remember an answer for good. On return it survives the end of this process."""
+        row = (request.key, session, time.time(), json.dumps(request.to_json()), json.dumps(answer.to_json()))
+        with self._mutex:
+            self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", row)
+
+    # -- outbox
+
+    def post(self, store: str, entries: Iterable[Entry], *, session: str) -> None:
+        """Hand candidates over for logging.
+
+        One that waits already, from any session, stays as it is. One that was logged is handed over again, with the run
+        id as a hint: whether MLflow still has it is for the recorder to ask.
+        """
+        now = time.time()
+        rows = [(store, e.experiment, e.candidate, session, json.dumps(e.record), now) for e in entries]
+        with self._mutex:
+            self._db.executemany(
+                "INSERT INTO outbox (store, experiment, candidate, state, session, record, created) "
+                "VALUES (?, ?, ?, 'pending', ?, ?, ?) ON CONFLICT DO UPDATE SET "
+                "state = 'pending', session = excluded.session, record = excluded.record WHERE state = 'done'",
+                rows,
+            )
+
+    def sessions_waiting(self, store: str) -> list[str]:
+        """Sessions that still have candidates pending for this store."""
+        with self._mutex:
+            rows = self._db.execute(
+                "SELECT DISTINCT session FROM outbox WHERE store = ? AND state = 'pending'", (store,)
+            ).fetchall()
+        return [r[0] for r in rows]
+
+    def pending(self, store: str, sessions: Sequence[str], *, limit: int) -> list[Entry]:
+        """Up to ``limit`` candidates of these sessions that are not in MLflow yet, oldest first."""
+        marks = ",".join("?" * len(sessions))
+        query = (
+            "SELECT experiment, candidate, record, session, run_id FROM outbox WHERE store = ? AND state = 'pending' "  # noqa: S608 - only question marks are put in
+            f"AND session IN ({marks}) ORDER BY created LIMIT ?"
+        )
+        with self._mutex:
+            rows = self._db.execute(query, (store, *sessions, limit)).fetchall()
+        return [
+            Entry(experiment=r[0], candidate=r[1], record=json.loads(r[2]), session=r[3], run_id=r[4]) for r in rows
+        ]
+
+    def waiting(self, store: str, keys: Iterable[tuple[str, str]], *, session: str) -> int:
+        """How many candidates are still pending: those of ``session``, and those named by (experiment, candidate)."""
+        wanted = set(keys)
+        with self._mutex:
+            rows = self._db.execute(
+                "SELECT experiment, candidate, session FROM outbox WHERE store = ? AND state = 'pending'", (store,)
+            ).fetchall()
+        return sum(r[2] == session or (r[0], r[1]) in wanted for r in rows)
+
+    def done(self, store: str, logged: Iterable[tuple[Entry, str, str]]) -> None:
+        """Mark (entry, run id, texts) as being in MLflow; ``texts`` is what a report shows of it, as JSON."""
+        with self._mutex:
+            self._db.executemany(
+                "UPDATE outbox SET state = 'done', run_id = ?, texts = ?, record = NULL "
+                "WHERE store = ? AND experiment = ? AND candidate = ?",
+                [(run_id, texts, store, e.experiment, e.candidate) for e, run_id, texts in logged],
+            )
+
+    def texts(self, store: str, experiment: str) -> dict[str, str]:
+        """Run id -> texts, of the candidates of an experiment that this project logged itself."""
+        with self._mutex:
+            rows = self._db.execute(
+                "SELECT run_id, texts FROM outbox WHERE store = ? AND experiment = ? AND state = 'done'",
+                (store, experiment),
+            ).fetchall()
+        return {r[0]: r[1] for r in rows if r[1]}
+
+    # -- money
+
+    def reserve(self, session: str, request: str, usd: float, *, limit: float) -> bool:
+        """Set ``usd`` aside for a request unless the session's total would pass ``limit``; says whether it did."""
+        with self._mutex:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                total = self._db.execute("SELECT TOTAL(usd) FROM spend WHERE session = ?", (session,)).fetchone()[0]
+                fits = bool(total + usd <= limit)
+                if fits:
+                    self._db.execute("INSERT OR REPLACE INTO spend VALUES (?, ?, ?)", (session, request, usd))
+            finally:
+                self._db.execute("COMMIT")
+        return fits
+
+    def settle(self, session: str, request: str, usd: float) -> None:
+        """Replace a reservation by what the request did cost."""
+        with self._mutex:
+            self._db.execute("INSERT OR REPLACE INTO spend VALUES (?, ?, ?)", (session, request, usd))
+
+    def spent(self, session: str) -> float:
+        with self._mutex:
+            return float(self._db.execute("SELECT TOTAL(usd) FROM spend WHERE session = ?", (session,)).fetchone()[0])

@@ -1,0 +1,513 @@
+"""The nouns of the project, as frozen records with a JSON round trip.
+
+Everything that crosses a process, a file or the network is one of these. They hold plain values only, so that
+``to_json`` and ``from_json`` lose nothing, and they import nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+Score = float | bool | None
+"""One criterion's score: a number for a scale, true or false for a flag, None for "not scored"."""
+
+
+def canonical_json(value: object) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, non-ASCII kept. Two equal values give equal texts."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def sha256(value: object) -> str:
+    """Hex SHA-256 of a string's UTF-8 bytes, or of any other value's canonical JSON.
+
+    Lone surrogates, which a broken provider may send, are hashed as they are instead of raising.
+    """
+    text = value if isinstance(value, str) else canonical_json(value)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _build(hint: Any, value: Any) -> Any:
+    """``value``, as it came from JSON, in the shape that the annotation ``hint`` names."""
+    if value is None:
+        return None
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        for arg in args:
+            if isinstance(arg, type) and issubclass(arg, Record):
+                return arg.from_json(value)
+            if get_origin(arg) in (tuple, Mapping, dict):
+                return _build(arg, value)
+        return value
+    if isinstance(hint, type) and issubclass(hint, Record):
+        return hint.from_json(value)
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return hint(value)
+    if origin is tuple:
+        return tuple(_build(args[0], v) for v in value)
+    if origin in (Mapping, dict) or origin is getattr(typing, "Mapping", None):
+        return {k: _build(args[1], v) for k, v in value.items()}
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.to_json()
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value
+
+
+class Record:
+    """Base of the frozen records: ``to_json`` gives plain values, ``from_json`` takes them back."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        hints = _hints(cls)
+        return cls(**{k: _build(hints[k], v) for k, v in data.items() if k in hints})
+
+
+# -- what a user writes ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message(Record):
+    """One turn of a chat: ``role`` as the provider knows it, ``content`` as text."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Record):
+    """A named LiteLLM model with its parameters.
+
+    ``optional`` models are left out, with a notice, while their key or server is missing; ``timeout`` is in
+    seconds for one request. The key itself is never held: only the name of the environment variable.
+    """
+
+    name: str
+    model: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    api_base: str | None = None
+    api_key_env: str | None = None
+    timeout: float | None = None
+    optional: bool = False
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the model runs in the server that the session itself starts (``embedded/<name>``)."""
+        return self.model.startswith("embedded/")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt(Record):
+    """One version of a chat template for a task. ``sha256`` covers messages and params."""
+
+    task: str
+    version: str
+    messages: tuple[Message, ...]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.version
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario(Record):
+    """One input of a suite."""
+
+    id: str
+    vars: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criterion(Record):
+    """One line of a rubric: a scale with ``min``, ``max`` and ``weight``, or a flag with ``bad`` and ``penalty``.
+
+    ``check`` (of a flag) is filled by a program instead of a judge, e.g. ``{"max_words": 60}``.
+    """
+
+    name: str
+    type: Literal["scale", "flag"]
+    min: float | None = None
+    max: float | None = None
+    weight: float | None = None
+    bad: bool | None = None
+    penalty: float | None = None
+    check: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {k: v for k, v in super().to_json().items() if v is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rubric(Record):
+    """What a judge scores against. ``text`` is the whole file, front matter and anchors; ``sha256`` is its hash."""
+
+    id: str
+    text: str
+    criteria: tuple[Criterion, ...]
+    sha256: str
+
+    @property
+    def body(self) -> str:
+        """The Markdown anchors without the front matter."""
+        parts = self.text.split("\n---", 1)
+        return parts[1].lstrip("-").lstrip("\n") if self.text.startswith("---") and len(parts) == 2 else self.text
+
+    @property
+    def scales(self) -> tuple[Criterion, ...]:
+        return tuple(c for c in self.criteria if c.type == "scale")
+
+    @property
+    def flags(self) -> tuple[Criterion, ...]:
+        return tuple(c for c in self.criteria if c.type == "flag")
+
+    @property
+    def judged(self) -> tuple[Criterion, ...]:
+        """The criteria that a judge fills: all but the flags with a check."""
+        return tuple(c for c in self.criteria if c.check is None)
+
+    @property
+    def top(self) -> float:
+        """The best composite that a candidate can reach, in points."""
+        return sum((c.weight or 0.0) * (c.max or 0.0) for c in self.scales)
+
+    @property
+    def bottom(self) -> float:
+        """The worst composite: every scale at its minimum and every flag at its bad value, in points."""
+        low = sum((c.weight or 0.0) * (c.min or 0.0) for c in self.scales)
+        return low - sum(c.penalty or 0.0 for c in self.flags)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite(Record):
+    """One judge task: its models x prompts x scenarios and the rubric they are scored against.
+
+    ``skipped`` names optional models that were left out, each with the reason.
+    """
+
+    name: str
+    path: str
+    task: str
+    rubric: Rubric
+    prompts: tuple[Prompt, ...]
+    models: tuple[Model, ...]
+    scenarios: tuple[Scenario, ...]
+    samples: int = 1
+    judge: Model | None = None
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+# -- what a session makes ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Record):
+    """One question to a provider, in full: what is asked decides the answer's place in the cache."""
+
+    model: Model
+    messages: tuple[Message, ...]
+    params: Mapping[str, Any]
+    sample: int = 0
+
+    @cached_property
+    def key(self) -> str:
+        """Content hash of exactly this request: model, where it is served, parameters, messages, sample number."""
+        return sha256(
+            {
+                "model": self.model.model,
+                "api_base": self.model.api_base,
+                "params": _plain(self.params),
+                "messages": _plain(self.messages),
+                "sample": self.sample,
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell(Record):
+    """model x prompt x scenario, with the prompt's messages already filled in. ``params``: model's, then prompt's."""
+
+    task: str
+    model: Model
+    prompt: Prompt
+    scenario: Scenario
+    messages: tuple[Message, ...]
+    params: Mapping[str, Any]
+    samples: int = 1
+
+    @cached_property
+    def id(self) -> str:
+        """Stable content hash of model, params, rendered messages and sample count (``promptbench.cell``)."""
+        return sha256(
+            {
+                "model": self.model.model,
+                "api_base": self.model.api_base,
+                "params": _plain(self.params),
+                "messages": _plain(self.messages),
+                "samples": self.samples,
+            }
+        )
+
+    @cached_property
+    def requests(self) -> tuple[Request, ...]:
+        return tuple(
+            Request(model=self.model, messages=self.messages, params=self.params, sample=i) for i in range(self.samples)
+        )
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        return self.model.name, self.prompt.version, self.scenario.id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage(Record):
+    """Tokens of one request or of several; None where the provider did not say."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+    @property
+    def total_tokens(self) -> int | None:
+        known = [n for n in (self.prompt_tokens, self.completion_tokens) if n is not None]
+        return sum(known) if known else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer(Record):
+    """What a provider sent back for one request. ``cost_usd`` is None where the price is unknown, never 0 for that.
+
+    ``started_at`` is seconds since the epoch, ``latency_s`` is of the attempt that succeeded.
+    """
+
+    text: str
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: float | None = None
+    latency_s: float = 0.0
+    started_at: float = 0.0
+    finish_reason: str | None = None
+    attempts: int = 1
+    cached: bool = False
+
+
+def _total(values: Sequence[float | int | None]) -> Any:
+    return None if not values or any(v is None for v in values) else sum(v for v in values if v is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate(Record):
+    """What a cell generated: one answer per sample, or the error that stopped it."""
+
+    cell: Cell
+    answers: tuple[Answer, ...] = ()
+    error: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self.error is not None
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(a.text for a in self.answers)
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens over all samples; a figure is None where any sample's is unknown."""
+        return Usage(
+            prompt_tokens=_total([a.usage.prompt_tokens for a in self.answers]),
+            completion_tokens=_total([a.usage.completion_tokens for a in self.answers]),
+        )
+
+    @property
+    def cost_usd(self) -> float | None:
+        """US dollars over all samples; None where any sample's price is unknown."""
+        return typing.cast("float | None", _total([a.cost_usd for a in self.answers]))
+
+    @property
+    def latency_s(self) -> float | None:
+        """Mean seconds of a sample's request; None for a failed candidate."""
+        return sum(a.latency_s for a in self.answers) / len(self.answers) if self.answers else None
+
+
+# -- what a judge makes ------------------------------------------------------------------------------------------
+
+
+class Tier(enum.StrEnum):
+    """Who judged, highest first: a person, an agent at the desk (Claude Code), an automatic judge."""
+
+    HUMAN = "human"
+    CLAUDE_CODE = "claude-code"
+    AUTO = "auto"
+
+    @property
+    def rank(self) -> int:
+        return {"human": 0, "claude-code": 1, "auto": 2}[self.value]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge(Record):
+    """Who judged: the tier, and a name within it (a person, an agent, an automatic judge's model name)."""
+
+    tier: Tier
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict(Record):
+    """One judge's scores of one candidate under one rubric.
+
+    ``scores`` holds every criterion of the rubric: None is "not scored", never 0 and never NaN. Where a candidate
+    has several outputs, a score is the mean over them (a flag becomes the share of outputs where it is true).
+    ``at`` is ISO 8601 in UTC.
+    """
+
+    scores: Mapping[str, Score]
+    judge: Judge
+    rationale: str | None = None
+    at: str = ""
+
+
+def composite(scores: Mapping[str, Score], rubric: Rubric) -> float | None:
+    """Weighted sum of the scale scores less the penalties of bad flags, in points; None while anything is unscored.
+
+    A flag that is a share (of several outputs) costs its penalty in proportion to the share at the bad value.
+    """
+    total = 0.0
+    for c in rubric.criteria:
+        score = scores.get(c.name)
+        if score is None:
+            return None
+        if c.type == "scale":
+            total += (c.weight or 0.0) * float(score)
+        else:
+            share = float(score)
+            total -= (c.penalty or 0.0) * (share if c.bad else 1.0 - share)
+    return total
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggedCandidate(Record):
+    """A candidate as MLflow holds it: what leaderboards, packets, agreement and gates are made from.
+
+    ``verdicts`` are all that are known, of every judge. ``outputs`` and ``context`` are None where the reader did
+    not ask for texts. ``checks`` are the flags that a program filled. ``started_at`` is milliseconds since the epoch.
+    """
+
+    run_id: str
+    experiment: str
+    task: str
+    model: str
+    prompt: str
+    scenario: str
+    cell: str
+    candidate: str
+    rubric: str
+    rubric_sha256: str
+    pending: bool
+    error: str | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    checks: Mapping[str, bool | float] = field(default_factory=dict)
+    started_at: int = 0
+    latency_s: float | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost_usd: float | None = None
+    prompt_sha256: str = ""
+    trace_id: str | None = None
+    session: str = ""
+    carried_from: str | None = None
+    sampling_probability: float | None = None
+    outputs: tuple[str, ...] | None = None
+    context: Mapping[str, Any] | None = None
+
+    def sit_down(self) -> Verdict | None:
+        """The latest verdict of the highest sit-down tier (a person before Claude Code), or None."""
+        return _latest([v for v in self.verdicts if v.judge.tier is not Tier.AUTO])
+
+    def automatic(self) -> Verdict | None:
+        """The latest verdict of an automatic judge, or None."""
+        return _latest([v for v in self.verdicts if v.judge.tier is Tier.AUTO])
+
+    def verdict(self) -> Verdict | None:
+        """The verdict that counts: the latest of the highest tier that judged at all."""
+        return self.sit_down() or self.automatic()
+
+
+def _latest(verdicts: Sequence[Verdict]) -> Verdict | None:
+    if not verdicts:
+        return None
+    best = min(v.judge.tier.rank for v in verdicts)
+    return max((v for v in verdicts if v.judge.tier.rank == best), key=lambda v: v.at)
+
+
+# -- what is reported --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(Record):
+    """One (model, prompt) of a leaderboard. Figures nobody has are None, never 0.
+
+    ``composite`` and ``criteria`` are means over scenarios (repeats of a scenario are averaged first) of the
+    verdict that counts; ``tier`` says whose they are. ``ci95`` is a 95 % interval of ``composite``. ``cost_usd`` is the
+    total over the row's candidates whose price is known, ``latency_s`` their mean. ``scenario_scores`` maps a scenario
+    to its composite.
+    """
+
+    rank: int | None
+    model: str
+    prompt: str
+    composite: float | None
+    ci95: tuple[float, ...] | None
+    tier: str | None
+    candidates: int
+    judged: int
+    pending: int
+    failed: int
+    criteria: Mapping[str, float | None] = field(default_factory=dict)
+    auto_composite: float | None = None
+    cost_usd: float | None = None
+    latency_s: float | None = None
+    scenario_scores: Mapping[str, float] = field(default_factory=dict)
+    calibrated: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaderboard(Record):
+    """Composite by (model, prompt), best first, of one task in one experiment under one rubric."""
+
+    experiment: str
+    task: str
+    rubric: Rubric
+    rows: tuple[Row, ...]
+    superseded: int = 0
+    """Candidates left out because their cell has been generated anew from changed files since."""
+    comparisons: tuple[Mapping[str, Any], ...] = ()

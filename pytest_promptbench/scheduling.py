@@ -1,0 +1,43 @@
+"""Which distribution xdist uses, decided once it is known whether there are evals.
+
+xdist chooses its scheduler before anything is collected. Evals want work stealing, because a worker that waits for slow
+providers should not hold tests that another could run; other projects must keep what they have. So this scheduler
+gathers the workers' collections, and becomes one of xdist's own when they are complete. (The only import of xdist.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+class LateScheduling:
+    """xdist's ``load`` until the tests are known; then ``worksteal`` if ``wants_stealing`` says so."""
+
+    def __init__(self, config: Any, log: Any, *, wants_stealing: Callable[[], bool]) -> None:
+        from xdist.scheduler import LoadScheduling
+
+        self._config, self._log, self._wants_stealing = config, log, wants_stealing
+        self._inner: Any = LoadScheduling(config, log)
+        self._decided = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def schedule(self) -> None:
+        if not self._decided:
+            self._decided = True
+            if self._wants_stealing():
+                self._inner = self._stealing(self._inner)
+        self._inner.schedule()
+
+    def _stealing(self, gathered: Any) -> Any:
+        from xdist.scheduler import WorkStealingScheduling
+
+        scheduling = WorkStealingScheduling(self._config, self._log)
+        for node in gathered.nodes:
+            scheduling.add_node(node)
+        collections: dict[Any, Sequence[str]] = gathered.node2collection
+        for node, collection in collections.items():
+            scheduling.add_node_collection(node, collection)
+        return scheduling

@@ -1,0 +1,422 @@
+"""One pytest session: which cells there are, who generates them, and what comes of it at the end.
+
+Two roles, which one process plays both of where there is no xdist:
+
+* a **Bench** in every process that runs tests: it collects suites, generates ahead and hands candidates to tests;
+* the **Desk** in the process that the user started: it runs the recorder and the embedded models' server, shows progress,
+  and makes the leaderboards at the end.
+
+They meet in a folder, ``.promptbench/sessions/<id>/``, which is made when the first eval is about to run: the plan (what
+was collected), the address of the embedded server, each worker's progress, and a stop sign.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .catalog import load_suite
+from .checks import fill_checks
+from .completer import LiteLLMCompleter
+from .errors import CatalogError, PromptbenchError
+from .generation import Completer, Generator, Limits, Progress
+from .grid import cells, select
+from .leaderboard import build_leaderboard
+from .ledger import Ledger
+from .localmodels import LocalServer, installed
+from .locks import LockFile
+from .records import Candidate, Cell, Leaderboard, LoggedCandidate, Model, Record, Suite
+from .settings import Settings
+from .tracking.entry import Logged
+from .tracking.recorder import Outcome, Recorder, Where
+
+PROGRESS_EVERY_S = 0.3
+STALE_FOLDER_S = 86400.0
+EMBEDDED_START_S = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(Record):
+    """A suite as this session runs it, and the experiment that its candidates go to."""
+
+    suite: Suite
+    experiment: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Record):
+    """What was collected."""
+
+    tasks: tuple[Task, ...]
+    cells: int
+
+    @property
+    def embedded(self) -> tuple[str, ...]:
+        models = (m for t in self.tasks for m in (*t.suite.models, *((t.suite.judge,) if t.suite.judge else ())))
+        return tuple(sorted({m.model for m in models if m.embedded}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One test's cell."""
+
+    task: Task
+    cell: Cell
+
+
+class Folder:
+    """What the processes of one session share on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, name: str, value: object) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        draft = self.path / f"{name}.{os.getpid()}.{threading.get_ident()}.tmp"
+        draft.write_text(json.dumps(value), encoding="utf-8")
+        draft.replace(self.path / name)
+
+    def read(self, name: str) -> Any:
+        """The value of a file; None while it is not there."""
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+
+    def progress(self) -> Progress:
+        """All workers together."""
+        total = Progress()
+        for file in self.path.glob("progress-*.json"):
+            value = self.read(file.name)
+            total += Progress.from_json(value) if value else Progress()
+        return total
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+class Bench:
+    """The generating side of one process. Nothing is written, started or imported from outside before ``start``."""
+
+    def __init__(self, settings: Settings, *, completer: Callable[[Iterable[Model]], Completer] | None = None) -> None:
+        self.settings = settings
+        self._completer = completer
+        self._tasks: dict[tuple[Path, str | None], Task] = {}
+        self._generator: Generator | None = None
+        self._ledger: Ledger | None = None
+        self._locks: LockFile | None = None
+        self._folder = Folder(settings.folder)
+        self._closing = threading.Event()
+        self._reporter: threading.Thread | None = None
+        self._planned_queue: set[int] = set()
+
+    # -- collecting
+
+    def task(self, path: Path, experiment: str | None = None) -> Task:
+        """The suite at ``path``, narrowed to the models and prompts that this session was asked for.
+
+        Raises CatalogError for a mistake in its files, UsageError for a name that it does not have.
+        """
+        key = (path, experiment)
+        if key not in self._tasks:
+            suite = load_suite(path, root=self.settings.root, environ=os.environ)
+            suite = select(suite, self.settings.models, self.settings.prompts)
+            self._check_embedded(suite)
+            self._check_prices(suite)
+            self._tasks[key] = Task(suite=suite, experiment=self.settings.experiment_of(suite.task, experiment))
+        return self._tasks[key]
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        return tuple(self._tasks.values())
+
+    def _check_embedded(self, suite: Suite) -> None:
+        for model in suite.models:
+            reason = installed(model.model) if model.embedded and not self.settings.judging else None
+            if reason:
+                raise CatalogError(f"{suite.path}: model {model.name}: {reason}")
+
+    def _check_prices(self, suite: Suite) -> None:
+        if self.settings.max_cost_usd is None or self.settings.allow_unpriced or self.settings.judging:
+            return
+        completer = LiteLLMCompleter(suite.models)
+        unknown = [m.name for m in suite.models if not completer.is_priced(m)]
+        if unknown:
+            raise CatalogError(
+                f"{suite.path}: --bench-max-cost needs to know prices, and LiteLLM has none for "
+                f"{', '.join(unknown)}; leave them out with --bench-models, or accept it with --bench-allow-unpriced"
+            )
+
+    # -- generating
+
+    def start(self, planned: Sequence[Planned]) -> None:
+        """Say what was collected, and get ready to generate."""
+        settings = self.settings
+        if self._generator is not None or not planned:
+            return
+        tasks = tuple(dict((p.task.suite.path + p.task.experiment, p.task) for p in planned).values())
+        if self._folder.read("plan.json") is None:
+            self._folder.write("plan.json", Plan(tasks=tasks, cells=len(planned)).to_json())
+        self._ledger = Ledger(settings.home / "ledger.sqlite3")
+        self._locks = LockFile(settings.home / "locks")
+        models = {m.name: m for t in tasks for m in t.suite.models}.values()
+        make = self._completer or (lambda them: _SessionCompleter(them, folder=self._folder))
+        self._owners: dict[tuple[str, ...], list[Task]] = {}
+        for p in planned:
+            owners = self._owners.setdefault((*p.cell.names, p.cell.id), [])
+            if p.task not in owners:
+                owners.append(p.task)
+        self._generator = Generator(
+            completer=make(models),
+            ledger=self._ledger,
+            locks=self._locks,
+            session=settings.identity.session,
+            limits=Limits(
+                concurrency=settings.concurrency,
+                worker=settings.worker,
+                workers=settings.identity.workers,
+                max_cost_usd=settings.max_cost_usd,
+                use_cache=settings.use_cache,
+            ),
+            landed=self._landed,
+        )
+        self._generator.start()
+        self._generator.warm([p.cell for p in planned])
+        self._reporter = threading.Thread(target=self._report, name="promptbench-progress", daemon=True)
+        self._reporter.start()
+
+    def look_ahead(self, cells_: Iterable[Cell]) -> None:
+        """Generate these next, in this order."""
+        if self._generator is not None:
+            self._generator.plan(cells_)
+
+    def candidate(self, planned: Planned, *, tick: Callable[[], None] = lambda: None) -> Candidate:
+        """Wait for a test's candidate; ``tick`` is called now and then meanwhile."""
+        assert self._generator is not None
+        future = self._generator.candidate(planned.cell)
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return future.result(timeout=0.25)
+            tick()
+
+    def key(self, planned: Planned, candidate: Candidate) -> str:
+        """The candidate's identity in its experiment."""
+        return self._logged(planned.task, candidate).key
+
+    def _logged(self, task: Task, candidate: Candidate) -> Logged:
+        rubric = task.suite.rubric
+        checks = {} if candidate.failed else fill_checks(rubric, candidate.outputs)
+        session = self.settings.identity.session
+        return Logged(candidate=candidate, rubric=rubric, session=session, checks=checks, tags=self.settings.tags)
+
+    def _landed(self, candidate: Candidate) -> None:
+        assert self._ledger is not None
+        tasks = self._owners[*candidate.cell.names, candidate.cell.id]
+        entries = [self._logged(t, candidate).entry(t.experiment) for t in tasks]
+        self._ledger.post(self.settings.tracking_uri, entries, session=self.settings.identity.session)
+
+    def _report(self) -> None:
+        """Tell the desk how far this process is, and look for its stop sign."""
+        name = f"progress-{self.settings.worker}.json"
+        while not self._closing.wait(PROGRESS_EVERY_S):
+            assert self._generator is not None
+            with contextlib.suppress(OSError):
+                self._folder.write(name, self._generator.progress().to_json())
+                if self._folder.read("stop.json") is not None:
+                    self._generator.halt("the session was stopped")
+
+    @property
+    def in_flight(self) -> int:
+        return self._generator.progress().in_flight if self._generator is not None else 0
+
+    def halt(self, reason: str) -> None:
+        """Start no further request."""
+        if self._generator is not None:
+            self._generator.halt(reason)
+
+    def close(self) -> None:
+        """Stop generating, waiting for answers that are paid for. An interrupt meanwhile gives those up."""
+        if self._generator is None:
+            return
+        with contextlib.suppress(KeyboardInterrupt):
+            self._generator.stop()
+        self._closing.set()
+        if self._reporter is not None:
+            self._reporter.join(5)
+        with contextlib.suppress(OSError):
+            done = replace(self._generator.progress(), in_flight=0, waiting=0)
+            self._folder.write(f"progress-{self.settings.worker}.json", done.to_json())
+        assert self._ledger is not None
+        self._ledger.close()
+        self._generator = None
+
+
+class _SessionCompleter(LiteLLMCompleter):
+    """LiteLLM, which learns from the session's folder where the embedded models are served."""
+
+    def __init__(self, models: Iterable[Model], *, folder: Folder) -> None:
+        self._models = tuple(models)
+        super().__init__(self._models)
+        self._folder = folder
+
+    def prepare(self) -> None:
+        super().prepare()
+        if any(m.embedded for m in self._models):
+            self._embedded = self._address()
+
+    def _address(self) -> str:
+        deadline = time.monotonic() + EMBEDDED_START_S
+        while time.monotonic() < deadline:
+            found = self._folder.read("embedded.json")
+            if found is not None:
+                if "error" in found:
+                    raise PromptbenchError(found["error"])
+                return str(found["api_base"])
+            time.sleep(0.05)
+        raise PromptbenchError(f"the server of the embedded models gave no address within {EMBEDDED_START_S:g} s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """One leaderboard with the candidates behind it, and where its files go."""
+
+    leaderboard: Leaderboard
+    candidates: tuple[LoggedCandidate, ...]
+    folder: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closing:
+    """What a session has to say at its end."""
+
+    boards: tuple[Board, ...] = ()
+    unlogged: int = 0
+    problem: str | None = None
+
+
+class Desk:
+    """The side of a session that the user sees. Does nothing until a process has something to generate."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._folder = Folder(settings.folder)
+        self._recorder: Recorder | None = None
+        self._server = LocalServer()
+        self._starter: threading.Thread | None = None
+        self.plan: Plan | None = None
+        self.started_at = time.monotonic()
+        self._keys: list[tuple[str, str]] = []
+
+    def begin(self) -> None:
+        """Start what the plan needs, if there is a plan by now. Returns at once, and may be called again."""
+        if self.plan is not None:
+            return
+        value = self._folder.read("plan.json")
+        if value is None:
+            return
+        self.plan = Plan.from_json(value)
+        settings = self.settings
+        _clear_old_folders(settings)
+        self._recorder = Recorder(where(settings))
+        self._recorder.start()
+        if self.plan.embedded:
+            self._starter = threading.Thread(target=self._start_server, name="promptbench-embedded", daemon=True)
+            self._starter.start()
+
+    def _start_server(self) -> None:
+        assert self.plan is not None
+        try:
+            self._folder.write("embedded.json", {"api_base": self._server.start(self.plan.embedded).api_base})
+        except (PromptbenchError, OSError) as error:
+            self._folder.write("embedded.json", {"error": str(error)})
+
+    def ran(self, experiment: str, key: str) -> None:
+        """A test has seen this candidate, so at the end it has to be in MLflow."""
+        self._keys.append((experiment, key))
+
+    def progress(self) -> Progress:
+        return self._folder.progress()
+
+    def stop_workers(self, *, grace_s: float = 60.0) -> None:
+        """Have every process start no further request, and wait for answers that are paid for."""
+        if self.plan is None:
+            return
+        self._folder.write("stop.json", True)
+        deadline = time.monotonic() + grace_s
+        time.sleep(2 * PROGRESS_EVERY_S)
+        while self.progress().in_flight and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    def finish(self) -> Closing:
+        """Bring everything to MLflow, read it back, and write the leaderboards."""
+        if self.plan is None or self._recorder is None:
+            return Closing()
+        tasks = self.plan.tasks
+        try:
+            outcome = self._recorder.finish(self._keys, list(dict.fromkeys(t.experiment for t in tasks)))
+        finally:
+            self.close()
+        boards = build_boards(tasks, outcome, self.settings.report)
+        return Closing(boards=boards, unlogged=outcome.unlogged, problem=outcome.error)
+
+    def close(self) -> None:
+        """End what was started."""
+        if self._recorder is not None:
+            self._recorder.close()
+        if self._starter is not None:
+            self._starter.join(5)
+        self._server.stop()
+        self._folder.remove()
+
+
+def where(settings: Settings) -> Where:
+    """The store of a session, for whoever writes to it."""
+    return Where(
+        session=settings.identity.session,
+        uri=settings.tracking_uri,
+        artifact_root=str(settings.artifact_root) if settings.artifact_root else None,
+        ledger=str(settings.home / "ledger.sqlite3"),
+        locks=str(settings.home / "locks"),
+    )
+
+
+def build_boards(tasks: Sequence[Task], outcome: Outcome, report: Path) -> tuple[Board, ...]:
+    """One leaderboard per experiment, task and rubric; files in ``report``, or below it where there are several."""
+    groups = {(t.experiment, t.suite.task, t.suite.rubric.sha256): t for t in tasks if t.experiment in outcome.candidates}
+    boards = []
+    for task in groups.values():
+        suite = task.suite
+        candidates = tuple(
+            c
+            for c in outcome.candidates[task.experiment]
+            if c.task == suite.task and c.rubric_sha256 == suite.rubric.sha256
+        )
+        leaderboard = build_leaderboard(candidates, suite.rubric, experiment=task.experiment, task=suite.task)
+        folder = report if len(groups) == 1 else report / suite.task
+        boards.append(Board(leaderboard=leaderboard, candidates=candidates, folder=folder))
+    return tuple(boards)
+
+
+def write_reports(boards: Iterable[Board]) -> list[Path]:
+    """Write every leaderboard as JSON, Markdown and HTML."""
+    from .report import write_all
+
+    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return [p for b in boards for p in write_all(b.folder, b.leaderboard, b.candidates, generated_at=now)]
+
+
+def _clear_old_folders(settings: Settings) -> None:
+    """Remove what sessions that were killed left behind, once it is a day old."""
+    for folder in (settings.home / "sessions").glob("*"):
+        with contextlib.suppress(OSError):
+            if folder != settings.folder and time.time() - folder.stat().st_mtime > STALE_FOLDER_S:
+                shutil.rmtree(folder, ignore_errors=True)

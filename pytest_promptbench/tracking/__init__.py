@@ -1,0 +1,1 @@
+"""MLflow as the record of candidates and verdicts."""

@@ -1,0 +1,60 @@
+"""What goes from a session's outbox to MLflow, and the names of the tags it becomes there. No MLflow import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..ledger import Entry
+from ..records import Candidate, Record, Rubric, sha256
+
+JUDGE_PENDING = "judge_pending"
+JUDGE_KIND = "judge_kind"
+JUDGED_BY = "judged_by"
+JUDGED_AT = "judged_at"
+RUBRIC = "rubric"
+RUBRIC_SHA256 = "rubric_sha256"
+RUBRIC_TEXT = "rubric_text"
+TASK = "promptbench.task"
+CELL = "promptbench.cell"
+CANDIDATE = "promptbench.candidate"
+PROMPT_SHA256 = "promptbench.prompt_sha256"
+SESSION = "promptbench.session"
+ERROR = "promptbench.error"
+CARRIED_FROM = "promptbench.carried_from"
+CHECKS = "promptbench.checks"
+JUDGED_TEXT = "promptbench.judged_text"
+"""Hash of all that a verdict is about: rubric, scenario vars, outputs. Equal hashes share verdicts."""
+VERDICT = "promptbench.verdict."
+"""Prefix of one tag per judge: ``promptbench.verdict.<tier>.<name>``, JSON with scores, time and rationale."""
+SAMPLING = "promptbench.sampling_probability"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logged(Record):
+    """A candidate with all that its run has to say. ``tags`` are the user's, from ``--bench-tag``."""
+
+    candidate: Candidate
+    rubric: Rubric
+    session: str
+    checks: Mapping[str, bool | float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Identity of the candidate in an experiment: what was asked under which names, what came, which rubric."""
+        cell = self.candidate.cell
+        outputs = None if self.candidate.failed else list(self.candidate.outputs)
+        return sha256([cell.task, *cell.names, cell.id, outputs, self.rubric.sha256])
+
+    @property
+    def judged_text(self) -> str:
+        return judged_text(self.rubric.sha256, self.candidate.cell.scenario.vars, self.candidate.outputs)
+
+    def entry(self, experiment: str) -> Entry:
+        return Entry(experiment=experiment, candidate=self.key, record=self.to_json(), session=self.session)
+
+
+def judged_text(rubric_sha256: str, context: Mapping[str, Any], outputs: tuple[str, ...]) -> str:
+    return sha256([rubric_sha256, dict(context), list(outputs)])

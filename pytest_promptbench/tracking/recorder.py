@@ -1,0 +1,284 @@
+"""A process of its own that brings candidates from the ledger into MLflow while the session goes on.
+
+One a session. Importing MLflow and writing runs cost seconds of CPU; here they overlap with generation instead of
+competing with it for one interpreter, and the store has a single writer. The session talks to it in JSON lines:
+
+* standard input: one line of settings, later ``{"finish": {...}}``. End of file means that the session is gone.
+* standard output: one line, the answer to ``finish``.
+
+It holds the lock ``session:<id>``, so that another session can tell a crashed one's candidates from a living one's and
+log them in its place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import PromptbenchError, TrackingError
+from ..ledger import Entry, Ledger
+from ..locks import LockFile
+from ..records import LoggedCandidate, Record
+from .entry import Logged
+from .store import TrackingStore
+
+BATCH = 40
+IDLE_S = 0.05
+ADOPT_EVERY_S = 2.0
+TRIES_AT_THE_END = 3
+WAIT_FOR_OTHERS_S = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where(Record):
+    """Which store, and which project's ledger and locks. Paths as strings, so that it travels as JSON."""
+
+    session: str
+    uri: str
+    artifact_root: str | None
+    ledger: str
+    locks: str
+
+    def store(self, locks: LockFile | None = None) -> TrackingStore:
+        root = Path(self.artifact_root) if self.artifact_root else None
+        return TrackingStore(self.uri, artifact_root=root, locks=locks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome(Record):
+    """What a session's recording came to.
+
+    ``unlogged`` candidates are not in MLflow and stay in the ledger for the next session; ``error`` says why.
+    ``candidates``: experiment -> all of its candidates, with texts.
+    """
+
+    unlogged: int = 0
+    error: str | None = None
+    candidates: Mapping[str, tuple[LoggedCandidate, ...]] = field(default_factory=dict)
+
+
+# -- the session's side
+
+
+class Recorder:
+    """The handle of the recorder process."""
+
+    def __init__(self, where: Where) -> None:
+        self._where = where
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Start the process; returns at once."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,  # Ctrl-C is for the session to handle
+        )
+        self._say(self._where.to_json())
+
+    def finish(self, keys: Sequence[tuple[str, str]], experiments: Sequence[str]) -> Outcome:
+        """Wait until all is in MLflow, or cannot be; read the experiments back; end the process.
+
+        A recorder that was killed is started anew once: what it had not written is still in the ledger.
+        """
+        question = {"finish": {"keys": [list(k) for k in keys], "experiments": list(experiments)}}
+        for attempt in (1, 2):
+            if self._process is None or self._process.poll() is not None:
+                self.start()
+            assert self._process is not None
+            self._say(question)
+            out, err = self._process.communicate()
+            line = out.strip().splitlines()[-1] if out.strip() else ""
+            if line:
+                return Outcome.from_json(json.loads(line))
+            if attempt == 2:
+                last = (err.strip().splitlines() or ["no message"])[-1]
+                return Outcome(unlogged=-1, error=f"the recording process ended without an answer: {last}")
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """End the process, if it runs, without waiting for what is left."""
+        if self._process is not None and self._process.poll() is None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+
+    def _say(self, value: object) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(value) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it ended; whoever waits for its answer finds out why
+
+
+# -- the process's side
+
+
+class _Work:
+    def __init__(self, where: Where) -> None:
+        self.where = where
+        self.ledger = Ledger(Path(where.ledger))
+        self.locks = LockFile(Path(where.locks))
+        self.locks.acquire(f"session:{where.session}")
+        self.store = where.store(self.locks)
+        self.sessions = [where.session]
+        self.error: str | None = None
+        self._adopted_at = 0.0
+        self.refused: set[tuple[str, str]] = set()
+
+    def adopt(self) -> None:
+        """Take over what crashed sessions left behind."""
+        now = time.monotonic()
+        if now - self._adopted_at < ADOPT_EVERY_S:
+            return
+        self._adopted_at = now
+        for session in self.ledger.sessions_waiting(self.where.uri):
+            if session not in self.sessions and self.locks.try_acquire(f"session:{session}"):
+                self.sessions.append(session)
+                self.store.forget()
+
+    def mine(self) -> list[Entry]:
+        """The next batch for this process."""
+        batch = self.ledger.pending(self.where.uri, self.sessions, limit=BATCH + len(self.refused))
+        return [e for e in batch if (e.experiment, e.candidate) not in self.refused][:BATCH]
+
+    def step(self) -> bool:
+        """Log one batch; says whether anything was logged."""
+        self.adopt()
+        batch = self.mine()
+        if not batch:
+            return False
+        try:
+            self._log(batch)
+        except TrackingError as error:
+            self.error = str(error)
+            self._one_by_one(batch)
+        return True
+
+    def _log(self, batch: Sequence[Entry]) -> None:
+        run_ids = self.store.log(batch)
+        self.ledger.done(self.where.uri, [(e, run_id, _texts(e)) for e, run_id in zip(batch, run_ids, strict=True)])
+
+    def _one_by_one(self, batch: Sequence[Entry]) -> None:
+        """After a batch failed: log what can be, so that one refused candidate does not hold up the rest."""
+        self.store.forget()
+        self.store.open()
+        self.store.experiment(batch[0].experiment, create=True)
+        for item in batch:
+            try:
+                self._log([item])
+            except TrackingError as error:
+                self.error = str(error)
+                self.refused.add((item.experiment, item.candidate))
+                self.store.forget()
+
+    def outcome(self, keys: Sequence[tuple[str, str]], experiments: Sequence[str]) -> Outcome:
+        left = self.ledger.waiting(self.where.uri, keys, session=self.where.session)
+        candidates: dict[str, tuple[LoggedCandidate, ...]] = {}
+        try:
+            for name in experiments:
+                candidates[name] = tuple(self._with_texts(name))
+        except PromptbenchError as error:
+            return Outcome(unlogged=left, error=str(error))
+        return Outcome(unlogged=left, error=self.error if left else None, candidates=candidates)
+
+    def _with_texts(self, experiment: str) -> list[LoggedCandidate]:
+        """The experiment's candidates; texts from the ledger where this project made them, else from MLflow."""
+        candidates = self.store.read(experiment)
+        local = self.ledger.texts(self.where.uri, experiment)
+        mine = {c.run_id for c in candidates if c.run_id in local}
+        fetched = {c.run_id: c for c in self.store.texts([c for c in candidates if c.run_id not in mine])}
+        return [_fill(c, json.loads(local[c.run_id])) if c.run_id in mine else fetched[c.run_id] for c in candidates]
+
+
+def _texts(item: Entry) -> str:
+    candidate = Logged.from_json(item.record).candidate
+    return json.dumps({"outputs": list(candidate.outputs), "context": dict(candidate.cell.scenario.vars)})
+
+
+def _fill(candidate: LoggedCandidate, texts: Mapping[str, Any]) -> LoggedCandidate:
+    return dataclasses.replace(candidate, outputs=tuple(texts["outputs"]), context=texts["context"])
+
+
+def main() -> None:
+    """Serve one session until it says "finish" or goes away."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    where = Where.from_json(json.loads(sys.stdin.readline()))
+    finish: dict[str, Any] | None = None
+    gone = threading.Event()
+
+    def listen() -> None:
+        nonlocal finish
+        for line in sys.stdin:
+            finish = json.loads(line)["finish"]
+        gone.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+    _prefer_speed_over_power_loss()
+    work = _Work(where)
+    failures, asked_at = 0, 0.0
+    while True:
+        try:
+            work.store.open()
+            busy = work.step()
+            failures = 0
+        except TrackingError as error:
+            work.error, busy = str(error), False
+            failures += 1
+        if finish is not None:
+            asked_at = asked_at or time.monotonic()
+            keys = [(k[0], k[1]) for k in finish["keys"]]
+            drained = failures == 0 and not busy and _settled(work, keys, asked_at)
+            if drained or failures >= TRIES_AT_THE_END:
+                sys.stdout.write(json.dumps(work.outcome(keys, finish["experiments"]).to_json()) + "\n")
+                break
+        elif gone.is_set():
+            break
+        if not busy:
+            time.sleep(IDLE_S if failures == 0 else 0.5)
+    sys.stdout.flush()
+    os._exit(0)  # MLflow's and SQLAlchemy's exit handlers have nothing left to do
+
+
+def _settled(work: _Work, keys: Sequence[tuple[str, str]], since: float) -> bool:
+    """All is logged; or what is left was refused, or has been in another living session's hands for too long."""
+    if work.ledger.waiting(work.where.uri, keys, session=work.where.session) == 0:
+        return True
+    return not work.mine() and (bool(work.refused) or time.monotonic() - since > WAIT_FOR_OTHERS_S)
+
+
+def _prefer_speed_over_power_loss() -> None:
+    """SQLite without a disk flush per commit: a crash of the process loses nothing, a power cut may lose the last runs.
+
+    Those are logged again from the ledger and the cache by the next session. Only this process's connections are meant.
+    """
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    @event.listens_for(Engine, "connect")
+    def relax(connection: Any, _: object) -> None:
+        if type(connection).__module__.startswith("sqlite3"):
+            connection.execute("PRAGMA synchronous = NORMAL")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,595 @@
+"""MLflow, and nothing else imports it: candidates and verdicts in, candidates with their verdicts out.
+
+One run a candidate takes three store calls (create with all tags; parameters and metrics in one batch; terminate), its
+artifacts one upload, and traces are written many in one call. Which candidates exist is always asked of MLflow itself,
+never believed from memory, so a crash at any point is repaired by logging the same entries again.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import logging
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from ..completer import quiet_environment
+from ..errors import TrackingError
+from ..ledger import Entry
+from ..locks import LockFile
+from ..records import Answer, Judge, LoggedCandidate, Rubric, Score, Tier, Verdict, composite
+from . import entry as names
+from .entry import Logged
+
+TAG_LIMIT = 8000
+PAGE = 5000
+_SPANS_A_CALL = 40
+
+
+def redacted(uri: str) -> str:
+    """A tracking address without its user and password."""
+    parts = urlsplit(uri)
+    return uri if "@" not in parts.netloc else parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]).geturl()
+
+
+class TrackingStore:
+    """One MLflow store. ``artifact_root`` is where new experiments keep artifacts; None leaves it to a server.
+
+    ``retries`` is how often MLflow's client tries an HTTP request again. Everything raises TrackingError where MLflow
+    cannot be reached or refuses.
+    """
+
+    def __init__(self, uri: str, *, artifact_root: Path | None, locks: LockFile | None = None) -> None:
+        self.uri = uri
+        self._artifact_root = artifact_root
+        self._locks = locks
+        self._client: Any = None
+        self._traces: Any = None
+        self._ids: dict[str, str] = {}
+        self._known: dict[str, dict[str, tuple[str, str]]] = {}
+        self._carried: dict[str, dict[str, Any]] = {}
+
+    # -- opening
+
+    def open(self) -> None:
+        """Import MLflow (seconds), and create or migrate the database, one process at a time."""
+        if self._client is not None:
+            return
+        quiet_environment()
+        with _translated(self.uri):
+            logging.getLogger("mlflow").setLevel(logging.ERROR)
+            logging.getLogger("alembic").setLevel(logging.ERROR)
+            from mlflow.tracing.client import TracingClient
+            from mlflow.tracking import MlflowClient
+
+            logging.getLogger("mlflow").setLevel(logging.ERROR)
+            name = f"migrate:{self.uri}"
+            if self._locks is not None:
+                self._locks.acquire(name)
+            try:
+                file = _sqlite_file(self.uri)
+                fresh = file is not None and not file.exists()
+                if file is not None:
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                client = MlflowClient(tracking_uri=self.uri)
+                client.search_experiments(max_results=1)
+                if fresh and file is not None:
+                    # A write-ahead log lets `mlflow ui` read while a session writes; the setting stays with the file.
+                    with contextlib.closing(sqlite3.connect(file, timeout=60)) as db:
+                        db.execute("PRAGMA journal_mode = WAL")
+            finally:
+                if self._locks is not None:
+                    self._locks.release(name)
+            self._traces = TracingClient(self.uri)
+            self._client = client
+
+    def experiment(self, name: str, *, create: bool = False) -> str | None:
+        """The id of an experiment, made if asked for; None where there is none of that name."""
+        if name in self._ids:
+            return self._ids[name]
+        self.open()
+        with _translated(self.uri):
+            found = self._client.get_experiment_by_name(name)
+            if found is not None and found.lifecycle_stage == "deleted":
+                raise TrackingError(
+                    f"experiment {name!r} is deleted in MLflow: restore it, or name another with --bench-experiment"
+                )
+            if found is None:
+                if not create:
+                    return None
+                location = None
+                if self._artifact_root is not None:
+                    location = (self._artifact_root / _file_name(name)).absolute().as_uri()
+                try:
+                    self._ids[name] = str(self._client.create_experiment(name, artifact_location=location))
+                except Exception:
+                    found = self._client.get_experiment_by_name(name)  # another process was first
+                    if found is None:
+                        raise
+            if found is not None:
+                self._ids[name] = str(found.experiment_id)
+        return self._ids[name]
+
+    def experiments(self) -> list[str]:
+        """The names of all active experiments."""
+        self.open()
+        with _translated(self.uri):
+            return [str(e.name) for e in self._client.search_experiments(max_results=PAGE)]
+
+    # -- writing candidates
+
+    def forget(self) -> None:
+        """Ask MLflow afresh which candidates exist: another process may have written some."""
+        self._known.clear()
+
+    def log(self, entries: Sequence[Entry]) -> list[str]:
+        """Make sure that each entry has its run, complete with artifacts and trace. Returns the run ids, in order."""
+        self.open()
+        with _translated(self.uri):
+            logged: list[str] = []
+            fresh: list[tuple[Logged, str, str]] = []
+            for item in entries:
+                experiment_id = self.experiment(item.experiment, create=True)
+                assert experiment_id is not None
+                known = self._existing(item.experiment, experiment_id)
+                run_id, status = known.get(item.candidate, ("", ""))
+                if not run_id and item.run_id and self._finished(item.run_id):
+                    run_id, status = item.run_id, "FINISHED"  # another session has logged it since we looked
+                record = Logged.from_json(item.record)
+                if status not in ("FINISHED", "FAILED"):
+                    run_id = self._write_run(record, experiment_id, run_id or None, known)
+                    fresh.append((record, experiment_id, run_id))
+                logged.append(run_id)
+                known[item.candidate] = (run_id, "FINISHED")
+            self._write_traces(fresh)
+            for record, _, run_id in fresh:
+                end = _end_ms(record)
+                status = "FAILED" if record.candidate.failed else "FINISHED"
+                self._client.set_terminated(run_id, status, end_time=end)
+            return logged
+
+    def _existing(self, name: str, experiment_id: str) -> dict[str, tuple[str, str]]:
+        """Candidate key -> (run id, status) of an experiment, and likewise the key of a failed cell -> its run."""
+        if name not in self._known:
+            known: dict[str, tuple[str, str]] = {}
+            for run in self._runs([experiment_id], f"tags.`{names.CANDIDATE}` != ''"):
+                tags = run.data.tags
+                value = (run.info.run_id, run.info.status)
+                known.setdefault(tags[names.CANDIDATE], value)
+                if run.info.status == "FAILED":
+                    known[_cell_key(run.data.params, tags)] = value
+            self._known[name] = known
+        return self._known[name]
+
+    def _finished(self, run_id: str) -> bool:
+        try:
+            info = self._client.get_run(run_id).info
+        except Exception:
+            return False
+        return info.status in ("FINISHED", "FAILED") and info.lifecycle_stage == "active"
+
+    def _runs(self, experiment_ids: list[str], filter_string: str, *, limit: int | None = None) -> Iterable[Any]:
+        token = None
+        while True:
+            page = self._client.search_runs(
+                experiment_ids, filter_string=filter_string, max_results=limit or PAGE, page_token=token
+            )
+            yield from page
+            token = page.token
+            if not token or limit:
+                return
+
+    def _write_run(
+        self, record: Logged, experiment_id: str, run_id: str | None, known: Mapping[str, tuple[str, str]]
+    ) -> str:
+        from mlflow.entities import Metric, Param, RunTag
+
+        candidate, cell = record.candidate, record.candidate.cell
+        tags = {
+            **record.tags,
+            names.JUDGE_PENDING: "false" if candidate.failed else "true",
+            names.RUBRIC: record.rubric.id,
+            names.RUBRIC_SHA256: record.rubric.sha256,
+            names.RUBRIC_TEXT: record.rubric.text[:TAG_LIMIT],
+            names.TASK: cell.task,
+            names.CELL: cell.id,
+            names.CANDIDATE: record.key,
+            names.PROMPT_SHA256: cell.prompt.sha256,
+            names.SESSION: record.session,
+        }
+        metrics: dict[str, float | None] = {
+            "latency_s": candidate.latency_s,
+            "prompt_tokens": candidate.usage.prompt_tokens,
+            "completion_tokens": candidate.usage.completion_tokens,
+            "cost_usd": candidate.cost_usd,
+            **{name: float(value) for name, value in record.checks.items()},
+        }
+        if candidate.failed:
+            tags[names.ERROR] = candidate.error or ""
+        else:
+            tags[names.JUDGED_TEXT] = record.judged_text
+            if record.checks:
+                tags[names.CHECKS] = json.dumps(record.checks)
+            carried = self._judged_before(record)
+            if carried is not None:
+                tags.update(_carried_tags(carried))
+                judged = {c.name for c in record.rubric.criteria} | {"composite"}
+                metrics.update({k: v for k, v in carried.data.metrics.items() if k in judged})
+        tags = {k: _storable(v)[:TAG_LIMIT] for k, v in tags.items()}
+        failed_before = known.get(
+            _cell_key({"model": cell.model.name, "prompt": cell.prompt.version, "scenario": cell.scenario.id}, tags)
+        )
+        late_tags: list[Any] = []
+        if run_id is None and failed_before is not None and not candidate.failed:
+            # The cell failed in an earlier session and has an answer now: its run is completed, not doubled.
+            run_id = failed_before[0]
+            self._client.delete_tag(run_id, names.ERROR)
+            late_tags = [RunTag(k, v) for k, v in tags.items()]
+        if run_id is None:
+            run = self._client.create_run(
+                experiment_id,
+                start_time=_start_ms(record),
+                tags=tags,
+                run_name=_storable(" · ".join(cell.names))[:250],
+            )
+            run_id = str(run.info.run_id)
+        now = _end_ms(record)
+        self._client.log_batch(
+            run_id,
+            metrics=[Metric(k, float(v), now, 0) for k, v in metrics.items() if v is not None],
+            params=[
+                Param("model", _storable(cell.model.name)),
+                Param("prompt", _storable(cell.prompt.version)),
+                Param("scenario", _storable(cell.scenario.id)),
+            ],
+            tags=late_tags,
+        )
+        with tempfile.TemporaryDirectory(prefix="promptbench-") as folder:
+            for file, value in _artifacts(record).items():
+                (Path(folder) / file).write_text(value, encoding="utf-8")
+            self._client.log_artifacts(run_id, folder)
+        return run_id
+
+    def _judged_before(self, record: Logged) -> Any:
+        """The newest run of any experiment whose same text was judged under the same rubric; None without one."""
+        rubric = record.rubric.sha256
+        if rubric not in self._carried:
+            experiments = self._client.search_experiments(max_results=PAGE)
+            ids = [e.experiment_id for e in experiments]
+            found: dict[str, Any] = {}
+            condition = f"tags.{names.JUDGE_PENDING} = 'false' and tags.{names.RUBRIC_SHA256} = '{rubric}'"
+            for run in self._runs(ids, f"{condition} and tags.{names.JUDGE_KIND} != ''"):
+                key = run.data.tags.get(names.JUDGED_TEXT)
+                if key is not None:
+                    found.setdefault(key, run)
+            self._carried[rubric] = found
+        return self._carried[rubric].get(record.judged_text)
+
+    def _write_traces(self, fresh: Sequence[tuple[Logged, str, str]]) -> None:
+        """One trace a candidate, linked to its run; many traces in one store call."""
+        by_experiment: dict[str, list[Any]] = {}
+        for record, experiment_id, run_id in fresh:
+            by_experiment.setdefault(experiment_id, []).extend(_spans(record, trace_id(run_id)))
+        for experiment_id, spans in by_experiment.items():
+            for start in range(0, len(spans), _SPANS_A_CALL):
+                self._traces.log_spans(experiment_id, spans[start : start + _SPANS_A_CALL])
+        for _, _, run_id in fresh:
+            self._client.link_traces_to_run([trace_id(run_id)], run_id)
+
+    # -- reading
+
+    def read(self, experiment: str, *, extra_filter: str = "") -> list[LoggedCandidate]:
+        """Every complete candidate of an experiment with its verdicts, oldest first, without texts."""
+        experiment_id = self.experiment(experiment)
+        if experiment_id is None:
+            return []
+        condition = f"tags.`{names.CANDIDATE}` != ''" + (f" and {extra_filter}" if extra_filter else "")
+        with _translated(self.uri):
+            runs = [r for r in self._runs([experiment_id], condition) if r.info.status in ("FINISHED", "FAILED")]
+        candidates = [_read_run(run, experiment) for run in runs]
+        return sorted(candidates, key=lambda c: (c.started_at, c.run_id))
+
+    def texts(self, candidates: Sequence[LoggedCandidate]) -> list[LoggedCandidate]:
+        """The same candidates with ``outputs`` and ``context`` from their artifacts; failed ones have no outputs."""
+        import dataclasses
+
+        self.open()
+
+        def load(candidate: LoggedCandidate) -> LoggedCandidate:
+            outputs = () if candidate.error else tuple(self._artifact(candidate, "candidate_outputs.json"))
+            return dataclasses.replace(
+                candidate, outputs=outputs, context=self._artifact(candidate, "context.json")["vars"]
+            )
+
+        with _translated(self.uri), ThreadPoolExecutor(8) as pool:
+            return list(pool.map(load, candidates))
+
+    def _artifact(self, candidate: LoggedCandidate, file: str) -> Any:
+        from mlflow.artifacts import load_text
+
+        folder = self._artifact_uri(candidate)
+        if folder.startswith("file:"):
+            text = (Path(unquote(urlsplit(folder).path)) / file).read_text(encoding="utf-8")
+        else:
+            text = load_text(f"{folder}/{file}")
+        return json.loads(text)
+
+    def _artifact_uri(self, candidate: LoggedCandidate) -> str:
+        experiment = self._client.get_experiment(self.experiment(candidate.experiment))
+        return f"{experiment.artifact_location.rstrip('/')}/{candidate.run_id}/artifacts"
+
+    # -- verdicts
+
+    def record(self, candidate: LoggedCandidate, verdict: Verdict, rubric: Rubric) -> None:
+        """Keep a verdict with its candidate; the run's own metrics show the verdict that counts of its tier."""
+        self.open()
+        from mlflow.entities import Metric, RunTag
+
+        tier = verdict.judge.tier
+        everyone = [v for v in candidate.verdicts if v.judge != verdict.judge] + [verdict]
+        now = int(time.time() * 1000)
+        tags = {_verdict_tag(verdict.judge): _verdict_json(verdict)}
+        metrics: dict[str, Score] = {}
+        if tier is Tier.AUTO:
+            metrics = {f"auto/{k}": v for k, v in verdict.scores.items()}
+            metrics["auto/composite"] = composite(verdict.scores, rubric)
+        else:
+            best = min((v for v in everyone if v.judge.tier is not Tier.AUTO), key=lambda v: v.judge.tier.rank)
+            if best.judge.tier is tier:
+                metrics = {**verdict.scores, "composite": composite(verdict.scores, rubric)}
+                tags |= {
+                    names.JUDGE_PENDING: "false",
+                    names.JUDGE_KIND: tier.value,
+                    names.JUDGED_BY: verdict.judge.name,
+                    names.JUDGED_AT: verdict.at,
+                }
+        with _translated(self.uri):
+            self._client.log_batch(
+                candidate.run_id,
+                metrics=[Metric(k, float(v), now, 0) for k, v in metrics.items() if v is not None],
+                tags=[RunTag(k, _storable(v)[:TAG_LIMIT]) for k, v in tags.items()],
+            )
+
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags on a run."""
+        from mlflow.entities import RunTag
+
+        with _translated(self.uri):
+            self._client.log_batch(run_id, tags=[RunTag(k, _storable(v)[:TAG_LIMIT]) for k, v in tags.items()])
+
+
+@contextlib.contextmanager
+def _translated(uri: str) -> Any:
+    """Whatever MLflow or what lies under it raises, as a TrackingError that names the store."""
+    try:
+        yield
+    except TrackingError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:500].replace(uri, redacted(uri))
+        raise TrackingError(f"MLflow at {redacted(uri)}: {type(error).__name__}: {text}") from error
+
+
+def trace_id(run_id: str) -> str:
+    """The id of a run's trace, derived from the run's, so that writing it twice makes one trace."""
+    return "tr-" + hashlib.sha256(f"promptbench-trace:{run_id}".encode()).hexdigest()[:32]
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def _file_name(name: str) -> str:
+    """A folder for an experiment's artifacts: readable, and unique even where names differ only in odd characters."""
+    plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:80].strip(".")
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _storable(text: str) -> str:
+    """Text that every database under MLflow takes: lone surrogates and NUL become visible stand-ins."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\u2400")
+
+
+def _cell_key(params: Mapping[str, str], tags: Mapping[str, str]) -> str:
+    return json.dumps(
+        [
+            params.get("model"),
+            params.get("prompt"),
+            params.get("scenario"),
+            tags.get(names.CELL),
+            tags.get(names.RUBRIC_SHA256),
+        ]
+    )
+
+
+def _start_ms(record: Logged) -> int:
+    times = [a.started_at for a in record.candidate.answers if a.started_at]
+    return int((min(times) if times else time.time()) * 1000)
+
+
+def _end_ms(record: Logged) -> int:
+    times = [a.started_at + a.latency_s for a in record.candidate.answers if a.started_at]
+    return int((max(times) if times else time.time()) * 1000)
+
+
+def _artifacts(record: Logged) -> dict[str, str]:
+    """The files of a run. ASCII JSON: it carries any text, lone surrogates included, and reads back the same."""
+    cell = record.candidate.cell
+    files: dict[str, Any] = {
+        "prompt.json": [m.to_json() for m in cell.messages],
+        "context.json": cell.scenario.to_json(),
+    }
+    if not record.candidate.failed:
+        files["candidate_outputs.json"] = list(record.candidate.outputs)
+    texts = {name: json.dumps(value, indent=1) for name, value in files.items()}
+    if len(record.rubric.text) > TAG_LIMIT:
+        texts["rubric.md"] = record.rubric.text.encode("utf-8", "replace").decode()
+    return texts
+
+
+def _carried_tags(run: Any) -> dict[str, str]:
+    tags: dict[str, str] = run.data.tags
+    kept = {k: v for k, v in tags.items() if k.startswith(names.VERDICT) and not k.startswith(names.VERDICT + "auto")}
+    kept |= {k: tags[k] for k in (names.JUDGE_KIND, names.JUDGED_BY, names.JUDGED_AT) if k in tags}
+    return kept | {names.JUDGE_PENDING: "false", names.CARRIED_FROM: tags.get(names.CARRIED_FROM, run.info.run_id)}
+
+
+def _verdict_tag(judge: Judge) -> str:
+    plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in judge.name)[:60]
+    if plain != judge.name:
+        plain += "-" + hashlib.sha256(judge.name.encode("utf-8", "replace")).hexdigest()[:8]
+    return f"{names.VERDICT}{judge.tier}.{plain}"
+
+
+def _verdict_json(verdict: Verdict) -> str:
+    """A verdict as a tag's value. A long rationale is cut so that the scores always fit."""
+    value = {"judge": verdict.judge.name, "at": verdict.at, "scores": dict(verdict.scores)}
+    text = json.dumps(value | {"rationale": verdict.rationale})
+    if len(text) > TAG_LIMIT:
+        room = max(0, TAG_LIMIT - len(json.dumps(value)) - 100) // 6  # an escaped character takes up to six
+        text = json.dumps(value | {"rationale": (verdict.rationale or "")[:room] + "…"})
+    return text
+
+
+def _read_verdicts(tags: Mapping[str, str], metrics: Mapping[str, float], checks: Mapping[str, Any]) -> list[Verdict]:
+    verdicts = []
+    for key, text in tags.items():
+        if key.startswith(names.VERDICT):
+            value = json.loads(text)
+            tier = Tier(key.removeprefix(names.VERDICT).split(".", 1)[0])
+            verdicts.append(
+                Verdict(
+                    scores=value["scores"],
+                    judge=Judge(tier=tier, name=value["judge"]),
+                    rationale=value.get("rationale"),
+                    at=value["at"],
+                )
+            )
+    kind = tags.get(names.JUDGE_KIND)
+    if kind in (Tier.HUMAN, Tier.CLAUDE_CODE) and not any(v.judge.tier is not Tier.AUTO for v in verdicts):
+        # Written by another program that keeps to the public names.
+        own = {"latency_s", "prompt_tokens", "completion_tokens", "cost_usd", "composite"}
+        scores = {k: v for k, v in metrics.items() if k not in own and not k.startswith("auto/")}
+        judge = Judge(tier=Tier(kind), name=tags.get(names.JUDGED_BY, kind))
+        verdicts.append(Verdict(scores={**scores, **checks}, judge=judge, at=tags.get(names.JUDGED_AT, "")))
+    return verdicts
+
+
+def _read_run(run: Any, experiment: str) -> LoggedCandidate:
+    tags, params, metrics = run.data.tags, run.data.params, run.data.metrics
+    failed = run.info.status == "FAILED"
+    checks = json.loads(tags.get(names.CHECKS, "{}"))
+    probability = tags.get(names.SAMPLING)
+    return LoggedCandidate(
+        run_id=run.info.run_id,
+        experiment=experiment,
+        task=tags.get(names.TASK, ""),
+        model=params.get("model", ""),
+        prompt=params.get("prompt", ""),
+        scenario=params.get("scenario", ""),
+        cell=tags.get(names.CELL, ""),
+        candidate=tags.get(names.CANDIDATE, ""),
+        rubric=tags.get(names.RUBRIC, ""),
+        rubric_sha256=tags.get(names.RUBRIC_SHA256, ""),
+        pending=not failed and tags.get(names.JUDGE_PENDING) == "true",
+        error=tags.get(names.ERROR, "failed") if failed else None,
+        verdicts=tuple(_read_verdicts(tags, metrics, checks)),
+        checks=checks,
+        started_at=run.info.start_time or 0,
+        latency_s=metrics.get("latency_s"),
+        prompt_tokens=_whole(metrics.get("prompt_tokens")),
+        completion_tokens=_whole(metrics.get("completion_tokens")),
+        cost_usd=metrics.get("cost_usd"),
+        prompt_sha256=tags.get(names.PROMPT_SHA256, ""),
+        trace_id=trace_id(run.info.run_id),
+        session=tags.get(names.SESSION, ""),
+        carried_from=tags.get(names.CARRIED_FROM),
+        sampling_probability=float(probability) if probability else None,
+    )
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def _spans(record: Logged, trace: str) -> list[Any]:
+    """The trace of a candidate: one chat span a sample, under one root where there are several."""
+    from mlflow.entities import Span
+
+    candidate = record.candidate
+    answers: tuple[Answer | None, ...] = candidate.answers or (None,)
+    root = _span_id(trace, "root") if len(answers) > 1 else None
+    spans = [_span(record, trace, _span_id(trace, str(i)), root, a) for i, a in enumerate(answers)]
+    if root is not None:
+        spans.insert(0, _span(record, trace, root, None, None))
+    return [Span.from_dict(s) for s in spans]
+
+
+def _span_id(trace: str, name: str) -> bytes:
+    return hashlib.sha256(f"{trace}:{name}".encode()).digest()[:8]
+
+
+def _span(record: Logged, trace: str, span: bytes, parent: bytes | None, answer: Answer | None) -> dict[str, Any]:
+    candidate, cell = record.candidate, record.candidate.cell
+    start, end = _start_ms(record) * 1_000_000, _end_ms(record) * 1_000_000
+    outputs: Any = {"error": candidate.error} if candidate.failed else list(candidate.outputs)
+    attributes: dict[str, Any] = {
+        "mlflow.traceRequestId": trace,
+        "mlflow.spanType": "CHAT_MODEL" if answer is not None or candidate.failed else "CHAIN",
+        "mlflow.spanInputs": {"messages": [m.to_json() for m in cell.messages], **cell.params},
+    }
+    if parent is None:
+        attributes["mlflow.traceTag.mlflow.traceName"] = " · ".join(cell.names)
+    if answer is not None:
+        start = int(answer.started_at * 1e9)
+        end = start + int(answer.latency_s * 1e9)
+        outputs = {"choices": [{"message": {"role": "assistant", "content": answer.text}}]}
+        attributes["mlflow.llm.model"] = cell.model.model
+        usage = answer.usage
+        if usage.prompt_tokens is not None and usage.completion_tokens is not None:
+            attributes["mlflow.chat.tokenUsage"] = {
+                "input_tokens": usage.prompt_tokens,
+                "output_tokens": usage.completion_tokens,
+                "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+            }
+        if answer.cost_usd is not None:
+            attributes["mlflow.llm.cost"] = {"total_cost": answer.cost_usd}
+    attributes["mlflow.spanOutputs"] = outputs
+    return {
+        "trace_id": base64.b64encode(bytes.fromhex(trace.removeprefix("tr-"))).decode(),
+        "span_id": base64.b64encode(span).decode(),
+        "parent_span_id": base64.b64encode(parent).decode() if parent else None,
+        "name": "candidate" if answer is None and not candidate.failed else "completion",
+        "start_time_unix_nano": start,
+        "end_time_unix_nano": end,
+        "events": [],
+        "status": {
+            "code": "STATUS_CODE_ERROR" if candidate.failed else "STATUS_CODE_OK",
+            "message": _storable(candidate.error or ""),
+        },
+        "attributes": {k: json.dumps(_deep_storable(v), ensure_ascii=False) for k, v in attributes.items()},
+    }
+
+
+def _deep_storable(value: Any) -> Any:
+    if isinstance(value, str):
+        return _storable(value)
+    if isinstance(value, Mapping):
+        return {k: _deep_storable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_deep_storable(v) for v in value]
+    return value
+
+
+def utc_now() -> str:
+    """ISO 8601 in UTC, to the millisecond, so that times sort as text."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,268 @@
+"""The generator, with a scripted completer and real locks and ledger."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_promptbench.errors import PermanentError, TransientError
+from pytest_promptbench.generation import AdaptiveLimit, Generator, Limits, Progress, RetryPolicy, Slots
+from pytest_promptbench.ledger import Ledger
+from pytest_promptbench.locks import LockFile
+from pytest_promptbench.records import Candidate, Request
+
+from .scripted import ScriptedCompleter, cell
+
+QUICK = RetryPolicy(base_s=0.01, cap_s=0.02)
+
+
+class Rig:
+    """A generator with its parts at hand."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ledger = Ledger(folder / "ledger.sqlite3")
+        self.locks = LockFile(folder / "locks")
+        self.landed: list[Candidate] = []
+        self.generators: list[Generator] = []
+
+    def start(self, completer: ScriptedCompleter, **limits: Any) -> Generator:
+        generator = Generator(
+            completer=completer,
+            ledger=self.ledger,
+            locks=self.locks,
+            session=limits.pop("session", "s"),
+            limits=Limits(**limits),
+            landed=self.landed.append,
+            retry=QUICK,
+        )
+        self.generators.append(generator)
+        generator.start()
+        return generator
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(tmp_path)
+    yield rig
+    for generator in rig.generators:
+        generator.stop()
+
+
+def test_a_test_waits_for_its_own_candidate_while_the_next_are_generated(rig: Rig) -> None:
+    completer = ScriptedCompleter(latency_s=0.05)
+    generator = rig.start(completer, concurrency=8)
+    cells = [cell(f"s{i}") for i in range(8)]
+    generator.plan(cells)
+    first = generator.candidate(cells[0]).result(5)
+    assert first.outputs == ("answer 0 to v1: s0",)
+    assert completer.peak == 8, "lookahead should fill the concurrency"
+
+
+def test_concurrency_bounds_what_is_in_flight(rig: Rig) -> None:
+    completer = ScriptedCompleter(latency_s=0.01)
+    generator = rig.start(completer, concurrency=3)
+    cells = [cell(f"s{i}") for i in range(12)]
+    generator.plan(cells)
+    for c in cells:
+        generator.candidate(c).result(5)
+    assert completer.peak == 3
+    assert len(completer.asked) == 12
+
+
+def test_what_a_test_waits_for_goes_first(rig: Rig) -> None:
+    completer = ScriptedCompleter(latency_s=0.02)
+    generator = rig.start(completer, concurrency=1)
+    cells = [cell(f"s{i}") for i in range(30)]
+    generator.plan(cells)
+    generator.candidate(cells[29]).result(5)
+    assert len(completer.asked) < 10
+
+
+def test_every_sample_is_a_request_of_its_own(rig: Rig) -> None:
+    completer = ScriptedCompleter(price_usd=0.25)
+    made = rig.start(completer).candidate(cell(samples=3)).result(5)
+    assert made.outputs == tuple(f"answer {i} to v1: s1" for i in range(3))
+    assert made.cost_usd == pytest.approx(0.75)
+    assert made.usage.completion_tokens == 15
+
+
+def test_what_was_answered_before_is_not_asked_again(rig: Rig) -> None:
+    rig.start(ScriptedCompleter()).candidate(cell()).result(5)
+    second = ScriptedCompleter()
+    made = rig.start(second, session="later").candidate(cell()).result(5)
+    assert second.asked == []
+    assert second.prepared == 0, "nothing slow is loaded where everything is known"
+    assert made.answers[0].cached
+
+
+def test_no_cache_asks_again_but_once_in_a_session(rig: Rig) -> None:
+    rig.start(ScriptedCompleter()).candidate(cell()).result(5)
+    second = ScriptedCompleter()
+    rig.start(second, session="later", use_cache=False).candidate(cell()).result(5)
+    rig.start(second, session="later", use_cache=False).candidate(cell()).result(5)
+    assert len(second.asked) == 1
+
+
+def test_the_same_request_of_two_processes_is_made_once(rig: Rig, tmp_path: Path) -> None:
+    """Two generators with lock files of their own would deadlock in one process, so one stands in by holding the lock."""
+    request = cell().requests[0]
+    assert rig.locks.try_acquire(f"answer:{request.key}")
+    completer = ScriptedCompleter()
+    future = rig.start(completer).candidate(cell())
+    time.sleep(0.15)
+    assert completer.asked == []
+    from pytest_promptbench.records import Answer
+
+    rig.ledger.keep(request, Answer(text="from the other process"), session="other")
+    rig.locks.release(f"answer:{request.key}")
+    assert future.result(5).outputs == ("from the other process",)
+    assert completer.asked == []
+
+
+def fail_times(count: int, error: Exception) -> Any:
+    def act(request: Request, attempt: int) -> None:
+        if attempt <= count:
+            raise error
+
+    return act
+
+
+def test_transient_errors_are_tried_again(rig: Rig) -> None:
+    completer = ScriptedCompleter(act=fail_times(2, TransientError("503")))
+    made = rig.start(completer).candidate(cell()).result(5)
+    assert not made.failed
+    assert made.answers[0].attempts == 3
+
+
+def test_giving_up_says_how_often_it_was_tried(rig: Rig) -> None:
+    completer = ScriptedCompleter(act=fail_times(99, TransientError("502 bad gateway")))
+    made = rig.start(completer).candidate(cell()).result(5)
+    assert made.error == "502 bad gateway (tried 5 times)"
+    assert rig.landed == [made], "a failed generation is logged too"
+
+
+def test_a_permanent_error_is_not_tried_again_and_no_secret_is_told(rig: Rig) -> None:
+    completer = ScriptedCompleter(act=fail_times(99, PermanentError("bad request with sk-secret")))
+    made = rig.start(completer).candidate(cell()).result(5)
+    assert made.error == "bad request with ***"
+    assert len(completer.asked) == 1
+
+
+def test_a_wrong_key_is_asked_about_once_for_the_whole_model(rig: Rig) -> None:
+    completer = ScriptedCompleter(act=fail_times(99, PermanentError("401", whole_model=True)))
+    generator = rig.start(completer, concurrency=1)
+    cells = [cell(f"s{i}") for i in range(20)]
+    generator.plan(cells)
+    assert all(generator.candidate(c).result(5).error == "401" for c in cells)
+    assert len(completer.asked) == 1
+
+
+def test_retry_after_is_honoured_and_lowers_the_concurrency(rig: Rig) -> None:
+    completer = ScriptedCompleter(act=fail_times(1, TransientError("429", retry_after=0.3, throttled=True)))
+    generator = rig.start(completer)
+    start = time.monotonic()
+    generator.candidate(cell()).result(5)
+    assert time.monotonic() - start >= 0.3
+
+
+def test_stopping_starts_nothing_new_and_keeps_what_is_on_its_way(rig: Rig) -> None:
+    completer = ScriptedCompleter(latency_s=0.3)
+    generator = rig.start(completer, concurrency=2)
+    cells = [cell(f"s{i}") for i in range(10)]
+    generator.plan(cells)
+    time.sleep(0.1)
+    generator.stop("enough")
+    assert len(completer.asked) == 2
+    assert all(rig.ledger.answer(r.key) is not None for r in completer.asked)
+    assert all(c in [x.cell for x in rig.landed] for c in cells[:2])
+
+
+def test_the_limit_on_cost_stops_before_it_is_passed(rig: Rig) -> None:
+    completer = ScriptedCompleter(price_usd=0.4)
+    generator = rig.start(completer, concurrency=1, max_cost_usd=1.0)
+    made = [generator.candidate(cell(f"s{i}")).result(5) for i in range(4)]
+    assert [m.failed for m in made] == [False, False, True, True]
+    assert "--bench-max-cost 1 USD would be passed" in (made[2].error or "")
+    assert len(completer.asked) == 2
+    assert len(rig.landed) == 2, "what was not asked for is not logged as a failure"
+
+
+def test_an_error_in_logging_reaches_the_test_that_waits(tmp_path: Path) -> None:
+    def broken(_: Candidate) -> None:
+        raise OSError("disk full")
+
+    generator = Generator(
+        completer=ScriptedCompleter(),
+        ledger=Ledger(tmp_path / "l"),
+        locks=LockFile(tmp_path / "k"),
+        session="s",
+        limits=Limits(),
+        landed=broken,
+    )
+    generator.start()
+    with pytest.raises(OSError, match="disk full"):
+        generator.candidate(cell()).result(5)
+    generator.stop()
+
+
+def test_additive_increase_multiplicative_decrease() -> None:
+    limit = AdaptiveLimit(20)
+    limit.in_flight = 20
+    limit.throttled(started=1.0, now=2.0, retry_after=None)
+    assert limit.limit == pytest.approx(16)
+    limit.throttled(started=1.5, now=2.1, retry_after=5.0)
+    assert limit.limit == pytest.approx(16), "requests of one round trip count once"
+    limit.in_flight = 0
+    assert not limit.has_room(7.0)
+    assert limit.has_room(7.2)
+    for _ in range(16):
+        limit.succeeded()
+    assert 16.9 < limit.limit < 17.0
+
+
+def test_a_worker_takes_its_own_slots_first_and_borrows_idle_ones(tmp_path: Path) -> None:
+    locks = LockFile(tmp_path / "locks")
+    slots = Slots(locks, session="s", total=4, worker=1, workers=2)
+    assert [slots.take() for _ in range(5)] == [1, 3, 0, 2, None]
+    slots.give_back(3)
+    assert slots.take() == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "attempt", "draw", "least", "most"),
+    [
+        (TransientError("x"), 1, 0.0, 0.0, 0.0),
+        (TransientError("x"), 1, 1.0, 0.5, 0.5),
+        (TransientError("x"), 4, 1.0, 4.0, 4.0),
+        (TransientError("x"), 30, 1.0, 30.0, 30.0),
+        (TransientError("x", throttled=True), 3, 0.0, 1.0, 1.0),
+        (TransientError("x", retry_after=7.0, throttled=True), 1, 0.5, 7.0, 7.1),
+        (TransientError("x", retry_after=9999.0, throttled=True), 1, 0.0, 120.0, 120.0),
+    ],
+)
+def test_pauses(error: TransientError, attempt: int, draw: float, least: float, most: float) -> None:
+    assert least <= RetryPolicy().pause(error, attempt, lambda: draw) <= most
+
+
+def test_progress_adds_up_and_unknown_costs_stay_unknown() -> None:
+    assert (Progress(done=1, tokens=5) + Progress(done=2, in_flight=3)).cost_usd is None
+    assert Progress(done=1, cost_usd=0.5) + Progress(done=2) == Progress(done=3, cost_usd=0.5)
+
+
+def test_many_threads_may_wait(rig: Rig) -> None:
+    generator = rig.start(ScriptedCompleter(latency_s=0.01))
+    results: list[Candidate] = []
+    threads = [
+        threading.Thread(target=lambda i=i: results.append(generator.candidate(cell(f"s{i}")).result(5)))
+        for i in range(8)
+    ]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(results) == 8

@@ -1,0 +1,67 @@
+"""The durable memory: answers, outbox, money."""
+
+import dataclasses
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from pytest_promptbench.errors import UsageError
+from pytest_promptbench.ledger import Entry, Ledger
+from pytest_promptbench.records import Answer, Usage
+
+from .scripted import cell
+
+STORE = "sqlite:////tmp/mlflow.db"
+
+
+def entry(candidate: str = "c1", experiment: str = "e") -> Entry:
+    return Entry(experiment=experiment, candidate=candidate, record={"text": candidate})
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "ledger.sqlite3")
+
+
+def test_an_answer_survives_the_process_and_is_found_by_its_exact_request(ledger: Ledger, tmp_path: Path) -> None:
+    request = cell().requests[0]
+    answer = Answer(text="nul \x00 and a lone \ud800", usage=Usage(prompt_tokens=1), cost_usd=0.5, started_at=12.0)
+    ledger.keep(request, answer, session="one")
+    again = Ledger(tmp_path / "ledger.sqlite3")
+    assert again.answer(request.key) == answer
+    assert again.answer(dataclasses.replace(request, sample=1).key) is None
+    assert again.answer(request.key, session="two") is None
+
+
+def test_two_sessions_that_hand_over_one_candidate_make_one_row(ledger: Ledger) -> None:
+    ledger.post(STORE, [entry()], session="one")
+    ledger.post(STORE, [entry()], session="two")
+    assert [e.session for e in ledger.pending(STORE, ["one", "two"], limit=9)] == ["one"]
+    assert ledger.waiting(STORE, [("e", "c1")], session="two") == 1, "two must wait for one's recorder"
+
+
+def test_a_logged_candidate_handed_over_again_comes_with_its_run(ledger: Ledger) -> None:
+    ledger.post(STORE, [entry()], session="one")
+    ledger.done(STORE, [(entry(), "run-7", '{"outputs": []}')])
+    assert ledger.waiting(STORE, [("e", "c1")], session="one") == 0
+    assert ledger.texts(STORE, "e") == {"run-7": '{"outputs": []}'}
+    ledger.post(STORE, [entry()], session="two")
+    (again,) = ledger.pending(STORE, ["two"], limit=9)
+    assert (again.run_id, again.record) == ("run-7", {"text": "c1"})
+
+
+def test_money_is_reserved_up_to_the_limit_and_settled_to_what_it_was(ledger: Ledger) -> None:
+    assert ledger.reserve("s", "a", 0.6, limit=1.0)
+    assert not ledger.reserve("s", "b", 0.6, limit=1.0)
+    ledger.settle("s", "a", 0.1)
+    assert ledger.reserve("s", "b", 0.6, limit=1.0)
+    assert ledger.spent("s") == pytest.approx(0.7)
+
+
+def test_a_newer_format_is_refused_with_its_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(UsageError, match=r"ledger format 99, this one reads 1.*upgrade"):
+        Ledger(path)

@@ -1,0 +1,118 @@
+"""The recorder process, for real: SQLite store, kills, a store that is down, two sessions at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from pytest_promptbench.ledger import Ledger
+from pytest_promptbench.tracking.recorder import Outcome, Recorder, Where
+
+from .test_tracking import failed, logged
+
+
+class Project:
+    """A project folder with one ledger, and sessions that log to a store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.uri = f"sqlite:///{folder}/mlflow.db"
+        self.ledger = Ledger(folder / "ledger.sqlite3")
+
+    def where(self, session: str, uri: str | None = None) -> Where:
+        return Where(
+            session=session,
+            uri=uri or self.uri,
+            artifact_root=str(self.folder / "mlartifacts"),
+            ledger=str(self.folder / "ledger.sqlite3"),
+            locks=str(self.folder / "locks"),
+        )
+
+    def post(self, session: str, scenarios: Sequence[str], uri: str | None = None) -> list[tuple[str, str]]:
+        entries = [logged(s).entry("e") for s in scenarios]
+        self.ledger.post(uri or self.uri, entries, session=session)
+        return [("e", e.candidate) for e in entries]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def scenarios_of(outcome: Outcome) -> list[str]:
+    return sorted(c.scenario for c in outcome.candidates["e"])
+
+
+def test_all_that_was_posted_is_in_mlflow_when_finish_returns(project: Project) -> None:
+    recorder = Recorder(project.where("one"))
+    recorder.start()
+    keys = project.post("one", [f"s{i}" for i in range(50)])
+    outcome = recorder.finish(keys, ["e"])
+    assert (outcome.unlogged, outcome.error) == (0, None)
+    assert len(outcome.candidates["e"]) == 50
+    assert outcome.candidates["e"][0].outputs == ("drink water",)
+
+
+def test_a_killed_recorder_is_replaced_and_nothing_is_doubled(project: Project) -> None:
+    recorder = Recorder(project.where("one"))
+    recorder.start()
+    keys = project.post("one", [f"s{i}" for i in range(60)])
+    deadline = time.monotonic() + 60
+    while len(project.ledger.texts(project.uri, "e")) == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert recorder._process is not None
+    os.kill(recorder._process.pid, signal.SIGKILL)
+    recorder._process.wait()
+    outcome = recorder.finish(keys, ["e"])
+    assert outcome.unlogged == 0
+    assert scenarios_of(outcome) == sorted(f"s{i}" for i in range(60))
+
+
+def test_what_a_dead_session_left_is_logged_by_the_next(project: Project) -> None:
+    project.post("dead", ["left behind"])
+    recorder = Recorder(project.where("two"))
+    recorder.start()
+    outcome = recorder.finish(project.post("two", ["mine"]), ["e"])
+    assert scenarios_of(outcome) == ["left behind", "mine"]
+
+
+def test_two_living_sessions_log_a_shared_candidate_once(project: Project) -> None:
+    recorders = [Recorder(project.where(name)) for name in ("one", "two")]
+    for recorder in recorders:
+        recorder.start()
+    keys = [project.post(name, [f"s{i}" for i in range(20)]) for name in ("one", "two")]
+    first = recorders[0].finish(keys[0], ["e"])
+    second = recorders[1].finish(keys[1], ["e"])
+    assert scenarios_of(first) == scenarios_of(second) == sorted(f"s{i}" for i in range(20))
+
+
+def test_with_the_store_down_candidates_are_kept_and_the_next_session_logs_them(project: Project) -> None:
+    down = "http://127.0.0.1:9"
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
+    recorder = Recorder(project.where("one", uri=down))
+    recorder.start()
+    outcome = recorder.finish(project.post("one", ["a", "b"], uri=down), ["e"])
+    assert outcome.unlogged == 2
+    assert "127.0.0.1:9" in (outcome.error or "")
+    # the same store is back, under the name that the candidates wait for
+    project.ledger._db.execute("UPDATE outbox SET store = ?", (project.uri,))
+    again = Recorder(project.where("two"))
+    again.start()
+    assert scenarios_of(again.finish([], ["e"])) == ["a", "b"]
+
+
+def test_one_candidate_that_mlflow_refuses_does_not_hold_up_the_rest(project: Project) -> None:
+    recorder = Recorder(project.where("one"))
+    recorder.start()
+    broken = logged("broken").entry("e")
+    broken.record["candidate"]["cell"]["model"]["name"] = "x" * 20_000
+    project.ledger.post(project.uri, [broken, logged("fine").entry("e"), failed("bad").entry("e")], session="one")
+    outcome = recorder.finish([("e", broken.candidate)], ["e"])
+    assert outcome.unlogged == 1
+    assert outcome.error is not None
+    assert scenarios_of(outcome) == ["bad", "fine"]

@@ -1,0 +1,258 @@
+"""MLflow as the record, on a real SQLite store."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_promptbench.errors import TrackingError
+from pytest_promptbench.records import Answer, Candidate, Criterion, Judge, Rubric, Tier, Usage, Verdict, sha256
+from pytest_promptbench.tracking.entry import Logged
+from pytest_promptbench.tracking.store import TrackingStore, redacted, trace_id, utc_now
+
+from .scripted import cell
+
+TEXT = "---\nid: tip-v1\n---\nanchors"
+RUBRIC = Rubric(
+    id="tip-v1",
+    text=TEXT,
+    sha256=sha256(TEXT),
+    criteria=(
+        Criterion(name="relevance", type="scale", min=1, max=5, weight=1),
+        Criterion(name="overlong", type="flag", bad=True, penalty=1, check={"max_words": 60}),
+    ),
+)
+HOSTILE = "NUL \x00, lone \ud800, \x1b[31mred\x1b[0m, <script>alert(1)</script>, {{ x }}, ' OR 1=1 --"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingStore]:
+    folder = tmp_path_factory.mktemp("mlflow")
+    store = TrackingStore(f"sqlite:///{folder}/mlflow.db", artifact_root=folder / "mlartifacts")
+    store.open()
+    yield store
+
+
+def logged(scenario: str = "s1", text: str = "drink water", samples: int = 1, **more: Any) -> Logged:
+    answers = tuple(
+        Answer(
+            text=text, usage=Usage(prompt_tokens=7, completion_tokens=9), cost_usd=0.01, latency_s=0.5, started_at=1.7e9
+        )
+        for _ in range(samples)
+    )
+    candidate = Candidate(cell=cell(scenario, samples=samples), answers=answers)
+    return Logged(candidate=candidate, rubric=RUBRIC, session="s", checks={"overlong": False}, **more)
+
+
+def failed(scenario: str) -> Logged:
+    return dataclasses.replace(
+        logged(scenario), candidate=Candidate(cell=cell(scenario), error="429 too many"), checks={}
+    )
+
+
+def runs(store: TrackingStore, experiment: str) -> list[Any]:
+    return list(store._runs([store.experiment(experiment)], ""))  # type: ignore[list-item]
+
+
+def test_a_candidate_is_one_run_with_everything_the_contract_names(store: TrackingStore) -> None:
+    record = logged(tags={"airflow.run_id": "r7"})
+    (run_id,) = store.log([record.entry("one")])
+    (run,) = runs(store, "one")
+    assert run.info.run_id == run_id
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"model": "m", "prompt": "v1", "scenario": "s1"}
+    tags = run.data.tags
+    assert tags["judge_pending"] == "true"
+    assert tags["rubric"] == "tip-v1"
+    assert tags["rubric_sha256"] == RUBRIC.sha256
+    assert tags["rubric_text"] == TEXT
+    assert tags["promptbench.task"] == "tip"
+    assert tags["promptbench.cell"] == record.candidate.cell.id
+    assert tags["promptbench.prompt_sha256"] == "p"
+    assert tags["promptbench.session"] == "s"
+    assert tags["airflow.run_id"] == "r7"
+    assert run.data.metrics == {
+        "latency_s": 0.5, "prompt_tokens": 7, "completion_tokens": 9, "cost_usd": 0.01, "overlong": 0
+    }  # fmt: skip
+    (read,) = store.texts(store.read("one"))
+    assert read.outputs == ("drink water",)
+    assert read.context == {"situation": "s1"}
+    folder = Path(run.info.artifact_uri.removeprefix("file://"))
+    assert json.loads((folder / "prompt.json").read_text()) == [{"role": "user", "content": "v1: s1"}]
+    assert json.loads((folder / "candidate_outputs.json").read_text()) == ["drink water"]
+
+
+def test_what_is_unknown_is_left_out_and_never_zero(store: TrackingStore) -> None:
+    record = logged()
+    answer = dataclasses.replace(record.candidate.answers[0], cost_usd=None, usage=Usage())
+    record = dataclasses.replace(record, candidate=dataclasses.replace(record.candidate, answers=(answer,)))
+    store.log([record.entry("unknown")])
+    (run,) = runs(store, "unknown")
+    assert set(run.data.metrics) == {"latency_s", "overlong"}
+
+
+def test_the_trace_is_linked_to_the_run_and_holds_the_call(store: TrackingStore) -> None:
+    import mlflow
+
+    (run_id,) = store.log([logged(samples=2).entry("traced")])
+    mlflow.set_tracking_uri(store.uri)
+    (trace,) = mlflow.search_traces(locations=[store.experiment("traced")], run_id=run_id, return_type="list")
+    assert trace.info.trace_id == trace_id(run_id)
+    assert trace.info.token_usage == {"input_tokens": 14, "output_tokens": 18, "total_tokens": 32}
+    assert [s.span_type for s in trace.data.spans] == ["CHAIN", "CHAT_MODEL", "CHAT_MODEL"]
+    assert trace.data.spans[1].outputs["choices"][0]["message"]["content"] == "drink water"
+
+
+def test_logging_again_changes_nothing(store: TrackingStore) -> None:
+    entries = [logged(f"s{i}").entry("again") for i in range(3)]
+    first = store.log(entries)
+    store.forget()
+    assert store.log(entries) == first
+    assert len(runs(store, "again")) == 3
+
+
+@pytest.mark.parametrize("calls_before_the_crash", range(6))
+def test_a_crash_between_any_two_store_calls_is_repaired(store: TrackingStore, calls_before_the_crash: int) -> None:
+    """Run out of calls after so many, as if the process had been killed there, and log the same entry again."""
+
+    class Killed(BaseException):
+        pass
+
+    class Dying:
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            attribute = getattr(self.inner, name)
+            if name in (
+                "create_run",
+                "log_batch",
+                "log_artifacts",
+                "log_spans",
+                "link_traces_to_run",
+                "set_terminated",
+            ):
+                nonlocal left
+                if left == 0:
+                    raise Killed
+                left -= 1
+            return attribute
+
+    left = calls_before_the_crash
+    experiment = f"crash-{calls_before_the_crash}"
+    dying = TrackingStore(store.uri, artifact_root=store._artifact_root)
+    dying.open()
+    dying._client, dying._traces = Dying(dying._client), Dying(dying._traces)
+    with pytest.raises(Killed):
+        dying.log([logged().entry(experiment)])
+    store.log([logged().entry(experiment)])
+    (run,) = runs(store, experiment)
+    assert run.info.status == "FINISHED"
+    assert store.texts(store.read(experiment))[0].outputs == ("drink water",)
+    import mlflow
+
+    mlflow.set_tracking_uri(store.uri)
+    assert len(mlflow.search_traces(locations=[store.experiment(experiment)], return_type="list")) == 1
+
+
+def test_another_sessions_run_is_believed_only_if_mlflow_has_it(store: TrackingStore) -> None:
+    entry = logged().entry("hinted")
+    store.experiment("hinted", create=True)
+    store._existing("hinted", str(store.experiment("hinted")))
+    other = TrackingStore(store.uri, artifact_root=store._artifact_root)
+    (run_id,) = other.log([entry])
+    assert store.log([dataclasses.replace(entry, run_id=run_id)]) == [run_id]
+    store._client.delete_run(run_id)
+    store.forget()
+    (second,) = store.log([dataclasses.replace(entry, run_id=run_id)])
+    assert second != run_id
+
+
+def test_a_failure_is_logged_and_completed_once_the_cell_has_an_answer(store: TrackingStore) -> None:
+    store.log([failed("s1").entry("failing"), failed("s1").entry("failing")])
+    (run,) = runs(store, "failing")
+    assert run.info.status == "FAILED"
+    assert run.data.tags["promptbench.error"] == "429 too many"
+    assert run.data.tags["judge_pending"] == "false", "a failure is never offered to a judge"
+    store.forget()
+    (run_id,) = store.log([logged("s1").entry("failing")])
+    (run,) = runs(store, "failing")
+    assert (run.info.run_id, run.info.status) == (run_id, "FINISHED")
+    assert "promptbench.error" not in run.data.tags
+    assert run.data.tags["judge_pending"] == "true"
+
+
+def verdict(tier: Tier, name: str, score: float, at: str | None = None) -> Verdict:
+    return Verdict(
+        scores={"relevance": score, "overlong": False},
+        judge=Judge(tier=tier, name=name),
+        rationale="because",
+        at=at or utc_now(),
+    )
+
+
+def test_verdicts_of_all_judges_are_kept_and_the_highest_tier_counts(store: TrackingStore) -> None:
+    store.log([logged().entry("judged")])
+    (c,) = store.read("judged")
+    store.record(c, verdict(Tier.AUTO, "anthropic/haiku", 1), RUBRIC)
+    (c,) = store.read("judged")
+    assert c.pending, "the automatic tier leaves a candidate pending for the sit-down tier"
+    store.record(c, verdict(Tier.HUMAN, "eva", 5), RUBRIC)
+    (c,) = store.read("judged")
+    store.record(c, verdict(Tier.CLAUDE_CODE, "claude", 2), RUBRIC)
+    (c,) = store.read("judged")
+    assert {(v.judge.tier.value, v.judge.name, v.scores["relevance"]) for v in c.verdicts} == {
+        ("auto", "anthropic/haiku", 1), ("human", "eva", 5), ("claude-code", "claude", 2)
+    }  # fmt: skip
+    (run,) = runs(store, "judged")
+    assert run.data.metrics["composite"] == 5
+    assert run.data.metrics["auto/composite"] == 1
+    assert run.data.tags["judge_kind"] == "human"
+    assert run.data.tags["judged_by"] == "eva"
+    assert run.data.tags["judge_pending"] == "false"
+
+
+def test_a_verdict_is_carried_to_the_same_text_in_another_experiment(store: TrackingStore) -> None:
+    store.log([logged("c1", "carried text").entry("first")])
+    (c,) = store.read("first")
+    store.record(c, verdict(Tier.HUMAN, "eva", 4), RUBRIC)
+    later = TrackingStore(store.uri, artifact_root=store._artifact_root)
+    later.log([logged("c1", "carried text").entry("second"), logged("c1", "other text").entry("second")])
+    by_pending = {c.pending: c for c in later.read("second")}
+    assert by_pending[False].carried_from == c.run_id
+    assert by_pending[False].sit_down().scores["relevance"] == 4  # type: ignore[union-attr]
+    assert by_pending[True].carried_from is None
+    judged = next(r for r in runs(later, "second") if r.data.tags["judge_pending"] == "false")
+    assert judged.data.metrics["composite"] == 4
+    changed = dataclasses.replace(RUBRIC, text=TEXT + "!", sha256=sha256(TEXT + "!"))
+    later.log([dataclasses.replace(logged("c1", "carried text"), rubric=changed).entry("third")])
+    assert later.read("third")[0].pending, "another rubric text, another verdict"
+
+
+def test_any_text_comes_back_as_it_was(store: TrackingStore) -> None:
+    store.log([logged("hostile' OR `x", HOSTILE).entry("hostile 'experiment' / `x`")])
+    (c,) = store.texts(store.read("hostile 'experiment' / `x`"))
+    assert c.outputs == (HOSTILE,)
+    assert c.scenario == "hostile' OR `x"
+
+
+def test_verdicts_written_by_other_programs_under_the_public_names_count(store: TrackingStore) -> None:
+    (run_id,) = store.log([logged().entry("foreign")])
+    store._client.log_metric(run_id, "relevance", 3)
+    store.tag(run_id, {"judge_pending": "false", "judge_kind": "claude-code", "judged_by": "a script"})
+    (c,) = store.read("foreign")
+    assert c.verdict() is not None
+    assert c.verdict().scores == {"relevance": 3, "overlong": False}  # type: ignore[union-attr]
+
+
+def test_a_store_that_cannot_be_reached_is_named_without_its_password(tmp_path: Path) -> None:
+    store = TrackingStore("http://user:hunter2@127.0.0.1:9/x", artifact_root=None)
+    with pytest.raises(TrackingError, match=r"MLflow at http://\*\*\*@127\.0\.0\.1:9/x") as caught:
+        store.read("x")
+    assert "hunter2" not in str(caught.value)
+    assert redacted("sqlite:////a/b.db") == "sqlite:////a/b.db"
