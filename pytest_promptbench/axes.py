@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .catalog import render
 from .errors import CatalogError
-from .records import Cell, Suite
+from .grid import make_cell
+from .records import Suite
 from .session import Planned, Task
 
 AXES = ("model", "prompt", "scenario")
@@ -97,13 +97,4 @@ def planned(task: Task, model: str, prompt: str, scenario: str) -> Planned:
     m = next(x for x in suite.models if x.name == model)
     p = next(x for x in suite.prompts if x.version == prompt)
     s = next(x for x in suite.scenarios if x.id == scenario)
-    cell = Cell(
-        task=suite.task,
-        model=m,
-        prompt=p,
-        scenario=s,
-        messages=render(p.messages, s.vars),
-        params={**m.params, **p.params},
-        samples=suite.samples,
-    )
-    return Planned(task=task, cell=cell)
+    return Planned(task=task, cell=make_cell(suite, m, p, s))

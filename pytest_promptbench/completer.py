@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .errors import GenerationError, PermanentError, TransientError
+from .quiet import quiet_environment
 from .records import Answer, Model, Request, Usage
 
 DEFAULT_TIMEOUT_S = 120.0
@@ -21,17 +22,6 @@ EMBEDDED_TIMEOUT_S = 900.0
 """Embedded models answer one at a time: a request waits for all those before it."""
 
 _KEY_SHAPES = re.compile(r"\b(sk|pk|rk|xai|gsk|hf|AIza)[-_][A-Za-z0-9_\-*]{6,}|(?i:bearer)\s+[A-Za-z0-9._\-*]{6,}")
-
-
-def quiet_environment(environ: dict[str, str] | os._Environ[str] = os.environ) -> None:
-    """Keep LiteLLM and MLflow off the network and silent; what the user set already stays. Call before importing them."""
-    environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    environ.setdefault("LITELLM_TELEMETRY", "False")
-    environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    environ.setdefault("DO_NOT_TRACK", "1")
-    environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 
 class Redactor:
@@ -49,7 +39,7 @@ class Redactor:
 
 
 class LiteLLMCompleter:
-    """Asks any provider that LiteLLM knows. ``embedded`` is the address of the session's own model server, if it runs."""
+    """Asks any provider that LiteLLM knows. ``embedded`` is the address of the session's own model server."""
 
     def __init__(self, models: Iterable[Model], *, embedded: str | None = None) -> None:
         models = tuple(models)
@@ -103,7 +93,7 @@ class LiteLLMCompleter:
                 max_retries=0,
                 timeout=model.timeout or (EMBEDDED_TIMEOUT_S if model.embedded else DEFAULT_TIMEOUT_S),
                 **where,
-                **request.params,
+                **_params(request),
             )
         except Exception as error:
             raise self._classify(error, model) from None
@@ -174,6 +164,22 @@ class LiteLLMCompleter:
         return TransientError(message, retry_after=_retry_after(error))
 
 
+def spare_loopback_from_proxies() -> None:
+    """A proxy in the environment must not get the requests to the session's own server."""
+    for name in ("NO_PROXY", "no_proxy"):
+        hosts = [h for h in os.environ.get(name, "").split(",") if h]
+        if "127.0.0.1" not in hosts and "*" not in hosts:
+            os.environ[name] = ",".join([*hosts, "127.0.0.1"])
+
+
+def _params(request: Request) -> dict[str, Any]:
+    """The request's parameters. A fixed seed moves on with the sample number: equal seeds would give equal samples."""
+    params = dict(request.params)
+    if request.sample and isinstance(params.get("seed"), int):
+        params["seed"] += request.sample
+    return params
+
+
 def _remedy(finish_reason: object) -> str:
     if finish_reason == "length":
         return "raise max_tokens (a reasoning model may spend all of it on thinking)"
@@ -187,10 +193,10 @@ def _retry_after(error: Exception) -> float | None:
     response = getattr(error, "response", None)
     headers = getattr(response, "headers", None) or getattr(error, "litellm_response_headers", None) or {}
     with contextlib.suppress(TypeError, ValueError):
-        return max(0.0, float(headers.get("retry-after-ms")) / 1000)
+        return max(0.0, float(headers["retry-after-ms"]) / 1000)
     value = headers.get("retry-after")
     with contextlib.suppress(TypeError, ValueError):
-        return max(0.0, float(value))
+        return max(0.0, float(value or ""))
     if isinstance(value, str):
         from email.utils import parsedate_to_datetime
 

@@ -1,14 +1,14 @@
 """pytest options, hooks and fixtures: translate, and delegate to the session.
 
-Nothing but pytest is imported until a test with the ``promptbench`` marker is collected, or a judge packet is asked for.
+Nothing but pytest is imported until a test with the ``promptbench`` marker is collected, or an option of ours is given.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import threading
 from collections.abc import Generator, Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -400,10 +400,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def _patiently(wait: Any) -> None:
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         wait()
-    except KeyboardInterrupt:
-        pass
 
 
 def _say(config: pytest.Config, line: str) -> None:
@@ -431,7 +429,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 class Attendance:
-    """Notes which candidates tests have seen; a plugin of its own, since the hook does not say which session it is in."""
+    """Notes which candidates tests have seen; a plugin of its own, as the hook does not say whose session it is."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk

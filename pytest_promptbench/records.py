@@ -83,7 +83,7 @@ class Record:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        hints = _hints(cls)
+        hints = _hints(cls)  # type: ignore[arg-type] # a class is hashable, whatever mypy thinks of Self
         return cls(**{k: _build(hints[k], v) for k, v in data.items() if k in hints})
 
 

@@ -3,11 +3,11 @@
 Two roles, which one process plays both of where there is no xdist:
 
 * a **Bench** in every process that runs tests: it collects suites, generates ahead and hands candidates to tests;
-* the **Desk** in the process that the user started: it runs the recorder and the embedded models' server, shows progress,
-  and makes the leaderboards at the end.
+* the **Desk** in the process that the user started: it runs the recorder and the embedded models' server, shows
+  progress, and makes the leaderboards at the end.
 
-They meet in a folder, ``.promptbench/sessions/<id>/``, which is made when the first eval is about to run: the plan (what
-was collected), the address of the embedded server, each worker's progress, and a stop sign.
+They meet in a folder, ``.promptbench/sessions/<id>/``, which is made when the first eval is about to run: the plan
+(what was collected), the address of the embedded server, each worker's progress, and a stop sign.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from .catalog import load_suite
 from .checks import fill_checks
-from .completer import LiteLLMCompleter
+from .completer import LiteLLMCompleter, spare_loopback_from_proxies
 from .errors import CatalogError, PromptbenchError
 from .generation import Completer, Generator, Limits, Progress
-from .grid import cells, select
+from .grid import select
 from .leaderboard import build_leaderboard
 from .ledger import Ledger
 from .localmodels import LocalServer, installed
@@ -163,7 +163,7 @@ class Bench:
         settings = self.settings
         if self._generator is not None or not planned:
             return
-        tasks = tuple(dict((p.task.suite.path + p.task.experiment, p.task) for p in planned).values())
+        tasks = tuple({p.task.suite.path + p.task.experiment: p.task for p in planned}.values())
         if self._folder.read("plan.json") is None:
             self._folder.write("plan.json", Plan(tasks=tasks, cells=len(planned)).to_json())
         self._ledger = Ledger(settings.home / "ledger.sqlite3")
@@ -272,6 +272,7 @@ class _SessionCompleter(LiteLLMCompleter):
         super().prepare()
         if any(m.embedded for m in self._models):
             self._embedded = self._address()
+            spare_loopback_from_proxies()
 
     def _address(self) -> str:
         deadline = time.monotonic() + EMBEDDED_START_S
@@ -391,7 +392,9 @@ def where(settings: Settings) -> Where:
 
 def build_boards(tasks: Sequence[Task], outcome: Outcome, report: Path) -> tuple[Board, ...]:
     """One leaderboard per experiment, task and rubric; files in ``report``, or below it where there are several."""
-    groups = {(t.experiment, t.suite.task, t.suite.rubric.sha256): t for t in tasks if t.experiment in outcome.candidates}
+    groups = {
+        (t.experiment, t.suite.task, t.suite.rubric.sha256): t for t in tasks if t.experiment in outcome.candidates
+    }
     boards = []
     for task in groups.values():
         suite = task.suite

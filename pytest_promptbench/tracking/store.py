@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from ..completer import quiet_environment
 from ..errors import TrackingError
 from ..ledger import Entry
 from ..locks import LockFile
+from ..quiet import quiet_environment
 from ..records import Answer, Judge, LoggedCandidate, Rubric, Score, Tier, Verdict, composite
 from . import entry as names
 from .entry import Logged

@@ -1,0 +1,74 @@
+"""A rubric: YAML front matter with the criteria, then Markdown anchors."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from ..checks import validate_check
+from ..errors import CatalogError
+from ..records import Criterion, Rubric, sha256
+from .schema import CriterionFile, RubricFile, validate
+from .yamlfile import parse, read_text
+
+RESERVED = frozenset(
+    {
+        "composite", "latency_s", "prompt_tokens", "completion_tokens", "cost_usd", "rank", "model", "prompt",
+        "scenario", "tier", "candidates", "judged", "pending", "failed", "ci95", "auto_composite",
+        "item", "output", "rationale",
+    }
+)  # fmt: skip
+
+
+def load_rubric(file: Path) -> Rubric:
+    """Read ``rubrics/<id>.md``. CatalogError where it cannot be scored against."""
+    text = read_text(file)
+    if not text.startswith("---\n") or "\n---" not in text[3:]:
+        raise CatalogError(f"{file}:1: a rubric begins with its criteria between two lines '---'")
+    end = text.index("\n---", 3)
+    document = parse(text[4 : end + 1], file, first_line=2)
+    shape = validate(RubricFile, document)
+    if shape.id != file.stem:
+        raise CatalogError(f"{file}:{document.line(('id',))}: id is {shape.id!r}; the file's name says {file.stem!r}")
+    names: set[str] = set()
+    criteria = []
+    for i, given in enumerate(shape.criteria):
+        where = f"{file}:{document.line(('criteria', i))}: criterion {given.name}"
+        if given.name in names:
+            raise CatalogError(f"{where}: there are two of this name")
+        if given.name in RESERVED:
+            raise CatalogError(f"{where}: the name is taken by promptbench itself; choose another")
+        names.add(given.name)
+        criteria.append(_criterion(given, where))
+    rubric = Rubric(id=shape.id, text=text, criteria=tuple(criteria), sha256=sha256(text))
+    if not rubric.scales:
+        raise CatalogError(f"{file}:{document.line(('criteria',))}: at least one criterion must be a scale")
+    if not rubric.body.strip():
+        raise CatalogError(
+            f"{file}: nothing follows the criteria; describe what each score means, or judges cannot agree"
+        )
+    return rubric
+
+
+def _criterion(given: CriterionFile, where: str) -> Criterion:
+    belongs = {"scale": {"min", "max", "weight"}, "flag": {"bad", "penalty", "check"}}[given.type]
+    for key in ("min", "max", "weight", "bad", "penalty", "check"):
+        if getattr(given, key) is not None and key not in belongs:
+            raise CatalogError(f"{where}: a {given.type} has no {key!r}; it takes {', '.join(sorted(belongs))}")
+    if given.type == "scale":
+        if given.min is None or given.max is None:
+            raise CatalogError(f"{where}: a scale needs min and max")
+        weight = 1.0 if given.weight is None else float(given.weight)
+        if not given.min < given.max:
+            raise CatalogError(f"{where}: min is {given.min:g} and max is {given.max:g}; min must be below max")
+        if not (math.isfinite(weight) and weight > 0):
+            raise CatalogError(f"{where}: weight is {weight:g}; it must be above 0")
+        return Criterion(name=given.name, type="scale", min=float(given.min), max=float(given.max), weight=weight)
+    if given.bad is None or given.penalty is None:
+        raise CatalogError(f"{where}: a flag needs bad (true or false) and penalty (points)")
+    if given.penalty < 0:
+        raise CatalogError(f"{where}: penalty is {given.penalty:g}; it is taken off, so it must not be below 0")
+    problem = validate_check(given.check) if given.check is not None else None
+    if problem:
+        raise CatalogError(f"{where}: check: {problem}")
+    return Criterion(name=given.name, type="flag", bad=given.bad, penalty=float(given.penalty), check=given.check)

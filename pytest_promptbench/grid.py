@@ -1,0 +1,68 @@
+"""models x prompts x scenarios: narrowing, cells in a stable order, shards."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from typing import TypeVar
+
+from .catalog import render
+from .errors import UsageError
+from .records import Cell, Model, Prompt, Scenario, Suite
+
+T = TypeVar("T")
+
+
+def make_cell(suite: Suite, model: Model, prompt: Prompt, scenario: Scenario) -> Cell:
+    """One cell: the prompt's messages filled from the scenario; the prompt's params over the model's."""
+    return Cell(
+        task=suite.task,
+        model=model,
+        prompt=prompt,
+        scenario=scenario,
+        messages=render(prompt.messages, scenario.vars),
+        params={**model.params, **prompt.params},
+        samples=suite.samples,
+    )
+
+
+def cells(suite: Suite) -> list[Cell]:
+    """Every cell of a suite, models outermost, scenarios innermost."""
+    return [make_cell(suite, m, p, s) for m in suite.models for p in suite.prompts for s in suite.scenarios]
+
+
+def select(suite: Suite, models: Sequence[str] | None, prompts: Sequence[str] | None) -> Suite:
+    """The suite with only these models and prompts (None: all). UsageError for a name that it does not have."""
+    chosen_models = suite.models
+    if models is not None:
+        known = {m.name: m for m in suite.models}
+        chosen_models = tuple(_pick(known, n, "--bench-models", suite) for n in models)
+    chosen_prompts = suite.prompts
+    if prompts is not None:
+        versions = {p.version: p for p in suite.prompts}
+        chosen_prompts = tuple(_pick(versions, n, "--bench-prompts", suite) for n in prompts)
+    return dataclasses.replace(suite, models=chosen_models, prompts=chosen_prompts)
+
+
+def _pick(known: dict[str, T], name: str, option: str, suite: Suite) -> T:
+    if name in known:
+        return known[name]
+    if name in suite.skipped:
+        raise UsageError(f"{option}: {name!r} cannot be used: {suite.skipped[name]}")
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise UsageError(f"{option}: {suite.path} has no {name!r}.{hint} Known: {', '.join(known)}")
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """``I/N`` as numbers, 1-based. UsageError for anything else."""
+    index, slash, count = text.partition("/")
+    if slash and index.strip().isdecimal() and count.strip().isdecimal() and 1 <= int(index) <= int(count):
+        return int(index), int(count)
+    raise UsageError(f"--bench-shard {text!r}: expected I/N with 1 <= I <= N, as in 2/4")
+
+
+def shard(items: Sequence[T], index: int, count: int) -> list[T]:
+    """The ``index``-th (1-based) of ``count`` disjoint parts, dealt round like cards; together they are all items."""
+    return list(items[index - 1 :: count])

@@ -1,0 +1,99 @@
+"""The two rules of docs/architecture.md: imports point downwards, and each third-party world has one door."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "pytest_promptbench"
+
+# From the top down. A module may import those below it; modules of one line may not import each other.
+LAYERS = [
+    ["plugin"],
+    ["ending"],
+    ["sitdown", "axes", "scheduling"],
+    ["session"],
+    ["report", "localmodels", "completer", "tracking"],
+    ["generation", "leaderboard", "packet", "gate", "settings"],
+    ["statistics", "grid", "ledger", "candidate"],
+    ["catalog"],
+    ["checks", "locks", "quiet"],
+    ["records"],
+    ["errors"],
+]
+DOORS = {
+    "mlflow": ["tracking/store.py"],
+    "sqlalchemy": ["tracking/recorder.py"],
+    "litellm": ["completer.py"],
+    "xllamacpp": ["localmodels/__main__.py"],
+    "xdist": ["scheduling.py"],
+    "pytest": ["plugin.py"],
+    "_pytest": [],
+    "rich": ["report/terminal.py"],
+    "jinja2": ["report/html.py"],
+}
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Every import of a file, lazy ones too, as absolute names; those under TYPE_CHECKING do not run and do not count."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    package = ("pytest_promptbench", *path.relative_to(PACKAGE).parent.parts)
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(x for x in (base, node.module) if x)
+            if node.module is None or module == "pytest_promptbench":
+                for alias in node.names:
+                    yield node.lineno, f"{module}.{alias.name}"
+            else:
+                yield node.lineno, module
+
+
+def level(name: str) -> int:
+    return next(i for i, layer in enumerate(LAYERS) if name in layer)
+
+
+def unit(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_every_module_has_its_place() -> None:
+    units = {unit(p) for p in modules()} - {"__init__"}
+    assert units == {name for layer in LAYERS for name in layer}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_imports_point_downwards(path: Path) -> None:
+    here = unit(path)
+    if here == "__init__":
+        return
+    for line, name in imports(path):
+        if name.startswith("pytest_promptbench."):
+            there = name.split(".")[1]
+            assert there == here or level(there) > level(here), f"{path.name}:{line}: {here} imports {there} above it"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_each_third_party_world_has_one_door(path: Path) -> None:
+    place = path.relative_to(PACKAGE).as_posix()
+    for line, name in imports(path):
+        doors = DOORS.get(name.split(".")[0])
+        assert doors is None or place in doors, f"{place}:{line}: {name} is imported in {doors} only"

@@ -1,0 +1,295 @@
+"""Files that a user writes: what is read, and that every mistake is named with its place and remedy."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_promptbench.catalog import load_suite, render
+from pytest_promptbench.errors import CatalogError
+from pytest_promptbench.records import Message, Suite
+
+SUITE = """
+    task: tip
+    rubric: tip-v1
+    scenarios:
+      - {id: bad-sleep, vars: {situation: Slept 4 hours}, tags: [health]}
+      - {id: exam, vars: {situation: Exam tomorrow}}
+"""
+MODELS = """
+    models:
+      a: {model: openai/a, params: {temperature: 0.5}, api_base: "http://127.0.0.1:1/v1"}
+      b: {model: openai/b, api_base: "http://127.0.0.1:1/v1"}
+"""
+PROMPT = "messages:\n  - {role: user, content: 'Tip for {{ situation }}'}\n"
+RUBRIC = """
+    ---
+    id: tip-v1
+    criteria:
+      - {name: relevance, type: scale, min: 1, max: 5, weight: 1}
+      - {name: overlong, type: flag, bad: true, penalty: 1, check: {max_words: 60}}
+    ---
+    # Anchors
+"""
+
+
+def write(root: Path, **files: str) -> Path:
+    """A project; ``files`` replace the good ones: suite, models, rubric, v1, v2 or any other name under evals/."""
+    texts = {"suite": SUITE, "models": MODELS, "rubric": RUBRIC, "v1": PROMPT, "v2": PROMPT, **files}
+    places = {
+        "suite": "evals/tips.yaml", "models": "evals/models.yaml", "rubric": "rubrics/tip-v1.md",
+        "v1": "prompts/tip/v1.yaml", "v2": "prompts/tip/v2.yaml",
+    }  # fmt: skip
+    for name, text in texts.items():
+        file = root / places.get(name, f"evals/{name.replace('_', '.')}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(textwrap.dedent(text).lstrip("\n"), encoding="utf-8")
+    return root / "evals" / "tips.yaml"
+
+
+def load(root: Path, environ: dict[str, str] | None = None, reachable: bool = False, **files: str) -> Suite:
+    return load_suite(write(root, **files), root=root, environ=environ or {}, reachable=lambda _: reachable)
+
+
+def test_a_suite_is_read_with_all_that_it_names(tmp_path: Path) -> None:
+    suite = load(tmp_path)
+    assert [m.name for m in suite.models] == ["a", "b"]
+    assert [p.version for p in suite.prompts] == ["v1", "v2"]
+    assert [s.id for s in suite.scenarios] == ["bad-sleep", "exam"]
+    assert suite.scenarios[0].tags == ("health",)
+    assert suite.rubric.top == 5
+    assert suite.rubric.bottom == 0
+    assert suite.rubric.body.strip() == "# Anchors"
+    assert suite.samples == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("cases.yaml", "- {id: a, vars: {situation: x}}\n- {id: b, vars: {situation: y}}\n"),
+        ("cases.jsonl", '{"id": "a", "vars": {"situation": "x"}}\n\n{"id": "b", "vars": {"situation": "y"}}\n'),
+        ("cases.csv", 'id,situation,tags\na,x,"one;two"\nb,"y, with a comma",\n'),
+    ],
+)
+def test_scenarios_may_stand_in_a_file_of_their_own(tmp_path: Path, name: str, text: str) -> None:
+    suite = load(tmp_path, suite=f"task: tip\nrubric: tip-v1\nscenarios: {name}\n", **{name.replace(".", "_"): text})
+    assert [s.id for s in suite.scenarios] == ["a", "b"]
+    assert suite.scenarios[0].vars == {"situation": "x"}
+
+
+def test_yaml_that_surprises_stays_text(tmp_path: Path) -> None:
+    text = "task: tip\nrubric: tip-v1\nscenarios:\n  - {id: a, vars: {situation: no, day: 2026-01-01, n: 7, t: true, o: 010}}\n"
+    assert load(tmp_path, suite=text).scenarios[0].vars == {
+        "situation": "no", "day": "2026-01-01", "n": 7, "t": True, "o": 10
+    }  # fmt: skip
+
+
+def test_optional_models_are_left_out_with_the_reason(tmp_path: Path) -> None:
+    models = """
+        models:
+          a: {model: openai/a}
+          hosted: {model: anthropic/x, api_key_env: SOME_KEY, optional: true}
+          ollama: {model: ollama/x, api_base: "http://127.0.0.1:11434", optional: true}
+    """
+    suite = load(tmp_path, models=models)
+    assert [m.name for m in suite.models] == ["a"]
+    assert suite.skipped == {
+        "hosted": "the environment variable SOME_KEY is not set",
+        "ollama": "nothing answers at http://127.0.0.1:11434",
+    }
+    everyone = load(tmp_path, models=models, environ={"SOME_KEY": "x"}, reachable=True)
+    assert [m.name for m in everyone.models] == ["a", "hosted", "ollama"]
+
+
+CASES: list[tuple[str, dict[str, str], list[str]]] = [
+    ("unknown model", {"suite": SUITE + "    models: [a, c]\n"}, ["tips.yaml:6", "no model 'c'", "has: a, b"]),
+    ("unknown prompt", {"suite": SUITE + "    prompts: [v1, v3]\n"}, ["tips.yaml:6", "no prompt 'v3'", "has: v1, v2"]),
+    ("prompt twice", {"suite": SUITE + "    prompts: [v1, v1]\n"}, ["tips.yaml:6", "'v1' stands twice"]),
+    (
+        "missing placeholder",
+        {"v2": "messages:\n  - {role: user, content: '{{ situaton }}'}\n"},
+        ["prompt tip/v2", "{{ situaton }}", "'bad-sleep'", "did you mean 'situation'"],
+    ),
+    (
+        "duplicate scenario id",
+        {"suite": SUITE + "      - {id: exam, vars: {situation: again}}\n"},
+        ["tips.yaml:6", "'exam' stands twice", "tips.yaml:5"],
+    ),
+    ("empty suite", {"suite": "task: tip\nrubric: tip-v1\nscenarios: []\n"}, ["tips.yaml:3", "at least one"]),
+    ("empty file", {"suite": ""}, ["tips.yaml", "keys with values"]),
+    ("broken yaml", {"suite": "task: tip\nrubric: [tip\nscenarios: x\n"}, ["tips.yaml:3", "not valid YAML"]),
+    ("duplicate key", {"suite": "task: tip\nrubric: a\ntask: tip\n"}, ["tips.yaml:3", "'task' stands twice", "line 1"]),
+    ("unknown key", {"suite": SUITE + "    sample: 2\n"}, ["tips.yaml:6", "unknown key 'sample'", "'samples'"]),
+    ("missing key", {"suite": "task: tip\nscenarios: []\n"}, ["tips.yaml", "'rubric' is missing"]),
+    ("samples", {"suite": SUITE + "    samples: 0\n"}, ["tips.yaml:6", "samples is 0", "at least 1"]),
+    ("samples text", {"suite": SUITE + "    samples: two\n"}, ["tips.yaml:6", "samples is 'two'", "whole number"]),
+    (
+        "unknown rubric",
+        {"suite": SUITE.replace("tip-v1", "tip-v9")},
+        ["tips.yaml:2", "'tip-v9'", "did you mean 'tip-v1'"],
+    ),
+    (
+        "task without prompts",
+        {"suite": SUITE.replace("task: tip", "task: poem")},
+        ["tips.yaml:1", "no prompts", "poem"],
+    ),
+    (
+        "no such scenarios file",
+        {"suite": "task: tip\nrubric: tip-v1\nscenarios: x.csv\n"},
+        ["tips.yaml:3", "does not exist"],
+    ),
+    (
+        "scenarios of another kind",
+        {"suite": "task: tip\nrubric: tip-v1\nscenarios: x.xls\n"},
+        ["tips.yaml:3", ".jsonl or .csv"],
+    ),
+    ("scenario id", {"suite": SUITE.replace("id: exam", 'id: "a[0]"')}, ["tips.yaml:5", "must not hold '['"]),
+    ("model name", {"models": "models:\n  'a[1]': {model: x}\n"}, ["models.yaml:2", "must not hold '['"]),
+    (
+        "model without a model",
+        {"models": "models:\n  a: {params: {}}\n"},
+        ["models.yaml:2", "'models.a.model' is missing"],
+    ),
+    (
+        "model key",
+        {"models": "models:\n  a: {model: x, api_key: sk-123456}\n"},
+        ["models.yaml:2", "unknown key", "api_key_env"],
+    ),
+    (
+        "secret",
+        {"models": "models:\n  a: {model: x, params: {api_key: sk-123456}}\n"},
+        ["models.yaml:2", "environment only"],
+    ),
+    (
+        "password in address",
+        {"models": "models:\n  a: {model: x, api_base: 'http://me:hunter2@h/v1'}\n"},
+        ["models.yaml:2", "must not hold a user or password"],
+    ),
+    (
+        "address",
+        {"models": "models:\n  a: {model: x, api_base: nowhere}\n"},
+        ["models.yaml:2", "'nowhere'", "not an address"],
+    ),
+    (
+        "key not set",
+        {"models": "models:\n  a: {model: x, api_key_env: NO_KEY}\n"},
+        ["model a", "NO_KEY is not set", "optional"],
+    ),
+    (
+        "nothing left",
+        {"models": "models:\n  a: {model: x, api_key_env: NO_KEY, optional: true}\n"},
+        ["no model is left", "NO_KEY is not set"],
+    ),
+    (
+        "role",
+        {"v1": "messages:\n  - {role: robot, content: x}\n"},
+        ["v1.yaml:2", "messages.0.role is 'robot'", "'system'"],
+    ),
+    ("no messages", {"v1": "messages: []\n"}, ["v1.yaml:1", "messages is []", "at least one"]),
+    ("rubric without front matter", {"rubric": "# Anchors\n"}, ["tip-v1.md:1", "between two lines '---'"]),
+    (
+        "rubric without anchors",
+        {"rubric": RUBRIC.replace("# Anchors", "")},
+        ["tip-v1.md", "describe what each score means"],
+    ),
+    ("rubric of another name", {"rubric": RUBRIC.replace("id: tip-v1", "id: tip-v2")}, ["tip-v1.md:2", "'tip-v2'"]),
+    (
+        "range",
+        {"rubric": RUBRIC.replace("min: 1, max: 5", "min: 5, max: 1")},
+        ["tip-v1.md:4", "relevance", "min must be below max"],
+    ),
+    ("weight", {"rubric": RUBRIC.replace("weight: 1", "weight: 0")}, ["tip-v1.md:4", "weight is 0", "above 0"]),
+    ("infinite", {"rubric": RUBRIC.replace("max: 5", "max: .inf")}, ["tip-v1.md:4", "not a finite number"]),
+    ("penalty", {"rubric": RUBRIC.replace("penalty: 1", "penalty: -1")}, ["tip-v1.md:5", "penalty is -1"]),
+    ("bad", {"rubric": RUBRIC.replace("bad: true", "bad: 1")}, ["tip-v1.md:5", "bad is 1", "true or false"]),
+    ("check", {"rubric": RUBRIC.replace("max_words", "max_word")}, ["tip-v1.md:5", "'max_word' is no check"]),
+    ("two of a name", {"rubric": RUBRIC.replace("overlong", "relevance")}, ["tip-v1.md:5", "two of this name"]),
+    ("taken name", {"rubric": RUBRIC.replace("overlong", "composite")}, ["tip-v1.md:5", "taken by promptbench"]),
+    (
+        "only flags",
+        {"rubric": "---\nid: tip-v1\ncriteria:\n  - {name: f, type: flag, bad: true, penalty: 1}\n---\nx\n"},
+        ["a scale"],
+    ),
+    ("judge", {"suite": SUITE + "    judge: {model: zzz}\n"}, ["tips.yaml:6", "no model 'zzz'"]),
+]
+
+
+@pytest.mark.parametrize(("files", "parts"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+def test_mistakes_are_named(tmp_path: Path, files: dict[str, str], parts: list[str]) -> None:
+    with pytest.raises(CatalogError) as caught:
+        load(tmp_path, **files)
+    for part in parts:
+        assert part in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert "pydantic" not in str(caught.value).lower()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "parts"),
+    [
+        ("cases.csv", "name,situation\na,x\n", ["cases.csv:1", "'id' is missing", "name, situation"]),
+        ("cases.csv", "id,situation\na,x\nb\n", ["cases.csv:3", "'situation' is missing"]),
+        ("cases.csv", "id,situation\na,x,y\n", ["cases.csv:2", "more cells than there are columns"]),
+        ("cases.csv", "id,id\na,x\n", ["cases.csv:1", "name of its own"]),
+        ("cases.jsonl", '{"id": "a"}\n{"id": \n', ["cases.jsonl:2", "not valid JSON"]),
+        ("cases.jsonl", '{"vars": {}}\n', ["cases.jsonl:1", "'id' is missing"]),
+        ("cases.yaml", "- id: a\n- id: a\n", ["cases.yaml:2", "'a' stands twice"]),
+        ("cases.yaml", "a: 1\n", ["cases.yaml:1", "expected a list"]),
+    ],
+)
+def test_mistakes_in_scenario_files_are_named(tmp_path: Path, name: str, text: str, parts: list[str]) -> None:
+    with pytest.raises(CatalogError) as caught:
+        load(tmp_path, suite=f"task: tip\nrubric: tip-v1\nscenarios: {name}\n", **{name.replace(".", "_"): text})
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def bomb() -> str:
+    levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    levels += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+    return "\n".join(levels) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "part"), [(bomb(), "once its aliases are expanded"), ("a: " + "[" * 60 + "]" * 60, "nested too deeply")]
+)
+def test_yaml_bombs_end_in_a_clear_error(tmp_path: Path, text: str, part: str) -> None:
+    with pytest.raises(CatalogError, match=part):
+        load(tmp_path, suite=text)
+
+
+def test_a_file_that_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:
+    suite = write(tmp_path)
+    suite.write_bytes(b"task: tip\nrubric: \xff\n")
+    with pytest.raises(CatalogError, match=r"tips\.yaml:2: is not UTF-8"):
+        load_suite(suite, root=tmp_path, environ={})
+
+
+@pytest.mark.parametrize(
+    ("template", "values", "expected"),
+    [
+        ("{{ a }} and {{a}}", {"a": "x"}, "x and x"),
+        ("{{ a }}", {"a": "{{ b }}", "b": "no"}, "{{ b }}"),
+        ("{{ a }}", {"a": {"k": [1, None, True]}}, '{"k": [1, null, true]}'),
+        ("{{ a }}", {"a": True}, "true"),
+        ("{{ a }}", {"a": 1.5}, "1.5"),
+        ("{a} {% x %} {{ a.b }} {{ 7 }}", {}, "{a} {% x %} {{ a.b }} {{ 7 }}"),
+        ("{{ a }}", {"a": r"\1 \g<0>"}, r"\1 \g<0>"),
+    ],
+)
+def test_the_template_language_is_one_placeholder_and_nothing_else(
+    template: str, values: dict[str, Any], expected: str
+) -> None:
+    assert render([Message(role="user", content=template)], values)[0].content == expected
+
+
+def test_line_endings_and_a_byte_order_mark_do_not_change_a_rubric(tmp_path: Path) -> None:
+    plain = load(tmp_path / "a").rubric
+    suite = write(tmp_path / "b")
+    file = tmp_path / "b" / "rubrics" / "tip-v1.md"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert load_suite(suite, root=tmp_path / "b", environ=dict(os.environ)).rubric.sha256 == plain.sha256

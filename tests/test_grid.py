@@ -1,0 +1,58 @@
+"""Cells, narrowing, shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_promptbench.errors import UsageError
+from pytest_promptbench.grid import cells, parse_shard, select, shard
+
+from .test_catalog import load
+
+
+def test_cells_are_models_times_prompts_times_scenarios_in_a_stable_order(tmp_path: Path) -> None:
+    grid = cells(load(tmp_path))
+    assert [c.names for c in grid][:3] == [("a", "v1", "bad-sleep"), ("a", "v1", "exam"), ("a", "v2", "bad-sleep")]
+    assert len(grid) == 8
+    assert grid[0].messages[0].content == "Tip for Slept 4 hours"
+
+
+def test_a_prompts_params_go_over_the_models(tmp_path: Path) -> None:
+    suite = load(tmp_path, v1="params: {temperature: 1.0, top_p: 0.5}\nmessages:\n  - {role: user, content: hi}\n")
+    assert cells(suite)[0].params == {"temperature": 1.0, "top_p": 0.5}
+
+
+def test_a_cells_id_changes_with_what_is_asked_and_not_with_names(tmp_path: Path) -> None:
+    one = cells(load(tmp_path))[0]
+    assert cells(load(tmp_path))[0].id == one.id
+    assert cells(load(tmp_path, v1="messages:\n  - {role: user, content: hi}\n"))[0].id != one.id
+    models = "models:\n  renamed: {model: openai/a, params: {temperature: 0.5}, api_base: 'http://127.0.0.1:1/v1'}\n"
+    assert (
+        cells(load(tmp_path, models=models, v1="messages:\n  - {role: user, content: 'Tip for {{ situation }}'}\n"))[
+            0
+        ].id
+        == one.id
+    )
+
+
+def test_select_narrows_and_refuses_unknown_names(tmp_path: Path) -> None:
+    suite = select(load(tmp_path), ["b"], ["v2"])
+    assert {c.names[:2] for c in cells(suite)} == {("b", "v2")}
+    with pytest.raises(UsageError, match=r"--bench-models: .*tips\.yaml has no 'bb'\. Did you mean 'b'\? Known: a, b"):
+        select(load(tmp_path), ["bb"], None)
+    with pytest.raises(UsageError, match=r"--bench-prompts: .*has no 'v3'"):
+        select(load(tmp_path), None, ["v3"])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 20])
+def test_shards_are_disjoint_and_together_everything(count: int) -> None:
+    parts = [shard(range(10), i, count) for i in range(1, count + 1)]
+    assert sorted(x for p in parts for x in p) == list(range(10))
+
+
+@pytest.mark.parametrize("text", ["", "2", "0/3", "4/3", "a/b", "1/0", "-1/2", "1/2/3"])
+def test_a_shard_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="expected I/N"):
+        parse_shard(text)
