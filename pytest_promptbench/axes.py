@@ -24,7 +24,7 @@ AXES = ("model", "prompt", "scenario")
 class Axis:
     """Arguments for one ``metafunc.parametrize`` call."""
 
-    argnames: tuple[str, ...]
+    argnames: str | Sequence[str]
     values: Sequence[Any]
     ids: Sequence[str] | None
 
@@ -78,10 +78,11 @@ def arrange(suite: Suite, markers: Sequence[Any], *, test: str) -> list[Axis]:
         axes_here = [a for a in AXES if a in names]
         taken.update(axes_here)
         ids = marker.kwargs.get("ids")
-        groups[AXES.index(axes_here[0])] = Axis(argnames=names, values=values, ids=ids)
+        given = marker.kwargs.get("argnames", marker.args[0] if marker.args else names)
+        groups[AXES.index(axes_here[0])] = Axis(argnames=given, values=values, ids=ids)
     for position, name in enumerate(AXES):
         if name not in taken:
-            groups[position] = Axis(argnames=(name,), values=known[name], ids=known[name])
+            groups[position] = Axis(argnames=name, values=known[name], ids=known[name])
     return [groups[position] for position in sorted(groups)]
 
 

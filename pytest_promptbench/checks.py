@@ -3,6 +3,9 @@
 A flag stands at its ``bad`` value exactly when its check is violated, so ``overlong`` with ``bad: true`` and
 ``max_words: 60`` is true for 61 words, and ``format_ok`` with ``bad: false`` and ``matches: ...`` is true where
 the pattern is found. Several keys in one check must all hold.
+
+Everything here takes time linear in the output's length, with one exception: ``matches`` and ``not_matches`` run the
+rubric author's own pattern with ``re.search``, and one with nested repetition, such as ``(a+)+$``, can take forever.
 """
 
 from __future__ import annotations
@@ -10,21 +13,29 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from .records import Criterion, Rubric
 
+_SENTENCE_END = re.compile(
+    r"(?<![.!?…])[.!?…]++[\"'”\u2019»)\]]*+(?=\s|$)"  # the lookbehind keeps "....x", a million dots long, linear
+    r"|[。\uff01\uff1f]++[」』”\u2019\uff09]*+"  # Chinese and Japanese put no space after it
+)
+
 
 def _words(text: str) -> int:
+    """White space separates words."""
     return len(text.split())
 
 
 def _sentences(text: str) -> int:
-    return len([s for s in re.split(r"[.!?…。\uff01\uff1f]+(?:\s|$)", text.strip()) if s.strip()])
+    """A sentence ends at ``.``, ``!``, ``?`` or ``…`` before white space, and holds a letter: "1." is none."""
+    return sum(any(c.isalpha() for c in part) for part in _SENTENCE_END.split(text))
 
 
 def _lines(text: str) -> int:
-    return len([x for x in text.splitlines() if x.strip()])
+    """Blank lines do not count."""
+    return sum(not line.isspace() for line in text.splitlines() if line)
 
 
 def _listed(value: str | Sequence[str]) -> Sequence[str]:
@@ -33,10 +44,14 @@ def _listed(value: str | Sequence[str]) -> Sequence[str]:
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text)
+        json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is JavaScript, not JSON")
 
 
 _CHECKS: Mapping[str, Callable[[str, Any], bool]] = {
@@ -59,40 +74,47 @@ def validate_check(check: Mapping[str, Any]) -> str | None:
     if not check:
         return f"the check is empty; give one of {', '.join(_CHECKS)}"
     for key, value in check.items():
-        if key not in _CHECKS:
-            return f"{key!r} is no check; there are {', '.join(_CHECKS)}"
-        if key.startswith(("max_", "min_")):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                return f"{key} is {value!r}; it takes a whole number from 0"
-        elif key == "is_json":
-            if not isinstance(value, bool):
-                return f"{key} is {value!r}; it takes true or false"
-        elif key in ("matches", "not_matches"):
-            if not isinstance(value, str):
-                return f"{key} is {value!r}; it takes a regular expression"
-            try:
-                re.compile(value)
-            except re.error as error:
-                return f"{key} is {value!r}, which is no regular expression: {error}"
-        elif not (isinstance(value, str) and value) and not (
-            isinstance(value, list | tuple) and value and all(isinstance(v, str) and v for v in value)
-        ):
-            return f"{key} is {value!r}; it takes a text, or a list of texts"
+        problem = _wrong_value(key, value) if key in _CHECKS else f"{key!r} is no check; there are {', '.join(_CHECKS)}"
+        if problem:
+            return problem
+    for unit in ("words", "chars"):
+        least, most = check.get(f"min_{unit}", 0), check.get(f"max_{unit}")
+        if most is not None and least > most:
+            return f"min_{unit} is {least} and max_{unit} is {most}; no text holds both"
     return None
 
 
+def _wrong_value(key: str, value: Any) -> str | None:
+    if key.startswith(("max_", "min_")):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return None if whole and value >= 0 else f"{key} is {value!r}; it takes a whole number from 0"
+    if key == "is_json":
+        return None if isinstance(value, bool) else f"{key} is {value!r}; it takes true or false"
+    if key in ("matches", "not_matches"):
+        if not isinstance(value, str):
+            return f"{key} is {value!r}; it takes a regular expression"
+        try:
+            re.compile(value)
+        except (re.error, OverflowError, RecursionError) as error:
+            return f"{key} is {value!r}, which is no regular expression: {error}"
+        return None
+    texts = [value] if isinstance(value, str) else value
+    fine = isinstance(texts, list | tuple) and texts and all(isinstance(t, str) and t for t in texts)
+    return None if fine else f"{key} is {value!r}; it takes a text, or a list of texts"
+
+
 def run_check(criterion: Criterion, text: str) -> bool:
-    """The value of a checked flag for one output."""
-    assert criterion.check is not None
+    """The value of a checked flag for one output: ``bad`` where the check is violated, else the other value."""
+    assert criterion.check is not None, f"{criterion.name} has no check"
     holds = all(_CHECKS[key](text, value) for key, value in criterion.check.items())
     return not criterion.bad if holds else bool(criterion.bad)
 
 
 def fill_checks(rubric: Rubric, outputs: Sequence[str]) -> dict[str, bool | float]:
-    """Every checked flag of a rubric: a bool for one output, the share of true ones for several."""
+    """Every checked flag of a rubric: a bool for one output, the share of true ones for several, nothing for none."""
     filled: dict[str, bool | float] = {}
     for c in rubric.flags:
-        if c.check is not None:
+        if c.check is not None and outputs:
             values = [run_check(c, text) for text in outputs]
             filled[c.name] = values[0] if len(values) == 1 else sum(values) / len(values)
     return filled

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from .session import Board, Closing, Desk, write_reports
+from .session import Board, Closing, Desk
 from .sitdown import Sitting
 
 Line = tuple[str, Mapping[str, Any]]
@@ -35,11 +36,10 @@ def progress(desk: Desk) -> str:
 
 
 def summary(closing: Closing, desk: Desk, *, width: int, color: bool) -> Iterator[Line]:
-    """The leaderboards, where their files are, and loudly whatever did not reach MLflow. Writes the files."""
+    """The leaderboards, where their files are, and loudly whatever did not reach MLflow."""
     if closing.boards:
-        paths = write_reports(closing.boards)
         yield from boards(closing.boards, width=width, color=color)
-        yield (f"leaderboard: {', '.join(str(p) for p in paths if p.suffix == '.html')}", {})
+        yield from files(closing.files)
     if desk.plan is not None:
         for task in desk.plan.tasks:
             for name, reason in task.suite.skipped.items():
@@ -56,6 +56,13 @@ def summary(closing: Closing, desk: Desk, *, width: int, color: bool) -> Iterato
             yield (f"promptbench: {closing.problem}", _LOUD)
 
 
+def files(paths: tuple[Path, ...]) -> Iterator[Line]:
+    """Where to look."""
+    for path in paths:
+        if path.suffix == ".html":
+            yield (f"leaderboard: {path}", {})
+
+
 def boards(boards_: tuple[Board, ...], *, width: int, color: bool) -> Iterator[Line]:
     """Each leaderboard as text."""
     from .report.terminal import render_leaderboard
@@ -67,8 +74,7 @@ def boards(boards_: tuple[Board, ...], *, width: int, color: bool) -> Iterator[L
 
 
 def judged(sitting: Sitting, *, width: int, color: bool) -> Iterator[Line]:
-    """What an export or apply did, and the leaderboards that follow from it. Writes their files."""
-    if sitting.boards:
-        write_reports(sitting.boards)
-        yield from boards(sitting.boards, width=width, color=color)
+    """What an export or apply did, and the leaderboards that follow from it."""
+    yield from boards(sitting.boards, width=width, color=color)
+    yield from files(sitting.files)
     yield (sitting.message, {"bold": True})

@@ -87,6 +87,12 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--judge-apply", {"metavar": "PATH", "help": "take in a scored packet; runs no test"}),
     ("--judge-reveal", {"action": "store_true", "help": "with --judge-export: not blind"}),
 )
+_NOT_OUR_WARNINGS = (  # of libraries below us, while they are imported beside a running test
+    "ignore:Items? .* using the `ReadOnly` qualifier:UserWarning",
+    "ignore:::litellm",
+    "ignore:::pydantic",
+    "ignore:::aiohttp",
+)
 _NO_INI = {"judge_export", "judge_apply", "judge_reveal", "bench_shard"}
 
 
@@ -164,6 +170,8 @@ def _bench(config: pytest.Config) -> Bench:
         from .session import Bench
 
         config.stash[_BENCH] = Bench(_settings(config))
+        for line in _NOT_OUR_WARNINGS:
+            config.addinivalue_line("filterwarnings", line)
     return config.stash[_BENCH]
 
 

@@ -300,6 +300,7 @@ class Closing:
     """What a session has to say at its end."""
 
     boards: tuple[Board, ...] = ()
+    files: tuple[Path, ...] = ()
     unlogged: int = 0
     problem: str | None = None
 
@@ -367,7 +368,13 @@ class Desk:
         finally:
             self.close()
         boards = build_boards(tasks, outcome, self.settings.report)
-        return Closing(boards=boards, unlogged=outcome.unlogged, problem=outcome.error)
+        problem = outcome.error
+        files: tuple[Path, ...] = ()
+        try:
+            files = tuple(write_reports(boards))
+        except OSError as error:
+            problem = problem or f"the reports could not be written: {error}"
+        return Closing(boards=boards, files=files, unlogged=outcome.unlogged, problem=problem)
 
     def close(self) -> None:
         """End what was started."""

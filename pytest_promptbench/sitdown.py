@@ -10,7 +10,7 @@ from pathlib import Path
 from .errors import PacketError, UsageError
 from .packet import build_packet, match_verdicts, parse_packet, read_packet, write_packet
 from .records import LoggedCandidate, Rubric
-from .session import Board, Task, build_boards, where
+from .session import Board, Task, build_boards, where, write_reports
 from .settings import Settings
 from .tracking.recorder import Outcome
 from .tracking.store import TrackingStore, utc_now
@@ -22,6 +22,7 @@ class Sitting:
 
     message: str
     boards: tuple[Board, ...] = ()
+    files: tuple[Path, ...] = ()
 
 
 def export_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitting:
@@ -93,10 +94,15 @@ def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitti
     rubric = rubrics.get(packet.rubric.id) or packet.rubric
     for run_id, verdict in matched.verdicts.items():
         store.record(by_run[run_id], verdict, rubric)
-    after = {c.run_id: c for c in store.read(packet.experiment)} if matched.verdicts else {c.run_id: c for c in everyone}
+    after = (
+        {c.run_id: c for c in store.read(packet.experiment)} if matched.verdicts else {c.run_id: c for c in everyone}
+    )
     complete = [dataclasses.replace(after[c.run_id], outputs=c.outputs, context=c.context) for c in texts]
     left = sum(c.pending for c in complete)
     message = f"applied {len(matched.verdicts)}, unchanged {matched.unchanged}, still pending {left}"
     outcome = Outcome(candidates={packet.experiment: tuple(complete)})
-    here = [dataclasses.replace(t, experiment=packet.experiment) for t in tasks if t.suite.rubric.id == packet.rubric.id]
-    return Sitting(message=message, boards=build_boards(here, outcome, settings.report))
+    here = [
+        dataclasses.replace(t, experiment=packet.experiment) for t in tasks if t.suite.rubric.id == packet.rubric.id
+    ]
+    boards = build_boards(here, outcome, settings.report)
+    return Sitting(message=message, boards=boards, files=tuple(write_reports(boards)))

@@ -17,7 +17,7 @@ LAYERS = [
     ["sitdown", "axes", "scheduling"],
     ["session"],
     ["report", "localmodels", "completer", "tracking"],
-    ["generation", "leaderboard", "packet", "gate", "settings"],
+    ["generation", "leaderboard", "packet", "gate", "judging", "settings"],
     ["statistics", "grid", "ledger", "candidate"],
     ["catalog"],
     ["checks", "locks", "quiet"],

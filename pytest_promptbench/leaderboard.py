@@ -1,0 +1,244 @@
+"""Candidates with their verdicts -> a leaderboard: one row per (model, prompt), best composite first.
+
+Which candidates count, in this order:
+
+1. those of the task and of this very text of the rubric;
+2. of several runs of one candidate (two machines that logged it at once), the one that started first;
+3. of each (model, prompt, scenario), those of the cell content that started last: an edited prompt or model supersedes
+   what it generated before;
+4. a failed candidate only while its cell has no successful one, and then as a failure, never as a score.
+
+A row rests on verdicts of the sit-down tier as soon as it has one, else on automatic ones, never on both. Repeats
+of a scenario are averaged first, then scenarios, so that a scenario that was run more often weighs no more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .records import Leaderboard, LoggedCandidate, Row, Rubric, Verdict, composite
+
+LEADERBOARD_SCHEMA = "promptbench/leaderboard/1"
+
+Interval = Callable[[Sequence[float]], tuple[float, float] | None]
+"""95 % interval of a mean over scenarios, None where there is none."""
+Ranks = Callable[[Sequence[Mapping[str, float]]], list[int]]
+"""Ranks of rows that are sorted best first, each scenario -> composite."""
+
+
+def build_leaderboard(
+    candidates: Iterable[LoggedCandidate],
+    rubric: Rubric,
+    *,
+    experiment: str,
+    task: str,
+    interval: Interval | None = None,
+    ranks: Ranks | None = None,
+) -> Leaderboard:
+    """The leaderboard of a task; candidates of other tasks and rubrics are passed over.
+
+    ``interval`` and ``ranks`` default to ``statistics.mean_interval`` and ``statistics.tied_ranks``, which are imported
+    only where something is judged. ``superseded`` counts what rule 3 above leaves out.
+    """
+    mine = _once(c for c in candidates if c.task == task and c.rubric_sha256 == rubric.sha256)
+    cells: dict[tuple[str, str, str], list[LoggedCandidate]] = defaultdict(list)
+    for c in mine:
+        cells[c.model, c.prompt, c.scenario].append(c)
+    tables: dict[tuple[str, str], _Table] = defaultdict(_Table)
+    superseded = 0
+    for (model, prompt, _), group in cells.items():
+        newest = max(group, key=_started).cell
+        current = [c for c in group if c.cell == newest]
+        superseded += len(group) - len(current)
+        tables[model, prompt].add([c for c in current if c.error is None] or current)
+    rows = [table.row(model, prompt, rubric) for (model, prompt), table in tables.items()]
+    rows.sort(key=lambda r: (r.composite is None, -(r.composite or 0.0), r.model, r.prompt))
+    return Leaderboard(
+        experiment=experiment,
+        task=task,
+        rubric=rubric,
+        rows=tuple(_ranked(rows, interval, ranks)),
+        superseded=superseded,
+    )
+
+
+def _started(candidate: LoggedCandidate) -> tuple[int, str]:
+    return candidate.started_at, candidate.run_id
+
+
+def _once(candidates: Iterable[LoggedCandidate]) -> Iterable[LoggedCandidate]:
+    """Each candidate once, as the run of it that started first."""
+    first: dict[str, LoggedCandidate] = {}
+    for c in candidates:
+        identity = c.candidate or c.run_id
+        if identity not in first or _started(c) < _started(first[identity]):
+            first[identity] = c
+    return first.values()
+
+
+def _ranked(rows: Sequence[Row], interval: Interval | None, ranks: Ranks | None) -> list[Row]:
+    """The rows, sorted already, with intervals and ranks."""
+    judged = [r for r in rows if r.composite is not None]
+    if not judged:
+        return list(rows)
+    if interval is None or ranks is None:
+        from . import statistics
+
+        interval, ranks = interval or statistics.mean_interval, ranks or statistics.tied_ranks
+    placed = [
+        replace(r, rank=rank, ci95=_interval(r, interval))
+        for r, rank in zip(judged, ranks([r.scenario_scores for r in judged]), strict=True)
+    ]
+    return placed + [r for r in rows if r.composite is None]
+
+
+def _interval(row: Row, interval: Interval) -> tuple[float, float] | None:
+    values = list(row.scenario_scores.values())
+    return interval(values) if len(values) >= 2 else None
+
+
+# -- one row
+
+
+class _Means:
+    """Means over scenarios, repeats of a scenario averaged first. What is not a finite number is not known."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[float]] = defaultdict(list)
+
+    def add(self, scenario: str, value: float | bool | None) -> None:
+        if value is not None and math.isfinite(value):
+            self._values[scenario].append(float(value))
+
+    def by_scenario(self) -> dict[str, float]:
+        return {s: math.fsum(v) / len(v) for s, v in sorted(self._values.items())}
+
+    def mean(self) -> float | None:
+        means = self.by_scenario().values()
+        return math.fsum(means) / len(means) if means else None
+
+
+@dataclass
+class _Table:
+    """The candidates of one (model, prompt) that count. Sums over them are exact, so their order does not matter."""
+
+    failed: list[LoggedCandidate] = field(default_factory=list)
+    sound: list[LoggedCandidate] = field(default_factory=list)
+
+    def add(self, candidates: Iterable[LoggedCandidate]) -> None:
+        for c in candidates:
+            (self.sound if c.error is None else self.failed).append(c)
+
+    def row(self, model: str, prompt: str, rubric: Rubric) -> Row:
+        """Everything but rank and interval."""
+        sit_down = [(c, v) for c in self.sound if (v := c.sit_down()) is not None]
+        automatic = [(c, v) for c in self.sound if (v := c.automatic()) is not None]
+        counting = sit_down or automatic
+        scores = _composites(counting, rubric)
+        everyone = [*self.sound, *self.failed]
+        return Row(
+            rank=None,
+            model=model,
+            prompt=prompt,
+            composite=scores.mean(),
+            ci95=None,
+            tier=_tier(v for _, v in counting),
+            candidates=len(everyone),
+            judged=len(sit_down),
+            pending=sum(c.pending for c in self.sound),
+            failed=len(self.failed),
+            criteria=self._criteria(counting, rubric),
+            auto_composite=_composites(automatic, rubric).mean(),
+            cost_usd=_total([c.cost_usd for c in everyone]),
+            latency_s=_mean([c.latency_s for c in everyone]),
+            scenario_scores=scores.by_scenario(),
+        )
+
+    def _criteria(self, counting: Sequence[tuple[LoggedCandidate, Verdict]], rubric: Rubric) -> dict[str, float | None]:
+        """Means of the verdicts that count; of a flag that a program fills, over all candidates, judged or not."""
+        means = {c.name: _Means() for c in rubric.criteria}
+        for c in self.sound:
+            for name, value in c.checks.items():
+                if name in means:
+                    means[name].add(c.scenario, value)
+        for c, verdict in counting:
+            for name in means.keys() - c.checks.keys():
+                means[name].add(c.scenario, verdict.scores.get(name))
+        return {name: mean.mean() for name, mean in means.items()}
+
+
+def _composites(counting: Iterable[tuple[LoggedCandidate, Verdict]], rubric: Rubric) -> _Means:
+    means = _Means()
+    for c, verdict in counting:
+        means.add(c.scenario, composite({**verdict.scores, **c.checks}, rubric))
+    return means
+
+
+def _tier(verdicts: Iterable[Verdict]) -> str | None:
+    """``human``, ``claude-code``, ``claude-code+human`` or ``auto``; None where there is no verdict."""
+    return "+".join(sorted({v.judge.tier.value for v in verdicts})) or None
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [v for v in values if v is not None and math.isfinite(v)]
+
+
+def _total(values: Iterable[float | None]) -> float | None:
+    known = _known(values)
+    return math.fsum(known) if known else None
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = _known(values)
+    return math.fsum(known) / len(known) if known else None
+
+
+# -- its file
+
+
+def leaderboard_json(leaderboard: Leaderboard) -> dict[str, Any]:
+    """``leaderboard.json`` as plain values: figures rounded to 6 decimals, what nobody has null.
+
+    Criteria stand in a row under their own names, after ``failed``; the catalog refuses names that a row has already.
+    """
+    return {
+        "schema": LEADERBOARD_SCHEMA,
+        "experiment": leaderboard.experiment,
+        "task": leaderboard.task,
+        "rubric": leaderboard.rubric.id,
+        "rubric_sha256": leaderboard.rubric.sha256,
+        "superseded": leaderboard.superseded,
+        "rows": [_row_json(r) for r in leaderboard.rows],
+    }
+
+
+def _row_json(row: Row) -> dict[str, Any]:
+    head = {
+        "rank": row.rank,
+        "model": row.model,
+        "prompt": row.prompt,
+        "composite": _rounded(row.composite),
+        "ci95": None if row.ci95 is None else [_rounded(v) for v in row.ci95],
+        "tier": row.tier,
+        "candidates": row.candidates,
+        "judged": row.judged,
+        "pending": row.pending,
+        "failed": row.failed,
+    }
+    tail = {
+        "auto_composite": _rounded(row.auto_composite),
+        "cost_usd": _rounded(row.cost_usd, digits=10),  # a very cheap row is not a free one
+        "latency_s": _rounded(row.latency_s),
+    }
+    criteria = {name: _rounded(v) for name, v in row.criteria.items() if name not in head and name not in tail}
+    return head | criteria | tail
+
+
+def _rounded(value: float | None, *, digits: int = 6) -> float | None:
+    if value is None or not math.isfinite(value):
+        return None
+    return round(value, digits) + 0.0  # never -0.0

@@ -1,0 +1,11 @@
+"""The embedded models: one OpenAI-compatible server on loopback, in a child process of its own, for a whole session.
+
+The controller starts it once, every worker asks it over HTTP. It serves one request at a time without a prompt cache:
+only so is a text the same whatever was asked before it. It ends when its standard input closes, so nothing is left
+of it however its parent ends. By hand: ``python -m pytest_promptbench.localmodels --serve smollm2-135m``.
+"""
+
+from pytest_promptbench.localmodels.server import Endpoint, LocalServer
+from pytest_promptbench.localmodels.weights import EMBEDDED, Weights, installed
+
+__all__ = ["EMBEDDED", "Endpoint", "LocalServer", "Weights", "installed"]

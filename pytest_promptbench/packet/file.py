@@ -1,0 +1,116 @@
+"""A packet's file: JSON in UTF-8, written whole or not at all, read with suspicion."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import PacketError
+from .document import check_schema, shown
+
+MAX_BYTES = 200 * 1024 * 1024
+
+
+def write_packet(path: Path, packet: Mapping[str, Any]) -> None:
+    """Write a packet, making the folder where there is none. A reader sees the old file or the new, never a part.
+
+    PacketError where the place cannot be written to, or the packet holds what JSON cannot.
+    """
+    try:
+        data = _encoded(packet)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PacketError(f"{path}: this packet cannot be written as JSON: {error}") from None
+    draft = path.parent / f".packet-{secrets.token_hex(8)}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise PacketError(f"{path}: the packet cannot be written: its folder is a file") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise PacketError(f"{path}: the packet cannot be written: {_reason(error)}") from None
+    try:
+        draft.write_bytes(data)
+        draft.replace(path)
+    except (OSError, ValueError) as error:
+        raise PacketError(f"{path}: the packet cannot be written: {_reason(error)}") from None
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            draft.unlink()
+
+
+def _encoded(packet: Mapping[str, Any]) -> bytes:
+    """Readable where it can be; lone surrogates, which UTF-8 does not have, as ASCII escapes."""
+    text = json.dumps(packet, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return (json.dumps(packet, indent=1, allow_nan=False) + "\n").encode()
+
+
+def read_packet(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
+    """The object in a packet's file, of a version that can be read; ``parse_packet`` looks at the rest.
+
+    Stricter than JSON's readers are: no NaN, no Infinity, no key twice. PacketError says in one line what is wrong.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(max_bytes + 1)
+    except FileNotFoundError:
+        raise PacketError(f"{path}: there is no such packet") from None
+    except IsADirectoryError:
+        raise PacketError(f"{path}: is a folder, expected a packet's file") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise PacketError(f"{path}: the packet cannot be read: {_reason(error)}") from None
+    if len(raw) > max_bytes:
+        raise PacketError(f"{path}: the packet is too large; at most {max_bytes:,} bytes are read")
+    try:
+        return check_schema(_decoded(raw))
+    except PacketError as error:
+        raise PacketError(f"{path}: {error}") from None
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _decoded(raw: bytes) -> object:
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise PacketError(f"not UTF-8 (line {line}, byte {raw[error.start]:#04x}); save it as UTF-8") from None
+    try:
+        return json.loads(text, object_pairs_hook=_no_key_twice, parse_constant=_no_constant, parse_float=_finite)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
+            raise PacketError(f"not complete JSON: it ends too early or a string is open ({where})") from None
+        raise PacketError(f"not JSON ({where}: {error.msg})") from None
+    except ValueError:  # CPython's limit on the digits of an integer
+        raise PacketError("not a packet: it holds a whole number of thousands of digits") from None
+    except RecursionError:
+        raise PacketError("not a packet: it is nested too deeply") from None
+
+
+def _no_key_twice(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise PacketError(f"the key {shown(key)} stands twice in one object")
+        found[key] = value
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise PacketError(f"{name} is not JSON; a score that is not known is null")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise PacketError(f"the number {text[:80]} is too large")
+    return value

@@ -1,0 +1,279 @@
+"""A scored packet against what is stored: all of its verdicts, or all of its mistakes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..catalog.yamlfile import parse
+from ..checks import run_check
+from ..errors import CatalogError, PacketError
+from ..records import Criterion, Judge, LoggedCandidate, Rubric, Score, Verdict, sha256
+from .build import item_id
+from .document import Packet, PacketItem, PacketOutput, is_number, plain, shown
+
+NAMED = 20
+"""So many problems are named; of more, the number."""
+LONG = 1000
+"""MLflow's tags hold about so many characters of a rationale; what is longer may come back cut, with "…" at its end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matched:
+    """What a packet comes to.
+
+    ``verdicts``: run id -> verdict that is new, or differs from the same judge's earlier one; ``unchanged`` counts
+    those that do not differ. ``left`` counts items still null. ``duplicates``: run id -> the second verdict on a
+    candidate that stood there twice; it is no verdict of its own, and ``unchanged`` and ``left`` do not count it.
+    """
+
+    verdicts: Mapping[str, Verdict]
+    unchanged: int
+    left: int
+    duplicates: Mapping[str, Verdict]
+
+
+def match_verdicts(
+    packet: Packet,
+    candidates: Sequence[LoggedCandidate],
+    *,
+    rubrics: Mapping[str, Rubric],
+    now: str,
+    default_judge: str,
+) -> Matched:
+    """The verdicts of a packet on these candidates, which were read with their texts.
+
+    ``rubrics``: id -> the rubric as its file has it now, where it is known. ``now``: ISO 8601 in UTC.
+    ``default_judge`` names who judged where the packet does not. PacketError lists every problem, one a line.
+    """
+    stored = {
+        item_id(c.run_id, duplicate=again): (c, again) for c in candidates if c.error is None for again in (False, True)
+    }
+    known = rubrics.get(packet.rubric.id)
+    problems = _rubric_problems(packet.rubric, known)
+    checkable = not problems  # a pattern that nobody vouches for is not run
+    problems += _stale_candidates(packet, stored)
+    problems += [f"item {plain(i)} stands there {n} times" for i, n in _counts(packet).items() if n > 1]
+    judge = Judge(tier=packet.judge_kind, name=packet.judged_by or str(default_judge))
+    verdicts: dict[str, Verdict] = {}
+    duplicates: dict[str, Verdict] = {}
+    unchanged = left = 0
+    for item in packet.items:
+        problems += _text_problems(item, stored.get(item.item), packet.experiment)
+        scores = _scores(item, packet.rubric, problems, checkable=checkable)
+        rationale = _rationale(item, problems)
+        if item.item not in stored:
+            continue
+        candidate, again = stored[item.item]
+        if scores is None:
+            left += not again
+            continue
+        verdict = Verdict(scores=scores, judge=judge, rationale=rationale, at=now)
+        if again:
+            duplicates[candidate.run_id] = verdict
+        elif _is_known(verdict, candidate):
+            unchanged += 1
+        else:
+            verdicts[candidate.run_id] = verdict
+    if problems:
+        more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
+        raise PacketError("\n".join(problems[:NAMED] + more))
+    return Matched(verdicts=verdicts, unchanged=unchanged, left=left, duplicates=duplicates)
+
+
+# -- is it still the same rubric?
+
+
+def _rubric_problems(rubric: Rubric, known: Rubric | None) -> list[str]:
+    name = plain(rubric.id)
+    if sha256(rubric.text) != rubric.sha256:
+        return [f"the packet's text of the rubric {name} was edited (its sha256 does not fit): export again"]
+    if known is not None and known.sha256 != rubric.sha256:
+        return [f"the rubric {name} changed since the export: export again"]
+    right = [c.to_json() for c in known.criteria] if known is not None else _criteria_of(rubric)
+    if right != [c.to_json() for c in rubric.criteria]:
+        return [f"the packet's criteria of the rubric {name} are not those of its text: export again"]
+    return []
+
+
+def _criteria_of(rubric: Rubric) -> list[dict[str, Any]] | None:
+    """The criteria in the front matter of a rubric whose file is not at hand; None where there are none to read."""
+    end = rubric.text.find("\n---", 3)
+    if not rubric.text.startswith("---\n") or end < 0:
+        return None
+    try:
+        data = parse(rubric.text[4 : end + 1], Path(f"{plain(rubric.id)}.md")).data
+    except (CatalogError, ValueError):  # ValueError: a number with thousands of digits
+        return None
+    criteria = data.get("criteria") if isinstance(data, dict) else None
+    if not isinstance(criteria, list) or not all(isinstance(c, dict) for c in criteria):
+        return None
+    weight = {"weight": 1.0}  # what the catalog gives a scale without one
+    return [
+        (weight if c.get("type") == "scale" else {}) | {k: v for k, v in c.items() if v is not None} for c in criteria
+    ]
+
+
+def _stale_candidates(packet: Packet, stored: Mapping[str, tuple[LoggedCandidate, bool]]) -> list[str]:
+    here = (stored[item.item][0] for item in packet.items if item.item in stored)
+    stale = sum((c.rubric, c.rubric_sha256) != (packet.rubric.id, packet.rubric.sha256) for c in here)
+    if not stale:
+        return []
+    return [
+        f"the rubric {plain(packet.rubric.id)} changed since the export: {stale} items belong to another text of it: "
+        "export again"
+    ]
+
+
+# -- are they still the same texts?
+
+
+def _counts(packet: Packet) -> Counter[str]:
+    return Counter(item.item for item in packet.items)
+
+
+def _text_problems(item: PacketItem, stored: tuple[LoggedCandidate, bool] | None, experiment: str) -> list[str]:
+    if stored is None:
+        return [f"{item.place} is unknown: no candidate of the experiment {plain(experiment)} has this id"]
+    candidate, _ = stored
+    if candidate.outputs is None or candidate.context is None:
+        return [f"{item.place}: its stored texts could not be read"]
+    if len(item.candidates) != len(candidate.outputs):
+        return [f"{item.place} has {len(item.candidates)} outputs; {len(candidate.outputs)} were exported"]
+    problems = []
+    if not _same(dict(item.context), dict(candidate.context)):
+        problems.append(f"{item.place}: the context changed since the export: export again")
+    for place, entry, text in zip(_places(item), item.candidates, candidate.outputs, strict=True):
+        if not _same(entry.output, text):
+            problems.append(f"{place}: the output changed since the export ({shown(entry.output)}): export again")
+    return problems
+
+
+def _same(given: Any, stored: Any) -> bool:
+    """Whether a value is what was stored, or what JSON made of it: two surrogates side by side become one character."""
+    try:
+        return bool(given == stored) or bool(given == json.loads(json.dumps(stored)))
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+def _places(item: PacketItem) -> list[str]:
+    if len(item.candidates) == 1:
+        return [item.place]
+    return [f"{item.place}, output {n}" for n in range(1, len(item.candidates) + 1)]
+
+
+# -- are the scores what the rubric allows?
+
+
+def _scores(item: PacketItem, rubric: Rubric, problems: list[str], *, checkable: bool) -> dict[str, Score] | None:
+    """An item's scores, means where it has several outputs; None while it is left null. Mistakes go to ``problems``."""
+    parts: list[dict[str, Score] | None] = []
+    for place, entry in zip(_places(item), item.candidates, strict=True):
+        parts.append(_output_scores(entry, rubric, place, problems, checkable=checkable))
+    done = [p for p in parts if p is not None]
+    if not done:
+        return None
+    if len(done) < len(parts):
+        unscored = ", ".join(str(n) for n, p in enumerate(parts, start=1) if p is None)
+        problems.append(f"{item.place}: output {unscored} of {len(parts)} is null while others are scored; score all")
+    if len(parts) == 1:
+        return done[0]
+    return {c.name: _mean([p.get(c.name) for p in done]) for c in rubric.criteria}
+
+
+def _mean(values: Sequence[Score]) -> float | None:
+    known = [float(v) for v in values if v is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def _output_scores(
+    entry: PacketOutput, rubric: Rubric, place: str, problems: list[str], *, checkable: bool
+) -> dict[str, Score] | None:
+    given = entry.scores
+    names = [c.name for c in rubric.criteria]
+    title = f"the rubric {plain(rubric.id)}"
+    for name in given:
+        if name not in names:
+            there = ", ".join(map(plain, names))
+            problems.append(f"{place}: {plain(name)} is {shown(given[name])}, but {title} has only {there}")
+    problems += [
+        f"{place}: {plain(name)} is missing; an item that is left pending has null there"
+        for name in names
+        if name not in given
+    ]
+    if all(value is None for value in given.values()):
+        return None
+    for c in rubric.criteria:
+        if checkable and c.check is not None and c.name in given:
+            found = run_check(c, entry.output)
+            if given[c.name] is not found:
+                was = f"{plain(c.name)} is {shown(given[c.name])}"
+                problems.append(f"{place}: {was}; a program found {shown(found)}, leave it at that")
+    judged = [c for c in rubric.judged if c.name in given]
+    null = [c.name for c in judged if given[c.name] is None]
+    if len(null) == len(judged):
+        return None
+    if null:
+        are = f"{', '.join(map(plain, null))} {'is' if len(null) == 1 else 'are'} null"
+        problems.append(f"{place}: {are} and the rest is not; score all of it, or leave all of it null")
+    problems += [
+        f"{place}: {plain(c.name)} is {shown(given[c.name])}; {title} allows {_range(c)}"
+        for c in judged
+        if given[c.name] is not None and not _allows(c, given[c.name])
+    ]
+    return {name: _score(given.get(name)) for name in names}
+
+
+def _range(criterion: Criterion) -> str:
+    return "true or false" if criterion.type == "flag" else f"{criterion.min:g} to {criterion.max:g}"
+
+
+def _allows(criterion: Criterion, value: object) -> bool:
+    if criterion.type == "flag":
+        return isinstance(value, bool)
+    assert criterion.min is not None
+    assert criterion.max is not None
+    return is_number(value) and criterion.min <= value <= criterion.max  # type: ignore[operator]  # a number by then
+
+
+def _score(value: Any) -> Score:
+    """As a verdict keeps it: numbers as floats. What is wrong has been named by now, and counts as not scored."""
+    if isinstance(value, bool):
+        return value
+    return float(value) if is_number(value) else None
+
+
+def _rationale(item: PacketItem, problems: list[str]) -> str | None:
+    found = []
+    for place, entry in zip(_places(item), item.candidates, strict=True):
+        if isinstance(entry.rationale, str):
+            found.append(entry.rationale)
+        elif entry.rationale is not None:
+            problems.append(f"{place}: rationale is {shown(entry.rationale)}; it must be a text or null")
+    return "\n".join(found) if found else None
+
+
+# -- is it news?
+
+
+def _is_known(verdict: Verdict, candidate: LoggedCandidate) -> bool:
+    """Whether the same judge said the same before."""
+    earlier = [v for v in candidate.verdicts if v.judge == verdict.judge]
+    if not earlier:
+        return False
+    last = max(earlier, key=lambda v: v.at)
+    return dict(last.scores) == dict(verdict.scores) and _same_rationale(last.rationale, verdict.rationale)
+
+
+def _same_rationale(stored: str | None, given: str | None) -> bool:
+    if stored == given:
+        return True
+    if stored is None or given is None or len(given) < LONG:
+        return False
+    return stored.endswith("…") and given.startswith(stored.removesuffix("…"))

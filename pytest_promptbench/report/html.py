@@ -1,0 +1,292 @@
+"""A leaderboard as one page that asks nobody for anything: tables, pictures, and every candidate beside its rivals."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Final
+
+from ..records import Criterion, Leaderboard, LoggedCandidate, Row, Rubric, Score, Verdict, composite
+from . import pictures
+from .text import EXPORT, dollars, duration, interval, notes, number, plural, ranks, visible
+
+if TYPE_CHECKING:
+    import jinja2
+
+LONGEST: Final = 20_000
+"""Characters of one output that the page shows; what follows is cut, with a note."""
+_UNJUDGED = "not judged yet"
+
+
+# -- what the template sees: every text in here has been through ``visible`` -----------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RowView:
+    row: Row
+    rank: str
+    model: str
+    prompt: str
+    tier: str
+    composite: str
+    interval: str
+    auto: str
+    cost: str
+    latency: str
+    x: str | None
+    whisker: tuple[str, str] | None
+    dots: list[pictures.Dot]
+    histograms: list[pictures.Histogram | None]
+
+    @property
+    def best(self) -> bool:
+        return self.row.rank == 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ScoreView:
+    name: str
+    value: str
+    bad: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _VerdictView:
+    composite: str
+    tier: str
+    judge: str
+    at: str
+    scores: list[_ScoreView]
+    rationale: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OutputView:
+    text: str
+    note: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Card:
+    model: str
+    prompt: str
+    state: str
+    outputs: list[_OutputView] | None
+    error: str | None
+    verdict: _VerdictView | None
+    others: list[_VerdictView]
+    checks: list[_ScoreView]
+    facts: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ScenarioView:
+    name: str
+    preview: str
+    context: list[tuple[str, str]]
+    counts: str
+    cards: list[_Card]
+
+
+# -- the page ----------------------------------------------------------------------------------------------------
+
+
+def render_leaderboard(lb: Leaderboard, candidates: Sequence[LoggedCandidate], *, generated_at: str) -> str:
+    """The page as HTML text. It holds no outside address, and only its own script, known by hash, may run in it."""
+    rubric = lb.rubric
+    script = _asset("leaderboard.js")
+    scale = pictures.scale(lb)
+    states = Counter(_state(c) for c in candidates)
+    return (
+        _environment()
+        .get_template("leaderboard.html.j2")
+        .render(
+            css=_asset("leaderboard.css"),
+            script=script,
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            task=visible(lb.task),
+            experiment=visible(lb.experiment),
+            rubric=visible(rubric.id),
+            rubric_sha=visible(rubric.sha256[:12]),
+            rubric_text=visible(rubric.text, multiline=True),
+            top=f"{rubric.top:g}",
+            criteria=[(visible(c.name), _allowed(c)) for c in rubric.criteria],
+            generated_at=visible(generated_at),
+            counts=[
+                plural(len({c.model for c in candidates} | {r.model for r in lb.rows}), "model"),
+                plural(len({c.prompt for c in candidates} | {r.prompt for r in lb.rows}), "prompt"),
+                plural(len({c.scenario for c in candidates}), "scenario"),
+                plural(len(candidates), "candidate"),
+                *(f"{states[s]:,} {s}" for s in ("judged", "pending", "failed") if states[s]),
+            ],
+            scale=scale,
+            rows=_rows(lb, candidates, scale),
+            scenarios=_scenarios(lb, candidates),
+            total=len(candidates),
+            pending=sum(row.pending for row in lb.rows),
+            export=EXPORT,
+            notes=notes(lb),
+            unjudged=_UNJUDGED,
+        )
+    )
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(_asset),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+@cache
+def _asset(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _state(candidate: LoggedCandidate) -> str:
+    if candidate.error is not None:
+        return "failed"
+    return "pending" if candidate.verdict() is None else "judged"
+
+
+# -- rows ----------------------------------------------------------------------------------------------------
+
+
+def _rows(lb: Leaderboard, candidates: Iterable[LoggedCandidate], scale: pictures.Scale) -> list[_RowView]:
+    verdicts = defaultdict(list)
+    for c in candidates:
+        verdict = c.verdict()
+        if verdict is not None and c.error is None:
+            verdicts[c.model, c.prompt].append(verdict)
+    return [
+        _RowView(
+            row=row,
+            rank=rank,
+            model=visible(row.model),
+            prompt=visible(row.prompt),
+            tier=visible(row.tier or "-"),
+            composite=number(row.composite),
+            interval=interval(row.ci95),
+            auto=number(row.auto_composite),
+            cost=dollars(row.cost_usd),
+            latency=duration(row.latency_s),
+            x=None if row.composite is None else scale.at(row.composite),
+            whisker=(scale.at(row.ci95[0]), scale.at(row.ci95[-1])) if row.ci95 else None,
+            dots=pictures.strip(row, scale),
+            histograms=[pictures.histogram(c, verdicts[row.model, row.prompt]) for c in lb.rubric.criteria],
+        )
+        for rank, row in zip(ranks(lb.rows), lb.rows, strict=True)
+    ]
+
+
+# -- candidates --------------------------------------------------------------------------------------------------
+
+
+def _scenarios(lb: Leaderboard, candidates: Iterable[LoggedCandidate]) -> list[_ScenarioView]:
+    place = {(row.model, row.prompt): i for i, row in enumerate(lb.rows)}
+    groups: defaultdict[str, list[LoggedCandidate]] = defaultdict(list)
+    for c in candidates:
+        groups[c.scenario].append(c)
+
+    def order(c: LoggedCandidate) -> tuple[int, str, str, int]:
+        return place.get((c.model, c.prompt), len(place)), c.model, c.prompt, c.started_at
+
+    return [_scenario(name, sorted(found, key=order), lb.rubric) for name, found in sorted(groups.items())]
+
+
+def _scenario(name: str, candidates: Sequence[LoggedCandidate], rubric: Rubric) -> _ScenarioView:
+    context = next((c.context for c in candidates if c.context is not None), {})
+    values = [(visible(str(k)), visible(_plain(v), limit=LONGEST, multiline=True)) for k, v in context.items()]
+    states = Counter(_state(c) for c in candidates)
+    return _ScenarioView(
+        name=visible(name),
+        preview=visible(" · ".join(v for _, v in values), limit=140),
+        context=values,
+        counts=", ".join(f"{states[s]} {s}" for s in ("judged", "pending", "failed") if states[s]),
+        cards=[_card(c, rubric) for c in candidates],
+    )
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _card(c: LoggedCandidate, rubric: Rubric) -> _Card:
+    verdict = c.verdict()
+    others = sorted((v for v in c.verdicts if v is not verdict), key=lambda v: v.at, reverse=True)
+    return _Card(
+        model=visible(c.model),
+        prompt=visible(c.prompt),
+        state=_state(c),
+        outputs=None if c.outputs is None else [_output(text) for text in c.outputs],
+        error=None if c.error is None else visible(c.error, limit=LONGEST, multiline=True),
+        verdict=None if verdict is None else _verdict(verdict, rubric),
+        others=[_verdict(v, rubric) for v in others],
+        checks=_scores(c.checks, [k for k in rubric.criteria if k.name in c.checks]) if verdict is None else [],
+        facts=_facts(c),
+    )
+
+
+def _facts(c: LoggedCandidate) -> list[str]:
+    tokens = c.prompt_tokens is not None and c.completion_tokens is not None
+    return [
+        *([] if c.cost_usd is None else [dollars(c.cost_usd)]),
+        *([] if c.latency_s is None else [duration(c.latency_s)]),
+        *([f"{c.prompt_tokens:,} + {c.completion_tokens:,} tokens"] if tokens else []),
+        *(["verdict carried over"] if c.carried_from else []),
+    ]
+
+
+def _output(text: str) -> _OutputView:
+    note = f"cut: the first {LONGEST:,} of {len(text):,} characters" if len(text) > LONGEST else None
+    return _OutputView(text=visible(text[:LONGEST], multiline=True), note=note)
+
+
+def _verdict(verdict: Verdict, rubric: Rubric) -> _VerdictView:
+    value = composite(verdict.scores, rubric)
+    return _VerdictView(
+        composite="not fully scored" if value is None else number(value),
+        tier=visible(verdict.judge.tier.value),
+        judge=visible(verdict.judge.name, limit=80),
+        at=visible(verdict.at[:16].replace("T", " ")),
+        scores=_scores(verdict.scores, rubric.criteria),
+        rationale=visible(verdict.rationale, limit=LONGEST, multiline=True) if verdict.rationale else None,
+    )
+
+
+def _scores(scores: Mapping[str, Score], criteria: Iterable[Criterion]) -> list[_ScoreView]:
+    return [_score(c, scores.get(c.name)) for c in criteria]
+
+
+def _score(criterion: Criterion, score: Score) -> _ScoreView:
+    name = visible(criterion.name)
+    if score is None:
+        return _ScoreView(name=name, value="-", bad=False)
+    if criterion.type == "scale":
+        return _ScoreView(
+            name=name, value=f"{number(float(score)).removesuffix('.00')} of {criterion.max:g}", bad=False
+        )
+    share = float(score)
+    lost = (criterion.penalty or 0.0) * (share if criterion.bad else 1 - share)
+    value = {0.0: "no", 1.0: "yes"}.get(share, f"{share:.0%}")
+    return _ScoreView(name=name, value=f"{value}, -{number(lost).removesuffix('.00')}" if lost else value, bad=lost > 0)
+
+
+def _allowed(criterion: Criterion) -> str:
+    if criterion.type == "scale":
+        weight = "" if criterion.weight == 1 else f", weight {criterion.weight:g}"
+        return f"{criterion.min:g} to {criterion.max:g}{weight}"
+    return f"{str(bool(criterion.bad)).lower()} costs {criterion.penalty:g}"

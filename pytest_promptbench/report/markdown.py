@@ -1,0 +1,57 @@
+"""A leaderboard as a GitHub table, for pull requests and notes."""
+
+from __future__ import annotations
+
+from ..records import Leaderboard, Row
+from .text import EXPORT, dollars, duration, markdown_cell, notes, number, points, ranks
+
+_HEAD = ("#", "model", "prompt", "composite", "tier", "judged", "pending", "failed")
+_TAIL = ("auto", "cost", "latency")
+
+
+def render_leaderboard(lb: Leaderboard) -> str:
+    """The leaderboard with a heading, one table with every criterion's mean, and its notes."""
+    names = [c.name for c in lb.rubric.criteria]
+    head = [*_HEAD, *(markdown_cell(name) for name in names), *_TAIL]
+    lines = [
+        f"# {markdown_cell(lb.task)}",
+        "",
+        f"Composite of rubric {markdown_cell(lb.rubric.id)} (`{lb.rubric.sha256[:12]}`, best {lb.rubric.top:g}) "
+        f"with 95 % intervals, experiment {markdown_cell(lb.experiment)}.",
+        "",
+    ]
+    if lb.rows:
+        lines += [_line(head), _line(["---" if t in _LEFT else "---:" for t in head])]
+        lines += [_line(_cells(rank, row, names)) for rank, row in zip(ranks(lb.rows), lb.rows, strict=True)]
+    else:
+        lines.append("No candidates yet.")
+    pending = sum(row.pending for row in lb.rows)
+    remarks = [f"{pending} pending: `{EXPORT}`"] if pending else []
+    remarks += notes(lb)
+    if remarks:
+        lines += ["", *(f"- {remark}" for remark in remarks)]
+    return "\n".join(lines) + "\n"
+
+
+_LEFT = frozenset({"model", "prompt", "composite", "tier"})
+
+
+def _cells(rank: str, row: Row, names: list[str]) -> list[str]:
+    return [
+        rank,
+        markdown_cell(row.model),
+        markdown_cell(row.prompt),
+        points(row.composite, row.ci95),
+        markdown_cell(row.tier or "-"),
+        f"{row.judged}/{row.candidates}",
+        str(row.pending),
+        str(row.failed),
+        *(number(row.criteria.get(name)) for name in names),
+        number(row.auto_composite),
+        dollars(row.cost_usd),
+        duration(row.latency_s),
+    ]
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,143 @@
+"""Where the marks of the page's pictures stand: pure functions from figures to places, drawn by the template."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..records import Criterion, Leaderboard, Row, Verdict
+from .text import number, visible
+
+_BINS = 10
+"""Bars of a histogram whose scale has no whole levels, and the most levels that get a bar each."""
+_DOT = 1.4
+"""Width that a dot needs, in percent of a picture."""
+_MIDDLE = 29
+"""Pixels from the top of a strip to its middle line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """A stretch of points on the horizontal axis of the pictures."""
+
+    low: float
+    high: float
+    step: float
+
+    def at(self, value: float) -> str:
+        """Where ``value`` stands, in percent of the picture's width."""
+        return f"{2 + 96 * (value - self.low) / (self.high - self.low):.2f}"
+
+    @property
+    def ticks(self) -> list[tuple[str, str]]:
+        first, last = math.ceil(self.low / self.step - 1e-9), math.floor(self.high / self.step + 1e-9)
+        return [(self.at(i * self.step), f"{round(i * self.step, 6):g}") for i in range(first, last + 1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dot:
+    x: str
+    y: str
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    x: str
+    y: str
+    width: str
+    height: str
+    bad: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Histogram:
+    mean: str
+    label: str
+    bars: list[Bar]
+
+
+def scale(lb: Leaderboard) -> Scale:
+    """Round ends, within what the rubric allows, that hold every composite, interval and scenario."""
+    values = [
+        v
+        for row in lb.rows
+        for v in (row.composite, *(row.ci95 or ()), *row.scenario_scores.values())
+        if v is not None and math.isfinite(v)
+    ]
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    span = max(high - low, 1.0)
+    rough = span / 6
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    if first == last:
+        first, last = first - 1, last + 1
+    ends = first * step, last * step
+    if values and lb.rubric.bottom <= low and high <= lb.rubric.top and lb.rubric.bottom < lb.rubric.top:
+        ends = max(ends[0], lb.rubric.bottom), min(ends[1], lb.rubric.top)
+    return Scale(low=ends[0], high=ends[1], step=step)
+
+
+def strip(row: Row, on: Scale) -> list[Dot]:
+    """One dot a scenario, lowest first; dots that would cover each other are stacked, closer the more there are."""
+    stacks: defaultdict[int, list[tuple[float, str]]] = defaultdict(list)
+    for scenario, value in sorted(row.scenario_scores.items(), key=lambda item: (item[1], item[0])):
+        stacks[round(float(on.at(value)) / _DOT)].append((value, scenario))
+    return [
+        Dot(
+            x=on.at(value),
+            y=f"{_MIDDLE + (i - (len(stack) - 1) / 2) * min(6.0, 48 / max(len(stack) - 1, 1)):.1f}",
+            label=f"{visible(scenario)}: {number(value)}",
+        )
+        for _, stack in sorted(stacks.items())
+        for i, (value, scenario) in enumerate(stack)
+    ]
+
+
+def histogram(criterion: Criterion, verdicts: Sequence[Verdict]) -> Histogram | None:
+    values = [float(s) for v in verdicts if (s := v.scores.get(criterion.name)) is not None]
+    if not values:
+        return None
+    mean = sum(values) / len(values)
+    if criterion.type == "flag":
+        bad = mean if criterion.bad else 1 - mean
+        return Histogram(
+            mean=f"{bad:.0%} bad",
+            label=f"true in {mean:.0%} of {len(values)}",
+            bars=[
+                Bar(x="0", y="35", width="100", height="30", bad=False),
+                Bar(x="0", y="35", width=f"{100 * bad:.1f}", height="30", bad=True),
+            ],
+        )
+    low, high = criterion.min or 0.0, criterion.max or 0.0
+    levels = int(high - low) + 1 if float(high - low).is_integer() and high - low <= _BINS else 0
+    bins = levels or _BINS
+    counts = Counter(
+        min(max(round(v - low) if levels else int((v - low) / ((high - low) or 1.0) * bins), 0), bins - 1)
+        for v in values
+    )
+    most = max(counts.values())
+    return Histogram(
+        mean=number(mean),
+        label=", ".join(f"{_edge(low, high, bins, levels, i)}: {counts[i]}" for i in range(bins) if counts[i]),
+        bars=[
+            Bar(
+                x=f"{100 * i / bins + 8 / bins:.1f}",
+                y=f"{96 - 92 * counts[i] / most:.1f}" if counts[i] else "96",
+                width=f"{84 / bins:.1f}",
+                height=f"{92 * counts[i] / most:.1f}" if counts[i] else "4",
+                bad=False,
+            )
+            for i in range(bins)
+        ],
+    )
+
+
+def _edge(low: float, high: float, bins: int, levels: int, i: int) -> str:
+    if levels:
+        return f"{low + i:g}"
+    width = (high - low) / bins
+    return f"{low + i * width:g} to {low + (i + 1) * width:g}"

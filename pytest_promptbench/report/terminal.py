@@ -1,0 +1,178 @@
+"""A leaderboard in a terminal, and the line that tells how far a session is."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ..records import Leaderboard, Row
+from .text import EXPORT, amount, dollars, duration, notes, number, points, ranks, visible
+
+if TYPE_CHECKING:
+    from rich.box import Box
+
+NARROWEST = 20
+_NAME = 20
+"""Columns a name may claim before other columns are dropped for it; a longer one is folded where room is short."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Column:
+    title: str
+    cell: Callable[[Row], str]
+    justify: Literal["left", "right"] = "right"
+    name: bool = False
+
+
+_COLUMNS = (
+    _Column(title="model", cell=lambda r: visible(r.model), justify="left", name=True),
+    _Column(title="prompt", cell=lambda r: visible(r.prompt), justify="left", name=True),
+    _Column(title="composite", cell=lambda r: points(r.composite, r.ci95), justify="left"),
+    _Column(title="tier", cell=lambda r: visible(r.tier or "-"), justify="left"),
+    _Column(title="judged", cell=lambda r: f"{r.judged}/{r.candidates}"),
+    _Column(title="pending", cell=lambda r: str(r.pending)),
+    _Column(title="failed", cell=lambda r: str(r.failed)),
+    _Column(title="auto", cell=lambda r: number(r.auto_composite)),
+    _Column(title="cost", cell=lambda r: dollars(r.cost_usd)),
+    _Column(title="latency", cell=lambda r: duration(r.latency_s)),
+)
+DROPPED_FIRST = ("latency", "cost", "auto", "failed", "pending", "tier", "judged")
+"""The order in which columns give way in a narrow terminal; after them the composite loses its interval."""
+
+
+def render_leaderboard(lb: Leaderboard, *, width: int, color: bool) -> str:
+    """The leaderboard as text of at most ``width`` columns, 20 at the least; without ``color`` no escapes.
+
+    Where ``width`` is short, columns give way in the order of ``DROPPED_FIRST``.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    width = max(width, NARROWEST)
+    console = Console(
+        width=width,
+        height=100,
+        file=io.StringIO(),
+        force_terminal=color,
+        force_jupyter=False,
+        color_system="standard" if color else None,
+        legacy_windows=False,
+        _environ={},
+    )
+    table = Table(
+        box=_box(color), padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold" if color else ""
+    )
+    table.add_column("#", no_wrap=True, justify="right")
+    columns = _fitting(lb, width)
+    for column in columns:
+        table.add_column(
+            Text(column.title), justify=column.justify, no_wrap=not column.name and width >= 2 * _NAME, overflow="fold"
+        )
+    for rank, row in zip(ranks(lb.rows), lb.rows, strict=True):
+        cells = [Text(column.cell(row)) for column in columns]
+        if color:
+            for column, cell in zip(columns, cells, strict=True):
+                cell.stylize(_style(column.title, row))
+        table.add_row(Text(rank), *cells)
+
+    def say(text: str, style: str = "") -> None:
+        console.print(Text(text, style=style if color else "", overflow="fold"), highlight=False)
+
+    say(
+        f"{visible(lb.task)}: composite of {visible(lb.rubric.id)} (best {lb.rubric.top:g}), "
+        f"experiment {visible(lb.experiment)}",
+        "bold",
+    )
+    if lb.rows:
+        console.print(table)
+    else:
+        say("no candidates yet")
+    pending = sum(row.pending for row in lb.rows)
+    if pending:
+        say(f"{pending} pending: {EXPORT}", "yellow")
+    for note in notes(lb):
+        say(note, "dim")
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return "".join(line.rstrip() + "\n" for line in file.getvalue().splitlines())
+
+
+def progress_line(
+    *,
+    done: int,
+    total: int,
+    in_flight: int,
+    waiting: int,
+    failed: int,
+    cached: int,
+    tokens: int,
+    cost_usd: float | None,
+    seconds: float,
+) -> str:
+    """Where a session stands, in one line; parts that are zero or unknown are left out."""
+    parts = [
+        f"{done}/{total} cells done",
+        f"{in_flight} in flight" if in_flight else "",
+        f"{waiting} waiting on a rate limit" if waiting else "",
+        f"{failed} failed" if failed else "",
+        f"{cached} from cache" if cached else "",
+        f"{amount(tokens)} tokens" if tokens else "",
+        _money(cost_usd) if cost_usd else "",
+        _clock(seconds) if seconds >= 0.5 else "",
+    ]
+    return "promptbench: " + ", ".join(part for part in parts if part)
+
+
+def _money(cost: float) -> str:
+    return f"${cost:.2f}" if cost >= 0.01 else dollars(cost)
+
+
+def _clock(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _fitting(lb: Leaderboard, width: int) -> list[_Column]:
+    from rich.cells import cell_len
+
+    def natural(column: _Column) -> int:
+        longest = max((cell_len(text) for text in (column.title, *(column.cell(row) for row in lb.rows))), default=0)
+        return min(longest, _NAME) if column.name else longest
+
+    columns = list(_COLUMNS)
+    first = max((len(rank) for rank in ranks(lb.rows)), default=1)
+
+    def fits() -> bool:
+        return first + sum(2 + natural(column) for column in columns) <= width
+
+    for title in DROPPED_FIRST:
+        if fits():
+            return columns
+        columns = [column for column in columns if column.title != title]
+    if not fits():
+        bare = _Column(title="composite", cell=lambda r: number(r.composite))
+        columns = [bare if column.title == "composite" else column for column in columns]
+    return columns
+
+
+def _box(color: bool) -> Box:
+    from rich import box
+
+    plain = box.Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
+    return box.SIMPLE_HEAD if color else plain
+
+
+def _style(title: str, row: Row) -> str:
+    if title in {"model", "prompt", "composite"} and row.rank == 1:
+        return "bold green"
+    if title == "failed" and row.failed:
+        return "red"
+    if title == "pending" and row.pending:
+        return "yellow"
+    return "dim" if title in {"tier", "auto", "cost", "latency"} else ""

@@ -1,0 +1,133 @@
+"""Texts of models, and figures, as a person may safely read them in a terminal, a Markdown table or a page."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from ..records import Leaderboard, Row
+
+_UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+_INVISIBLE = (
+    *range(0x80, 0xA0),  # C1 controls, among them the one-byte CSI
+    0x061C,
+    *range(0x200B, 0x200C),  # zero-width space; joiners stay, as emoji and several scripts need them
+    *range(0x200E, 0x2010),
+    *range(0x202A, 0x202F),  # bidi embeddings and overrides
+    *range(0x2060, 0x2070),  # invisible operators, bidi isolates, deprecated format characters
+    0xFEFF,
+    *range(0xFFF9, 0xFFFC),
+    0xFFFE,
+    0xFFFF,
+    *range(0xD800, 0xE000),  # lone surrogates: no UTF-8 for them
+    *range(0xE0000, 0xE0080),  # tag characters: a whole hidden alphabet
+)
+_MULTILINE: Final[dict[int, int | str]] = {
+    **{c: 0x2400 + c for c in range(0x20)},  # ESC is shown as its control picture, NUL as its own, and so on
+    0x7F: 0x2421,
+    **dict.fromkeys(_INVISIBLE, _UNKNOWN),
+    0x09: 0x09,
+    0x0A: 0x0A,
+    0x85: 0x0A,
+    0x2028: 0x0A,
+    0x2029: 0x0A,
+}
+_ONE_LINE: Final[dict[int, int | str]] = {**_MULTILINE, **dict.fromkeys((0x09, 0x0A, 0x85, 0x2028, 0x2029), 0x20)}
+_MARKDOWN: Final = str.maketrans(
+    {**{c: f"\\{c}" for c in "\\`*_[]|~$"}, "<": "&lt;", ">": "&gt;", "&": "&amp;"},
+)
+
+
+def visible(text: str, *, limit: int | None = None, multiline: bool = False) -> str:
+    """``text`` with everything that could act unseen replaced by a visible stand-in, at most ``limit`` characters.
+
+    Control characters become their control pictures; C1 controls, bidi controls, zero-width characters and lone
+    surrogates become U+FFFD. Newlines and tabs are kept when ``multiline``, else each becomes a space. What is cut
+    ends in an ellipsis, which counts towards ``limit``.
+    """
+    text = text.replace("\r\n", "\n").translate(_MULTILINE if multiline else _ONE_LINE)
+    if limit is not None and len(text) > limit:
+        text = text[: max(limit - 1, 0)] + "…"
+    return text
+
+
+def markdown_cell(text: str) -> str:
+    """``text`` as the literal content of one cell of a GitHub table: one line, nothing of it markup or HTML."""
+    return visible(text).translate(_MARKDOWN)
+
+
+# -- figures -----------------------------------------------------------------------------------------------------
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A figure with fixed decimals, ``-`` where nobody has it; never ``-0.00``."""
+    if value is None:
+        return "-"
+    text = f"{value:.{digits}f}"
+    return text[1:] if re.fullmatch(r"-[0.]+", text) else text
+
+
+def interval(ci95: Sequence[float] | None) -> str:
+    return "" if not ci95 else f"[{', '.join(number(x) for x in ci95)}]"
+
+
+def points(composite: float | None, ci95: Sequence[float] | None) -> str:
+    """``12.75 [12.10, 13.30]``; ``-`` for what nobody has judged."""
+    return " ".join(x for x in (number(composite), interval(ci95) if composite is not None else "") if x)
+
+
+def dollars(value: float | None) -> str:
+    """``$0.0120``, with two decimals from one dollar on; ``-`` where the price is unknown."""
+    if value is None:
+        return "-"
+    if 0 < value < 0.00005:
+        return "<$0.0001"
+    return f"${value:.2f}" if value >= 1 else f"${value:.4f}"
+
+
+def duration(value: float | None) -> str:
+    """Seconds as ``1.9 s``, below a tenth as ``42 ms``; ``-`` where unknown."""
+    if value is None:
+        return "-"
+    return f"{value:.1f} s" if value >= 0.1 or value == 0 else f"{value * 1000:.0f} ms"
+
+
+def amount(value: int) -> str:
+    """A count in few letters: ``950``, ``45.2k``, ``3.1M``."""
+    if value < 1000:
+        return str(value)
+    return f"{value / 1000:.1f}k" if value < 999_950 else f"{value / 1_000_000:.1f}M"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def ranks(rows: Iterable[Row]) -> list[str]:
+    """What stands in the column ``#``: ``1``, ``2=`` where several rows share the rank, ``-`` without one."""
+    found = [row.rank for row in rows]
+    counts = Counter(found)
+    return ["-" if r is None else f"{r}=" if counts[r] > 1 else str(r) for r in found]
+
+
+def notes(lb: Leaderboard) -> list[str]:
+    """The sentences below a leaderboard: what it leaves out and what its signs mean. Plain text of our own only."""
+    found = []
+    failed = sum(row.failed for row in lb.rows)
+    if any(r.endswith("=") for r in ranks(lb.rows)):
+        found.append("= marks rows that share a rank: their difference may be chance.")
+    if failed:
+        found.append(f"{plural(failed, 'generation')} failed and {'is' if failed == 1 else 'are'} not scored.")
+    if lb.superseded:
+        one = lb.superseded == 1
+        found.append(
+            f"{plural(lb.superseded, 'candidate')} left out: {'its cell was' if one else 'their cells were'} "
+            "generated anew from changed files since."
+        )
+    return found
+
+
+EXPORT: Final = "pytest evals/ --judge-export packet.json"
+"""The command that takes pending candidates to a judge."""

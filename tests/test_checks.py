@@ -1,0 +1,123 @@
+"""Flags that a program fills."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_promptbench.checks import fill_checks, run_check, validate_check
+from pytest_promptbench.records import Criterion, Rubric
+
+NUMBER = "it takes a whole number from 0"
+TEXTS = "it takes a text, or a list of texts"
+ALL = (
+    "max_words, min_words, max_chars, min_chars, max_sentences, max_lines, "
+    "contains, not_contains, matches, not_matches, is_json"
+)
+
+
+def flag(check: dict[str, Any] | None, *, name: str = "flag", bad: bool = True) -> Criterion:
+    return Criterion(name=name, type="flag", bad=bad, penalty=1, check=check)
+
+
+@pytest.mark.parametrize(
+    ("check", "holds", "violates"),
+    [
+        ({"max_words": 3}, "one two\n\tthree ", "one two three four"),
+        ({"max_words": 0}, " \n", "one"),
+        ({"min_words": 2}, "one\u00a0two", "one"),
+        ({"max_chars": 2}, "é🙂", "abc"),
+        ({"min_chars": 2}, "é🙂", "a"),
+        ({"max_sentences": 1}, "Drink water.", "Drink water. Sleep!"),
+        ({"max_sentences": 1}, "Take 3.5 litres", 'She said "go." Then she left'),
+        ({"max_sentences": 1}, "He said (really?!)", "Really?! Yes"),
+        ({"max_sentences": 1}, "1. Drink water.", "1. Drink. 2. Sleep."),
+        ({"max_sentences": 1}, "喝水。", "喝水。睡觉。"),
+        ({"max_sentences": 0}, "", "a"),
+        ({"max_lines": 2}, "a\n\n \nb\n", "a\nb\r\nc"),
+        ({"contains": "water"}, "drink water", "drink Water"),
+        ({"contains": ["a", "b"]}, "ba", "a"),
+        ({"not_contains": "AI"}, "ai", "as an AI"),
+        ({"not_contains": ["x", "y"]}, "z", "only y"),
+        ({"matches": r"^Tip: \w+"}, "Tip: drink", "A Tip: drink"),
+        ({"not_matches": r"(?i)sorry"}, "gladly", "I am SORRY"),
+        ({"is_json": True}, ' {"a": [1, null]}\n', "{'a': 1}"),
+        ({"is_json": True}, "3", "NaN"),
+        ({"is_json": True}, "[]", "[" * 100_000),
+        ({"is_json": False}, "plain", "{}"),
+        ({"min_words": 2, "max_words": 3, "contains": "b"}, "a b", "a c"),
+        ({"min_words": 2, "max_words": 3, "contains": "b"}, "a b c", "b"),
+    ],
+)
+def test_a_flag_stands_at_its_bad_value_exactly_when_its_check_is_violated(
+    check: dict[str, Any], holds: str, violates: str
+) -> None:
+    assert validate_check(check) is None
+    assert run_check(flag(check, bad=True), violates) is True
+    assert run_check(flag(check, bad=True), holds) is False
+    assert run_check(flag(check, bad=False), violates) is False
+    assert run_check(flag(check, bad=False), holds) is True
+
+
+@pytest.mark.parametrize(
+    ("check", "problem"),
+    [
+        ({}, f"the check is empty; give one of {ALL}"),
+        ({"max_word": 3}, f"'max_word' is no check; there are {ALL}"),
+        ({"max_words": 3, "polite": True}, f"'polite' is no check; there are {ALL}"),
+        ({1: 2}, f"1 is no check; there are {ALL}"),
+        ({"max_words": "60"}, f"max_words is '60'; {NUMBER}"),
+        ({"max_words": True}, f"max_words is True; {NUMBER}"),
+        ({"min_chars": -1}, f"min_chars is -1; {NUMBER}"),
+        ({"max_lines": 1.5}, f"max_lines is 1.5; {NUMBER}"),
+        ({"max_sentences": None}, f"max_sentences is None; {NUMBER}"),
+        ({"min_words": 5, "max_words": 4}, "min_words is 5 and max_words is 4; no text holds both"),
+        ({"contains": ""}, f"contains is ''; {TEXTS}"),
+        ({"contains": []}, f"contains is []; {TEXTS}"),
+        ({"not_contains": ["a", 1]}, f"not_contains is ['a', 1]; {TEXTS}"),
+        ({"not_contains": {"a": 1}}, f"not_contains is {{'a': 1}}; {TEXTS}"),
+        ({"matches": 3}, "matches is 3; it takes a regular expression"),
+        (
+            {"not_matches": "(a"},
+            "not_matches is '(a', which is no regular expression: "
+            "missing ), unterminated subpattern at position 0",
+        ),
+        (
+            {"matches": "a{99999999999}"},
+            "matches is 'a{99999999999}', which is no regular expression: the repetition number is too large",
+        ),
+        ({"is_json": "yes"}, "is_json is 'yes'; it takes true or false"),
+    ],
+)  # fmt: skip
+def test_a_check_that_cannot_be_run_is_named_with_what_is_allowed(check: dict[str, Any], problem: str) -> None:
+    assert validate_check(check) == problem
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["." * 300_000 + "x", '"' * 300_000 + "x", '."' * 150_000 + "x", "。」" * 150_000 + "x"],
+    ids=["dots", "quotes", "both", "chinese"],
+)
+def test_counting_sentences_stays_linear_for_hostile_outputs(text: str) -> None:
+    """Quadratic counting would run into the suite's timeout here."""
+    assert run_check(flag({"max_sentences": 0}), text) is True
+    assert run_check(flag({"max_sentences": 1}), text) is False
+
+
+def rubric(*criteria: Criterion) -> Rubric:
+    return Rubric(id="r", text="r", criteria=criteria, sha256="r")
+
+
+def test_filling_gives_a_bool_for_one_output_and_a_share_for_several() -> None:
+    r = rubric(
+        Criterion(name="tone", type="scale", min=1, max=5, weight=1),
+        flag(None, name="by_a_judge"),
+        flag({"max_words": 1}, name="overlong"),
+        flag({"matches": "^a"}, name="begins", bad=False),
+    )
+    assert fill_checks(r, ["a"]) == {"overlong": False, "begins": True}
+    assert type(fill_checks(r, ["a"])["overlong"]) is bool
+    assert fill_checks(r, ["a", "a b", "c", "d"]) == {"overlong": 0.25, "begins": 0.5}
+    assert type(fill_checks(r, ["a", "a"])["begins"]) is float
+    assert fill_checks(r, []) == {}, "nothing came, so nothing is known"

@@ -1,0 +1,61 @@
+"""Linters, types, and the promises that documents make about the code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False, timeout=280
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def test_ruff_finds_nothing() -> None:
+    run("ruff", "check", "--output-format=concise")
+
+
+def test_ruff_would_format_nothing() -> None:
+    run("ruff", "format", "--check")
+
+
+def test_mypy_is_content() -> None:
+    run("mypy")
+
+
+def commands(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip().startswith("python3 -m venv")]
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    try_it, test_it = commands((ROOT / "README.md").read_text())[:2]
+    assert test_it in (ROOT / ".ci" / "run").read_text()
+    assert "pytest evals/" in try_it
+
+
+def test_the_readme_lists_every_option_and_no_other() -> None:
+    from pytest_promptbench.plugin import _OPTIONS
+
+    text = (ROOT / "docs" / "options.md").read_text()
+    named = set(re.findall(r"^\| `(--[a-z-]+)", text, flags=re.MULTILINE))
+    assert named == {flag for flag, _ in _OPTIONS}
+
+
+def test_constraints_pin_versions_without_addresses() -> None:
+    lines = [x for x in (ROOT / "constraints.txt").read_text().splitlines() if x and not x.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!-]+", line) for line in lines)
+
+
+@pytest.mark.parametrize("path", [p for p in ROOT.glob("docs/**/*.md")] + [ROOT / "README.md"], ids=lambda p: p.name)
+def test_links_between_documents_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
+        assert (path.parent / target).exists(), f"{path.name} links to {target}"

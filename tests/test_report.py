@@ -1,0 +1,474 @@
+"""The renderers: golden files, hostile texts, and the page in a real browser.
+
+PROMPTBENCH_UPDATE_GOLDEN=1 writes the golden files anew.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from pytest_promptbench.records import (
+    Criterion,
+    Judge,
+    Leaderboard,
+    LoggedCandidate,
+    Row,
+    Rubric,
+    Score,
+    Tier,
+    Verdict,
+    composite,
+)
+from pytest_promptbench.report import html, markdown, pictures, terminal, write_all
+from pytest_promptbench.report.text import dollars, duration, markdown_cell, number, points, visible
+
+GOLDEN = Path(__file__).parent / "golden"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+AT = "2026-11-23 12:00 UTC"
+
+HOSTILE = (
+    "<script>alert(1)</script><script>document.documentElement.dataset.owned=1</script>"
+    '<img src=x onerror="document.documentElement.dataset.owned=2"> </pre></details> \'"> {{ 7 * 7 }} {% raw %} '
+    "\x1b[31mred\x1b]0;title\x07 \x9b1m nul\0 bidi \u202eevil\u2066x\u2069 lone \ud800 tag \U000e0041 "
+    "| a | b | `code` **bold** [link](javascript:alert(1)) &amp; <!-- ]]>\r\nnext\tline\x7f"
+)
+
+RUBRIC = Rubric(
+    id="tip-v1",
+    text="---\nid: tip-v1\n---\n\n# tip-v1\n\nScore what stands there.\n\n"
+    "<script>document.documentElement.dataset.owned=3</script>\n",
+    criteria=(
+        Criterion(name="relevance", type="scale", min=1, max=5, weight=1),
+        Criterion(name="actionability", type="scale", min=1, max=5, weight=1),
+        Criterion(name="tone", type="scale", min=1, max=5, weight=1),
+        Criterion(name="format_ok", type="flag", bad=False, penalty=2),
+        Criterion(name="overlong", type="flag", bad=True, penalty=1, check={"max_words": 60}),
+    ),
+    sha256="5f2b" * 16,
+)
+
+SITUATIONS = {
+    "bad-sleep": "Slept 4 hours, long day ahead",
+    "late-phone": "I look at my phone in bed every night and fall asleep far too late.",
+    "hostile": HOSTILE,
+    "new-job": "First week in a new job; I forget everybody's name.",
+}
+AXES = [
+    ("haiku", "v3-few-shot"),
+    ("haiku", "v1"),
+    ("anthropic/claude-opus-4-5-20251101", "v2-mentor"),
+    (HOSTILE[:60] + "|`*_[]", "{{ v9 }} \x1b[1m"),
+    ("local", "v1"),
+]
+
+
+def verdict(
+    n: int, tier: Tier = Tier.CLAUDE_CODE, *, rationale: str | None = "Names a step and when to take it."
+) -> Verdict:
+    scores: dict[str, Score] = {
+        "relevance": 5 - n % 2,
+        "actionability": 5 - n % 3,
+        "tone": 4 - n % 4 // 2,
+        "format_ok": n % 5 != 0,
+        "overlong": n % 7 == 0,
+    }
+    return Verdict(
+        scores=scores, judge=Judge(tier=tier, name=tier.value), rationale=rationale, at="2026-11-23T11:40:00Z"
+    )
+
+
+def logged(model: str, prompt: str, scenario: str, n: int, **other: object) -> LoggedCandidate:
+    base = LoggedCandidate(
+        run_id=f"run{n}",
+        experiment="tip-bench-2026-11-23",
+        task="tip",
+        model=model,
+        prompt=prompt,
+        scenario=scenario,
+        cell=f"cell{n}",
+        candidate=f"candidate{n}",
+        rubric=RUBRIC.id,
+        rubric_sha256=RUBRIC.sha256,
+        pending=False,
+        verdicts=(verdict(n), verdict(n + 1, Tier.AUTO, rationale=None)),
+        latency_s=1.9,
+        prompt_tokens=210,
+        completion_tokens=48,
+        cost_usd=0.0006,
+        outputs=(f"Put the phone on the kitchen shelf at ten tonight, and set an old alarm clock. ({n})",),
+        context={"situation": SITUATIONS[scenario]},
+    )
+    return dataclasses.replace(base, **other)  # type: ignore[arg-type]
+
+
+def candidates() -> list[LoggedCandidate]:
+    found = []
+    for i, (model, prompt) in enumerate(AXES):
+        for j, scenario in enumerate(SITUATIONS):
+            n = 3 * i + j + 1
+            other: dict[str, object] = {}
+            if model == "local":
+                other = {"verdicts": (), "pending": True, "cost_usd": None, "checks": {"overlong": True}}
+            elif scenario == "hostile":
+                outputs = (HOSTILE, "x" * 20_001) if i == 0 else (HOSTILE,)
+                other = {"outputs": outputs, "verdicts": (verdict(n, rationale=HOSTILE),)}
+            elif (i, scenario) == (1, "new-job"):
+                other = {"verdicts": (), "error": "RateLimitError: \x1b[31m429\x1b[0m <b>slow down</b>", "outputs": ()}
+            elif (i, scenario) == (2, "new-job"):
+                other = {"outputs": None, "verdicts": (), "pending": True}
+            found.append(logged(model, prompt, scenario, n, **other))
+    return found
+
+
+def board() -> Leaderboard:
+    figures = [(1, 12.75, (12.1, 13.3)), (1, 12.5, (11.75, 13.25)), (3, 11.0, (9.5, 12.5)), (4, 9.25, (8.0, 10.5))]
+    rows = []
+    for i, (model, prompt) in enumerate(AXES):
+        mine = [c for c in candidates() if (c.model, c.prompt) == (model, prompt)]
+        scores = {c.scenario: composite(v.scores, RUBRIC) for c in mine if (v := c.verdict())}
+        rank, value, ci95 = figures[i] if i < len(figures) else (None, None, None)
+        failed = sum(c.error is not None for c in mine)
+        rows.append(
+            Row(
+                rank=rank,
+                model=model,
+                prompt=prompt,
+                composite=value,
+                ci95=ci95,
+                tier="claude-code" if rank else None,
+                candidates=len(mine),
+                judged=len(scores),
+                pending=len(mine) - len(scores) - failed,
+                failed=failed,
+                criteria={"relevance": 4.4, "tone": 4.15, "overlong": 0.05} if rank else {},
+                auto_composite=12.9 if rank else None,
+                cost_usd=0.012 if rank else None,
+                latency_s=1.9,
+                scenario_scores={k: v for k, v in scores.items() if v is not None},
+            )
+        )
+    return Leaderboard(experiment="tip-bench-2026-11-23", task="tip", rubric=RUBRIC, rows=tuple(rows), superseded=2)
+
+
+def golden(name: str, text: str) -> None:
+    path = GOLDEN / name
+    if os.environ.get("PROMPTBENCH_UPDATE_GOLDEN") == "1":
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="\n")
+    assert text == path.read_text(encoding="utf-8"), f"{name} changed; PROMPTBENCH_UPDATE_GOLDEN=1 accepts it"
+
+
+FORBIDDEN = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f]")
+
+
+# -- texts and figures -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain, é, 日本 and 👩‍🔬", "plain, é, 日本 and 👩‍🔬"),
+        ("\x1b[31mred\x1b[0m", "␛[31mred␛[0m"),
+        ("a\0b\x07\x7f", "a␀b␇␡"),
+        ("\x9b31m", "\ufffd31m"),
+        ("a\u202eb\u2066c\u2069", "a\ufffdb\ufffdc\ufffd"),
+        ("\ud800 and \udfff", "\ufffd and \ufffd"),
+        ("a\r\nb\tc\nd", "a b c d"),
+        ("over\rwrite", "over␍write"),
+        ("x\u2028y", "x y"),
+        ("\U000e0068\U000e0069", "\ufffd\ufffd"),
+    ],
+)
+def test_what_could_act_unseen_is_shown(text: str, shown: str) -> None:
+    assert visible(text) == shown
+    assert visible(visible(text)) == shown
+
+
+def test_newlines_and_tabs_stay_in_running_text() -> None:
+    assert visible("a\r\nb\tc\u2028d\x1b", multiline=True) == "a\nb\tc\nd␛"
+
+
+@pytest.mark.parametrize(("limit", "shown"), [(5, "abcde"), (4, "abc…"), (1, "…"), (0, "…"), (None, "abcde")])
+def test_long_text_is_cut_with_an_ellipsis(limit: int | None, shown: str) -> None:
+    assert visible("abcde", limit=limit) == shown
+
+
+def test_a_markdown_cell_stays_one_literal_cell() -> None:
+    assert markdown_cell("a|b\n`c` <i> & *d* _e_ [f] \\| ~g~") == (
+        r"a\|b \`c\` &lt;i&gt; &amp; \*d\* \_e\_ \[f\] \\\| \~g\~"
+    )
+
+
+def test_figures() -> None:
+    assert [number(x) for x in (None, -0.001, 12.749, 0.0)] == ["-", "0.00", "12.75", "0.00"]
+    assert points(12.75, (12.1, 13.3)) == "12.75 [12.10, 13.30]"
+    assert points(12.75, None) == "12.75"
+    assert points(None, None) == "-"
+    assert [dollars(x) for x in (None, 0.0, 0.00001, 0.012, 3.456)] == ["-", "$0.0000", "<$0.0001", "$0.0120", "$3.46"]
+    assert [duration(x) for x in (None, 0.042, 1.9, 75.25)] == ["-", "42 ms", "1.9 s", "75.2 s"]
+
+
+# -- terminal ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_terminal_golden(width: int) -> None:
+    text = terminal.render_leaderboard(board(), width=width, color=False)
+    assert not FORBIDDEN.search(text)
+    golden(f"terminal-{width}.txt", text)
+
+
+@pytest.mark.parametrize("color", [False, True])
+@pytest.mark.parametrize("width", [0, 20, 33, 60, 80, 100, 200])
+def test_no_width_breaks_the_terminal(width: int, color: bool) -> None:
+    from rich.cells import cell_len
+
+    text = terminal.render_leaderboard(board(), width=width, color=color)
+    bare = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    assert max(cell_len(line) for line in bare.splitlines()) <= max(width, 20)
+    assert ("\x1b" in text) is color
+    assert not FORBIDDEN.search(bare)
+
+
+def test_columns_give_way_in_the_stated_order() -> None:
+    def columns(width: int) -> set[str]:
+        text = terminal.render_leaderboard(board(), width=width, color=False)
+        head = next(line for line in text.splitlines() if line.split()[:1] == ["#"])
+        return set(head.split())
+
+    kept = [columns(width) for width in range(150, 60, -5)]
+    assert kept[0] >= set(terminal.DROPPED_FIRST)
+    for names in kept:
+        left = [name in names for name in terminal.DROPPED_FIRST]
+        assert left == sorted(left)
+
+
+def test_terminal_does_not_obey_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = terminal.render_leaderboard(board(), width=80, color=True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert terminal.render_leaderboard(board(), width=80, color=True) == before
+
+
+def test_an_empty_leaderboard_is_said_to_be_empty() -> None:
+    lb = dataclasses.replace(board(), rows=(), superseded=0)
+    assert "no candidates yet" in terminal.render_leaderboard(lb, width=80, color=False)
+    assert "No candidates yet." in markdown.render_leaderboard(lb)
+    assert "No candidates yet." in html.render_leaderboard(lb, [], generated_at=AT)
+
+
+def test_progress_line() -> None:
+    full = terminal.progress_line(
+        done=120, total=240, in_flight=64, waiting=3, failed=1, cached=12, tokens=45_200, cost_usd=0.12, seconds=5.2
+    )
+    assert full == (
+        "promptbench: 120/240 cells done, 64 in flight, 3 waiting on a rate limit, 1 failed, 12 from cache, "
+        "45.2k tokens, $0.12, 5 s"
+    )
+    empty = terminal.progress_line(
+        done=0, total=240, in_flight=0, waiting=0, failed=0, cached=0, tokens=0, cost_usd=None, seconds=0
+    )
+    assert empty == "promptbench: 0/240 cells done"
+
+
+# -- markdown ----------------------------------------------------------------------------------------------------
+
+
+def test_markdown_golden() -> None:
+    text = markdown.render_leaderboard(board())
+    assert not FORBIDDEN.search(text)
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + len(AXES)
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
+    golden("leaderboard.md", text)
+
+
+# -- the page ----------------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in {"meta", "link", "input", "br", "img"}:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.scripts.append(data)
+
+
+def page(lb: Leaderboard | None = None, found: list[LoggedCandidate] | None = None) -> str:
+    return html.render_leaderboard(lb or board(), candidates() if found is None else found, generated_at=AT)
+
+
+def test_page_golden() -> None:
+    golden("leaderboard.html", page())
+
+
+def test_the_page_runs_its_own_script_only() -> None:
+    text = page()
+    parsed = Page(text)
+    assert parsed.open == ["html"] or not parsed.open
+    assert not FORBIDDEN.search(text)
+    assert len(parsed.scripts) == 1
+    digest = base64.b64encode(hashlib.sha256(parsed.scripts[0].encode()).digest()).decode()
+    policy = next(a["content"] for t, a in parsed.tags if t == "meta" and "http-equiv" in a)
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:;")
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert not [(t, k) for t, a in parsed.tags for k in a if k.startswith("on")]
+    assert not [t for t, _ in parsed.tags if t in {"img", "iframe", "object", "embed", "form", "base"}]
+    links = [v for _, a in parsed.tags for k, v in a.items() if k in {"href", "src", "srcset", "action"}]
+    assert all(v is not None and v.startswith(("#", "data:,")) for v in links)
+    assert "{{ 7 * 7 }}" in text
+
+
+def test_the_page_is_accessible_by_structure() -> None:
+    text = page()
+    parsed = Page(text)
+    heads = [a for t, a in parsed.tags if t == "th"]
+    assert heads
+    assert all(a.get("scope") in {"row", "col"} for a in heads)
+    assert text.count("<caption>") == text.count("<table")
+    assert [a["aria-sort"] for a in heads if "aria-sort" in a] == ["ascending"]
+    assert [a for t, a in parsed.tags if t == "html"] == [{"lang": "en"}]
+
+
+def test_unscored_failed_and_missing_are_told_apart() -> None:
+    text = page()
+    assert "not judged yet" in text
+    assert "text not loaded" in text
+    assert "RateLimitError: ␛[31m429␛[0m &lt;b&gt;slow down&lt;/b&gt;" in text
+    assert "cut: the first 20,000 of 20,001 characters" in text
+    assert "x" * 20_000 in text
+    assert "x" * 20_001 not in text
+
+
+def test_nothing_is_counted_as_zero() -> None:
+    lone = logged("local", "v1", "bad-sleep", 1, verdicts=(), pending=True, cost_usd=None, latency_s=None)
+    row = Row(
+        rank=None, model="local", prompt="v1", composite=None, ci95=None, tier=None,
+        candidates=1, judged=0, pending=1, failed=0,
+    )  # fmt: skip
+    lb = dataclasses.replace(board(), rows=(row,), superseded=0)
+    for text in (
+        page(lb, [lone]),
+        markdown.render_leaderboard(lb),
+        terminal.render_leaderboard(lb, width=120, color=False),
+    ):
+        assert "0.00" not in text.split("<main>")[-1].split("<script>")[0]
+        assert "$0" not in text
+
+
+@pytest.mark.parametrize("value", [RUBRIC.top, RUBRIC.bottom, 0.0, 1e6, -1e-9, 12.75])
+def test_every_composite_has_a_place_in_the_pictures(value: float) -> None:
+    scored = {"bad-sleep": value, "late-phone": value}
+    row = dataclasses.replace(board().rows[0], composite=value, ci95=(value, value), scenario_scores=scored)
+    lb = dataclasses.replace(board(), rows=(row,))
+    scale = pictures.scale(lb)
+    assert 2 <= float(scale.at(value)) <= 98
+    assert 1 <= len(scale.ticks) <= 12
+    assert len({(dot.x, dot.y) for dot in pictures.strip(row, scale)}) == 2
+    assert page(lb, [])
+
+
+@pytest.mark.parametrize(
+    ("criterion", "given", "mean", "bars"),
+    [
+        (RUBRIC.criteria[0], [5, 5, 4, 1], "3.75", 5),
+        (Criterion(name="x", type="scale", min=0, max=100, weight=1), [100, 0, 50], "50.00", 10),
+        (Criterion(name="x", type="scale", min=0, max=0.5, weight=1), [0.5, 0.1], "0.30", 10),
+        (RUBRIC.criteria[3], [True, False, True, True], "25% bad", 2),
+        (RUBRIC.criteria[4], [True, 0.5, None], "75% bad", 2),
+    ],
+)
+def test_histograms(criterion: Criterion, given: list[Score], mean: str, bars: int) -> None:
+    judge = Judge(tier=Tier.HUMAN, name="ada")
+    found = pictures.histogram(criterion, [Verdict(scores={criterion.name: s}, judge=judge) for s in given])
+    assert found is not None
+    assert (found.mean, len(found.bars)) == (mean, bars)
+    assert pictures.histogram(criterion, []) is None
+
+
+def test_thousands_of_candidates_make_a_page() -> None:
+    many = [logged(m, p, s, n) for n in range(120) for m, p in AXES for s in SITUATIONS]
+    text = page(found=many)
+    assert text.count('<article class="card"') == 2400
+    assert text.count('<details class="scenario">') == len(SITUATIONS)
+
+
+def look(path: Path, tmp_path: Path, *options: str) -> str:
+    assert CHROMIUM is not None
+    command = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+        f"--user-data-dir={tmp_path / 'profile'}", *options, "--dump-dom", path.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True, timeout=120)
+    return done.stdout
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: the page was NOT tried in a browser (apt install chromium)")
+def test_in_a_browser_our_script_runs_and_no_candidates_does(tmp_path: Path) -> None:
+    path = tmp_path / "leaderboard.html"
+    path.write_text(page(), encoding="utf-8")
+    dom = look(path, tmp_path)
+    start = dom[: dom.index("<head")]
+    assert "data-ready" in start
+    assert "data-owned" not in start
+    assert 'disabled=""' not in dom[dom.index("<table id") : dom.index("</table>")]
+
+
+# -- files -------------------------------------------------------------------------------------------------------
+
+
+def test_write_all_writes_three_files_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "report"
+    for _ in range(2):
+        paths = write_all(folder, board(), candidates(), generated_at=AT)
+    assert [p.name for p in paths] == ["leaderboard.json", "leaderboard.md", "leaderboard.html"]
+    assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in paths)
+    data = json.loads(paths[0].read_text(encoding="utf-8"))
+    assert data["schema"] == "promptbench/leaderboard/1"
+    assert paths[2].read_text(encoding="utf-8") == page()
+
+
+def test_a_lone_surrogate_does_not_stop_the_files(tmp_path: Path) -> None:
+    rows = (dataclasses.replace(board().rows[0], model="bad \ud800 name"),)
+    paths = write_all(tmp_path, dataclasses.replace(board(), rows=rows), candidates(), generated_at=AT)
+    assert json.loads(paths[0].read_text(encoding="utf-8"))["rows"][0]["model"] == "bad \ud800 name"
+
+
+def test_importing_the_package_is_cheap() -> None:
+    code = "import sys; from pytest_promptbench.report import html, terminal; print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for name in ("jinja2", "rich", "numpy", "mlflow", "pytest_promptbench.leaderboard"):
+        assert f"'{name}'" not in done.stdout

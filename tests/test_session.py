@@ -1,0 +1,570 @@
+"""Whole sessions, as a user runs them: real pytest processes, a real HTTP provider, a real MLflow store."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .project import TEST, Project, migrated_database
+from .provider import Fault, ScriptedProvider
+
+
+@pytest.fixture
+def provider() -> Iterator[ScriptedProvider]:
+    with ScriptedProvider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def project(tmp_path: Path, provider: ScriptedProvider) -> Project:
+    migrated_database(tmp_path / "mlflow.db")
+    return Project(tmp_path, provider).write()
+
+
+# -- generating and logging
+
+
+@pytest.mark.parametrize(
+    "workers", [(), ("-n", "2"), ("-n", "2", "--dist", "loadscope")], ids=["n0", "n2", "loadscope"]
+)
+def test_every_cell_is_generated_and_logged_once_and_a_rerun_adds_nothing(
+    project: Project, workers: tuple[str, ...]
+) -> None:
+    first = project.pytest(*workers)
+    assert first.code == 0, first.text
+    assert first.outcomes() == {"passed": 12}
+    assert project.provider.count == 12
+    runs = project.runs()
+    assert len(runs) == 12
+    assert {r.info.status for r in runs} == {"FINISHED"}
+    assert {r.data.tags["judge_pending"] for r in runs} == {"true"}
+    board = project.leaderboard()
+    assert board["schema"] == "promptbench/leaderboard/1"
+    assert {(r["model"], r["prompt"], r["candidates"], r["pending"], r["composite"]) for r in board["rows"]} == {
+        (m, p, 3, 3, None) for m in ("haiku", "local") for p in ("v1", "v2")
+    }
+    again = project.pytest(*workers)
+    assert again.code == 0, again.text
+    assert project.provider.count == 12, "nothing is paid for twice"
+    assert {r.info.run_id for r in project.runs()} == {r.info.run_id for r in runs}, "nothing is logged twice"
+    assert not list((project.root / ".promptbench" / "sessions").glob("*"))
+
+
+def test_ids_select_cells(project: Project) -> None:
+    listed = project.pytest("--collect-only", "-q")
+    assert "evals/test_tips.py::test_tip[haiku-v1-s0]" in listed.out
+    some = project.pytest("-k", "haiku and v2")
+    assert some.outcomes() == {"passed": 3, "deselected": 9}
+    assert project.provider.count == 3
+
+
+def test_collect_only_touches_nothing(project: Project) -> None:
+    (project.root / "mlflow.db").unlink()
+    project.pytest("--collect-only", "-q")
+    assert not (project.root / ".promptbench").exists()
+    assert not (project.root / "mlflow.db").exists()
+
+
+def test_a_plain_parametrize_overrides_an_axis_and_keeps_the_order_of_ids(project: Project) -> None:
+    project.file(
+        "evals/test_tips.py",
+        TEST.replace("def test_tip", '@pytest.mark.parametrize("prompt", ["v2"])\ndef test_tip'),
+    )
+    listed = project.pytest("--collect-only", "-q")
+    ids = re.findall(r"test_tip\[(.*)\]", listed.out)
+    assert ids == [f"{m}-v2-s{i}" for m in ("haiku", "local") for i in range(3)]
+
+
+def test_what_the_candidate_tells(project: Project) -> None:
+    project.file(
+        "evals/test_tips.py",
+        """
+        import pytest
+
+        @pytest.mark.promptbench("tips.yaml")
+        def test_tip(candidate, model, prompt, scenario):
+            assert (candidate.model, candidate.prompt, candidate.scenario) == (model, prompt, scenario)
+            assert candidate.scenario.vars["situation"].startswith("situation-")
+            assert candidate.outputs == (candidate.text,)
+            assert candidate.usage.completion_tokens > 0
+            assert candidate.cost_usd is None
+            assert candidate.latency_s > 0
+        """,
+    )
+    assert project.pytest("-k", "s0").outcomes() == {"passed": 4, "deselected": 8}
+
+
+def test_samples_are_outputs_of_one_candidate(tmp_path: Path, provider: ScriptedProvider) -> None:
+    project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=2, suite="samples: 3\n").write()
+    assert project.pytest().code == 0
+    assert provider.count == 6
+    assert [len(c.outputs or ()) for c in project.store.texts(project.store.read(project.experiment()))] == [3, 3]
+
+
+def test_a_failing_assertion_is_a_failed_test_and_its_candidate_is_logged(project: Project) -> None:
+    project.file("evals/test_tips.py", TEST.replace("candidate.text.strip()", 'candidate.scenario != "s1"'))
+    result = project.pytest()
+    assert result.code == 1
+    assert result.outcomes() == {"failed": 4, "passed": 8}
+    assert len(project.runs()) == 12
+
+
+def test_options_and_their_ini_keys(project: Project) -> None:
+    project.file("pytest.ini", "[pytest]\nbench_experiment = from-ini\nbench_models = haiku\nbench_concurrency = 2\n")
+    project.provider.latency_s = 0.05
+    assert project.pytest("--bench-prompts", "v1", "--bench-tag", "airflow.run_id=r1").outcomes() == {"passed": 3}
+    runs = project.runs("from-ini")
+    assert len(runs) == 3
+    assert {r.data.tags["airflow.run_id"] for r in runs} == {"r1"}
+    assert project.provider.peak <= 2
+    assert project.pytest("--bench-experiment", "from-line", "--bench-prompts", "v1").code == 0
+    assert len(project.runs("from-line")) == 3
+
+
+@pytest.mark.parametrize("workers", ["0", "3"])
+def test_concurrency_is_of_the_whole_session(project: Project, workers: str) -> None:
+    project.provider.latency_s = 0.1
+    assert project.pytest("-n", workers, "--bench-concurrency", "4").code == 0
+    assert 1 < project.provider.peak <= 4
+
+
+def test_generation_is_not_bound_to_the_number_of_workers(project: Project) -> None:
+    project.provider.latency_s = 0.3
+    assert project.pytest("-n", "2", "--bench-concurrency", "12").code == 0
+    assert project.provider.peak >= 6
+
+
+def test_no_cache_generates_again(project: Project) -> None:
+    project.pytest("-k", "s0")
+    project.provider.reply = lambda body: "another answer"
+    assert project.pytest("-k", "s0", "--bench-no-cache").code == 0
+    assert project.provider.count == 8
+    outputs = {c.outputs for c in project.store.texts(project.store.read(project.experiment()))}
+    assert ("another answer",) in outputs
+
+
+def test_shards_are_disjoint_and_together_everything(project: Project) -> None:
+    for i in (1, 2, 3, 4, 5):
+        assert project.pytest("--bench-shard", f"{i}/5", "-n", "2" if i == 2 else "0").code == 0
+    assert project.provider.count == 12
+    assert len(project.runs()) == 12
+
+
+def test_an_empty_shard_is_pytests_own_exit_5(project: Project) -> None:
+    assert project.pytest("--bench-shard", "2/2", "-k", "haiku and v1 and s0").code == 5
+
+
+def test_several_suites_stand_side_by_side(project: Project) -> None:
+    project.file("prompts/poem/v1.yaml", "messages:\n  - {role: user, content: 'Poem on {{ topic }}'}\n")
+    project.file("evals/poems.yaml", "task: poem\nrubric: tip-v1\nscenarios:\n  - {id: sea, vars: {topic: the sea}}\n")
+    project.file("evals/test_poems.py", TEST.replace("tips.yaml", "poems.yaml"))
+    assert project.pytest().outcomes() == {"passed": 14}
+    names = project.store.experiments()
+    assert any(n.startswith("poem-bench-") for n in names)
+    assert any(n.startswith("tip-bench-") for n in names)
+    assert (project.root / ".promptbench/report/poem/leaderboard.json").exists()
+
+
+# -- failures
+
+
+def test_a_failed_generation_fails_its_test_with_the_providers_error_and_is_logged(project: Project) -> None:
+    project.provider.script("situation-1", Fault(400, body="your prompt is odd"))
+    result = project.pytest()
+    assert result.code == 1
+    assert result.outcomes() == {"failed": 4, "passed": 8}
+    assert "your prompt is odd" in result.out
+    failed = [r for r in project.runs() if r.info.status == "FAILED"]
+    assert len(failed) == 4
+    assert all("your prompt is odd" in r.data.tags["promptbench.error"] for r in failed)
+    assert {r.data.tags["judge_pending"] for r in failed} == {"false"}
+    assert {row["failed"] for row in project.leaderboard()["rows"]} == {1}
+    project.provider._rules.clear()
+    assert project.pytest().code == 0
+    assert [r.info.status for r in project.runs()] == ["FINISHED"] * 12
+
+
+def test_rate_limits_and_server_errors_are_waited_out(project: Project) -> None:
+    project.provider.at_once = 3
+    project.provider.latency_s = 0.05
+    project.provider.script("situation-0", Fault(503), times=2)
+    assert project.pytest("-n", "2").code == 0
+    assert len(project.runs()) == 12
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (Fault(kind="empty"), "answered with an empty text"),
+        (Fault(kind="length"), "raise max_tokens"),
+        (Fault(kind="content-filter"), "content filter"),
+        (Fault(kind="no-choices"), "no candidate"),
+        (Fault(404, body="no such model"), "check the name in models.yaml"),
+    ],
+    ids=["empty", "length", "content-filter", "no-choices", "not-found"],
+)
+def test_answers_that_are_none_are_named(project: Project, fault: Fault, message: str) -> None:
+    project.provider.script("situation-0", fault)
+    result = project.pytest("-k", "haiku and v1 and s0")
+    assert result.code == 1
+    assert message in result.out
+    assert [r.info.status for r in project.runs()] == ["FAILED"]
+
+
+def test_a_wrong_key_is_told_without_its_value(project: Project) -> None:
+    project.provider.script("situation", Fault(401, body="Incorrect API key provided: sk-scripted-key-123456"))
+    result = project.pytest()
+    assert result.code == 1
+    assert "check the key in SCRIPTED_KEY" in result.out
+    assert project.provider.count <= 4 * 2 + 8, "a whole model's key is not tried for every cell"
+    written = b"".join(p.read_bytes() for p in project.root.rglob("*") if p.is_file())
+    assert b"sk-scripted-key-123456" not in written + result.text.encode()
+
+
+def test_a_refused_connection_is_named(project: Project) -> None:
+    text = (project.root / "evals/models.yaml").read_text()
+    (project.root / "evals/models.yaml").write_text(re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:9", text))
+    result = project.pytest("-k", "haiku and v1 and s0")
+    assert result.code == 1
+    assert "Connection" in result.out
+
+
+# -- interruption
+
+
+def test_x_stops_generating(project: Project) -> None:
+    project.provider.latency_s = 0.2
+    project.file("evals/test_tips.py", TEST.replace("candidate.text.strip()", "False"))
+    result = project.pytest("-x", "--bench-concurrency", "2")
+    assert result.code == 1
+    assert project.provider.count <= 4
+    assert len(project.runs()) == project.provider.count, "what was paid for is logged"
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_ctrl_c_loses_nothing_that_was_paid_for(project: Project, workers: str) -> None:
+    project.provider.latency_s = 1.0
+    process = project.start("-n", workers, "--bench-concurrency", "3")
+    wait_for(lambda: project.provider.count >= 4)
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=90)
+    assert process.returncode == 2, out
+    asked = project.provider.count
+    assert asked < 12
+    project.provider.latency_s = 0.0
+    assert project.pytest().code == 0
+    assert project.provider.count == 12
+    assert len(project.runs()) == 12
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_sigkill_loses_nothing_that_was_answered(project: Project, workers: str) -> None:
+    project.provider.latency_s = 0.3
+    process = project.start("-n", workers, "--bench-concurrency", "2")
+    wait_for(lambda: project.provider.count >= 5)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    wait_for(lambda: not children_of_session(project))
+    answered = count_answers(project)
+    project.provider.latency_s = 0.0
+    before = project.provider.count
+    assert project.pytest().code == 0
+    assert project.provider.count == before + 12 - answered
+    assert len(project.runs()) == 12
+
+
+def test_with_mlflow_down_the_session_says_so_and_the_next_one_logs(project: Project) -> None:
+    project.environ = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    down = project.pytest("-k", "haiku and v1")
+    assert "NOT IN MLFLOW: 3 candidates" in down.out
+    assert "127.0.0.1:9" in down.out
+    assert project.provider.count == 3
+    project.environ = {}
+    assert project.pytest("-k", "haiku and v1").code == 0
+    assert project.provider.count == 3
+    assert len(project.runs()) == 3
+
+
+def test_two_sessions_at_once_share_the_work(project: Project) -> None:
+    project.provider.latency_s = 0.2
+    processes = [project.start("-n", "2"), project.start("-n", "0")]
+    outputs = [p.communicate(timeout=120)[0] for p in processes]
+    assert [p.returncode for p in processes] == [0, 0], "\n".join(outputs)
+    assert project.provider.count == 12
+    assert len(project.runs()) == 12
+
+
+def wait_for(condition: object, seconds: float = 60) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.02)
+
+
+def children_of_session(project: Project) -> list[str]:
+    """Processes that still work in the project's folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (entry / "cwd").resolve() == project.root.resolve():
+                found.append((entry / "cmdline").read_text())
+        except OSError:
+            continue
+    return found
+
+
+def count_answers(project: Project) -> int:
+    with sqlite3.connect(project.root / ".promptbench/ledger.sqlite3") as db:
+        return int(db.execute("SELECT COUNT(*) FROM answers").fetchone()[0])
+
+
+# -- money
+
+
+def test_a_limit_on_cost_refuses_models_without_a_price(project: Project) -> None:
+    result = project.pytest("--bench-max-cost", "0.1")
+    assert result.code == 2
+    assert "LiteLLM has none for haiku, local" in result.out
+    assert project.provider.count == 0
+    assert project.pytest("--bench-max-cost", "0.1", "--bench-allow-unpriced", "-k", "s0").code == 0
+
+
+def test_a_limit_on_cost_stops_before_it_is_passed(project: Project) -> None:
+    project.file(
+        "evals/models.yaml",
+        f"""
+        models:
+          haiku: {{model: openai/gpt-4o, api_base: '{project.provider.api_base}', api_key_env: SCRIPTED_KEY, params: {{max_tokens: 100}}}}
+        """,
+    )
+    result = project.pytest("--bench-max-cost", "0.0025", "--bench-concurrency", "1")
+    assert result.code == 1
+    assert 1 <= project.provider.count < 6
+    assert "--bench-max-cost 0.0025 USD would be passed" in result.out
+    assert len(project.runs()) == project.provider.count
+    assert sum(r.data.metrics["cost_usd"] for r in project.runs()) <= 0.0025
+
+
+# -- mistakes
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["--bench-concurrency", "0"], 4, "not a whole number above 0"),
+        (["--bench-shard", "3/2"], 4, "expected I/N"),
+        (["--bench-tag", "x"], 4, "expected KEY=VALUE"),
+        (["--bench-tag", "judge_pending=false"], 4, "is one that promptbench or MLflow writes"),
+        (["--bench-max-cost", "many"], 4, "not an amount"),
+        (["--judge-reveal"], 4, "give it together with --judge-export"),
+        (["--judge-export", "a", "--judge-apply", "b"], 4, "two steps"),
+        (["--bench-models", "zzz"], 2, "has no 'zzz'. Known: haiku, local"),
+        (["--bench-models", "zzz", "-n", "2"], 2, "has no 'zzz'. Known: haiku, local"),
+        (["--bench-prompts", "v"], 2, "has no 'v'. Did you mean"),
+    ],
+)
+def test_usage_mistakes(project: Project, args: list[str], code: int, message: str) -> None:
+    result = project.pytest(*args)
+    assert (result.code, message in result.text) == (code, True), result.text
+    assert "Traceback" not in result.text
+    assert project.provider.count == 0
+
+
+@pytest.mark.parametrize(
+    ("test", "message"),
+    [
+        (TEST.replace('"tips.yaml"', ""), "wants one suite file"),
+        (TEST.replace("tips.yaml", "tip.yaml"), "there is no such file"),
+        (TEST.replace("candidate)", ")").replace("candidate.text.strip()", "True"), "as an argument"),
+        (TEST.replace('"tips.yaml"', '"tips.yaml", model="a"'), "not 'model'"),
+        (TEST.replace("def test", '@pytest.mark.parametrize("model", ["c"])\ndef test'), "has no model 'c'"),
+    ],
+)
+def test_mistakes_in_the_marker(project: Project, test: str, message: str) -> None:
+    project.file("evals/test_tips.py", test)
+    result = project.pytest()
+    assert (result.code, message in result.out) == (2, True), result.text
+
+
+def test_a_mistake_in_a_file_is_a_collection_error_and_nothing_is_generated(project: Project) -> None:
+    project.file("evals/tips.yaml", "task: tip\nrubric: tip-v1\nscenarios: [\n")
+    for workers in ("0", "2"):
+        result = project.pytest("-n", workers)
+        assert result.code == 2
+        assert "tips.yaml:4: is not valid YAML" in result.out
+    assert project.provider.count == 0
+
+
+# -- an idle plugin
+
+
+PLAIN = """
+import sys
+
+def test_plain():
+    heavy = {"mlflow", "litellm", "pandas", "numpy", "pydantic", "yaml", "pytest_promptbench.session"} & set(sys.modules)
+    assert not heavy, heavy
+"""
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_without_evals_the_plugin_imports_and_writes_nothing(
+    tmp_path: Path, provider: ScriptedProvider, workers: str
+) -> None:
+    project = Project(tmp_path, provider)
+    project.file("tests/test_plain.py", PLAIN)
+    result = (
+        project.pytest("tests/", "-n", workers, "evals")
+        if (tmp_path / "evals").exists()
+        else run_plain(project, workers)
+    )
+    assert result.code == 0, result.text
+    assert "promptbench" not in result.out.split("plugins:")[-1].split("\n", 1)[-1]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["tests"]
+
+
+def run_plain(project: Project, workers: str):  # type: ignore[no-untyped-def]
+    import subprocess
+
+    from .project import Result
+
+    done = subprocess.run(
+        project.command("tests/", "-n", workers),
+        cwd=project.root,
+        env={**project.environment(), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def test_work_stealing_is_the_default_for_evals_only(project: Project) -> None:
+    assert "scheduling tests via LoadScheduling" in run_plain_in(project)
+    assert "WorkStealing" in project.pytest("-n", "2", "-v").out
+    assert "LoadScheduling" in project.pytest("-n", "2", "-v", "--dist", "load").out
+
+
+def run_plain_in(project: Project) -> str:
+    project.file(
+        "tests/test_plain.py", "import pytest\n\n@pytest.mark.parametrize('i', range(4))\ndef test_x(i):\n    pass\n"
+    )
+    import subprocess
+
+    command = project.command("tests/", "-n", "2", "-v")
+    return subprocess.run(
+        command, cwd=project.root, env=project.environment(), capture_output=True, text=True, check=False, timeout=60
+    ).stdout
+
+
+# -- judging
+
+
+def test_the_loop_collect_export_judge_apply(project: Project) -> None:
+    project.pytest("-n", "2")
+    exported = project.pytest("--judge-export", "packet.json")
+    assert exported.code == 0, exported.text
+    assert "exported 12 pending candidates" in exported.out
+    assert project.provider.count == 12, "an export runs no test"
+    packet = project.packet()
+    assert len(packet["items"]) == 12
+    blind = json.dumps({**packet, "experiment": "", "rubric": {}})
+    assert not re.search(r'"(haiku|local|v1|v2|s\d)"|run_id|situation-\d"[^}]*"id"', blind)
+    project.score(only=9, judged_by="claude-opus")
+    applied = project.pytest("--judge-apply", "packet.json")
+    assert applied.code == 0, applied.text
+    assert "applied 9, unchanged 0, still pending 3" in applied.out
+    runs = [r for r in project.runs() if r.data.tags["judge_pending"] == "false"]
+    assert len(runs) == 9
+    assert {r.data.metrics["composite"] for r in runs} == {12.0}
+    assert {r.data.tags["judge_kind"] for r in runs} == {"claude-code"}
+    assert {r.data.tags["judged_by"] for r in runs} == {"claude-opus"}
+    assert all(r.data.tags["judged_at"].endswith("Z") for r in runs)
+    assert sum(row["judged"] for row in project.leaderboard()["rows"]) == 9
+    assert "applied 0, unchanged 9, still pending 3" in project.pytest("--judge-apply", "packet.json").out
+    second = project.pytest("--judge-export", "rest.json", "-n", "2")
+    assert "exported 3 pending candidates" in second.out
+
+
+def test_verdicts_are_carried_to_another_experiment(project: Project) -> None:
+    project.pytest()
+    project.pytest("--judge-export", "packet.json")
+    project.score(value=5)
+    project.pytest("--judge-apply", "packet.json")
+    assert project.pytest("--bench-experiment", "next day").code == 0
+    runs = project.runs("next day")
+    assert {r.data.tags["judge_pending"] for r in runs} == {"false"}
+    assert all("promptbench.carried_from" in r.data.tags for r in runs)
+    assert {row["composite"] for row in project.leaderboard()["rows"]} == {15.0}
+
+
+def damaged(project: Project, change: object) -> str:
+    project.pytest("-k", "haiku and v1")
+    project.pytest("--judge-export", "packet.json")
+    project.score()
+    packet = project.packet()
+    assert callable(change)
+    change(packet)
+    (project.root / "packet.json").write_text(json.dumps(packet))
+    result = project.pytest("--judge-apply", "packet.json")
+    assert result.code == 4, result.text
+    assert "Traceback" not in result.text
+    assert all(r.data.tags["judge_pending"] == "true" for r in project.runs()), "all or nothing"
+    return result.text
+
+
+def test_scores_out_of_range_are_refused_with_item_criterion_and_value(project: Project) -> None:
+    def change(packet: dict) -> None:  # type: ignore[type-arg]
+        packet["items"][1]["candidates"][0]["scores"]["tone"] = 7
+
+    text = damaged(project, change)
+    assert re.search(r"item [0-9a-f]+.*tone is 7.*1 to 5", text)
+
+
+def test_an_edited_output_is_refused(project: Project) -> None:
+    def change(packet: dict) -> None:  # type: ignore[type-arg]
+        packet["items"][0]["candidates"][0]["output"] += " edited"
+
+    assert "changed since the export" in damaged(project, change)
+
+
+def test_a_packet_from_another_experiment_is_refused(project: Project) -> None:
+    def change(packet: dict) -> None:  # type: ignore[type-arg]
+        packet["experiment"] = "elsewhere"
+
+    assert "no experiment 'elsewhere'" in damaged(project, change)
+
+
+def test_a_packet_for_a_rubric_that_changed_is_refused(project: Project) -> None:
+    def change(packet: dict) -> None:  # type: ignore[type-arg]
+        with (project.root / "rubrics/tip-v1.md").open("a") as file:
+            file.write("\nOne more anchor.\n")
+
+    assert "changed since the export" in damaged(project, change)
+
+
+def test_a_truncated_packet_is_one_clear_line(project: Project) -> None:
+    project.pytest("-k", "haiku and v1")
+    project.pytest("--judge-export", "packet.json")
+    text = (project.root / "packet.json").read_text()
+    (project.root / "packet.json").write_text(text[: len(text) // 2])
+    result = project.pytest("--judge-apply", "packet.json")
+    assert result.code == 4
+    assert "packet.json" in result.text
+    assert "Traceback" not in result.text
+
+
+def test_exporting_before_anything_ran_says_what_to_do(project: Project) -> None:
+    result = project.pytest("--judge-export", "packet.json")
+    assert result.code == 4
+    assert "Run the evals first" in result.text
