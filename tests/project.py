@@ -39,6 +39,7 @@ import pytest
 def test_tip(candidate):
     assert candidate.text.strip()
 """
+_FEWER_PLUGINS = [x for name in ("cacheprovider", "timeout", "hypothesispytest", "anyio") for x in ("-p", f"no:{name}")]
 
 
 @dataclass
@@ -78,7 +79,8 @@ class Project:
         }
         self.file("evals/models.yaml", "models:\n" + "".join(f"  {k}: {v}\n" for k, v in models.items()))
         for p in self.prompts:
-            text = f"messages:\n  - {{role: system, content: 'be {p}'}}\n  - {{role: user, content: 'Tip: {{{{ situation }}}}'}}\n"
+            text = f"messages:\n  - {{role: system, content: 'be {p}'}}\n"
+            text += "  - {role: user, content: 'Tip: {{ situation }}'}\n"
             self.file(f"prompts/tip/{p}.yaml", text)
         self.file("rubrics/tip-v1.md", RUBRIC.lstrip("\n"))
         cases = "".join(f"  - {{id: s{i}, vars: {{situation: situation-{i}}}}}\n" for i in range(self.scenarios))
@@ -93,7 +95,7 @@ class Project:
         return path
 
     def command(self, *args: str) -> list[str]:
-        return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:timeout", *args]
+        return [sys.executable, "-m", "pytest", *_FEWER_PLUGINS, *args]
 
     def environment(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "MLFLOW_", "GITHUB_", "CI"))}
@@ -103,8 +105,8 @@ class Project:
         """Run pytest in the project, in a process of its own; ``evals/`` unless arguments name something else."""
         given = args if any(a.startswith("evals") for a in args) else ("evals/", *args)
         done = subprocess.run(
-            self.command(*given), cwd=self.root, env=self.environment(), capture_output=True, text=True, timeout=timeout,
-            check=False,
+            self.command(*given), cwd=self.root, env=self.environment(), capture_output=True, text=True,
+            timeout=timeout, check=False,
         )  # fmt: skip
         return Result(done.returncode, done.stdout, done.stderr)
 
@@ -162,3 +164,15 @@ def migrated_database(target: Path) -> None:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         _TEMPLATE.append(folder / "mlflow.db")
     shutil.copy(_TEMPLATE[0], target)
+
+
+def children_of(folder: Path) -> list[str]:
+    """The command lines of processes that work in a folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (entry / "cwd").resolve() == folder.resolve():
+                found.append((entry / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found

@@ -29,7 +29,7 @@ def cell(
 
 @dataclass
 class ScriptedCompleter:
-    """Answers "answer to <content>"; ``act`` may raise or return another text. Records who asked and how many at once."""
+    """Answers "answer to <content>"; ``act`` may raise or return another text. Records what was asked."""
 
     latency_s: float = 0.0
     act: Callable[[Request, int], str | None] = lambda request, attempt: None

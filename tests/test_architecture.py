@@ -42,7 +42,7 @@ def modules() -> list[Path]:
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """Every import of a file, lazy ones too, as absolute names; those under TYPE_CHECKING do not run and do not count."""
+    """Every import of a file, lazy ones too, as absolute names; those under TYPE_CHECKING do not count."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     skipped = {
         id(inner)

@@ -82,7 +82,8 @@ def test_scenarios_may_stand_in_a_file_of_their_own(tmp_path: Path, name: str, t
 
 
 def test_yaml_that_surprises_stays_text(tmp_path: Path) -> None:
-    text = "task: tip\nrubric: tip-v1\nscenarios:\n  - {id: a, vars: {situation: no, day: 2026-01-01, n: 7, t: true, o: 010}}\n"
+    values = "{situation: no, day: 2026-01-01, n: 7, t: true, o: 010}"
+    text = f"task: tip\nrubric: tip-v1\nscenarios:\n  - {{id: a, vars: {values}}}\n"
     assert load(tmp_path, suite=text).scenarios[0].vars == {
         "situation": "no", "day": "2026-01-01", "n": 7, "t": True, "o": 10
     }  # fmt: skip

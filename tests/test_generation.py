@@ -109,7 +109,7 @@ def test_no_cache_asks_again_but_once_in_a_session(rig: Rig) -> None:
 
 
 def test_the_same_request_of_two_processes_is_made_once(rig: Rig, tmp_path: Path) -> None:
-    """Two generators with lock files of their own would deadlock in one process, so one stands in by holding the lock."""
+    """POSIX locks do not exclude within a process, so the test itself stands in for the other one."""
     request = cell().requests[0]
     assert rig.locks.try_acquire(f"answer:{request.key}")
     completer = ScriptedCompleter()

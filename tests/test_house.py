@@ -55,7 +55,7 @@ def test_constraints_pin_versions_without_addresses() -> None:
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!-]+", line) for line in lines)
 
 
-@pytest.mark.parametrize("path", [p for p in ROOT.glob("docs/**/*.md")] + [ROOT / "README.md"], ids=lambda p: p.name)
+@pytest.mark.parametrize("path", [*ROOT.glob("docs/**/*.md"), ROOT / "README.md"], ids=lambda p: p.name)
 def test_links_between_documents_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
         assert (path.parent / target).exists(), f"{path.name} links to {target}"

@@ -72,7 +72,8 @@ BOTH = (candidate("run-1"), candidate("run-2", "one two three four"))
 
 
 def packet(*candidates: LoggedCandidate, **options: Any) -> dict[str, Any]:
-    return build_packet(candidates or BOTH, RUBRIC, **{"experiment": "tip-bench", "seed": 1} | options)
+    choices: dict[str, Any] = {"experiment": "tip-bench", "seed": 1}
+    return build_packet(candidates or BOTH, RUBRIC, **choices | options)
 
 
 def item(data: dict[str, Any], run_id: str) -> Any:
@@ -740,10 +741,17 @@ def test_problems_of_all_kinds_stand_in_one_list() -> None:
         assert part in text
 
 
-def test_a_pattern_from_an_edited_packet_is_not_run() -> None:
-    data = scored(candidate("run-1", "a" * 40))
+@pytest.mark.parametrize("forged", [False, True], ids=["edited", "forged with a text that fits"])
+def test_a_pattern_that_no_stored_rubric_vouches_for_is_not_run(forged: bool) -> None:
+    """It would take longer than the suite lets a test run."""
+    c = candidate("run-1", "a" * 60)
+    data = scored(c)
     data["rubric"]["criteria"][3]["check"] = {"matches": "(a+)+$b"}
-    assert len(problems(data, candidate("run-1", "a" * 40))) == 1
+    if forged:
+        text = TEXT.replace("max_words: 3", 'matches: "(a+)+$b"')
+        data["rubric"] |= {"text": text, "sha256": sha256(text)}
+        data["items"][0]["item"] = "unknown"
+    assert len(problems(data, c, rubrics={})) == 1
 
 
 JSON = st.recursive(

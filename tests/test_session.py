@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .project import TEST, Project, migrated_database
+from .project import TEST, Project, children_of, migrated_database
 from .provider import Fault, ScriptedProvider
 
 
@@ -272,7 +272,7 @@ def test_sigkill_loses_nothing_that_was_answered(project: Project, workers: str)
     wait_for(lambda: project.provider.count >= 5)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    wait_for(lambda: not children_of_session(project))
+    wait_for(lambda: not children_of(project.root))
     answered = count_answers(project)
     project.provider.latency_s = 0.0
     before = project.provider.count
@@ -310,18 +310,6 @@ def wait_for(condition: object, seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
-def children_of_session(project: Project) -> list[str]:
-    """Processes that still work in the project's folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if (entry / "cwd").resolve() == project.root.resolve():
-                found.append((entry / "cmdline").read_text())
-        except OSError:
-            continue
-    return found
-
-
 def count_answers(project: Project) -> int:
     with sqlite3.connect(project.root / ".promptbench/ledger.sqlite3") as db:
         return int(db.execute("SELECT COUNT(*) FROM answers").fetchone()[0])
@@ -343,7 +331,11 @@ def test_a_limit_on_cost_stops_before_it_is_passed(project: Project) -> None:
         "evals/models.yaml",
         f"""
         models:
-          haiku: {{model: openai/gpt-4o, api_base: '{project.provider.api_base}', api_key_env: SCRIPTED_KEY, params: {{max_tokens: 100}}}}
+          haiku:
+            model: openai/gpt-4o
+            api_base: '{project.provider.api_base}'
+            api_key_env: SCRIPTED_KEY
+            params: {{max_tokens: 100}}
         """,
     )
     result = project.pytest("--bench-max-cost", "0.0025", "--bench-concurrency", "1")
@@ -411,7 +403,8 @@ PLAIN = """
 import sys
 
 def test_plain():
-    heavy = {"mlflow", "litellm", "pandas", "numpy", "pydantic", "yaml", "pytest_promptbench.session"} & set(sys.modules)
+    names = {"mlflow", "litellm", "pandas", "numpy", "pydantic", "yaml", "pytest_promptbench.session"}
+    heavy = names & set(sys.modules)
     assert not heavy, heavy
 """
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +30,11 @@ HOSTILE = "NUL \x00, lone \ud800, \x1b[31mred\x1b[0m, <script>alert(1)</script>,
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingStore]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> TrackingStore:
     folder = tmp_path_factory.mktemp("mlflow")
     store = TrackingStore(f"sqlite:///{folder}/mlflow.db", artifact_root=folder / "mlartifacts")
     store.open()
-    yield store
+    return store
 
 
 def logged(scenario: str = "s1", text: str = "drink water", samples: int = 1, **more: Any) -> Logged:

@@ -4,11 +4,11 @@ Pure: it reads no file, prints nothing and exits nowhere. What it tests, for eve
 metric with a tolerance, over the scenarios scored on both sides:
 
 * the estimate: is the mean worse than the baseline's by more than the tolerance?
-* the test: is it worse at all? One-sided sign-flip permutation test against "no worse", Holm-corrected over all the
-  gate's tests, so that two sessions of the same thing fail the whole gate at most 5 times in 100.
+* the test: is it worse at all? Sign-flip permutation test at 5 % two-sided, Holm-corrected over all the gate's tests.
+  As only a change for the worse fails, two sessions of the same thing fail the whole gate at most 2.5 times in 100.
 
-``fail`` needs both; the estimate without the test, or too few scenarios for the test to ever reach 5 %, is
-``inconclusive``; what cannot be compared at all is ``error``. No pair is never a ``pass``.
+``fail`` needs both. The estimate without the test, or too few scenarios for the test to ever reach 5 %, is
+``inconclusive``. What cannot be compared at all is ``error``. No pair is never a ``pass``.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from .baseline import (
     parse_baseline,
     snapshot,
 )
+from .matching import CellName
 from .selftest import SelfTest, self_test
 from .tolerance import DEFAULT_TOLERANCES, Tolerance, parse_tolerance
-from .verdict import ALPHA, GATE_SCHEMA, CellName, GateComparison, GateOutcome, GateResult, evaluate_gate
+from .verdict import ALPHA, GATE_SCHEMA, GateComparison, GateOutcome, GateResult, evaluate_gate
 
 __all__ = [
     "ALPHA",

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from .. import statistics as stats
 from ..errors import BaselineError
-from ..records import Leaderboard, LoggedCandidate, Record, Rubric, Suite, Tier, canonical_json, composite, sha256
+from ..records import Leaderboard, LoggedCandidate, Record, Rubric, Suite, Tier, sha256
 
 BASELINE_SCHEMA = "promptbench/baseline/1"
 
@@ -77,32 +77,26 @@ def snapshot(
 ) -> Baseline:
     """A session's scores as a Baseline, to be saved or to be compared with one.
 
-    candidates: those that the leaderboard counts. A row takes the verdicts of the tier that the leaderboard says it
-    rests on; a candidate without one is there as unscored. judge: the automatic judge's fingerprint.
+    Composites are the leaderboard's own. Criteria are means over the verdicts of ``candidates``, which should be those
+    that the leaderboard counts, of the tier that its row rests on; a scenario that only has candidates without such a
+    verdict is there as unscored. judge: the automatic judge's fingerprint.
     """
-    tiers = {(row.model, row.prompt): row.tier for row in board.rows}
-    cells: dict[RowName, dict[str, list[Mapping[str, float]]]] = {name: {} for name in tiers}
+    cells: dict[RowName, list[LoggedCandidate]] = {(row.model, row.prompt): [] for row in board.rows}
     for candidate in candidates:
-        name = candidate.model, candidate.prompt
-        if name not in cells:
-            continue
-        scored = cells[name].setdefault(candidate.scenario, [])
-        scores = _scores(candidate, tiers[name], board.rubric)
-        if scores:
-            scored.append(scores)
-    rows = tuple(
-        BaselineRow(
-            model=model,
-            prompt=prompt,
-            tier=tiers[model, prompt],
-            judge=judge if tiers[model, prompt] == Tier.AUTO else None,
-            scores={
-                scenario: stats.cluster_means((metric, value) for scores in repeats for metric, value in scores.items())
-                for scenario, repeats in sorted(by_scenario.items())
-            },
-        )
-        for (model, prompt), by_scenario in sorted(cells.items())
-    )
+        if (candidate.model, candidate.prompt) in cells:
+            cells[candidate.model, candidate.prompt].append(candidate)
+    rows = []
+    for row in sorted(board.rows, key=lambda r: (r.model, r.prompt)):
+        mine = cells[row.model, row.prompt]
+        scores: dict[str, dict[str, float]] = {
+            s: {} for s in sorted({c.scenario for c in mine} | {*row.scenario_scores})
+        }
+        for scenario, total in row.scenario_scores.items():
+            of_scenario = [_criteria(c, row.tier, board.rubric) for c in mine if c.scenario == scenario]
+            named = ((name, value) for one in of_scenario for name, value in one.items())
+            scores[scenario] = {"composite": total, **stats.cluster_means(named)}
+        of_auto = judge if row.tier == Tier.AUTO else None
+        rows.append(BaselineRow(model=row.model, prompt=row.prompt, tier=row.tier, judge=of_auto, scores=scores))
     return Baseline(
         task=board.task,
         experiment=board.experiment,
@@ -110,26 +104,24 @@ def snapshot(
         rubric_sha256=board.rubric.sha256,
         better=directions(board.rubric),
         models={
-            m.name: sha256({"model": m.model, "api_base": m.api_base, "params": canonical_json(m.to_json()["params"])})
+            m.name: sha256({"model": m.model, "api_base": m.api_base, "params": m.to_json()["params"]})
             for m in suite.models
         },
         prompts={p.version: p.sha256 for p in suite.prompts},
         scenarios={s.id: sha256(s.to_json()["vars"]) for s in suite.scenarios},
-        rows=rows,
+        rows=tuple(rows),
         saved_at=saved_at,
     )
 
 
-def _scores(candidate: LoggedCandidate, tier: str | None, rubric: Rubric) -> dict[str, float]:
-    """Composite and criteria of the candidate's verdict that counts, if it is of the row's tier; else nothing."""
-    verdict = candidate.verdict()
-    if verdict is None or verdict.judge.tier != tier:
+def _criteria(candidate: LoggedCandidate, tier: str | None, rubric: Rubric) -> dict[str, float]:
+    """The rubric's criteria in the candidate's verdict of the row's tier, and what programs filled; else nothing."""
+    verdict = candidate.automatic() if tier == Tier.AUTO else candidate.sit_down()
+    if verdict is None or candidate.error is not None:
         return {}
     merged = {**verdict.scores, **candidate.checks}
-    total = composite(merged, rubric)
     known = {c.name: merged.get(c.name) for c in rubric.criteria}
-    scores = {name: float(value) for name, value in known.items() if value is not None}
-    return scores if total is None else {"composite": total, **scores}
+    return {name: float(value) for name, value in known.items() if value is not None}
 
 
 def baseline_json(baselines: Sequence[Baseline]) -> str:

@@ -1,4 +1,4 @@
-"""The gate, tested on itself: how often does it fail where nothing changed?"""
+"""The gate, tested on itself: how often it fails where nothing changed."""
 
 from __future__ import annotations
 

@@ -40,9 +40,7 @@ def parse_tolerance(text: str) -> Tolerance:
         raise UsageError(f"{said}: expected METRIC:POINTS or METRIC:PERCENT%, e.g. composite:0.5 or composite:5%")
     found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(%?)", amount.strip())
     if not found:
-        raise UsageError(
-            f"{said}: {amount.strip()!r} is no drop; expected points or percent, not negative, like 0.5 or 5%"
-        )
+        raise UsageError(f"{said}: {amount.strip()!r} is no drop; expected points or percent from 0 up, like 0.5 or 5%")
     value, percent = float(found[1]), found[2] == "%"
     if percent and value > 100:
         raise UsageError(f"{said}: a drop of more than 100% cannot happen, so this gate would never fail")

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 from .. import statistics as stats
 from ..errors import UsageError
-from ..records import Record, Tier
-from .baseline import Baseline, BaselineRow, Better, RowName
+from ..records import Record
+from .baseline import Baseline, Better, RowName
+from .matching import CellName, Pairing, changed, match, problems
 from .tolerance import DEFAULT_TOLERANCES, Tolerance
 
 GATE_SCHEMA = "promptbench/gate/1"
 ALPHA = 0.05
-"""The most often that a gate may fail on nothing."""
+"""Two-sided error rate of all a gate's tests together; as only a change for the worse fails, half of it on nothing."""
 
 
 class GateOutcome(enum.StrEnum):
@@ -34,8 +35,9 @@ class GateComparison(Record):
 
     n: scenarios scored on both sides. change: mean of current - baseline over them, in points, with its 95 % interval
     ``ci`` (not corrected for the number of rows). worse_by: the change in the bad direction. tolerance: in points.
-    p_value: one-sided, against "no worse"; p_adjusted: after Holm. mde: the true worsening that this gate, with so many
-    rows, scenarios and so much spread, finds significant with 80 % probability. None: cannot be told.
+    p_value: two-sided; p_adjusted: of the change for the worse after Holm, 1 where there is none. mde: the true
+    change that this gate, with so many rows, scenarios and so much spread, finds significant with 80 % probability.
+    None: cannot be told.
     """
 
     model: str
@@ -53,16 +55,6 @@ class GateComparison(Record):
     p_value: float | None = None
     p_adjusted: float | None = None
     mde: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellName(Record):
-    """A cell that could not be compared, and why."""
-
-    model: str
-    prompt: str
-    scenario: str
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +84,7 @@ class GateResult(Record):
     @property
     def exit_code(self) -> int:
         """0 for pass, 1 for fail, 4 for error; inconclusive 0, or 1 where it is strict."""
-        strict_or_loud = 1 if self.strict else 0
-        return {"pass": 0, "inconclusive": strict_or_loud, "fail": 1, "error": 4}[self.outcome.value]
+        return {"pass": 0, "inconclusive": int(self.strict), "fail": 1, "error": 4}[self.outcome.value]
 
     @property
     def pairs(self) -> int:
@@ -128,10 +119,7 @@ def evaluate_gate(
     """
     tolerances = tuple(tolerances) or DEFAULT_TOLERANCES
     check_metrics(tolerances, current)
-    chosen = None if selected is None else set(selected)
-    old = {row.name: row for row in baseline.rows if chosen is None or row.name in chosen}
-    now = {row.name: row for row in current.rows}
-    cells = _match(baseline, current, old, now)
+    cells = match(baseline, current, selected)
     common: dict[str, Any] = {
         "strict": strict,
         "task": current.task,
@@ -142,13 +130,13 @@ def evaluate_gate(
         "new": cells.new,
         "vanished": cells.vanished,
         "unpaired": cells.unpaired,
-        "deselected": tuple(" x ".join(row.name) for row in baseline.rows if row.name not in old),
-        "changed": _changed(baseline, current),
+        "deselected": tuple(" x ".join(row.name) for row in baseline.rows if row.name not in cells.old),
+        "changed": changed(baseline, current),
     }
-    problems = _problems(baseline, current, old, now, paired=any(cells.pairs.values()))
-    if problems:
-        return GateResult(outcome=GateOutcome.ERROR, reasons=tuple(problems), **common)
-    comparisons = _compare_rows(old, now, cells, tolerances, current.better, seed)
+    hindrances = problems(baseline, current, cells)
+    if hindrances:
+        return GateResult(outcome=GateOutcome.ERROR, reasons=tuple(hindrances), **common)
+    comparisons = _compare_rows(cells, tolerances, current.better, seed=seed)
     order = list(GateOutcome)
     outcome = max((c.outcome for c in comparisons), key=order.index)
     if not any(c.n for c in comparisons):
@@ -177,95 +165,6 @@ def _listed(cells: Sequence[CellName], most: int = 6) -> str:
     return ", ".join(names) + (f" and {len(cells) - most} more" if len(cells) > most else "")
 
 
-class _Cells(NamedTuple):
-    pairs: dict[RowName, list[str]]
-    new: tuple[CellName, ...]
-    vanished: tuple[CellName, ...]
-    unpaired: tuple[CellName, ...]
-
-
-def _match(
-    baseline: Baseline, current: Baseline, old: Mapping[RowName, BaselineRow], now: Mapping[RowName, BaselineRow]
-) -> _Cells:
-    pairs: dict[RowName, list[str]] = {name: [] for name in old}
-    new: list[CellName] = []
-    vanished: list[CellName] = []
-    unpaired: list[CellName] = []
-    for name in sorted(old.keys() | now.keys()):
-        before = old[name].scores if name in old else {}
-        after = now[name].scores if name in now else {}
-        for scenario in sorted(before.keys() | after.keys()):
-
-            def cell(reason: str, name: RowName = name, scenario: str = scenario) -> CellName:
-                return CellName(model=name[0], prompt=name[1], scenario=scenario, reason=reason)
-
-            prints = baseline.scenarios.get(scenario), current.scenarios.get(scenario)
-            if scenario not in before:
-                new.append(cell("not in the baseline"))
-            elif scenario not in after:
-                vanished.append(cell("only in the baseline"))
-            elif not before[scenario]:
-                unpaired.append(cell("not scored in the baseline"))
-            elif not after[scenario]:
-                unpaired.append(cell("not scored now"))
-            elif None not in prints and prints[0] != prints[1]:
-                unpaired.append(cell("the scenario has been changed since"))
-            else:
-                pairs[name].append(scenario)
-    return _Cells(pairs, tuple(new), tuple(vanished), tuple(unpaired))
-
-
-def _changed(baseline: Baseline, current: Baseline) -> dict[str, tuple[str, ...]]:
-    """Names that both sides have, with another fingerprint: kind -> names; kinds without any are left out."""
-    kinds = {
-        "models": (baseline.models, current.models),
-        "prompts": (baseline.prompts, current.prompts),
-        "scenarios": (baseline.scenarios, current.scenarios),
-    }
-    changed = {
-        kind: tuple(sorted(n for n in before.keys() & after.keys() if before[n] != after[n]))
-        for kind, (before, after) in kinds.items()
-    }
-    return {kind: names for kind, names in changed.items() if names}
-
-
-def _problems(
-    baseline: Baseline,
-    current: Baseline,
-    old: Mapping[RowName, BaselineRow],
-    now: Mapping[RowName, BaselineRow],
-    *,
-    paired: bool,
-) -> list[str]:
-    """Why the two cannot be compared; nothing where they can."""
-    again = "compare with a baseline of the same kind, or save it anew with --bench-save"
-    if baseline.task != current.task:
-        return [f"the baseline is of the task {baseline.task}, this session ran {current.task}; {again}"]
-    if baseline.rubric_sha256 != current.rubric_sha256:
-        before, after = (f"{b.rubric} ({b.rubric_sha256[:12]})" for b in (baseline, current))
-        return [f"the baseline was scored by the rubric {before}, this session by {after}; {again}"]
-    problems = []
-    for name in sorted(old.keys() & now.keys()):
-        earlier, present = old[name], now[name]
-        if earlier.tier is None or present.tier is None:
-            continue  # unscored: its cells are unpaired
-        if earlier.tier != present.tier:
-            problems.append(
-                f"{' x '.join(name)}: the baseline was judged by {earlier.tier}, this session by {present.tier}; {again}"
-            )
-        elif earlier.tier == Tier.AUTO and earlier.judge and present.judge and earlier.judge != present.judge:
-            problems.append(
-                f"{' x '.join(name)}: the automatic judge has changed since the baseline "
-                f"({earlier.judge[:12]}, now {present.judge[:12]}); {again}"
-            )
-    if not problems and not paired:
-        problems.append(
-            "no cell is scored both in the baseline and now, so there is nothing to compare; judge this session's "
-            f"candidates first, or {again}"
-        )
-    return problems
-
-
 class Case(NamedTuple):
     """One test of the gate: how much worse each scenario got, in points."""
 
@@ -284,127 +183,123 @@ class Decision(NamedTuple):
 def decide(cases: Sequence[Case], *, seed: int) -> tuple[list[Decision], int]:
     """The decision of every case, and the number of tests that share the 5 %.
 
-    A case that could not reach 5 % even by itself (under 5 scenarios) takes no part in Holm's correction: it can
+    A case that could not reach 5 % even by itself (under 6 scenarios) takes no part in Holm's correction: it can
     reject nothing (Tarone 1990).
     """
-    able = [len(c.worse) >= stats.fewest_pairs(ALPHA, sides=1) for c in cases]
+    able = [len(c.worse) >= stats.fewest_pairs(ALPHA) for c in cases]
     tests = max(1, sum(able))
-    p_values = [
-        stats.sign_flip_p_value([-w for w in c.worse], less=True, seed=seed) if _total(c) > 0 else 1.0 for c in cases
-    ]
-    adjusted = iter(stats.holm([p for p, can in zip(p_values, able, strict=True) if can]))
-    needed = stats.fewest_pairs(ALPHA / tests, sides=1)
-    verdicts = []
+    p_values = [stats.sign_flip_p_value(c.worse, seed=seed) for c in cases]
+    worsened = [p if _total(c) > 0 else 1.0 for c, p in zip(cases, p_values, strict=True)]
+    adjusted = iter(stats.holm([p for p, can in zip(worsened, able, strict=True) if can]))
+    needed = stats.fewest_pairs(ALPHA / tests)
+    decisions = []
     for case, p, can in zip(cases, p_values, able, strict=True):
         p_adjusted = next(adjusted) if can else 1.0
         mean = _total(case) / len(case.worse)
         beyond = mean > case.tolerance + 1e-9
         if case.complete and not any(case.worse):
-            verdict = Decision(GateOutcome.PASS, "every score is unchanged", p, p_adjusted)
+            decision = Decision(GateOutcome.PASS, "every score is unchanged", p, p_adjusted)
         elif beyond and p_adjusted <= ALPHA:
-            verdict = Decision(GateOutcome.FAIL, "significantly", p, p_adjusted)
+            decision = Decision(GateOutcome.FAIL, "significantly", p, p_adjusted)
         elif len(case.worse) < needed:
             family = "the one test needs" if tests == 1 else f"{tests} tests together need"
             why = f"too few pairs to tell: {len(case.worse)}, and {family} {needed}"
-            verdict = Decision(GateOutcome.INCONCLUSIVE, why, p, p_adjusted)
+            decision = Decision(GateOutcome.INCONCLUSIVE, why, p, p_adjusted)
         elif beyond:
-            verdict = Decision(GateOutcome.INCONCLUSIVE, "but not significantly", p, p_adjusted)
+            decision = Decision(GateOutcome.INCONCLUSIVE, "but not significantly", p, p_adjusted)
         else:
-            verdict = Decision(GateOutcome.PASS, "within the tolerance", p, p_adjusted)
-        verdicts.append(verdict)
-    return verdicts, tests
+            decision = Decision(GateOutcome.PASS, "within the tolerance", p, p_adjusted)
+        decisions.append(decision)
+    return decisions, tests
 
 
 def _total(case: Case) -> float:
     return math.fsum(case.worse)
 
 
+class _Sides(NamedTuple):
+    """One row's scores of one metric in the baseline and now, scenario -> score, and the test made of them."""
+
+    name: RowName
+    metric: str
+    before: dict[str, float]
+    after: dict[str, float]
+    case: Case
+
+
 def _compare_rows(
-    old: Mapping[RowName, BaselineRow],
-    now: Mapping[RowName, BaselineRow],
-    cells: _Cells,
-    tolerances: Sequence[Tolerance],
-    better: Mapping[str, Better],
-    seed: int,
+    cells: Pairing, tolerances: Sequence[Tolerance], better: Mapping[str, Better], *, seed: int
 ) -> tuple[GateComparison, ...]:
     metrics = list(dict.fromkeys(t.metric for t in tolerances))
-    keys: list[tuple[RowName, str]] = []
-    cases: list[Case] = []
-    sides: list[tuple[dict[str, float], dict[str, float]]] = []
-    empty: list[GateComparison] = []
-    for name in sorted(old):
+    sides: list[_Sides] = []
+    found: list[GateComparison] = []
+    for name in sorted(cells.old):
         for metric in metrics:
-            both = [s for s in cells.pairs[name] if metric in old[name].scores[s] and metric in now[name].scores[s]]
-            if not both:
-                reason = f"{' x '.join(name)} {metric}: no scenario is scored both in the baseline and now"
-                empty.append(
-                    GateComparison(
-                        model=name[0],
-                        prompt=name[1],
-                        metric=metric,
-                        outcome=GateOutcome.INCONCLUSIVE,
-                        n=0,
-                        reason=reason,
-                    )
-                )
+            limits = [t for t in tolerances if t.metric == metric]
+            side = _sides(cells, name, metric, limits, worse=-1.0 if better[metric] == "higher" else 1.0)
+            if side is not None:
+                sides.append(side)
                 continue
-            before = {s: float(old[name].scores[s][metric]) for s in both}
-            after = {s: float(now[name].scores[s][metric]) for s in both}
-            sign = -1.0 if better[metric] == "higher" else 1.0
-            mean = math.fsum(before.values()) / len(before)
-            keys.append((name, metric))
-            sides.append((before, after))
-            cases.append(
-                Case(
-                    worse=[sign * (after[s] - before[s]) for s in both],
-                    tolerance=min(t.points(mean) for t in tolerances if t.metric == metric),
-                    complete=len(both) == sum(metric in scores for scores in old[name].scores.values()),
+            found.append(
+                GateComparison(
+                    model=name[0],
+                    prompt=name[1],
+                    metric=metric,
+                    outcome=GateOutcome.INCONCLUSIVE,
+                    n=0,
+                    reason=f"{' x '.join(name)} {metric}: no scenario is scored both in the baseline and now",
                 )
             )
-    verdicts, tests = decide(cases, seed=seed)
-    found = [
-        _comparison(name, metric, before, after, case, verdict, tests=tests, seed=seed)
-        for (name, metric), (before, after), case, verdict in zip(keys, sides, cases, verdicts, strict=True)
-    ]
-    place = {metric: i for i, metric in enumerate(metrics)}
-    return tuple(sorted([*found, *empty], key=lambda c: (c.model, c.prompt, place[c.metric])))
+    decisions, tests = decide([side.case for side in sides], seed=seed)
+    found += [_comparison(s, d, tests=tests, seed=seed) for s, d in zip(sides, decisions, strict=True)]
+    return tuple(sorted(found, key=lambda c: (c.model, c.prompt, metrics.index(c.metric))))
 
 
-def _comparison(
-    name: RowName,
-    metric: str,
-    before: Mapping[str, float],
-    after: Mapping[str, float],
-    case: Case,
-    verdict: Decision,
-    *,
-    tests: int,
-    seed: int,
-) -> GateComparison:
-    paired = stats.compare(after, before, seed=seed)
-    worse_by = _total(case) / len(case.worse)
+def _sides(cells: Pairing, name: RowName, metric: str, limits: list[Tolerance], *, worse: float) -> _Sides | None:
+    """What pairs in one row for one metric; None where nothing does. worse: the sign of a change for the worse."""
+    old = {s: scores[metric] for s, scores in cells.old[name].scores.items() if metric in scores}
+    now = cells.now[name].scores if name in cells.now else {}
+    both = [s for s in cells.pairs[name] if s in old and metric in now[s]]
+    if not both:
+        return None
+    before = {s: float(old[s]) for s in both}
+    after = {s: float(now[s][metric]) for s in both}
+    mean = math.fsum(before.values()) / len(both)
+    case = Case(
+        worse=[worse * (after[s] - before[s]) for s in both],
+        tolerance=min(t.points(mean) for t in limits),
+        complete=len(both) == len(old),
+    )
+    return _Sides(name, metric, before, after, case)
+
+
+def _comparison(sides: _Sides, decision: Decision, *, tests: int, seed: int) -> GateComparison:
+    (model, prompt), case = sides.name, sides.case
+    paired = stats.compare(sides.after, sides.before, seed=seed)
     change, ci = paired.mean_difference, paired.ci
     assert change is not None
+    mde = stats.minimum_detectable_effect(case.worse, alpha=ALPHA / tests)
     interval = f", 95 % {ci[0]:+.2f} to {ci[1]:+.2f}" if ci else ""
+    finds = f"; it can find {mde:.2f} points" if mde else ""
     reason = (
-        f"{' x '.join(name)} {metric}: {change:+.2f} points over {paired.n} "
-        f"{'scenario' if paired.n == 1 else 'scenarios'}{interval}, tolerance {case.tolerance:.3g}: {verdict.why} "
-        f"(p = {verdict.p_adjusted:.3g})"
+        f"{model} x {prompt} {sides.metric}: {change:+.2f} points over {paired.n} "
+        f"{'scenario' if paired.n == 1 else 'scenarios'}{interval}, tolerance {case.tolerance:.3g}: {decision.why} "
+        f"(p = {decision.p_adjusted:.3g}{finds})"
     )
     return GateComparison(
-        model=name[0],
-        prompt=name[1],
-        metric=metric,
-        outcome=verdict.outcome,
+        model=model,
+        prompt=prompt,
+        metric=sides.metric,
+        outcome=decision.outcome,
         n=paired.n,
         reason=reason,
-        baseline_mean=math.fsum(before.values()) / paired.n,
-        current_mean=math.fsum(after.values()) / paired.n,
+        baseline_mean=math.fsum(sides.before.values()) / paired.n,
+        current_mean=math.fsum(sides.after.values()) / paired.n,
         change=change,
         ci=ci,
-        worse_by=worse_by,
+        worse_by=_total(case) / paired.n,
         tolerance=case.tolerance,
-        p_value=verdict.p_value,
-        p_adjusted=verdict.p_adjusted,
-        mde=stats.minimum_detectable_effect(case.worse, alpha=ALPHA / tests, sides=1),
+        p_value=decision.p_value,
+        p_adjusted=decision.p_adjusted,
+        mde=mde,
     )

@@ -28,14 +28,11 @@ def write_packet(path: Path, packet: Mapping[str, Any]) -> None:
     draft = path.parent / f".packet-{secrets.token_hex(8)}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(data)
+        draft.replace(path)
     except FileExistsError:
         raise PacketError(f"{path}: the packet cannot be written: its folder is a file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise PacketError(f"{path}: the packet cannot be written: {_reason(error)}") from None
-    try:
-        draft.write_bytes(data)
-        draft.replace(path)
-    except (OSError, ValueError) as error:
         raise PacketError(f"{path}: the packet cannot be written: {_reason(error)}") from None
     finally:
         with contextlib.suppress(OSError, ValueError):

@@ -56,8 +56,8 @@ def match_verdicts(
     }
     known = rubrics.get(packet.rubric.id)
     problems = _rubric_problems(packet.rubric, known)
-    checkable = not problems  # a pattern that nobody vouches for is not run
     problems += _stale_candidates(packet, stored)
+    vouched = not problems  # then the stored candidates have this very rubric, and its patterns may be run
     problems += [f"item {plain(i)} stands there {n} times" for i, n in _counts(packet).items() if n > 1]
     judge = Judge(tier=packet.judge_kind, name=packet.judged_by or str(default_judge))
     verdicts: dict[str, Verdict] = {}
@@ -65,7 +65,7 @@ def match_verdicts(
     unchanged = left = 0
     for item in packet.items:
         problems += _text_problems(item, stored.get(item.item), packet.experiment)
-        scores = _scores(item, packet.rubric, problems, checkable=checkable)
+        scores = _scores(item, packet.rubric, problems, checkable=vouched and item.item in stored)
         rationale = _rationale(item, problems)
         if item.item not in stored:
             continue

@@ -1,0 +1,233 @@
+"""How fast a session is, against the physical limit of the provider.
+
+    python benchmarks/speed.py [--cells 240 2400] [--workers 0 2] [--rounds 3] [--warm]
+    python benchmarks/speed.py --floor          # what MLflow alone costs for the same runs
+
+A scripted OpenAI-compatible provider in a process of its own answers after 500 ms. Each round is a fresh project with a
+fresh MLflow database; the wall clock is that of the whole ``python -m pytest`` process. What is claimed is then counted
+from outside: requests at the provider, FINISHED runs and traces in the database. Rounds are interleaved; medians are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import resource
+import shutil
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CONCURRENCY = 64
+LATENCY_S = 0.5
+MODELS = ("alpha", "bravo", "charlie", "delta")
+PROMPTS = ("brief", "steps", "json")
+RUBRIC = """---
+id: tip-v1
+criteria:
+  - {name: relevance, type: scale, min: 1, max: 5, weight: 1}
+  - {name: overlong, type: flag, bad: true, penalty: 1, check: {max_words: 60}}
+---
+# Anchors
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One session. Seconds, MiB and counts."""
+
+    wall: float
+    cpu: float
+    peak_mib: float
+    first_request: float
+    requests: int
+    runs: int
+    traces: int
+
+
+def project(root: Path, address: str, cells: int) -> None:
+    """A suite of 4 models x 3 prompts x ``cells`` / 12 scenarios."""
+    for folder in ("evals", "prompts/tip", "rubrics"):
+        (root / folder).mkdir(parents=True)
+    models = "".join(f"  {m}: {{model: openai/{m}, api_base: '{address}'}}\n" for m in MODELS)
+    (root / "evals/models.yaml").write_text(f"models:\n{models}")
+    for p in PROMPTS:
+        (root / f"prompts/tip/{p}.yaml").write_text(
+            f"messages:\n  - {{role: system, content: 'be {p}'}}\n"
+            "  - {role: user, content: 'Tip: {{ situation }}'}\n"
+        )
+    (root / "rubrics/tip-v1.md").write_text(RUBRIC)
+    count = cells // (len(MODELS) * len(PROMPTS))
+    scenarios = "".join(f"  - {{id: s{i:03d}, vars: {{situation: topic {i}}}}}\n" for i in range(count))
+    (root / "evals/tips.yaml").write_text(f"task: tip\nrubric: tip-v1\nscenarios:\n{scenarios}")
+    (root / "evals/test_tips.py").write_text(
+        "import pytest\n\n@pytest.mark.promptbench('tips.yaml')\ndef test_tip(candidate):\n    assert candidate.text\n"
+    )
+
+
+def stats(address: str) -> dict[str, float]:
+    with urllib.request.urlopen(address.removesuffix("/v1") + "/stats", timeout=10) as reply:
+        return dict(json.load(reply))
+
+
+class Provider:
+    """The scripted provider as a process; one for each session, so that its counts are that session's."""
+
+    def __enter__(self) -> str:
+        command = [sys.executable, str(HERE.parent / "tests" / "provider.py"), "--latency", str(LATENCY_S)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+
+def command(workers: int) -> list[str]:
+    return ["-m", "pytest", "evals/", "-q", "-n", str(workers), "--bench-concurrency", str(CONCURRENCY)]
+
+
+def session(root: Path, address: str, workers: int) -> Measured:
+    """Run one session and count what it left, from outside."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "MLFLOW_"))}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    requests_before = stats(address)["count"]
+    start, started_at = time.perf_counter(), time.time()
+    with (root / "output.txt").open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, *command(workers)], cwd=root, env=env, stdout=output, stderr=subprocess.STDOUT
+        )
+        peak = 0.0
+        while process.poll() is None:
+            peak = max(peak, tree_mib(process.pid))
+            time.sleep(0.05)
+    wall = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if process.returncode != 0:
+        raise SystemExit((root / "output.txt").read_text()[-3000:])
+    seen = stats(address)
+    with sqlite3.connect(root / "mlflow.db") as db:
+        runs = db.execute("SELECT COUNT(*) FROM runs WHERE status = 'FINISHED'").fetchone()[0]
+        traces = db.execute("SELECT COUNT(*) FROM trace_info").fetchone()[0]
+    assert (root / ".promptbench/report/leaderboard.json").exists()
+    return Measured(
+        wall=wall,
+        cpu=after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        peak_mib=peak,
+        first_request=(seen["first_at"] or started_at) - started_at,
+        requests=int(seen["count"] - requests_before),
+        runs=runs,
+        traces=traces,
+    )
+
+
+def tree_mib(pid: int) -> float:
+    """Resident memory of a process and all below it (shared pages counted once for each)."""
+    total, todo = 0.0, [pid]
+    while todo:
+        one = todo.pop()
+        try:
+            todo += [int(x) for x in Path(f"/proc/{one}/task/{one}/children").read_text().split()]
+            total += int(Path(f"/proc/{one}/statm").read_text().split()[1]) * 4096 / (1 << 20)
+        except OSError:
+            continue
+    return total
+
+
+def measure(cells: int, workers: int, *, warm: bool) -> dict[str, Measured]:
+    root = Path(tempfile.mkdtemp(prefix="promptbench-speed-"))
+    try:
+        with Provider() as address:
+            project(root, address, cells)
+            results = {"cold": session(root, address, workers)}
+            if warm:
+                results["warm"] = session(root, address, workers)
+        return results
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def row(cells: int, workers: int, kind: str, rounds: list[Measured]) -> str:
+    limit = math.ceil(cells / CONCURRENCY) * LATENCY_S
+    wall = statistics.median(m.wall for m in rounds)
+    ratio = f"{wall / limit:.2f}" if kind == "cold" else "-"
+    cpu, first = (statistics.median(getattr(m, k) for m in rounds) for k in ("cpu", "first_request"))
+    last = rounds[-1]
+    start = f"{first:.1f}" if kind == "cold" else "-"
+    return (
+        f"| {cells} | {workers} | {kind} | {limit:.1f} | {wall:.1f} | {ratio} | {cpu:.1f} | "
+        f"{max(m.peak_mib for m in rounds):.0f} | {start} | {last.requests} | {last.runs} | {last.traces} |"
+    )
+
+
+def floor(count: int = 200) -> None:
+    """MLflow's own cost of one candidate: the store calls of a session and nothing else, in one process."""
+    sys.path.insert(0, str(HERE.parent))
+    from pytest_promptbench.records import Answer, Candidate, Usage, sha256
+    from pytest_promptbench.tracking.entry import Logged
+    from pytest_promptbench.tracking.recorder import _prefer_speed_over_power_loss
+    from pytest_promptbench.tracking.store import TrackingStore
+    from tests.scripted import cell
+    from tests.test_tracking import RUBRIC as TIP_V1
+
+    root = Path(tempfile.mkdtemp(prefix="promptbench-floor-"))
+    _prefer_speed_over_power_loss()
+    store = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=root / "mlartifacts")
+    answer = Answer(text="drink water " * 20, usage=Usage(prompt_tokens=9, completion_tokens=9), started_at=time.time())
+    entries = [
+        Logged(
+            candidate=Candidate(cell=cell(f"s{i}"), answers=(answer,)), rubric=TIP_V1, session=sha256("s"), checks={}
+        ).entry("floor")
+        for i in range(count + 40)
+    ]
+    store.log(entries[:40])
+    start, cpu = time.perf_counter(), time.process_time()
+    for i in range(40, len(entries), 40):
+        store.log(entries[i : i + 40])
+    wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+    print(
+        f"MLflow alone, a candidate (run, artifacts, trace): {wall / count * 1e3:.1f} ms wall, "
+        f"{cpu / count * 1e3:.1f} ms CPU"
+    )
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, nargs="+", default=[240, 2400])
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--warm", action="store_true", help="also a second session, where all is known")
+    parser.add_argument("--floor", action="store_true", help="only MLflow's own cost")
+    given = parser.parse_args()
+    if given.floor:
+        floor()
+        return
+    results: dict[tuple[int, int, str], list[Measured]] = {}
+    for _ in range(given.rounds):
+        for cells in given.cells:
+            for workers in given.workers:
+                for kind, measured in measure(cells, workers, warm=given.warm).items():
+                    results.setdefault((cells, workers, kind), []).append(measured)
+                    print(cells, workers, kind, f"{measured.wall:.1f} s", file=sys.stderr, flush=True)
+    print(f"python benchmarks/speed.py {' '.join(sys.argv[1:])}   (each session: python {' '.join(command(0))})\n")
+    print(
+        "| cells | -n | session | limit s | wall s | ratio | CPU s | peak MiB | first request s "
+        "| requests | runs | traces |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for (cells, workers, kind), rounds in results.items():
+        print(row(cells, workers, kind, rounds))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Which cells of a session pair with the baseline's, which do not, and whether the two compare at all."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ..records import Record, Tier
+from .baseline import Baseline, BaselineRow, RowName
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellName(Record):
+    """A cell that could not be compared, and why."""
+
+    model: str
+    prompt: str
+    scenario: str
+    reason: str
+
+
+class Pairing(NamedTuple):
+    """The rows of both sides by name, the scenarios that pair in each of the baseline's rows, and what does not."""
+
+    old: dict[RowName, BaselineRow]
+    now: dict[RowName, BaselineRow]
+    pairs: dict[RowName, list[str]]
+    new: tuple[CellName, ...]
+    vanished: tuple[CellName, ...]
+    unpaired: tuple[CellName, ...]
+
+
+def match(baseline: Baseline, current: Baseline, selected: Collection[RowName] | None) -> Pairing:
+    """Pair the cells of both sides; of the baseline only the rows that are ``selected`` (None: all)."""
+    chosen = None if selected is None else set(selected)
+    old = {row.name: row for row in baseline.rows if chosen is None or row.name in chosen}
+    now = {row.name: row for row in current.rows}
+    pairs: dict[RowName, list[str]] = {name: [] for name in old}
+    new: list[CellName] = []
+    vanished: list[CellName] = []
+    unpaired: list[CellName] = []
+    for name in sorted(old.keys() | now.keys()):
+        before = old[name].scores if name in old else {}
+        after = now[name].scores if name in now else {}
+        for scenario in sorted(before.keys() | after.keys()):
+
+            def cell(reason: str, name: RowName = name, scenario: str = scenario) -> CellName:
+                return CellName(model=name[0], prompt=name[1], scenario=scenario, reason=reason)
+
+            prints = baseline.scenarios.get(scenario), current.scenarios.get(scenario)
+            if scenario not in before:
+                new.append(cell("not in the baseline"))
+            elif scenario not in after:
+                vanished.append(cell("only in the baseline"))
+            elif not before[scenario]:
+                unpaired.append(cell("not scored in the baseline"))
+            elif not after[scenario]:
+                unpaired.append(cell("not scored now"))
+            elif None not in prints and prints[0] != prints[1]:
+                unpaired.append(cell("the scenario has been changed since"))
+            else:
+                pairs[name].append(scenario)
+    return Pairing(old, now, pairs, tuple(new), tuple(vanished), tuple(unpaired))
+
+
+def changed(baseline: Baseline, current: Baseline) -> dict[str, tuple[str, ...]]:
+    """Names that both sides have, with another fingerprint: kind -> names; kinds without any are left out."""
+    kinds = {
+        "models": (baseline.models, current.models),
+        "prompts": (baseline.prompts, current.prompts),
+        "scenarios": (baseline.scenarios, current.scenarios),
+    }
+    found = {
+        kind: tuple(sorted(n for n in before.keys() & after.keys() if before[n] != after[n]))
+        for kind, (before, after) in kinds.items()
+    }
+    return {kind: names for kind, names in found.items() if names}
+
+
+def problems(baseline: Baseline, current: Baseline, cells: Pairing) -> list[str]:
+    """Why the two cannot be compared; nothing where they can."""
+    again = "compare with a baseline of the same kind, or save it anew with --bench-save"
+    if baseline.task != current.task:
+        return [f"the baseline is of the task {baseline.task}, this session ran {current.task}; {again}"]
+    if baseline.rubric_sha256 != current.rubric_sha256:
+        before, after = (f"{b.rubric} ({b.rubric_sha256[:12]})" for b in (baseline, current))
+        return [f"the baseline was scored by the rubric {before}, this session by {after}; {again}"]
+    found = []
+    for name in sorted(cells.old.keys() & cells.now.keys()):
+        earlier, present = cells.old[name], cells.now[name]
+        if earlier.tier is None or present.tier is None:
+            continue  # unscored: its cells are unpaired
+        if earlier.tier != present.tier:
+            found.append(
+                f"{' x '.join(name)}: the baseline was judged by {earlier.tier}, "
+                f"this session by {present.tier}; {again}"
+            )
+        elif earlier.tier == Tier.AUTO and earlier.judge and present.judge and earlier.judge != present.judge:
+            found.append(
+                f"{' x '.join(name)}: the automatic judge has changed since the baseline "
+                f"({earlier.judge[:12]}, now {present.judge[:12]}); {again}"
+            )
+    if not found and not any(cells.pairs.values()):
+        found.append(
+            "no cell is scored both in the baseline and now, so there is nothing to compare; judge this session's "
+            f"candidates first, or {again}"
+        )
+    return found

@@ -1,0 +1,84 @@
+"""Intervals, paired tests, agreement and calibration: pure functions over scores.
+
+The scenario is the unit of every function here: repeats within it are averaged first (:func:`cluster_means`), and
+resampling draws whole scenarios. Everything random takes a seed and gives the same answer for it. Importing this
+package imports neither numpy nor scipy; the first call does. The method, with formulas and measured error rates, is in
+``docs/statistics.md``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .agreement import AgreementReport, Estimate, FlagAgreement, RatedPair, ScaleAgreement, measure_agreement
+    from .calibration import Calibrated, calibrated_mean
+    from .intervals import mean_interval, tied_ranks, wilson_interval
+    from .paired import (
+        PairedComparison,
+        cluster_means,
+        compare,
+        fewest_pairs,
+        holm,
+        mcnemar_exact,
+        minimum_detectable_effect,
+        sign_flip_p_value,
+    )
+
+_HOME = {
+    "AgreementReport": "agreement",
+    "Calibrated": "calibration",
+    "Estimate": "agreement",
+    "FlagAgreement": "agreement",
+    "PairedComparison": "paired",
+    "RatedPair": "agreement",
+    "ScaleAgreement": "agreement",
+    "calibrated_mean": "calibration",
+    "cluster_means": "paired",
+    "compare": "paired",
+    "fewest_pairs": "paired",
+    "holm": "paired",
+    "mcnemar_exact": "paired",
+    "mean_interval": "intervals",
+    "measure_agreement": "agreement",
+    "minimum_detectable_effect": "paired",
+    "sign_flip_p_value": "paired",
+    "tied_ranks": "intervals",
+    "wilson_interval": "intervals",
+}
+
+__all__ = [
+    "AgreementReport",
+    "Calibrated",
+    "Estimate",
+    "FlagAgreement",
+    "PairedComparison",
+    "RatedPair",
+    "ScaleAgreement",
+    "calibrated_mean",
+    "cluster_means",
+    "compare",
+    "fewest_pairs",
+    "holm",
+    "mcnemar_exact",
+    "mean_interval",
+    "measure_agreement",
+    "minimum_detectable_effect",
+    "sign_flip_p_value",
+    "tied_ranks",
+    "wilson_interval",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

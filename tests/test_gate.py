@@ -1,0 +1,638 @@
+"""The regression gate: tolerances, baseline files, four outcomes, and how often it is wrong."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pytest_promptbench import gate
+from pytest_promptbench.errors import BaselineError, UsageError
+from pytest_promptbench.gate import Baseline, BaselineRow, GateOutcome, Tolerance, evaluate_gate
+from pytest_promptbench.leaderboard import build_leaderboard
+from pytest_promptbench.records import (
+    Criterion,
+    Judge,
+    Leaderboard,
+    LoggedCandidate,
+    Message,
+    Model,
+    Prompt,
+    Row,
+    Rubric,
+    Scenario,
+    Suite,
+    Tier,
+    Verdict,
+)
+
+HALF = (Tolerance(metric="composite", amount=0.5),)
+
+
+def row(scores, *, prompt="v1", model="haiku", tier="auto", judge="j1", metric="composite") -> BaselineRow:
+    """A row; ``scores`` is a list for scenarios s00, s01, ... or a mapping."""
+    named = scores if isinstance(scores, dict) else {f"s{i:02}": x for i, x in enumerate(scores)}
+    filled = {s: {} if x is None else {metric: float(x)} for s, x in named.items()}
+    return BaselineRow(model=model, prompt=prompt, tier=tier, judge=judge, scores=filled)
+
+
+def baseline(*rows: BaselineRow, **changes) -> Baseline:
+    plain = Baseline(
+        task="tip",
+        experiment="tip-bench-2026-11-23",
+        rubric="tip-v1",
+        rubric_sha256="a" * 64,
+        better={"composite": "higher", "relevance": "higher", "overlong": "lower"},
+        models={"haiku": "m1"},
+        prompts={"v1": "p1", "v2": "p2"},
+        scenarios={f"s{i:02}": "same" for i in range(40)},
+        rows=rows,
+        saved_at="2026-11-23T10:00:00Z",
+    )
+    return replace(plain, **changes)
+
+
+SCORES = [12.0, 13.0, 11.0, 14.0, 12.5, 10.0, 13.5, 12.0, 11.5, 13.0, 12.0, 14.0]
+
+
+def lower(by: float, scores=SCORES) -> list[float]:
+    return [x - by - (0.1 if i % 2 else -0.1) for i, x in enumerate(scores)]
+
+
+# -- tolerances ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "points_at_10"),
+    [
+        ("composite:0.5", Tolerance(metric="composite", amount=0.5), 0.5),
+        ("composite:5%", Tolerance(metric="composite", amount=5, percent=True), 0.5),
+        (" relevance : .25 ", Tolerance(metric="relevance", amount=0.25), 0.25),
+        ("format_ok:0", Tolerance(metric="format_ok", amount=0), 0.0),
+        ("a:b:100 %", Tolerance(metric="a:b", amount=100, percent=True), 10.0),
+    ],
+)
+def test_tolerances(text, expected, points_at_10):
+    assert gate.parse_tolerance(text) == expected
+    assert expected.points(10) == expected.points(-10) == points_at_10
+
+
+def test_a_tolerance_prints_as_it_is_written():
+    assert [str(gate.parse_tolerance(t)) for t in ("composite:0.50", "composite:5%")] == [
+        "composite:0.5",
+        "composite:5%",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("composite", "expected METRIC:POINTS or METRIC:PERCENT%, e.g. composite:0.5"),
+        (":0.5", "expected METRIC:POINTS"),
+        ("composite:", "'' is no drop"),
+        ("composite:half", "'half' is no drop; expected points or percent from 0 up"),
+        ("composite:-1", "'-1' is no drop"),
+        ("composite:nan", "'nan' is no drop"),
+        ("composite:1e3", "'1e3' is no drop"),
+        ("composite:5%%", "'5%%' is no drop"),
+        ("composite:150%", "more than 100% cannot happen"),
+    ],
+)
+def test_nonsense_is_refused_by_name(text, says):
+    with pytest.raises(UsageError) as caught:
+        gate.parse_tolerance(text)
+    assert str(caught.value).startswith(f"--bench-compare-fail {text!r}: ")
+    assert says in str(caught.value)
+
+
+# -- the file ------------------------------------------------------------------------------------------------------
+
+
+def test_a_baseline_reads_well_and_survives():
+    saved = baseline(row([12.0, None, 11 / 3], prompt="v2"), row([12.0]), scenarios={"s00": "x"})
+    text = gate.baseline_json([saved])
+    assert text.startswith('{\n  "schema": "promptbench/baseline/1",\n')
+    assert '\n            "s00": {"composite": 12.0},\n            "s01": {},\n' in text
+    (read,) = gate.parse_baseline(text)
+    assert read == replace(saved, rows=(saved.rows[1], saved.rows[0]))
+    assert read.rows[1].scores["s02"]["composite"] == 11 / 3  # raw, not rounded
+
+
+def test_the_order_of_things_does_not_change_the_file():
+    one = baseline(row({"b": 1, "a": 2}), row([3], prompt="v2"))
+    other = baseline(row([3], prompt="v2"), row({"a": 2, "b": 1}))
+    assert gate.baseline_json([one]) == gate.baseline_json([other])
+
+
+def test_a_file_holds_several_tasks():
+    both = [baseline(row([1])), baseline(row([2]), task="joke")]
+    assert [b.task for b in gate.parse_baseline(gate.baseline_json(both))] == ["joke", "tip"]
+
+
+def broken(change) -> str:
+    data = json.loads(gate.baseline_json([baseline(row(SCORES))]))
+    change(data)
+    return json.dumps(data)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "not JSON (line 1, column 1"),
+        ('{\n "schema": "promptbench/baseline/1",\n', "not JSON (line 3"),
+        ("[]", "no baseline: its schema is None, expected 'promptbench/baseline/1'"),
+        ('{"schema": "promptbench/packet/1"}', "its schema is 'promptbench/packet/1'"),
+        ('{"schema": "promptbench/baseline/2"}', "promptbench/baseline/2 is newer than this version reads"),
+        ('{"schema": "promptbench/baseline/1", "suites": []}', "suites: expected a list with at least one task"),
+        (broken(lambda d: d["suites"][0].pop("rubric_sha256")), "suites[0].rubric_sha256 is None, expected a text"),
+        (broken(lambda d: d["suites"][0].update(rows={})), "suites[0].rows is {}, expected a list"),
+        (broken(lambda d: d["suites"][0]["rows"][0].pop("model")), "suites[0].rows[0].model is None"),
+        (
+            broken(lambda d: d["suites"][0]["rows"][0].update(tier=3)),
+            "suites[0].rows[0].tier is 3, expected a text or null",
+        ),
+        (
+            broken(lambda d: d["suites"][0]["rows"][0]["scores"]["s00"].update(composite="12")),
+            "suites[0].rows[0].scores.s00.composite is '12', expected a number",
+        ),
+        (
+            broken(lambda d: d["suites"][0]["rows"][0]["scores"]["s00"].update(composite=True)),
+            "scores.s00.composite is True, expected a number",
+        ),
+        (
+            broken(lambda d: d["suites"][0]["rows"][0]["scores"]["s00"].update(composite=float("nan"))),
+            "NaN is no score",
+        ),
+        (
+            gate.baseline_json([baseline(row([7.25]))]).replace("7.25", "1e999"),
+            "scores.s00.composite is inf, expected a number",
+        ),
+        (broken(lambda d: d["suites"][0]["better"].update(composite="up")), "better.composite is 'up'"),
+        (
+            broken(lambda d: d["suites"][0]["rows"].append(d["suites"][0]["rows"][0])),
+            "the row haiku x v1 is there twice",
+        ),
+        (broken(lambda d: d["suites"].append(d["suites"][0])), "the task 'tip' is there twice"),
+    ],
+)
+def test_an_unreadable_baseline_names_the_place(text, says):
+    with pytest.raises(BaselineError) as caught:
+        gate.parse_baseline(text, source="evals/baseline.json")
+    assert str(caught.value).startswith("evals/baseline.json: ")
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# -- the four outcomes ---------------------------------------------------------------------------------------------
+
+
+def test_the_same_scores_pass():
+    found = evaluate_gate(baseline(row(SCORES)), baseline(row(SCORES)), HALF)
+    assert (found.outcome, found.exit_code, found.pairs) == ("pass", 0, 12)
+    assert found.reasons == ("nothing fell beyond composite:0.5",)
+    assert found.comparisons[0].change == 0.0
+    assert "every score is unchanged" in found.comparisons[0].reason
+
+
+def test_a_drop_beyond_the_tolerance_fails():
+    found = evaluate_gate(baseline(row(SCORES)), baseline(row(lower(1.0))), HALF)
+    assert (found.outcome, found.exit_code) == ("fail", 1)
+    (c,) = found.comparisons
+    assert (c.n, c.change, c.worse_by, c.tolerance) == (12, pytest.approx(-1.0), pytest.approx(1.0), 0.5)
+    assert c.baseline_mean - c.current_mean == pytest.approx(1.0)
+    assert c.ci[1] < 0
+    assert c.p_value == c.p_adjusted == pytest.approx(2 / 2**12)
+    assert c.mde == pytest.approx(0.1, abs=0.02)
+    assert found.reasons[0].startswith("haiku x v1 composite: -1.00 points over 12 scenarios, 95 % -1.")
+    assert "tolerance 0.5: significantly (p = 0.000488; it can find 0." in found.reasons[0]
+
+
+def test_a_drop_within_the_tolerance_passes_however_significant():
+    found = evaluate_gate(baseline(row(SCORES)), baseline(row(lower(0.4))), HALF)
+    assert found.outcome == "pass"
+    assert found.comparisons[0].p_adjusted < 0.001
+
+
+def test_a_drop_of_exactly_the_tolerance_passes():
+    found = evaluate_gate(
+        baseline(row(SCORES)), baseline(row([x - 0.1 for x in SCORES])), [gate.parse_tolerance("composite:0.1")]
+    )
+    assert found.comparisons[0].worse_by == pytest.approx(0.1)
+    assert found.outcome == "pass"
+
+
+def test_an_insignificant_drop_is_inconclusive():
+    noisy = [x + (4.0 if i % 2 else -6.0) for i, x in enumerate(SCORES)]
+    found = evaluate_gate(baseline(row(SCORES)), baseline(row(noisy)), HALF)
+    assert (found.outcome, found.exit_code) == ("inconclusive", 0)
+    assert "but not significantly" in found.reasons[0]
+    strict = evaluate_gate(baseline(row(SCORES)), baseline(row(noisy)), HALF, strict=True)
+    assert (strict.outcome, strict.exit_code) == ("inconclusive", 1)
+
+
+def test_an_improvement_passes():
+    found = evaluate_gate(baseline(row(SCORES)), baseline(row([x + 2 + i / 10 for i, x in enumerate(SCORES)])), HALF)
+    assert found.outcome == "pass"
+    assert found.comparisons[0].p_adjusted == 1.0
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_too_few_pairs_are_inconclusive_whatever_they_show(n):
+    for scores in (lower(5.0)[:n], [x + 1 for x in SCORES[:n]]):
+        found = evaluate_gate(baseline(row(SCORES[:n])), baseline(row(scores)), HALF)
+        assert found.outcome == "inconclusive"
+        assert f"too few pairs to tell: {n}, and the one test needs 6" in found.reasons[0]
+
+
+def test_six_pairs_are_enough_for_one_row_and_eight_for_six():
+    def outcome(n, rows):
+        before = baseline(*(row(SCORES[:n], prompt=f"v{k}") for k in range(rows)))
+        after = baseline(*(row(lower(3.0)[:n] if k == 0 else lower(0)[:n], prompt=f"v{k}") for k in range(rows)))
+        return evaluate_gate(before, after, HALF)
+
+    assert outcome(6, 1).outcome == "fail"
+    assert "7, and 6 tests together need 8" in outcome(7, 6).reasons[0]
+    assert outcome(8, 6).outcome == "fail"
+
+
+def test_unchanged_scores_pass_with_few_pairs_but_only_where_none_is_missing():
+    assert evaluate_gate(baseline(row([12, 13])), baseline(row([12, 13])), HALF).outcome == "pass"
+    partly = evaluate_gate(baseline(row(SCORES)), baseline(row(SCORES[:2])), HALF)
+    assert partly.outcome == "inconclusive"
+    assert len(partly.vanished) == 10
+
+
+def test_nothing_is_green_on_zero_pairs():
+    cases = {
+        "no cell": baseline(),
+        "other scenarios": baseline(row({"x": 12.0, "y": 13.0})),
+        "other prompt": baseline(row(SCORES, prompt="v9")),
+        "unscored": baseline(row([None] * 12, tier=None)),
+    }
+    for current in cases.values():
+        found = evaluate_gate(baseline(row(SCORES)), current, HALF)
+        assert (found.outcome, found.exit_code, found.pairs) == ("error", 4, 0)
+        assert "no cell is scored both in the baseline and now" in found.reasons[0]
+    assert evaluate_gate(baseline(), baseline(row(SCORES)), HALF).outcome == "error"
+    assert evaluate_gate(baseline(), baseline(), HALF).outcome == "error"
+
+
+def test_nothing_is_green_where_the_metric_was_never_scored():
+    tolerance = [gate.parse_tolerance("relevance:0.5")]
+    found = evaluate_gate(baseline(row(SCORES)), baseline(row(SCORES)), tolerance)
+    assert (found.outcome, found.exit_code) == ("error", 4)
+    assert found.reasons == ("no cell has a score of relevance on both sides, so there is nothing to compare",)
+
+
+@pytest.mark.parametrize(
+    ("current", "says"),
+    [
+        (
+            baseline(row(SCORES), rubric_sha256="b" * 64),
+            "scored by the rubric tip-v1 (aaaaaaaaaaaa), this session by tip-v1 (bbb",
+        ),
+        (baseline(row(SCORES), task="joke"), "the baseline is of the task tip, this session ran joke"),
+        (baseline(row(SCORES, tier="human")), "haiku x v1: the baseline was judged by auto, this session by human"),
+        (
+            baseline(row(SCORES, judge="j2")),
+            "haiku x v1: the automatic judge has changed since the baseline (j1, now j2)",
+        ),
+    ],
+)
+def test_what_does_not_compare_is_an_error(current, says):
+    found = evaluate_gate(baseline(row(SCORES)), current, HALF)
+    assert (found.outcome, found.exit_code) == ("error", 4)
+    assert says in found.reasons[0]
+    assert "save it anew with --bench-save" in found.reasons[0]
+
+
+def test_another_person_is_no_other_judge():
+    before, after = (baseline(row(SCORES, tier="human", judge=name)) for name in ("ann", "bob"))
+    assert evaluate_gate(before, after, HALF).outcome == "pass"
+
+
+# -- several rows and metrics --------------------------------------------------------------------------------------
+
+
+def test_the_worst_row_decides_and_comes_first():
+    noisy = [x + (4.0 if i % 2 else -6.0) for i, x in enumerate(SCORES)]
+    before = baseline(*(row(SCORES, prompt=p) for p in ("v1", "v2", "v3")))
+    after = baseline(row(SCORES, prompt="v1"), row(noisy, prompt="v2"), row(lower(2.0), prompt="v3"))
+    found = evaluate_gate(before, after, HALF)
+    assert [c.outcome for c in found.comparisons] == ["pass", "inconclusive", "fail"]
+    assert found.outcome == "fail"
+    assert [r.split(" composite")[0] for r in found.reasons] == ["haiku x v3", "haiku x v2"]
+
+
+def test_holm_shares_the_five_percent():
+    """p = 2 / 2**6 by itself: enough for one row, not for two."""
+    six = SCORES[:6]
+    alone = evaluate_gate(baseline(row(six)), baseline(row(lower(2, six))), HALF)
+    with_other = evaluate_gate(
+        baseline(row(six), row(SCORES, prompt="v2")), baseline(row(lower(2, six)), row(lower(0), prompt="v2")), HALF
+    )
+    assert alone.comparisons[0].p_adjusted == pytest.approx(2 / 64)
+    assert with_other.comparisons[0].p_adjusted == pytest.approx(4 / 64)
+    assert (alone.outcome, with_other.outcome) == ("fail", "inconclusive")
+
+
+def test_rows_that_could_never_be_significant_take_no_share():
+    tiny = [row(SCORES[:3], prompt=f"t{k}") for k in range(5)]
+    found = evaluate_gate(baseline(row(SCORES[:6]), *tiny), baseline(row(lower(2)[:6]), *tiny), HALF)
+    assert found.comparisons[-1].p_adjusted == pytest.approx(2 / 64)
+    assert found.outcome == "fail"
+
+
+def test_percent_is_of_the_rows_own_baseline():
+    tolerance = [gate.parse_tolerance("composite:10%")]
+    before = baseline(row([10.0] * 12), row([20.0] * 12, prompt="v2"))
+    after = baseline(row(lower(1.5, [10.0] * 12)), row(lower(1.5, [20.0] * 12), prompt="v2"))
+    found = evaluate_gate(before, after, tolerance)
+    assert [(c.tolerance, c.outcome) for c in found.comparisons] == [(1.0, "fail"), (2.0, "pass")]
+
+
+def test_the_smallest_of_several_tolerances_counts():
+    tolerances = [gate.parse_tolerance(t) for t in ("composite:50%", "composite:0.5")]
+    found = evaluate_gate(baseline(row(SCORES)), baseline(row(lower(1.0))), tolerances)
+    assert len(found.comparisons) == 1
+    assert found.comparisons[0].tolerance == 0.5
+
+
+def test_a_flag_that_is_bad_when_true_gets_worse_by_rising():
+    before = row([0.0] * 12, metric="overlong")
+    more = row([1.0] * 11 + [0.0], metric="overlong")
+    tolerance = [gate.parse_tolerance("overlong:0.2")]
+    found = evaluate_gate(baseline(before), baseline(more), tolerance)
+    assert found.outcome == "fail"
+    assert found.comparisons[0].change == pytest.approx(found.comparisons[0].worse_by) == pytest.approx(11 / 12)
+    assert evaluate_gate(baseline(more), baseline(before), tolerance).outcome == "pass"
+
+
+def test_an_unknown_metric_is_a_usage_error():
+    with pytest.raises(UsageError) as caught:
+        evaluate_gate(baseline(row(SCORES)), baseline(row(SCORES)), [gate.parse_tolerance("helpfulness:1")])
+    says = "the rubric tip-v1 has no 'helpfulness'; it has composite, relevance, overlong"
+    assert str(caught.value) == f"--bench-compare-fail helpfulness:1: {says}"
+
+
+def test_without_a_tolerance_the_default_holds():
+    found = evaluate_gate(baseline(row(SCORES)), baseline(row(SCORES)), [])
+    assert found.tolerances == ("composite:5%",)
+
+
+# -- what does not pair --------------------------------------------------------------------------------------------
+
+
+def test_new_vanished_and_unpaired_cells_are_named():
+    before = baseline(row({**{f"s{i:02}": 12 for i in range(10)}, "gone": 9, "blind": None, "edited": 9, "late": 9}))
+    after = baseline(row({**{f"s{i:02}": 12 for i in range(10)}, "fresh": 9, "blind": 9, "edited": 9, "late": None}))
+    before = replace(before, scenarios={**before.scenarios, "edited": "old"})
+    after = replace(after, scenarios={**after.scenarios, "edited": "new"})
+    found = evaluate_gate(before, after, HALF)
+    assert [(c.scenario, c.reason) for c in found.new] == [("fresh", "not in the baseline")]
+    assert [(c.scenario, c.reason) for c in found.vanished] == [("gone", "only in the baseline")]
+    assert [(c.scenario, c.reason) for c in found.unpaired] == [
+        ("blind", "not scored in the baseline"),
+        ("edited", "the scenario has been changed since"),
+        ("late", "not scored now"),
+    ]
+    assert found.pairs == 10
+    assert found.changed == {"scenarios": ("edited",)}
+    assert "1 new cell: haiku x v1 x fresh (not in the baseline)" in found.reasons
+    assert any(
+        r.startswith("3 unpaired cells: haiku x v1 x blind (not scored in the baseline), ") for r in found.reasons
+    )
+
+
+def test_many_names_are_cut():
+    found = evaluate_gate(
+        baseline(row(SCORES)), baseline(row({**dict(zip(("s00", "s01"), SCORES, strict=False))})), HALF
+    )
+    assert found.reasons[-1].endswith("x s07 (only in the baseline) and 4 more")
+
+
+def test_a_row_that_vanished_is_not_green():
+    before = baseline(row(SCORES), row(SCORES, prompt="v2"))
+    found = evaluate_gate(before, baseline(row(SCORES)), HALF)
+    assert found.outcome == "inconclusive"
+    assert found.reasons[0] == "haiku x v2 composite: no scenario is scored both in the baseline and now"
+    assert found.comparisons[1].n == 0
+
+
+def test_a_row_that_nobody_asked_for_is_named_and_not_missed():
+    before = baseline(row(SCORES), row(SCORES, prompt="v2"))
+    found = evaluate_gate(before, baseline(row(SCORES)), HALF, selected=[("haiku", "v1")])
+    assert (found.outcome, found.deselected, found.vanished) == ("pass", ("haiku x v2",), ())
+
+
+def test_a_new_row_is_named_and_not_judged():
+    found = evaluate_gate(baseline(row(SCORES)), baseline(row(SCORES), row([1.0] * 12, prompt="v2")), HALF)
+    assert (found.outcome, len(found.comparisons), len(found.new)) == ("pass", 1, 12)
+
+
+def test_changed_prompts_and_models_are_named():
+    after = baseline(row(SCORES), prompts={"v1": "new", "v2": "p2"}, models={"haiku": "new"})
+    found = evaluate_gate(baseline(row(SCORES)), after, HALF)
+    assert found.changed == {"models": ("haiku",), "prompts": ("v1",)}
+    assert found.outcome == "pass"
+
+
+def test_gate_json():
+    found = evaluate_gate(baseline(row(SCORES)), baseline(row(lower(1.0))), HALF, strict=True)
+    data = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert list(data)[:4] == ["schema", "outcome", "exit_code", "pairs"]
+    assert (data["schema"], data["outcome"], data["exit_code"], data["strict"]) == (
+        "promptbench/gate/1",
+        "fail",
+        1,
+        True,
+    )
+    (c,) = data["comparisons"]
+    assert {"model", "prompt", "n", "change", "ci", "p_value", "p_adjusted", "mde", "tolerance"} <= set(c)
+    assert gate.GateResult.from_json(data) == found
+
+
+def test_the_seed_decides():
+    rng = np.random.default_rng(1)
+    many = rng.normal(12, 1, 30).tolist()
+    now = [x + d for x, d in zip(many, rng.normal(-0.3, 1, 30), strict=True)]
+    sides = baseline(row(many)), baseline(row(now))
+    assert evaluate_gate(*sides, HALF, seed=1) == evaluate_gate(*sides, HALF, seed=1)
+    assert evaluate_gate(*sides, HALF, seed=1) != evaluate_gate(*sides, HALF, seed=2)
+
+
+# -- how often it is wrong -----------------------------------------------------------------------------------------
+
+
+def test_it_seldom_fails_on_nothing_and_finds_what_is_there():
+    """200 sessions of six rows: at most 5 % fail without a change, at least 95 % with a drop of three points."""
+    rng = np.random.default_rng(2)
+    false = found = 0
+    nothing = (Tolerance(metric="composite", amount=0.0),)
+    for _ in range(200):
+        scenario = rng.normal(12, 1, 15)
+        before, after = (np.round(scenario + rng.normal(0, 1, (6, 15))) for _ in range(2))
+        sides = [baseline(*(row(r.tolist(), prompt=f"v{k}") for k, r in enumerate(s))) for s in (before, after)]
+        false += evaluate_gate(*sides, nothing).outcome == "fail"
+        worse = baseline(row((after[0] - 3).tolist(), prompt="v0"), *sides[1].rows[1:])
+        found += evaluate_gate(sides[0], worse, HALF).comparisons[0].outcome == "fail"
+    assert false / 200 <= 0.05
+    assert found / 200 >= 0.95
+
+
+def test_self_test():
+    rng = np.random.default_rng(3)
+    scenario = rng.normal(12, 2, 20)
+    rows = (row(np.round(scenario + k + rng.normal(0, 1, 20)).tolist(), prompt=f"v{k}") for k in range(4))
+    found = gate.self_test(baseline(*rows), 300, seed=1, tolerances=[Tolerance(metric="composite", amount=0.0)])
+    assert found.n == 300
+    assert found.rate == found.failures / 300 <= 0.05
+    assert found.ci[0] <= found.rate <= found.ci[1]
+    assert found.inconclusive > 200  # any drop at all is beyond a tolerance of 0
+    assert gate.self_test(baseline(row(SCORES)), 50, seed=1) == gate.self_test(baseline(row(SCORES)), 50, seed=1)
+
+
+def test_self_test_makes_noise():
+    """Were both sides the same, nothing could ever be inconclusive."""
+    found = gate.self_test(baseline(row(SCORES)), 100, tolerances=HALF)
+    assert found.inconclusive > 5
+
+
+def test_self_test_fills_gaps():
+    rows = row({"s00": 12, "s01": 13, "s02": None, "s03": 11}), row({"s01": 12, "s02": 10, "s03": 9}, prompt="v2")
+    assert gate.self_test(baseline(*rows), 20).failures == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "n", "says"),
+    [
+        (lambda: baseline(row(SCORES)), 0, "--bench-self-test 0: expected a number of repetitions"),
+        (baseline, 10, "needs scores of at least two scenarios"),
+        (lambda: baseline(row([12.0])), 10, "needs scores of at least two scenarios"),
+    ],
+)
+def test_self_test_refuses(make, n, says):
+    with pytest.raises(UsageError, match=says):
+        gate.self_test(make(), n)
+
+
+# -- from a session ------------------------------------------------------------------------------------------------
+
+RUBRIC = Rubric(
+    id="tip-v1",
+    text="text",
+    sha256="a" * 64,
+    criteria=(
+        Criterion(name="relevance", type="scale", min=1, max=5, weight=2),
+        Criterion(name="overlong", type="flag", bad=True, penalty=1, check={"max_words": 60}),
+    ),
+)
+
+
+def candidate(scenario, relevance, *, prompt="v1", overlong=False, tier=Tier.AUTO, number=0) -> LoggedCandidate:
+    verdicts = (
+        () if relevance is None else (Verdict(scores={"relevance": relevance}, judge=Judge(tier=tier, name="h")),)
+    )
+    return LoggedCandidate(
+        run_id=f"{prompt}-{scenario}-{number}",
+        experiment="e",
+        task="tip",
+        model="haiku",
+        prompt=prompt,
+        scenario=scenario,
+        cell="c",
+        candidate=f"{prompt}-{scenario}-{number}",
+        rubric="tip-v1",
+        rubric_sha256="a" * 64,
+        pending=relevance is None,
+        verdicts=verdicts,
+        checks={"overlong": overlong},
+    )
+
+
+def board(**scores) -> Leaderboard:
+    """Rows v1 and v2 of the model haiku, judged automatically: prompt -> scenario -> composite."""
+    rows = tuple(
+        Row(
+            rank=1,
+            model="haiku",
+            prompt=p,
+            composite=None,
+            ci95=None,
+            tier="auto",
+            candidates=1,
+            judged=0,
+            pending=0,
+            failed=0,
+            scenario_scores=scores.get(p, {}),
+        )
+        for p in ("v2", "v1")
+    )
+    return Leaderboard(experiment="e", task="tip", rubric=RUBRIC, rows=rows)
+
+
+SUITE = Suite(
+    name="tips",
+    path="evals/tips.yaml",
+    task="tip",
+    rubric=RUBRIC,
+    prompts=(Prompt(task="tip", version="v1", messages=(Message(role="user", content="x"),), sha256="p1"),),
+    models=(Model(name="haiku", model="anthropic/haiku", params={"temperature": 0.5}),),
+    scenarios=(Scenario(id="a", vars={"x": 1}), Scenario(id="b", vars={"x": 2})),
+)
+
+
+def test_a_snapshot_of_a_session():
+    candidates = [
+        candidate("a", 4, number=1),
+        candidate("a", 5, number=2, overlong=True),
+        candidate("b", None),
+        candidate("a", 3, prompt="v2"),
+        candidate("b", 3, prompt="v2", tier=Tier.HUMAN),
+        candidate("a", 3, prompt="elsewhere"),
+    ]
+    leaderboard = board(v1={"a": 8.5}, v2={"a": 6.0})
+    found = gate.snapshot(leaderboard, candidates, SUITE, judge="j1", saved_at="2026-11-23T10:00:00Z")
+    assert [r.name for r in found.rows] == [("haiku", "v1"), ("haiku", "v2")]
+    assert found.rows[0].scores == {"a": {"composite": 8.5, "relevance": 4.5, "overlong": 0.5}, "b": {}}
+    assert found.rows[1].scores["b"] == {}  # judged by another tier than the row rests on
+    assert found.rows[0].judge == "j1"
+    assert found.better == {"composite": "higher", "relevance": "higher", "overlong": "lower"}
+    assert found.prompts == {"v1": "p1"}
+    assert set(found.scenarios) == {"a", "b"}
+    assert found.scenarios["a"] != found.scenarios["b"]
+    (read,) = gate.parse_baseline(gate.baseline_json([found]))
+    assert read == found
+
+
+def test_a_snapshot_is_the_leaderboards():
+    """The real leaderboard's composites, one by one: repeats averaged, sit-down verdicts before automatic ones."""
+    candidates = [
+        candidate("a", 4, number=1, tier=Tier.HUMAN),
+        candidate("a", 5, number=2, tier=Tier.CLAUDE_CODE),
+        candidate("b", 2, number=3, overlong=True, tier=Tier.HUMAN),
+        candidate("c", 5, number=4),
+    ]
+    found = gate.snapshot(
+        build_leaderboard(candidates, RUBRIC, experiment="e", task="tip"), candidates, SUITE, judge="j1"
+    )
+    (only,) = found.rows
+    assert (only.tier, only.judge) == ("claude-code+human", None)
+    assert only.scores == {
+        "a": {"composite": 9.0, "relevance": 4.5, "overlong": 0.0},
+        "b": {"composite": 3.0, "relevance": 2.0, "overlong": 1.0},
+        "c": {},
+    }
+
+
+def test_a_snapshot_knows_a_changed_model():
+    hotter = replace(SUITE, models=(replace(SUITE.models[0], params={"temperature": 0.9}),))
+    assert gate.snapshot(board(), [], SUITE).models != gate.snapshot(board(), [], hotter).models
+    longer = replace(SUITE, models=(replace(SUITE.models[0], timeout=9.0),))
+    assert gate.snapshot(board(), [], SUITE).models == gate.snapshot(board(), [], longer).models
+
+
+def test_the_outcomes_are_ordered_from_good_to_bad():
+    assert [o.value for o in GateOutcome] == ["pass", "inconclusive", "fail", "error"]

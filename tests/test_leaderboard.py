@@ -1,0 +1,391 @@
+"""Candidates with their verdicts -> leaderboard: which count, whose verdicts, what is unknown."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from pytest_promptbench.leaderboard import build_leaderboard, leaderboard_json
+from pytest_promptbench.records import Criterion, Judge, Leaderboard, LoggedCandidate, Row, Rubric, Tier, Verdict
+
+RUBRIC = Rubric(
+    id="tip-v1",
+    text="tip-v1",
+    sha256="tip-sha",
+    criteria=(
+        Criterion(name="relevance", type="scale", min=1, max=5, weight=2),
+        Criterion(name="format_ok", type="flag", bad=False, penalty=2),
+        Criterion(name="overlong", type="flag", bad=True, penalty=1, check={"max_words": 60}),
+    ),
+)
+
+
+def judged(
+    score: float | None, tier: Tier = Tier.CLAUDE_CODE, *, by: str = "j", at: str = "1", **scores: Any
+) -> Verdict:
+    return Verdict(
+        scores={"relevance": score, "format_ok": True, "overlong": False} | scores,
+        judge=Judge(tier=tier, name=by),
+        at=at,
+    )
+
+
+HUMAN, AUTO = Tier.HUMAN, Tier.AUTO
+
+
+def candidate(scenario: str = "s1", *verdicts: Verdict, **changes: Any) -> LoggedCandidate:
+    model, prompt = changes.get("model", "m"), changes.get("prompt", "v1")
+    started = changes.get("started_at", 0)
+    cell = changes.get("cell", f"{model}-{prompt}-{scenario}")
+    key = f"{model}-{prompt}-{scenario}-{cell}-{started}"
+    values: dict[str, Any] = {
+        "run_id": f"run-{key}",
+        "experiment": "e",
+        "task": "tip",
+        "model": model,
+        "prompt": prompt,
+        "scenario": scenario,
+        "cell": cell,
+        "candidate": f"candidate-{key}",
+        "rubric": "tip-v1",
+        "rubric_sha256": "tip-sha",
+        "pending": not any(v.judge.tier is not AUTO for v in verdicts) and "error" not in changes,
+        "verdicts": verdicts,
+        "checks": {} if "error" in changes else {"overlong": False},
+    }
+    return LoggedCandidate(**values | changes)
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    return min(values), max(values)
+
+
+def in_order(rows: Sequence[Mapping[str, float]]) -> list[int]:
+    return [n + 1 for n in range(len(rows))]
+
+
+def board(*candidates: LoggedCandidate, **options: Any) -> Leaderboard:
+    choices: dict[str, Any] = {"experiment": "e", "task": "tip", "interval": spread, "ranks": in_order}
+    return build_leaderboard(candidates, RUBRIC, **choices | options)
+
+
+def row(*candidates: LoggedCandidate) -> Row:
+    (only,) = board(*candidates).rows
+    return only
+
+
+def test_a_row_says_all_that_is_known() -> None:
+    found = row(
+        candidate("s2", judged(4), cost_usd=0.5, latency_s=1.0),
+        candidate("s1", judged(2, format_ok=False), cost_usd=0.25, latency_s=2.0, checks={"overlong": True}),
+        candidate("s3", checks={"overlong": True}, latency_s=6.0),
+        candidate("s4", error="429"),
+    )
+    assert found == Row(
+        rank=1,
+        model="m",
+        prompt="v1",
+        composite=(8 + (4 - 2 - 1)) / 2,
+        ci95=(1.0, 8.0),
+        tier="claude-code",
+        candidates=4,
+        judged=2,
+        pending=1,
+        failed=1,
+        criteria={"relevance": 3.0, "format_ok": 0.5, "overlong": 2 / 3},
+        auto_composite=None,
+        cost_usd=0.75,
+        latency_s=3.0,
+        scenario_scores={"s1": 1.0, "s2": 8.0},
+    )
+
+
+def test_what_nobody_has_judged_is_unknown_not_zero_and_needs_no_statistics() -> None:
+    def never(_: object) -> Any:
+        raise AssertionError("nothing is judged")
+
+    (found,) = board(candidate("s1"), candidate("s2"), interval=never, ranks=never).rows
+    assert (found.rank, found.composite, found.ci95, found.tier, found.auto_composite) == (None,) * 5
+    assert (found.cost_usd, found.latency_s) == (None, None)
+    assert found.criteria == {"relevance": None, "format_ok": None, "overlong": 0.0}
+    assert (found.judged, found.pending, found.scenario_scores) == (0, 2, {})
+
+
+def test_an_unjudged_board_imports_no_numpy() -> None:
+    code = (
+        "import sys; from tests.test_leaderboard import *\n"
+        "build_leaderboard([candidate('s1')], RUBRIC, experiment='e', task='tip'); assert 'numpy' not in sys.modules\n"
+        "build_leaderboard([candidate('s1', judged(1))], RUBRIC, experiment='e', task='tip')\n"
+        "assert 'numpy' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_no_candidates_no_rows() -> None:
+    assert board() == Leaderboard(experiment="e", task="tip", rubric=RUBRIC, rows=())
+
+
+# -- which candidates count
+
+
+@pytest.mark.parametrize("other", [{"task": "haiku"}, {"rubric_sha256": "old"}])
+def test_other_tasks_and_rubric_texts_are_passed_over(other: dict[str, Any]) -> None:
+    found = board(candidate("s1", judged(3)), candidate("s1", judged(5), started_at=9, **other))
+    assert [r.composite for r in found.rows] == [6.0]
+    assert found.superseded == 0
+
+
+def test_only_the_cell_content_that_started_last_counts() -> None:
+    found = board(
+        candidate("s1", judged(5), cell="old", started_at=1),
+        candidate("s1", judged(4), cell="new", started_at=2),
+        candidate("s1", judged(5), cell="old", started_at=3, candidate="another answer"),
+        candidate("s1", judged(2), cell="new", started_at=4),
+        candidate("s2", judged(1), cell="old", started_at=1),
+    )
+    assert found.rows[0].scenario_scores == {"s1": 6.0, "s2": 2.0}, "the older content of another scenario still counts"
+    assert found.rows[0].candidates == 3
+    assert found.superseded == 2
+
+
+def test_content_that_fails_still_supersedes_what_came_before() -> None:
+    found = board(
+        candidate("s1", judged(5), cell="old", started_at=1), candidate("s1", cell="new", started_at=2, error="429")
+    )
+    assert (found.rows[0].composite, found.rows[0].failed, found.superseded) == (None, 1, 1)
+
+
+def test_a_candidate_that_two_machines_logged_counts_once_the_earliest() -> None:
+    twins = {"candidate": "same", "cost_usd": 1.0}
+    first = candidate("s1", judged(2), started_at=1, cell="c", **twins)
+    second = candidate("s1", judged(4), started_at=2, cell="c", **twins)
+    for order in ([first, second], [second, first]):
+        assert (row(*order).composite, row(*order).candidates, row(*order).cost_usd) == (4.0, 1, 1.0)
+    assert board(first, second).superseded == 0
+
+
+def test_candidates_without_an_identity_are_told_apart_by_their_runs() -> None:
+    assert row(candidate("s1", candidate=""), candidate("s2", candidate="")).candidates == 2
+
+
+@pytest.mark.parametrize(
+    ("answers", "candidates", "failed"), [(0, 1, 1), (1, 1, 0)], ids=["nothing else came", "an answer came"]
+)
+def test_a_failure_counts_only_while_its_cell_has_no_answer(answers: int, candidates: int, failed: int) -> None:
+    good = [candidate("s1", judged(3), cell="c", started_at=1)] * answers
+    found = row(*good, candidate("s1", cell="c", started_at=2, error="429", cost_usd=9.0))
+    assert (found.candidates, found.failed, found.pending) == (candidates, failed, 0)
+    assert found.cost_usd == (9.0 if failed else None)
+
+
+# -- whose verdicts
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "tier", "composite", "auto"),
+    [
+        ([[judged(2, AUTO)], [judged(4, AUTO)]], "auto", 6.0, 6.0),
+        ([[judged(2, AUTO)], [judged(4)]], "claude-code", 8.0, 4.0),
+        ([[judged(2), judged(1, AUTO)], [judged(4, HUMAN)]], "claude-code+human", 6.0, 2.0),
+        ([[judged(2), judged(5, HUMAN)], [judged(4, HUMAN)]], "human", 9.0, None),
+        ([[judged(2, at="2"), judged(3, at="3", by="k")], []], "claude-code", 6.0, None),
+        ([[judged(2, AUTO, at="2"), judged(3, AUTO, at="3", by="k")], []], "auto", 6.0, 6.0),
+        ([[], []], None, None, None),
+    ],
+)
+def test_a_row_rests_on_the_sit_down_tier_as_soon_as_it_has_one(
+    verdicts: list[list[Verdict]], tier: str | None, composite: float | None, auto: float | None
+) -> None:
+    found = row(candidate("s1", *verdicts[0]), candidate("s2", *verdicts[1]))
+    assert (found.tier, found.composite, found.auto_composite) == (tier, composite, auto)
+    assert found.criteria["relevance"] == (None if composite is None else composite / 2)
+
+
+def test_judged_means_by_somebody_at_a_desk() -> None:
+    found = row(candidate("s1", judged(2, AUTO)), candidate("s2", judged(2, HUMAN)))
+    assert (found.judged, found.pending) == (1, 1)
+
+
+def test_a_half_filled_verdict_scores_its_criteria_and_no_composite() -> None:
+    found = row(candidate("s1", judged(None)), candidate("s2", judged(4)))
+    assert found.scenario_scores == {"s2": 8.0}
+    assert found.judged == 2
+    only = row(candidate("s1", judged(None)))
+    assert (only.rank, only.composite, only.tier, only.criteria["format_ok"]) == (None, None, "claude-code", 1.0)
+
+
+def test_figures_that_are_no_numbers_are_not_known() -> None:
+    found = row(candidate("s1", judged(math.nan), cost_usd=math.nan, latency_s=math.inf), candidate("s2", judged(3)))
+    assert (found.composite, found.criteria["relevance"], found.cost_usd, found.latency_s) == (6.0, 3.0, None, None)
+
+
+# -- means
+
+
+def test_repeats_are_averaged_within_their_scenario_first() -> None:
+    found = row(
+        candidate("s1", judged(1, format_ok=False), started_at=1),
+        candidate("s1", judged(3), started_at=2, cell="m-v1-s1"),
+        candidate("s1", judged(5), started_at=3, cell="m-v1-s1"),
+        candidate("s2", judged(5)),
+    )
+    assert found.scenario_scores == {"s1": pytest.approx((2 - 2 + 6 + 10) / 3), "s2": 10.0}
+    assert found.composite == pytest.approx((16 / 3 + 10) / 2)
+    assert found.criteria == {"relevance": 4.0, "format_ok": pytest.approx((2 / 3 + 1) / 2), "overlong": 0.0}
+
+
+def test_shares_of_several_outputs_cost_their_share_of_the_penalty() -> None:
+    found = row(candidate("s1", judged(3, format_ok=0.75, overlong=0.25), checks={"overlong": 0.25}))
+    assert found.composite == 6 - 2 * 0.25 - 0.25
+    assert found.criteria["overlong"] == 0.25
+
+
+def test_a_flag_that_a_program_fills_is_known_of_every_candidate_and_judged_flags_of_judged_ones() -> None:
+    found = row(
+        candidate("s1", judged(3, format_ok=False), checks={"overlong": True}),
+        candidate("s2", checks={"overlong": False}),
+        candidate("s3", judged(3, format_ok=False, overlong=True), checks={}),
+    )
+    assert found.criteria["overlong"] == pytest.approx(2 / 3), "where the run has no check, the verdict's word is taken"
+    assert found.criteria["format_ok"] == 0.0
+
+
+def test_costs_are_summed_and_latencies_averaged_over_what_is_known() -> None:
+    found = row(
+        candidate("s1", cost_usd=0.1, latency_s=1.0), candidate("s2", latency_s=4.0), candidate("s3", cost_usd=0)
+    )
+    assert (found.cost_usd, found.latency_s) == (0.1, 2.5)
+    assert row(candidate("s1", cost_usd=0.0)).cost_usd == 0.0, "free is not unknown"
+
+
+def test_an_interval_needs_two_scenarios_and_gets_their_scores_in_order() -> None:
+    asked: list[Sequence[float]] = []
+
+    def record(values: Sequence[float]) -> tuple[float, float]:
+        asked.append(values)
+        return 0.0, 1.0
+
+    found = board(
+        candidate("s2", judged(1)),
+        candidate("s1", judged(2)),
+        candidate("s1", judged(5), prompt="v2"),
+        interval=record,
+    )
+    assert [r.ci95 for r in found.rows] == [None, (0.0, 1.0)]
+    assert asked == [[4.0, 2.0]]
+
+
+# -- ranks
+
+
+def test_rows_stand_best_first_the_unjudged_last_and_equals_by_name() -> None:
+    asked: list[Sequence[Mapping[str, float]]] = []
+
+    def ties(rows: Sequence[Mapping[str, float]]) -> list[int]:
+        asked.append(rows)
+        return [1, 1, 3]
+
+    cells = [
+        candidate("s1", model="z", prompt="v0"),
+        candidate("s1", judged(3), model="b", prompt="v1"),
+        candidate("s1", judged(3), model="a", prompt="v2"),
+        candidate("s1", judged(1), model="c", prompt="v1"),
+        candidate("s1", error="429", model="a", prompt="v1"),
+    ]
+    random.Random(1).shuffle(cells)
+    found = board(*cells, ranks=ties)
+    assert [(r.rank, r.model, r.prompt) for r in found.rows] == [
+        (1, "a", "v2"), (1, "b", "v1"), (3, "c", "v1"), (None, "a", "v1"), (None, "z", "v0")
+    ]  # fmt: skip
+    assert asked == [[{"s1": 6.0}, {"s1": 6.0}, {"s1": 2.0}]]
+
+
+def test_the_order_of_the_candidates_does_not_matter() -> None:
+    draw = random.Random(3)
+    cells = [
+        candidate(f"s{n % 7}", judged(draw.random() * 5), prompt=f"v{n % 3}", started_at=n, cost_usd=draw.random())
+        for n in range(60)
+    ]
+    first = board(*cells)
+    for _ in range(5):
+        draw.shuffle(cells)
+        assert board(*cells) == first
+
+
+def test_the_projects_own_statistics_are_the_default() -> None:
+    scores = [
+        (n, p, s) for n in range(10) for p, s in (("good", 4 + n % 2), ("same", 4 + (n + 1) % 2), ("bad", 1 + n % 2))
+    ]
+    cells = [candidate(f"s{n}", judged(s), prompt=p) for n, p, s in scores]
+    found = build_leaderboard(cells, RUBRIC, experiment="e", task="tip")
+    assert [(r.rank, r.prompt) for r in found.rows] == [(1, "good"), (1, "same"), (3, "bad")]
+    for r in found.rows:
+        assert r.ci95 is not None
+        assert r.composite is not None
+        assert r.ci95[0] < r.composite < r.ci95[1]
+
+
+# -- its file
+
+
+def test_the_file_has_exactly_the_contracts_shape() -> None:
+    found = board(
+        candidate("s1", judged(10 / 3), judged(2, AUTO), cost_usd=0.0000001234, latency_s=1.23456789),
+        candidate("s2", judged(4, HUMAN), latency_s=1.0),
+        candidate("s1", cell="older", started_at=-1),
+        candidate("s1", prompt="v0"),
+    )
+    data = leaderboard_json(found)
+    assert data == {
+        "schema": "promptbench/leaderboard/1",
+        "experiment": "e",
+        "task": "tip",
+        "rubric": "tip-v1",
+        "rubric_sha256": "tip-sha",
+        "superseded": 1,
+        "rows": [
+            {
+                "rank": 1, "model": "m", "prompt": "v1", "composite": 7.333333, "ci95": [6.666667, 8.0],
+                "tier": "claude-code+human", "candidates": 2, "judged": 2, "pending": 0, "failed": 0,
+                "relevance": 3.666667, "format_ok": 1.0, "overlong": 0.0,
+                "auto_composite": 4.0, "cost_usd": 1.234e-07, "latency_s": 1.117284,
+            },
+            {
+                "rank": None, "model": "m", "prompt": "v0", "composite": None, "ci95": None,
+                "tier": None, "candidates": 1, "judged": 0, "pending": 1, "failed": 0,
+                "relevance": None, "format_ok": None, "overlong": 0.0,
+                "auto_composite": None, "cost_usd": None, "latency_s": None,
+            },
+        ],
+    }  # fmt: skip
+    assert list(data["rows"][0]) == [
+        "rank", "model", "prompt", "composite", "ci95", "tier", "candidates", "judged", "pending", "failed",
+        "relevance", "format_ok", "overlong", "auto_composite", "cost_usd", "latency_s",
+    ]  # fmt: skip
+
+
+def test_nothing_in_the_file_is_nan_or_minus_zero() -> None:
+    odd = Row(
+        rank=1, model="m", prompt="v1", composite=-1e-9, ci95=(-math.inf, math.nan), tier="auto",
+        candidates=1, judged=0, pending=1, failed=0, criteria={"relevance": math.nan}, cost_usd=math.inf,
+    )  # fmt: skip
+    data = leaderboard_json(Leaderboard(experiment="e", task="tip", rubric=RUBRIC, rows=(odd,)))
+    (found,) = json.loads(json.dumps(data, allow_nan=False))["rows"]
+    assert str(found["composite"]) == "0.0"
+    assert (found["ci95"], found["relevance"], found["cost_usd"]) == ([None, None], None, None)
+
+
+def test_a_criterion_never_takes_the_place_of_a_rows_own_figure() -> None:
+    odd = Row(
+        rank=1, model="m", prompt="v1", composite=1.0, ci95=None, tier="auto",
+        candidates=1, judged=0, pending=1, failed=0, criteria={"rank": 5.0, "latency_s": 5.0, "tone": 5.0},
+    )  # fmt: skip
+    (found,) = leaderboard_json(Leaderboard(experiment="e", task="tip", rubric=RUBRIC, rows=(odd,)))["rows"]
+    assert (found["rank"], found["latency_s"], found["tone"]) == (1, None, 5.0)

@@ -1,0 +1,80 @@
+"""The same loop against a real ``mlflow server``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .project import Project, migrated_database
+from .provider import ScriptedProvider
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("server")
+    migrated_database(folder / "mlflow.db")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts"),
+    ]  # fmt: skip
+    quiet = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    }
+    with (folder / "log.txt").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, env={**os.environ, **quiet}, stdout=log, stderr=log, start_new_session=True
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(address + "/health", timeout=2)
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "log.txt").read_text()[-2000:]
+                assert time.monotonic() < deadline, "mlflow server did not start"
+                time.sleep(0.2)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(20)
+
+
+def test_collect_judge_and_rerun_through_a_tracking_server(tmp_path: Path, server: str) -> None:
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, environ={"MLFLOW_TRACKING_URI": server}).write()
+        first = project.pytest("-n", "2")
+        assert first.code == 0, first.text
+        assert "NOT IN MLFLOW" not in first.out
+        assert len(project.runs()) == 12
+        assert not (tmp_path / "mlartifacts").exists(), "the server keeps the artifacts"
+        again = project.pytest()
+        assert again.code == 0, again.text
+        assert len(project.runs()) == 12
+        assert project.pytest("--judge-export", "packet.json").code == 0
+        project.score()
+        applied = project.pytest("--judge-apply", "packet.json")
+        assert "applied 12, unchanged 0, still pending 0" in applied.out, applied.text
+        assert {row["composite"] for row in project.leaderboard()["rows"]} == {12.0}
+
+        import mlflow
+
+        mlflow.set_tracking_uri(server)
+        experiment = project.store.experiment(project.experiment())
+        traces = mlflow.search_traces(locations=[experiment], run_id=project.runs()[0].info.run_id, return_type="list")
+        assert len(traces) == 1

@@ -1,0 +1,303 @@
+"""Agreement, held against the libraries and against published values."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import krippendorff
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+from sklearn.metrics import cohen_kappa_score
+
+from pytest_promptbench import statistics as stats
+from pytest_promptbench.records import Criterion
+from pytest_promptbench.statistics.agreement import gwet_ac1, nearest_point, ordinal_alpha, scale_points, weighted_kappa
+
+SCALE = Criterion(name="relevance", type="scale", min=1, max=5, weight=1)
+FLAG = Criterion(name="ok", type="flag", bad=False, penalty=1)
+HANNA = Path(__file__).parents[1] / "benchmarks" / "data" / "hanna_scores.jsonl"
+
+
+def rated(a, b, *, name="relevance", per_scenario=2) -> list[stats.RatedPair]:
+    return [
+        stats.RatedPair(scenario=f"s{i // per_scenario}", a={name: x}, b={name: y})
+        for i, (x, y) in enumerate(zip(a, b, strict=True))
+    ]
+
+
+def scale(a, b, **options) -> stats.ScaleAgreement:
+    (found,) = stats.measure_agreement(rated(a, b, **options), [SCALE]).scales
+    return found
+
+
+def flag(a, b, **options) -> stats.FlagAgreement:
+    (found,) = stats.measure_agreement(rated(a, b, name="ok", **options), [FLAG]).flags
+    return found
+
+
+def tables_of(a, b, k) -> np.ndarray:
+    found = np.zeros((1, k, k))
+    np.add.at(found[0], (np.asarray(a), np.asarray(b)), 1.0)
+    return found
+
+
+# -- against the libraries -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_figure_is_the_librarys(seed):
+    rng = np.random.default_rng(seed)
+    a = rng.integers(1, 6, 60)
+    b = np.clip(a + rng.integers(-2, 3, 60), 1, 5)
+    found = scale(a.tolist(), b.tolist())
+    assert found.kappa.value == pytest.approx(cohen_kappa_score(a, b, labels=[1, 2, 3, 4, 5], weights="quadratic"))
+    alpha = krippendorff.alpha(reliability_data=np.array([a, b], float), level_of_measurement="ordinal")
+    assert found.alpha.value == pytest.approx(alpha)
+    assert found.spearman.value == pytest.approx(spearmanr(a, b).statistic)
+    assert found.mean_absolute_difference.value == pytest.approx(np.abs(a - b).mean())
+    assert found.bias.value == pytest.approx((a - b).mean())
+    x, y = (a > 3).tolist(), (b > 3).tolist()
+    assert flag(x, y).kappa.value == pytest.approx(cohen_kappa_score(x, y))
+
+
+def test_figures_of_a_resample_are_those_of_the_resampled_candidates():
+    """Weights on scenarios mean that scenario's candidates so many times: ranks, tables and all."""
+    from pytest_promptbench.statistics.agreement import _Ratings, _spearman
+
+    rng = np.random.default_rng(3)
+    x, y, cluster = rng.integers(1, 6, 30).astype(float), rng.normal(size=30), np.repeat(np.arange(10), 3)
+    weights = rng.integers(0, 4, (4, 10)).astype(float)
+    got = _spearman(_Ratings(x=x, y=y, cluster=cluster, clusters=10), weights)
+    for row, value in zip(weights, got, strict=True):
+        times = row[cluster].astype(int)
+        assert value == pytest.approx(spearmanr(np.repeat(x, times), np.repeat(y, times)).statistic)
+
+
+# -- against published values --------------------------------------------------------------------------------------
+
+
+def test_krippendorffs_four_observers():
+    """Krippendorff 2011, example D: nominal .743, ordinal .815, interval .849 (by the library)."""
+    missing = np.nan
+    data = [
+        [1, 2, 3, 3, 2, 1, 4, 1, 2, missing, missing, missing],
+        [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, missing, 3],
+        [missing, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, missing],
+        [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, missing],
+    ]
+    for level, published in (("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)):
+        assert krippendorff.alpha(reliability_data=data, level_of_measurement=level) == pytest.approx(
+            published, abs=5e-4
+        )
+
+
+def test_krippendorffs_two_observers():
+    """Krippendorff 2011, example A: Meg and Owen, binary, alpha .095."""
+    meg = [0, 1, 0, 0, 0, 0, 0, 0, 1, 0]
+    owen = [1, 1, 1, 0, 0, 1, 0, 0, 0, 0]
+    assert ordinal_alpha(tables_of(meg, owen, 2))[0] == pytest.approx(0.095, abs=5e-4)
+
+
+def test_gwets_abstractors():
+    """The package irrCAC, cont3x3abstractors: kappa 0.7964094, AC1 0.8493305."""
+    table = np.array([[[13, 0, 0], [0, 20, 7], [0, 4, 56]]], float)
+    assert gwet_ac1(table)[0] == pytest.approx(0.8493305, abs=1e-7)
+
+
+def test_cohens_kappa_of_sas_and_squared_weights_of_irr():
+    """SAS's example (kappa .4842) and R's irr, kappa2(anxiety[, 2:3], "squared") = 0.2520325."""
+    sas = np.array([[[0, 4, 1], [0, 8, 0], [0, 1, 5]]], float)
+    nominal = [weighted_kappa(_merge(sas, k), np.array([0.0, 1.0]))[0] for k in range(3)]
+    observed, expected = np.trace(sas[0]) / 19, (sas[0].sum(0) * sas[0].sum(1)).sum() / 19**2
+    assert (observed - expected) / (1 - expected) == pytest.approx(0.4842, abs=5e-5)
+    assert all(-1 <= k <= 1 for k in nominal)
+    second = [3, 6, 4, 6, 2, 4, 2, 4, 3, 3, 2, 3, 3, 3, 2, 2, 1, 3, 3, 4]
+    third = [2, 1, 4, 4, 3, 2, 1, 6, 1, 1, 1, 2, 3, 3, 1, 1, 3, 3, 2, 2]
+    place = {1: 0, 2: 1, 3: 2, 4: 3, 6: 4}  # irr numbers the levels that occur
+    table = tables_of([place[x] for x in second], [place[x] for x in third], 5)
+    assert weighted_kappa(table, np.arange(5.0))[0] == pytest.approx(0.2520325, abs=1e-6)
+
+
+def _merge(table: np.ndarray, k: int) -> np.ndarray:
+    """Category k against the rest."""
+    t = table[0]
+    both, row, column = t[k, k], t[k].sum(), t[:, k].sum()
+    return np.array([[[both, row - both], [column - both, t.sum() - row - column + both]]])
+
+
+def test_gwets_paradox():
+    """Nearly all answers alike: kappa is about 0 although the judges agree on 118 of 125 (Gwet 2002)."""
+    a = [True] * 118 + [True] * 5 + [False] * 2
+    b = [True] * 118 + [False] * 5 + [True] * 2
+    found = flag(a, b)
+    assert found.raw.value == pytest.approx(0.944)
+    assert found.kappa.value == pytest.approx(-0.0234, abs=5e-5)
+    assert found.ac1.value == pytest.approx(0.9408, abs=5e-5)
+    assert (found.base_rate_a.value, found.base_rate_b.value) == pytest.approx((0.984, 0.96))
+
+
+# -- intervals -----------------------------------------------------------------------------------------------------
+
+
+def test_intervals_hold_the_figure_and_the_seed_decides():
+    rng = np.random.default_rng(1)
+    a = rng.integers(1, 6, 80)
+    b = np.clip(a + rng.integers(-1, 2, 80), 1, 5)
+    pairs = rated(a.tolist(), b.tolist())
+    first, again, other = (stats.measure_agreement(pairs, [SCALE], seed=s) for s in (1, 1, 2))
+    assert first == again != other
+    for name in ("kappa", "alpha", "spearman", "mean_absolute_difference", "bias"):
+        estimate = getattr(first.scales[0], name)
+        assert estimate.ci[0] < estimate.value < estimate.ci[1]
+
+
+def test_a_cluster_is_one_observation():
+    """Ten copies of each candidate under its scenario tell nothing new; as scenarios of their own they would."""
+    rng = np.random.default_rng(2)
+    a = rng.integers(1, 6, 20)
+    b = np.clip(a + rng.integers(-1, 2, 20), 1, 5)
+    once = scale(a.tolist(), b.tolist(), per_scenario=1).bias.ci
+    copied = scale(np.repeat(a, 10).tolist(), np.repeat(b, 10).tolist(), per_scenario=10).bias.ci
+    ignored = scale(np.repeat(a, 10).tolist(), np.repeat(b, 10).tolist(), per_scenario=1).bias.ci
+    assert copied == pytest.approx(once)
+    assert ignored[1] - ignored[0] < 0.5 * (once[1] - once[0])
+
+
+def test_intervals_cover():
+    rng = np.random.default_rng(4)
+    truth = scale(*_draw(rng, 20_000), per_scenario=1000).kappa.value
+    inside = 0
+    for _ in range(120):
+        low, high = scale(*_draw(rng, 40), per_scenario=1).kappa.ci
+        inside += low <= truth <= high
+    assert 0.88 <= inside / 120 <= 1.0
+
+
+def _draw(rng, n):
+    true = rng.normal(3, 1.2, n)
+    return tuple(np.clip(np.round(true + rng.normal(0, 0.7, n)), 1, 5).tolist() for _ in range(2))
+
+
+# -- what is not defined -------------------------------------------------------------------------------------------
+
+
+def test_one_judge_is_constant():
+    found = scale([3, 3, 3, 3], [1, 2, 3, 4])
+    assert found.spearman.value is None
+    assert found.spearman.reason == "no rank correlation with judge a: it gave every candidate the same score"
+    assert found.kappa.value == 0.0  # no better than chance
+
+
+def test_all_equal():
+    found = scale([4, 4, 4, 4], [4, 4, 4, 4])
+    for figure in (found.kappa, found.alpha):
+        assert (figure.value, figure.ci) == (None, None)
+        assert figure.reason == "both judges gave every candidate the same score"
+    assert (found.bias.value, found.bias.ci) == (0.0, (0.0, 0.0))
+    same = flag([True] * 6, [True] * 6)
+    assert same.kappa.value is None
+    assert same.kappa.reason == "both judges gave every candidate the same answer"
+    assert (same.ac1.value, same.raw.value, same.base_rate_a.value) == (1.0, 1.0, 1.0)
+
+
+def test_one_candidate():
+    found = scale([4], [2])
+    assert found.n == 1
+    assert found.mean_absolute_difference == stats.Estimate(value=2.0, reason="no interval from one scenario")
+    assert found.spearman.value is None
+
+
+def test_perfect_agreement_of_judges_that_vary():
+    found = scale([1, 2, 3, 4, 5, 1, 2, 3, 4, 5] * 2, [1, 2, 3, 4, 5, 1, 2, 3, 4, 5] * 2)
+    assert found.kappa == stats.Estimate(value=1.0, ci=(1.0, 1.0))
+    assert found.alpha.value == pytest.approx(1.0)
+
+
+def test_where_many_resamples_do_not_vary_there_is_no_interval():
+    found = flag([True] * 9 + [False], [True] * 9 + [False], per_scenario=1)
+    assert found.kappa.value == 1.0
+    assert found.kappa.ci is None
+    assert found.kappa.reason == "no interval: in many resamples the ratings do not vary"
+
+
+def test_no_figure_is_ever_nan():
+    cases = [([1], [1]), ([1, 5], [5, 1]), ([1, 1], [1, 2]), ([2, 2, 2], [3, 3, 3]), ([1.5, 2.25], [4, 4])]
+    for a, b in cases:
+        for clusters in (1, 5):
+            text = json.dumps(scale(a, b, per_scenario=clusters).to_json(), allow_nan=False)
+            assert "kappa" in text
+    json.dumps(flag([True], [False]).to_json(), allow_nan=False)
+
+
+def test_what_only_one_judge_scored_does_not_count():
+    pairs = [
+        stats.RatedPair(scenario="s0", a={"relevance": 3, "ok": True}, b={"relevance": None, "ok": True}),
+        stats.RatedPair(scenario="s1", a={"relevance": 3}, b={"relevance": 4, "ok": False}),
+        stats.RatedPair(scenario="s2", a={}, b={}),
+    ]
+    report = stats.measure_agreement(pairs, [SCALE, FLAG], a="ann", b="haiku")
+    assert (report.a, report.b, report.candidates, report.scenarios) == ("ann", "haiku", 2, 2)
+    assert (report.scales[0].n, report.flags[0].n) == (1, 1)
+    assert stats.measure_agreement([], [SCALE]).scales == ()
+
+
+def test_a_report_survives_json():
+    rng = np.random.default_rng(5)
+    a, b = rng.integers(1, 6, (2, 20)).tolist()
+    report = stats.measure_agreement(rated(a, b), [SCALE])
+    assert stats.AgreementReport.from_json(json.loads(json.dumps(report.to_json()))) == report
+
+
+# -- ratings that are no points ------------------------------------------------------------------------------------
+
+
+def test_means_over_calls_are_rounded_for_kappa_and_alpha_alone():
+    found = scale([1, 2.5, 3.4, 5], [1, 3, 3, 4.6], per_scenario=1)
+    assert found.rounded == 3
+    assert found.kappa.value == pytest.approx(1.0)
+    assert found.bias.value == pytest.approx((0 - 0.5 + 0.4 + 0.4) / 4)
+
+
+def test_halves_go_up_and_nothing_leaves_the_scale():
+    points = scale_points(1, 5, np.array([]))
+    assert points.tolist() == [1, 2, 3, 4, 5]
+    assert nearest_point(np.array([1.5, 2.5, 2.4999, 0.2, 9]), points).tolist() == [1, 2, 1, 0, 4]
+
+
+def test_a_short_scale_is_cut_in_tenths():
+    assert scale_points(0, 1, np.array([])) == pytest.approx(np.arange(11) / 10)
+    assert scale_points(None, None, np.array([2.0, 4.0])).tolist() == [2, 3, 4]
+
+
+def test_a_flag_that_is_a_share_counts_from_one_half_up():
+    found = flag([0.5, 0.4, 1.0], [True, False, True], per_scenario=1)
+    assert found.raw.value == 1.0
+
+
+# -- real scores ---------------------------------------------------------------------------------------------------
+
+
+def test_hanna():
+    """Every figure on 528 real stories is the libraries', and it takes well under two seconds."""
+    rows = [json.loads(line) for line in HANNA.read_text(encoding="utf-8").splitlines()]
+    names = list(rows[0]["human"][0])
+    criteria = [Criterion(name=c, type="scale", min=1, max=5, weight=1) for c in names]
+    pairs = [stats.RatedPair(scenario=r["scenario"], a=r["human"][0], b=r["auto"]["beluga-13b"]) for r in rows]
+    started = time.perf_counter()
+    report = stats.measure_agreement(pairs, criteria)
+    assert time.perf_counter() - started < 5
+    assert (report.candidates, report.scenarios) == (528, 48)
+    for found in report.scales:
+        a = np.array([p.a[found.criterion] for p in pairs], float)
+        b = np.array([p.b[found.criterion] for p in pairs], float)
+        near = np.clip(np.floor(b + 0.5 + 1e-9), 1, 5)
+        assert found.kappa.value == pytest.approx(
+            cohen_kappa_score(a.astype(int), near.astype(int), weights="quadratic")
+        )
+        alpha = krippendorff.alpha(reliability_data=np.array([a, near]), level_of_measurement="ordinal")
+        assert found.alpha.value == pytest.approx(alpha)
+        assert found.spearman.value == pytest.approx(spearmanr(a, b).statistic)
+        assert found.spearman.ci[1] - found.spearman.ci[0] < 0.3

@@ -1,0 +1,198 @@
+"""Intervals of means and rates, and the ties of a leaderboard."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest, bootstrap, t
+
+from pytest_promptbench import statistics as stats
+from pytest_promptbench.statistics import resampling
+
+
+def table(*rows: list[float]) -> list[dict[str, float]]:
+    return [{f"s{i}": x for i, x in enumerate(row)} for row in rows]
+
+
+def test_importing_the_package_is_free():
+    code = "import sys, pytest_promptbench.statistics; print({'numpy', 'scipy', 'sklearn'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_every_public_name_is_there():
+    assert all(callable(getattr(stats, name)) for name in stats.__all__)
+    assert set(stats.__all__) <= set(dir(stats))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = stats.nonsense
+
+
+@pytest.mark.parametrize("values", [[], [3.0]])
+def test_fewer_than_two_scenarios_have_no_interval(values):
+    assert stats.mean_interval(values) is None
+
+
+@pytest.mark.parametrize("n", [2, 5, 6, 8, 9, 20, 300])
+def test_a_constant_has_the_interval_of_itself(n):
+    assert stats.mean_interval([12.3] * n) == pytest.approx((12.3, 12.3))
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_two_to_five_scenarios_have_students_interval(n):
+    x = np.random.default_rng(n).normal(size=n)
+    assert stats.mean_interval(x.tolist()) == pytest.approx(t.interval(0.95, n - 1, x.mean(), x.std(ddof=1) / n**0.5))
+
+
+def test_for_large_samples_it_is_scipys_bca():
+    x = np.random.default_rng(1).gamma(1.0, size=400)
+    theirs = bootstrap((x,), np.mean, n_resamples=40_000, method="BCa", rng=2).confidence_interval
+    ours = stats.mean_interval(x.tolist())
+    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.01)
+    plain = t.interval(0.95, 399, x.mean(), x.std(ddof=1) / 20)
+    assert ours[0] > plain[0] + 0.002  # skewed to the right: both ends lie further right
+    assert ours[1] > plain[1] + 0.002
+
+
+def test_for_small_samples_it_is_wider_than_plain_bca():
+    x = np.random.default_rng(3).normal(size=10)
+    theirs = bootstrap((x,), np.mean, n_resamples=20_000, method="BCa", rng=2).confidence_interval
+    low, high = stats.mean_interval(x.tolist())
+    assert high - low > 1.1 * (theirs.high - theirs.low)
+
+
+def test_an_interval_mirrors_with_its_data():
+    for n in (4, 7, 20):
+        x = np.random.default_rng(n).gamma(1.0, size=n)
+        low, high = stats.mean_interval(x.tolist())
+        assert stats.mean_interval((-x).tolist()) == pytest.approx((-high, -low))
+
+
+def test_the_seed_decides_and_eight_scenarios_need_none():
+    x = np.random.default_rng(4).normal(size=12).tolist()
+    assert stats.mean_interval(x, seed=1) == stats.mean_interval(x, seed=1) != stats.mean_interval(x, seed=2)
+    assert stats.mean_interval(x[:8], seed=1) == stats.mean_interval(x[:8], seed=2)
+
+
+def test_a_higher_level_is_wider():
+    x = np.random.default_rng(5).normal(size=15).tolist()
+    narrow, wide = stats.mean_interval(x, level=0.8), stats.mean_interval(x, level=0.99)
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
+def test_it_covers_what_it_says():
+    rng = np.random.default_rng(6)
+    for n in (10, 20):
+        inside = 0
+        for _ in range(400):
+            low, high = stats.mean_interval(np.round(rng.normal(12, 1.5, n)).tolist())
+            inside += low <= 12 <= high
+        assert 0.92 <= inside / 400 <= 0.98
+
+
+def test_it_is_fast():
+    x = np.random.default_rng(7).normal(size=20).tolist()
+    stats.mean_interval(x)
+    started = time.perf_counter()
+    for _ in range(10):
+        stats.mean_interval(x)
+    assert (time.perf_counter() - started) / 10 < 0.02
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_a_number_is_refused_by_place(bad):
+    with pytest.raises(ValueError, match=r"value 1 is (nan|inf); leave out what is not scored"):
+        stats.mean_interval([1.0, bad])
+
+
+def test_a_level_of_95_is_refused():
+    with pytest.raises(ValueError, match="level is 95; it must lie between 0 and 1"):
+        stats.mean_interval([1.0, 2.0], level=95)
+
+
+def test_enumerated_bootstrap_samples_are_all_there_are():
+    counts, weights = resampling.resample_counts(4, seed=0)
+    assert counts.shape == (35, 4)
+    assert weights.sum() == pytest.approx(1.0)
+    x = np.array([1.0, 2.0, 4.0, 9.0])
+    means = counts @ x / 4
+    assert weights @ means == pytest.approx(4.0)
+    assert weights @ (means - 4) ** 2 == pytest.approx(x.var() / 4)
+
+
+def test_large_samples_are_drawn_in_pieces_with_the_same_law():
+    x = np.random.default_rng(8).normal(size=900)
+    boot = resampling.bootstrap_means(x, seed=0)
+    assert len(boot.values) == resampling.RESAMPLES
+    assert boot.values.std() == pytest.approx(x.std() / 30, rel=0.03)
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 10), (3, 10), (10, 10), (1, 1), (40, 55)])
+def test_wilson_is_scipys(k, n):
+    theirs = binomtest(k, n).proportion_ci(method="wilson")
+    assert stats.wilson_interval(k, n) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_wilson_without_trials_and_with_impossible_ones():
+    assert stats.wilson_interval(0, 0) is None
+    with pytest.raises(ValueError, match="3 successes of 2"):
+        stats.wilson_interval(3, 2)
+
+
+# -- ties ----------------------------------------------------------------------------------------------------------
+
+
+def test_no_rows_have_no_ranks():
+    assert stats.tied_ranks([]) == []
+    assert stats.tied_ranks([{}]) == [1]
+
+
+def test_clearly_different_rows_have_their_own_ranks():
+    rng = np.random.default_rng(1)
+    rows = table(*(np.round(rng.normal(m, 1, 20)).tolist() for m in (14, 11, 8)))
+    assert stats.tied_ranks(rows) == [1, 2, 3]
+
+
+def test_equal_rows_share_a_rank_and_the_next_rank_is_skipped():
+    rng = np.random.default_rng(2)
+    same = rng.normal(12, 1, 20)
+    rows = table(same.tolist(), (same + rng.normal(0, 1, 20) - 0.1).tolist(), (same - 6).tolist())
+    assert stats.tied_ranks(rows) == [1, 1, 3]
+
+
+def test_identical_rows_share_a_rank():
+    assert stats.tied_ranks(table([5.0] * 10, [5.0] * 10)) == [1, 1]
+
+
+def test_a_row_is_compared_with_its_groups_leader():
+    noise = np.random.default_rng(3).normal(0, 1, 40)
+    rows = table(*((noise * k + 12 - 0.3 * k).tolist() for k in range(4)))
+    alone = stats.tied_ranks([rows[0], rows[3]])
+    assert alone == [1, 1]
+    steps = table(*([10 - 0.4 * k + (0.9 if (i + k) % 2 else -0.9) for i in range(12)] for k in range(4)))
+    assert stats.tied_ranks(steps)[0:2] == [1, 1]  # neighbours are tied ...
+    assert stats.tied_ranks(steps)[-1] > 1  # ... and yet the last is not tied with the first
+
+
+def test_few_scenarios_tell_apart_only_what_lies_far_apart():
+    assert stats.tied_ranks(table([15.0] * 3, [6.0] * 3)) == [1, 2]
+    assert stats.tied_ranks(table([12.0] * 3, [11.0] * 3)) == [1, 1]  # one point, thrice: rounding alone can do that
+    assert stats.tied_ranks(table([12.0] * 12, [11.0] * 12)) == [1, 2]
+
+
+def test_too_few_common_scenarios_are_a_tie():
+    assert stats.tied_ranks([{"a": 15.0}, {"a": 3.0}]) == [1, 1]
+    far = [{"a": 15.0, "b": 15.0, "c": 15.0}, {"x": 3.0, "y": 3.0, "c": 3.0}]
+    assert stats.tied_ranks(far) == [1, 1]
+
+
+def test_many_rows_are_corrected_for():
+    rng = np.random.default_rng(9)
+    false = 0
+    for _ in range(120):
+        scores = np.round(rng.normal(12, 1.5, (6, 12)))
+        ordered = scores[np.argsort(-scores.mean(axis=1), kind="stable")]
+        false += max(stats.tied_ranks(table(*ordered.tolist()))) > 1
+    assert false <= 12  # at 5 % each of 15 pairs by itself, 40 or more

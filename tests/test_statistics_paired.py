@@ -1,0 +1,153 @@
+"""Paired comparisons and their corrections."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest, permutation_test, t
+
+from pytest_promptbench import statistics as stats
+
+
+def named(values) -> dict[str, float]:
+    return {f"s{i:03}": float(x) for i, x in enumerate(values)}
+
+
+def test_repeats_are_one_observation():
+    scores = [("b", 1.0), ("a", 4.0), ("b", 3.0)]
+    assert stats.cluster_means(scores) == {"b": 2.0, "a": 4.0}
+    assert list(stats.cluster_means(scores)) == ["b", "a"]
+
+
+def test_pooling_repeats_would_fake_significance():
+    """Five scenarios of which four improved are p = 0.375, however often each was generated."""
+    better = {"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0, "e": -1.0}
+    repeats = stats.cluster_means((s, x) for s, x in better.items() for _ in range(20))
+    assert stats.compare(repeats, dict.fromkeys(better, 0.0)).p_value == pytest.approx(0.375)
+    assert stats.sign_flip_p_value([x for x in better.values() for _ in range(20)]) < 0.001
+
+
+def test_only_common_scenarios_count_and_the_others_are_named():
+    found = stats.compare({"a": 1.0, "b": 5.0, "x": 100.0}, {"a": 2.0, "b": 2.0, "y": -100.0, "z": 0.0})
+    assert (found.n, found.mean_difference) == (2, 1.0)
+    assert (found.unpaired_a, found.unpaired_b) == (("x",), ("y", "z"))
+
+
+def test_nothing_in_common_is_not_zero():
+    found = stats.compare({"a": 1.0}, {"b": 1.0})
+    assert (found.n, found.mean_difference, found.ci, found.p_value, found.mde) == (0, None, None, None, None)
+
+
+def test_one_scenario_has_a_difference_and_nothing_else():
+    found = stats.compare({"a": 3.0}, {"a": 1.0})
+    assert (found.n, found.mean_difference, found.ci, found.p_value, found.mde) == (1, 2.0, None, 1.0, None)
+
+
+def test_a_comparison_turns_around():
+    rng = np.random.default_rng(1)
+    a, b = named(rng.normal(size=17)), named(rng.normal(size=17))
+    there, back = stats.compare(a, b), stats.compare(b, a)
+    assert back.mean_difference == pytest.approx(-there.mean_difference)
+    assert back.ci == pytest.approx((-there.ci[1], -there.ci[0]))
+    assert back.p_value == there.p_value
+    assert back.mde == pytest.approx(there.mde)
+
+
+def test_a_comparison_survives_json():
+    found = stats.compare(named(range(8)), named([1, 1, 2, 2, 3, 3, 9, 9]))
+    assert stats.PairedComparison.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+@pytest.mark.parametrize("n", [1, 4, 9, 13])
+def test_the_exact_test_is_a_count_of_all_sign_patterns(n):
+    d = np.random.default_rng(n).integers(-3, 5, n).astype(float)
+    d[d == 0] = 1.0
+    sums = [sum(s * x for s, x in zip(signs, d, strict=True)) for signs in itertools.product((1, -1), repeat=n)]
+    two_sided = np.mean([abs(s) >= abs(d.sum()) - 1e-9 for s in sums])
+    below = np.mean([s <= d.sum() + 1e-9 for s in sums])
+    assert stats.sign_flip_p_value(d.tolist()) == pytest.approx(two_sided)
+    assert stats.sign_flip_p_value(d.tolist(), less=True) == pytest.approx(below)
+
+
+def test_zeros_carry_no_sign():
+    d = [1.0, 2.0, -0.5, 3.0]
+    assert stats.sign_flip_p_value([*d, *[0.0] * 40]) == stats.sign_flip_p_value(d)
+    assert stats.sign_flip_p_value([0.0, 0.0]) == 1.0
+    assert stats.sign_flip_p_value([]) == 1.0
+
+
+def test_the_sampled_test_agrees_with_scipy():
+    d = np.random.default_rng(5).normal(0, 1, 30)
+    d += 0.35 - d.mean()
+    theirs = permutation_test((d,), np.sum, permutation_type="samples", n_resamples=50_000, rng=6).pvalue
+    assert 0.01 < theirs < 0.2
+    assert stats.sign_flip_p_value(d.tolist()) == pytest.approx(theirs, abs=0.01)
+    wide = np.tile(d, 10)  # beyond what is kept in memory: drawn in pieces
+    assert stats.sign_flip_p_value(wide.tolist()) == pytest.approx(1 / 20_000)
+
+
+def test_rounding_errors_do_not_decide():
+    """0.1 + 0.2 - 0.3 is not 0, so the pattern that equals the observed one must count whatever the order of sums."""
+    d = [0.1, 0.2, 0.3, 0.1, 0.2, 0.3]
+    assert stats.sign_flip_p_value(d) == pytest.approx(2 / 64)
+    assert stats.sign_flip_p_value([-x for x in d], less=True) == pytest.approx(1 / 64)
+
+
+def test_the_test_keeps_its_level_on_whole_points():
+    rng = np.random.default_rng(7)
+    for n in (6, 20):
+        false = sum(stats.sign_flip_p_value(rng.integers(-2, 3, n).tolist()) <= 0.05 for _ in range(600))
+        assert false / 600 <= 0.07
+
+
+def test_fewest_pairs():
+    assert (stats.fewest_pairs(), stats.fewest_pairs(sides=1)) == (6, 5)
+    assert stats.fewest_pairs(0.05 / 6, sides=1) == 7
+    with pytest.raises(ValueError, match="alpha is 5"):
+        stats.fewest_pairs(5)
+
+
+def test_the_minimum_detectable_effect_is_millers():
+    d = np.random.default_rng(8).normal(0, 0.8, 30)
+    d = (d - d.mean()) / d.std(ddof=1) * 0.8
+    assert stats.minimum_detectable_effect(d.tolist()) == pytest.approx(0.41, abs=0.02)  # 2.8 * 0.8 / sqrt(30)
+    exact = (t.ppf(0.975, 29) + t.ppf(0.8, 29)) * 0.8 / 30**0.5
+    assert stats.minimum_detectable_effect(d.tolist()) == pytest.approx(exact)
+
+
+def test_the_minimum_detectable_effect_is_found_in_four_of_five():
+    rng = np.random.default_rng(9)
+    d = rng.normal(0, 1, 20)
+    d = (d - d.mean()) / d.std(ddof=1)
+    effect = stats.minimum_detectable_effect(d.tolist())
+    found = sum(stats.sign_flip_p_value((rng.normal(0, 1, 20) + effect).tolist()) <= 0.05 for _ in range(500))
+    assert 0.74 <= found / 500 <= 0.88
+
+
+def test_no_minimum_detectable_effect_where_nothing_can_be_detected():
+    assert stats.minimum_detectable_effect([1.0, 2.0, 3.0, 4.0, 6.0]) is None  # five: p >= 0.0625
+    assert stats.minimum_detectable_effect([1.0] * 20) is None  # no spread to judge by
+
+
+def test_holm_by_hand():
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm([0.5, 0.9]) == [1.0, 1.0]
+    assert stats.holm([]) == []
+
+
+@pytest.mark.parametrize(("only_a", "only_b", "both", "p"), [(6, 0, 3, 0.03125), (5, 0, 9, 0.0625), (0, 0, 4, 1.0)])
+def test_mcnemar(only_a, only_b, both, p):
+    a = [True] * only_a + [False] * only_b + [True] * both
+    b = [False] * only_a + [True] * only_b + [True] * both
+    names = [f"s{i}" for i in range(len(a))]
+    assert stats.mcnemar_exact(dict(zip(names, a, strict=True)), dict(zip(names, b, strict=True))) == pytest.approx(p)
+
+
+def test_mcnemar_is_a_fair_coin():
+    a = {f"s{i}": i < 9 for i in range(14)}
+    b = {f"s{i}": i >= 9 for i in range(14)}
+    assert stats.mcnemar_exact(a, b) == pytest.approx(binomtest(5, 14).pvalue)
+    assert stats.mcnemar_exact(a, {}) is None
