@@ -5,7 +5,8 @@
 
 A scripted OpenAI-compatible provider in a process of its own answers after 500 ms. Each round is a fresh project with a
 fresh MLflow database; the wall clock is that of the whole ``python -m pytest`` process. What is claimed is then counted
-from outside: requests at the provider, FINISHED runs and traces in the database. Rounds are interleaved; medians are shown.
+from outside: requests at the provider, FINISHED runs and traces in the database. Rounds are interleaved; medians are
+shown.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def progress(desk: Desk) -> str:
     p = desk.progress()
     assert desk.plan is not None
     return progress_line(
-        done=p.done,
+        done=min(p.done, desk.plan.cells),  # a stolen cell is finished in two processes
         total=desk.plan.cells,
         in_flight=p.in_flight,
         waiting=p.waiting,

@@ -410,7 +410,8 @@ class Generator:
 
     def _limit(self, model: Model) -> AdaptiveLimit:
         if model.name not in self._adaptive:
-            self._adaptive[model.name] = AdaptiveLimit(self._limits.concurrency)
+            # The embedded server answers one at a time: more in flight would only make latencies look longer.
+            self._adaptive[model.name] = AdaptiveLimit(1 if model.embedded else self._limits.concurrency)
         return self._adaptive[model.name]
 
     def _known(self, request: Request) -> Answer | None:

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def make_cell(suite: Suite, model: Model, prompt: Prompt, scenario: Scenario) -> Cell:
-    """One cell: the prompt's messages filled from the scenario; the prompt's params over the model's."""
+    """One cell: the prompt's messages filled from the scenario; the prompt's params go over the model's."""
     return Cell(
         task=suite.task,
         model=model,
@@ -27,21 +27,28 @@ def make_cell(suite: Suite, model: Model, prompt: Prompt, scenario: Scenario) ->
     )
 
 
-def cells(suite: Suite) -> list[Cell]:
-    """Every cell of a suite, models outermost, scenarios innermost."""
+def cells(suite: Suite, *, models: Sequence[str] | None = None, prompts: Sequence[str] | None = None) -> list[Cell]:
+    """Every cell of a suite, models outermost, scenarios innermost; only those of the named models and prompts.
+
+    UsageError for a name that the suite does not have.
+    """
+    suite = select(suite, models, prompts)
     return [make_cell(suite, m, p, s) for m in suite.models for p in suite.prompts for s in suite.scenarios]
 
 
 def select(suite: Suite, models: Sequence[str] | None, prompts: Sequence[str] | None) -> Suite:
-    """The suite with only these models and prompts (None: all). UsageError for a name that it does not have."""
+    """The suite with only these models and prompts (None: all), in the order of the names; naming one twice is once.
+
+    UsageError for a name that the suite does not have.
+    """
     chosen_models = suite.models
     if models is not None:
         known = {m.name: m for m in suite.models}
-        chosen_models = tuple(_pick(known, n, "--bench-models", suite) for n in models)
+        chosen_models = tuple(_pick(known, n, "--bench-models", suite) for n in dict.fromkeys(models))
     chosen_prompts = suite.prompts
     if prompts is not None:
         versions = {p.version: p for p in suite.prompts}
-        chosen_prompts = tuple(_pick(versions, n, "--bench-prompts", suite) for n in prompts)
+        chosen_prompts = tuple(_pick(versions, n, "--bench-prompts", suite) for n in dict.fromkeys(prompts))
     return dataclasses.replace(suite, models=chosen_models, prompts=chosen_prompts)
 
 

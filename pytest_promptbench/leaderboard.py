@@ -4,9 +4,9 @@ Which candidates count, in this order:
 
 1. those of the task and of this very text of the rubric;
 2. of several runs of one candidate (two machines that logged it at once), the one that started first;
-3. of each (model, prompt, scenario), those of the cell content that started last: an edited prompt or model supersedes
-   what it generated before;
-4. a failed candidate only while its cell has no successful one, and then as a failure, never as a score.
+3. of each (model, prompt, scenario), those of the content that the files have now, or, where the caller does not know
+   it, that started last: an edited prompt or model supersedes what it generated before;
+4. a failed candidate only while its cell has no successful one, and then as one failure, never as a score.
 
 A row rests on verdicts of the sit-down tier as soon as it has one, else on automatic ones, never on both. Repeats
 of a scenario are averaged first, then scenarios, so that a scenario that was run more often weighs no more.
@@ -36,11 +36,13 @@ def build_leaderboard(
     *,
     experiment: str,
     task: str,
+    cells_now: Mapping[tuple[str, str, str], str] | None = None,
     interval: Interval | None = None,
     ranks: Ranks | None = None,
 ) -> Leaderboard:
     """The leaderboard of a task; candidates of other tasks and rubrics are passed over.
 
+    ``cells_now`` maps (model, prompt, scenario) to the cell id that the files give today, as far as they are known.
     ``interval`` and ``ranks`` default to ``statistics.mean_interval`` and ``statistics.tied_ranks``, which are imported
     only where something is judged. ``superseded`` counts what rule 3 above leaves out.
     """
@@ -50,11 +52,15 @@ def build_leaderboard(
         cells[c.model, c.prompt, c.scenario].append(c)
     tables: dict[tuple[str, str], _Table] = defaultdict(_Table)
     superseded = 0
-    for (model, prompt, _), group in cells.items():
-        newest = max(group, key=_started).cell
+    now = cells_now or {}
+    for place, group in cells.items():
+        model, prompt, _ = place
+        newest = now.get(place, "")
+        if all(c.cell != newest for c in group):
+            newest = max(group, key=_started).cell
         current = [c for c in group if c.cell == newest]
         superseded += len(group) - len(current)
-        tables[model, prompt].add([c for c in current if c.error is None] or current)
+        tables[model, prompt].add([c for c in current if c.error is None] or [max(current, key=_started)])
     rows = [table.row(model, prompt, rubric) for (model, prompt), table in tables.items()]
     rows.sort(key=lambda r: (r.composite is None, -(r.composite or 0.0), r.model, r.prompt))
     return Leaderboard(
@@ -211,7 +217,6 @@ def leaderboard_json(leaderboard: Leaderboard) -> dict[str, Any]:
         "task": leaderboard.task,
         "rubric": leaderboard.rubric.id,
         "rubric_sha256": leaderboard.rubric.sha256,
-        "superseded": leaderboard.superseded,
         "rows": [_row_json(r) for r in leaderboard.rows],
     }
 

@@ -92,6 +92,8 @@ _NOT_OUR_WARNINGS = (  # of libraries below us, while they are imported beside a
     "ignore:::litellm",
     "ignore:::pydantic",
     "ignore:::aiohttp",
+    "ignore:::mlflow",
+    "ignore:::sqlalchemy",
 )
 _NO_INI = {"judge_export", "judge_apply", "judge_reveal", "bench_shard"}
 
@@ -256,6 +258,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     bench = _bench(config)
     bench.start(planned)
+    config.pluginmanager.register(Brake(session, bench), "promptbench-brake")
     if not _is_worker(config):
         bench.look_ahead([p.cell for p in planned])
         _begin(config)
@@ -436,6 +439,19 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line(line, **markup)
 
 
+class Brake:
+    """Stops generation as soon as pytest has decided to stop (``-x``, ``--maxfail``), not only when it has stopped."""
+
+    def __init__(self, session: pytest.Session, bench: Bench) -> None:
+        self._session, self._bench = session, bench
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self) -> None:
+        reason = self._session.shouldfail or self._session.shouldstop
+        if reason:
+            self._bench.halt(str(reason))
+
+
 class Attendance:
     """Notes which candidates tests have seen; a plugin of its own, as the hook does not say whose session it is."""
 
@@ -484,7 +500,8 @@ class Ticker:
             line = progress(self._desk)
             if line != self._said:
                 self._said = line
-                self._reporter.ensure_newline()
+                if self._reporter._tw.width_of_current_line:  # pytest's dots
+                    self._reporter.write("\n")
                 self._reporter.write_line(line)
         self._last = now
 

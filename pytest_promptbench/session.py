@@ -29,7 +29,7 @@ from .checks import fill_checks
 from .completer import LiteLLMCompleter, spare_loopback_from_proxies
 from .errors import CatalogError, PromptbenchError
 from .generation import Completer, Generator, Limits, Progress
-from .grid import select
+from .grid import cells, select
 from .leaderboard import build_leaderboard
 from .ledger import Ledger
 from .localmodels import LocalServer, installed
@@ -410,7 +410,10 @@ def build_boards(tasks: Sequence[Task], outcome: Outcome, report: Path) -> tuple
             for c in outcome.candidates[task.experiment]
             if c.task == suite.task and c.rubric_sha256 == suite.rubric.sha256
         )
-        leaderboard = build_leaderboard(candidates, suite.rubric, experiment=task.experiment, task=suite.task)
+        now = {c.names: c.id for t in tasks if t.suite.task == suite.task for c in cells(t.suite)}
+        leaderboard = build_leaderboard(
+            candidates, suite.rubric, experiment=task.experiment, task=suite.task, cells_now=now
+        )
         folder = report if len(groups) == 1 else report / suite.task
         boards.append(Board(leaderboard=leaderboard, candidates=candidates, folder=folder))
     return tuple(boards)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_promptbench.catalog import load_suite, render
+from pytest_promptbench.catalog import load_prompt, load_suite, render, server_answers
 from pytest_promptbench.errors import CatalogError
 from pytest_promptbench.records import Message, Suite
 
@@ -72,13 +74,14 @@ def test_a_suite_is_read_with_all_that_it_names(tmp_path: Path) -> None:
     [
         ("cases.yaml", "- {id: a, vars: {situation: x}}\n- {id: b, vars: {situation: y}}\n"),
         ("cases.jsonl", '{"id": "a", "vars": {"situation": "x"}}\n\n{"id": "b", "vars": {"situation": "y"}}\n'),
-        ("cases.csv", 'id,situation,tags\na,x,"one;two"\nb,"y, with a comma",\n'),
+        ("cases.csv", 'id,situation,tags\na,x,"one;two, three"\n\nb,"y, with a comma",\n'),
     ],
 )
 def test_scenarios_may_stand_in_a_file_of_their_own(tmp_path: Path, name: str, text: str) -> None:
     suite = load(tmp_path, suite=f"task: tip\nrubric: tip-v1\nscenarios: {name}\n", **{name.replace(".", "_"): text})
     assert [s.id for s in suite.scenarios] == ["a", "b"]
     assert suite.scenarios[0].vars == {"situation": "x"}
+    assert suite.scenarios[0].tags == (("one", "two", "three") if name == "cases.csv" else ())
 
 
 def test_yaml_that_surprises_stays_text(tmp_path: Path) -> None:
@@ -104,6 +107,81 @@ def test_optional_models_are_left_out_with_the_reason(tmp_path: Path) -> None:
     }
     everyone = load(tmp_path, models=models, environ={"SOME_KEY": "x"}, reachable=True)
     assert [m.name for m in everyone.models] == ["a", "hosted", "ollama"]
+
+
+def test_an_embedded_model_needs_neither_key_nor_server(tmp_path: Path) -> None:
+    models = "models:\n  a: {model: embedded/x, api_key_env: NO_KEY}\n  b: {model: embedded/y, optional: true}\n"
+    assert [m.name for m in load(tmp_path, models=models).models] == ["a", "b"]
+
+
+HOSTED = """
+    models:
+      a: {model: openai/a}
+      hosted: {model: anthropic/x, api_key_env: SOME_KEY, optional: true, params: {top_p: 0.5}}
+"""
+
+
+def test_an_optional_model_that_the_suite_names_is_left_out_too(tmp_path: Path) -> None:
+    suite = load(tmp_path, models=HOSTED, suite=SUITE + "    models: [hosted, a]\n")
+    assert [m.name for m in suite.models] == ["a"]
+    assert set(suite.skipped) == {"hosted"}
+
+
+def test_a_judge_takes_its_models_params_and_its_own(tmp_path: Path) -> None:
+    text = SUITE + "    models: [a]\n    judge: {model: hosted, params: {temperature: 0}}\n"
+    judge = load(tmp_path, models=HOSTED, suite=text, environ={"SOME_KEY": "x"}).judge
+    assert judge is not None
+    assert judge.params == {"top_p": 0.5, "temperature": 0}
+    suite = load(tmp_path, models=HOSTED, suite=text)
+    assert suite.judge is None
+    assert suite.skipped == {"judge:hosted": "the environment variable SOME_KEY is not set"}
+
+
+def test_a_server_is_asked_once_however_many_models_it_has(tmp_path: Path) -> None:
+    names = "".join(f"  m{i}: {{model: x, api_base: 'http://h:1', optional: true}}\n" for i in range(3))
+    suite = write(tmp_path, models=f"models:\n{names}", suite=SUITE + "    judge: {model: m0}\n")
+    asked: list[str] = []
+    load_suite(suite, root=tmp_path, environ={}, reachable=lambda a: not asked.append(a))
+    assert asked == ["http://h:1"]
+
+
+def test_a_server_answers_where_something_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert server_answers(f"http://127.0.0.1:{port}/v1")
+    assert not server_answers(f"http://127.0.0.1:{port}/v1")
+    assert not server_answers("http://a..b/v1")
+
+
+def test_models_are_looked_for_up_to_the_root_and_no_further(tmp_path: Path) -> None:
+    suite = write(tmp_path / "project")
+    (tmp_path / "project" / "evals" / "models.yaml").rename(tmp_path / "project" / "models.yaml")
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "project")
+    assert len(load_suite(suite, root=link, environ={}).models) == 2
+    (tmp_path / "project" / "models.yaml").rename(tmp_path / "models.yaml")
+    with pytest.raises(CatalogError, match=r"no models\.yaml beside it, nor in a folder above it up to \S+project$"):
+        load_suite(suite, root=link, environ={})
+
+
+def test_a_prompts_hash_covers_what_is_sent_and_nothing_else(tmp_path: Path) -> None:
+    write(tmp_path, v2="description: x\nlineage: {parent: v1}\n" + PROMPT, v1=PROMPT)
+    folder = tmp_path / "prompts" / "tip"
+    plain, described = (load_prompt(folder / f"{v}.yaml", "tip") for v in ("v1", "v2"))
+    assert plain.sha256 == described.sha256
+    (folder / "v1.yaml").write_text(PROMPT + "params: {top_p: 1}\n")
+    assert load_prompt(folder / "v1.yaml", "tip").sha256 != plain.sha256
+
+
+def test_hidden_files_are_no_prompts_and_bad_versions_are_named(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "prompts" / "tip" / ".#v1.yaml").write_text("an editor's")
+    assert [p.version for p in load(tmp_path).prompts] == ["v1", "v2"]
+    (tmp_path / "prompts" / "tip" / "v3[a].yaml").write_text(PROMPT)
+    with pytest.raises(
+        CatalogError, match=r"v3\[a\]\.yaml: the version 'v3\[a\]' must not hold '\['.*; rename the file"
+    ):
+        load(tmp_path)
 
 
 CASES: list[tuple[str, dict[str, str], list[str]]] = [
@@ -216,7 +294,131 @@ CASES: list[tuple[str, dict[str, str], list[str]]] = [
         ["a scale"],
     ),
     ("judge", {"suite": SUITE + "    judge: {model: zzz}\n"}, ["tips.yaml:6", "no model 'zzz'"]),
+    (
+        "scenarios of no kind",
+        {"suite": "task: tip\nrubric: tip-v1\nscenarios: 5\n"},
+        ["tips.yaml:3: scenarios is 5; expected a list, or the path of a .yaml, .jsonl or .csv file"],
+    ),
+    (
+        "a number for an id",
+        {"suite": SUITE.replace("id: exam", "id: 5")},
+        ["tips.yaml:5: scenarios.1.id is 5; expected a text (put it in quotes)"],
+    ),
+    (
+        "vars left empty",
+        {"suite": "task: tip\nrubric: tip-v1\nscenarios:\n  - {id: a, vars: }\n"},
+        ["tips.yaml:4: scenarios.0.vars is empty; expected keys with values"],
+    ),
+    (
+        "a name too long for the system",
+        {"suite": f"task: tip\nrubric: tip-v1\nscenarios: {'x' * 400}.csv\n"},
+        ["tips.yaml:3", "does not exist; the path is relative to the suite"],
+    ),
+    (
+        "unknown placeholder's line",
+        {"v2": "messages:\n  - {role: system, content: x}\n  - {role: user, content: '{{ no }}'}\n"},
+        ["v2.yaml:3: prompt tip/v2", "its vars are: situation"],
+    ),
+    ("min", {"rubric": RUBRIC.replace("min: 1", "min: low")}, ["tip-v1.md:4: criteria.0.min is 'low'; expected a num"]),
+    (
+        "end of the criteria",
+        {"rubric": RUBRIC.replace("    ---\n    # A", "    ----\n    # A")},
+        ["tip-v1.md:6: the line '----' ends the criteria", "write '---' and nothing else"],
+    ),
+    (
+        "rubric in a folder",
+        {"suite": SUITE.replace("tip-v1", "../rubrics/tip-v1")},
+        ["tips.yaml:2: rubric is '../rubrics/tip-v1'; write its id, 'tip-v1'"],
+    ),
+    (
+        "port",
+        {"models": "models:\n  a: {model: x, api_base: 'http://h:99999/v1'}\n"},
+        ["models.yaml:2", "'http://h:99999/v1'; it is not an address such as"],
+    ),
+    (
+        "key not set, with its line",
+        {"models": "models:\n  a:\n    model: x\n    api_key_env: NO_KEY\n"},
+        ["models.yaml:4: model a: the environment variable NO_KEY is not set; set it, or add 'optional: true'"],
+    ),
 ]
+
+# Mistakes of plain values, as the var n of a scenario at line 4.
+VALUES: list[tuple[str, str]] = [
+    (".nan", ".nan is not a finite number"),
+    ("1e999", "1e999 is not a finite number"),
+    ("9" * 5000, "a number of 5,000 digits is too large"),
+    ("!!int abc", "'abc' does not fit its tag !!int; write plain values"),
+    ("!!bool maybe", "'maybe' does not fit its tag !!bool"),
+    ("!!python/object:os.system x", "the tag !!python/object:os.system is not supported"),
+    ("!!set {a, b}", "the tag !!set is not supported; write plain values"),
+    ("!mine {a: 1}", "the tag !mine is not supported"),
+    ("&z [*z]", "the alias *z names nothing that ends above it"),
+    ("*nowhere", "the alias *nowhere names nothing"),
+    ("{<<: {a: 1}}", "merge keys (<<) are not supported; write the keys out"),
+    ("{? [a] : 1}", "a key must be plain text"),
+    ("{a: 1, a: 2}", "the key 'a' stands twice, first at line 4; remove one"),
+    ("x\x07", "holds the control character U+0007; remove it"),
+    ("@x", "put a text that begins with @"),
+    ("a: b", "not valid YAML"),
+]
+
+
+@pytest.mark.parametrize(("value", "message"), VALUES, ids=[v[:12].replace("\x07", "BEL") for v, _ in VALUES])
+def test_values_that_surprise_are_refused_with_their_line(tmp_path: Path, value: str, message: str) -> None:
+    with pytest.raises(CatalogError) as caught:
+        load(tmp_path, suite=f"task: tip\nrubric: tip-v1\nscenarios:\n  - {{id: a, vars: {{n: {value}}}}}\n")
+    assert "tips.yaml:4: " in str(caught.value)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["off", "0x1F", "1_000", "12:30", "!!str 5", "! 6", "'true'"])
+def test_only_core_numbers_and_true_and_false_are_no_text(tmp_path: Path, value: str) -> None:
+    text = f"task: tip\nrubric: tip-v1\nscenarios:\n  - id: a\n    vars: {{situation: {value}}}\n"
+    assert isinstance(load(tmp_path, suite=text).scenarios[0].vars["situation"], str)
+
+
+def test_an_alias_stands_for_its_value(tmp_path: Path) -> None:
+    vars_ = "{situation: &s [x, {y: 1}], again: *s}"
+    suite = load(tmp_path, suite=f"task: tip\nrubric: tip-v1\nscenarios:\n  - {{id: a, vars: {vars_}}}\n")
+    assert suite.scenarios[0].vars == {"situation": ["x", {"y": 1}], "again": ["x", {"y": 1}]}
+
+
+@pytest.mark.parametrize(
+    ("definition", "message"),
+    [
+        ("api_key_env: sk-hunter2-hunter2", "must be the name of an environment variable, such as OPENAI_API_KEY"),
+        ("api_base: 'me:hunter2@host'", "is not an address such as"),
+        ("api_base: ['http://me:hunter2@host']", "api_base: expected a text"),
+        ("api_base: 'http://host/v1?api_key=hunter2'", "nor a key in its query"),
+        ("params: api_key=hunter2", "params: expected keys with values"),
+        ("params: {api_key: hunter2}", "must not hold 'api_key'"),
+        ("params: {apiKey: hunter2}", "must not hold 'apiKey'"),
+        ("params: {aws_secret_access_key: hunter2}", "must not hold 'aws_secret_access_key'"),
+        ("params: {aws_session_token: hunter2}", "must not hold 'aws_session_token'"),
+        ("params: {extra_headers: {Authorization: Bearer hunter2}}", "must not hold 'extra_headers.Authorization'"),
+        ("params: {extra_headers: {x-api-key: hunter2}}", "must not hold 'extra_headers.x-api-key'"),
+        ("params: {extra_body: {password: hunter2}}", "must not hold 'extra_body.password'"),
+        ("api_key: hunter2", "unknown key 'models.a.api_key'; did you mean 'api_key_env'?"),
+    ],
+)
+def test_keys_in_files_are_refused_and_never_shown(tmp_path: Path, definition: str, message: str) -> None:
+    with pytest.raises(CatalogError) as caught:
+        load(tmp_path, models=f"models:\n  a: {{model: x, {definition}}}\n")
+    assert "models.yaml:2: " in str(caught.value)
+    assert message in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"max_tokens": 5, "stop_token_ids": [1]},
+        {"extra_headers": {"anthropic-beta": "x"}},
+        {"response_format": {"properties": {"password": {"type": "string"}}}},
+    ],
+)
+def test_params_that_only_sound_like_keys_are_kept(tmp_path: Path, params: dict[str, Any]) -> None:
+    assert load(tmp_path, models=f"models:\n  a: {{model: x, params: {params}}}\n").models[0].params == params
 
 
 @pytest.mark.parametrize(("files", "parts"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
@@ -238,6 +440,16 @@ def test_mistakes_are_named(tmp_path: Path, files: dict[str, str], parts: list[s
         ("cases.csv", "id,id\na,x\n", ["cases.csv:1", "name of its own"]),
         ("cases.jsonl", '{"id": "a"}\n{"id": \n', ["cases.jsonl:2", "not valid JSON"]),
         ("cases.jsonl", '{"vars": {}}\n', ["cases.jsonl:1", "'id' is missing"]),
+        ("cases.csv", "", ["cases.csv:1", "is empty; the first row names the columns"]),
+        ("cases.csv", "id;situation\na;x\n", ["cases.csv:1", "'id' is missing", "separated by commas"]),
+        ("cases.csv", 'id,situation\na,"x\ny"\n\n,z\n', ["cases.csv:5", "id is ''"]),
+        ("cases.jsonl", "5\n", ["cases.jsonl:1", "the scenario is 5; expected keys with values"]),
+        ("cases.jsonl", '{"id": "a", "vars": {"n": NaN}}\n', ["cases.jsonl:1", "NaN is not a finite number"]),
+        ("cases.jsonl", '{"id": "a", "vars": {"n": 1e999}}\n', ["cases.jsonl:1", "1e999 is not a finite number"]),
+        ("cases.jsonl", '{"id": "a", "id": "b"}\n', ["cases.jsonl:1", "'id' stands twice; remove one"]),
+        ("cases.jsonl", '{"id": "a", "vars": {"n": "\\ud800"}}\n', ["cases.jsonl:1", "half a character"]),
+        ("cases.jsonl", '{"id": "a", "vars": {"n": ' + "[" * 99 + "]" * 99 + "}}\n", ["cases.jsonl:1", "40 levels"]),
+        ("cases.yaml", "- id: a\n- id: b\n  tag: x\n", ["cases.yaml:3: unknown key 'scenarios.1.tag'", "'tags'"]),
         ("cases.yaml", "- id: a\n- id: a\n", ["cases.yaml:2", "'a' stands twice"]),
         ("cases.yaml", "a: 1\n", ["cases.yaml:1", "expected a list"]),
     ],
@@ -256,11 +468,24 @@ def bomb() -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "part"), [(bomb(), "once its aliases are expanded"), ("a: " + "[" * 60 + "]" * 60, "nested too deeply")]
+    ("text", "part"),
+    [
+        (bomb(), "once its aliases are expanded"),
+        ("a: &a [" + "x" * 100_000 + "]\nb: [" + "*a, " * 9_999 + "]\n", "once its aliases are expanded"),
+        ("a: &a " + "[" * 39 + "]" * 39 + "\nb: [[*a]]\n", "nested too deeply"),
+        ("a: " + "[" * 60 + "]" * 60, "nested too deeply"),
+        ("a: " + "[" * 1_000_000, "nested too deeply"),
+        ("".join(" " * i + "a:\n" for i in range(1500)), "nested too deeply"),
+    ],
+    ids=["laughs", "long text", "deep alias", "deep", "deep and open", "deep block"],
 )
-def test_yaml_bombs_end_in_a_clear_error(tmp_path: Path, text: str, part: str) -> None:
-    with pytest.raises(CatalogError, match=part):
-        load(tmp_path, suite=text)
+def test_yaml_bombs_end_soon_in_a_clear_error(tmp_path: Path, text: str, part: str) -> None:
+    suite = write(tmp_path)
+    suite.write_text(text)
+    start = time.process_time()
+    with pytest.raises(CatalogError, match=rf"tips\.yaml:\d+: .*{part}"):
+        load_suite(suite, root=tmp_path, environ={})
+    assert time.process_time() - start < 2
 
 
 def test_a_file_that_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:

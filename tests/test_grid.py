@@ -9,7 +9,7 @@ import pytest
 from pytest_promptbench.errors import UsageError
 from pytest_promptbench.grid import cells, parse_shard, select, shard
 
-from .test_catalog import load
+from .test_catalog import SUITE, load
 
 
 def test_cells_are_models_times_prompts_times_scenarios_in_a_stable_order(tmp_path: Path) -> None:
@@ -40,6 +40,7 @@ def test_a_cells_id_changes_with_what_is_asked_and_not_with_names(tmp_path: Path
 def test_select_narrows_and_refuses_unknown_names(tmp_path: Path) -> None:
     suite = select(load(tmp_path), ["b"], ["v2"])
     assert {c.names[:2] for c in cells(suite)} == {("b", "v2")}
+    assert cells(load(tmp_path), models=["b", "b"], prompts=["v2"]) == cells(suite)
     with pytest.raises(UsageError, match=r"--bench-models: .*tips\.yaml has no 'bb'\. Did you mean 'b'\? Known: a, b"):
         select(load(tmp_path), ["bb"], None)
     with pytest.raises(UsageError, match=r"--bench-prompts: .*has no 'v3'"):
@@ -56,3 +57,15 @@ def test_shards_are_disjoint_and_together_everything(count: int) -> None:
 def test_a_shard_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="expected I/N"):
         parse_shard(text)
+
+
+def test_samples_are_the_suites(tmp_path: Path) -> None:
+    (cell, *_) = cells(load(tmp_path, suite=SUITE + "    samples: 3\n"))
+    assert cell.samples == 3
+    assert [r.sample for r in cell.requests] == [0, 1, 2]
+
+
+def test_a_model_that_is_left_out_says_why(tmp_path: Path) -> None:
+    models = "models:\n  a: {model: x}\n  b: {model: y, api_key_env: NO_KEY, optional: true}\n"
+    with pytest.raises(UsageError, match="--bench-models: 'b' cannot be used: the environment variable NO_KEY is not"):
+        select(load(tmp_path, models=models), ["b"], None)

@@ -185,6 +185,14 @@ def test_a_failure_counts_only_while_its_cell_has_no_answer(answers: int, candid
     assert found.cost_usd == (9.0 if failed else None)
 
 
+def test_a_cell_that_failed_again_and_again_is_one_failure() -> None:
+    first = candidate("s1", cell="c", started_at=1, error="429", candidate="one", cost_usd=1.0)
+    last = candidate("s1", cell="c", started_at=2, error="timeout", candidate="two", cost_usd=2.0)
+    for order in ([first, last], [last, first]):
+        found = row(*order)
+        assert (found.candidates, found.failed, found.pending, found.cost_usd) == (1, 1, 0, 2.0)
+
+
 # -- whose verdicts
 
 
@@ -349,7 +357,6 @@ def test_the_file_has_exactly_the_contracts_shape() -> None:
         "task": "tip",
         "rubric": "tip-v1",
         "rubric_sha256": "tip-sha",
-        "superseded": 1,
         "rows": [
             {
                 "rank": 1, "model": "m", "prompt": "v1", "composite": 7.333333, "ci95": [6.666667, 8.0],
@@ -389,3 +396,13 @@ def test_a_criterion_never_takes_the_place_of_a_rows_own_figure() -> None:
     )  # fmt: skip
     (found,) = leaderboard_json(Leaderboard(experiment="e", task="tip", rubric=RUBRIC, rows=(odd,)))["rows"]
     assert (found["rank"], found["latency_s"], found["tone"]) == (1, None, 5.0)
+
+
+def test_going_back_to_an_earlier_prompt_counts_its_candidates_again() -> None:
+    """A -> B -> A on one day logs nothing new for A, so the newest content would be B."""
+    first = candidate(run_id="1", cell="A", candidate="1", started_at=1)
+    second = candidate(run_id="2", cell="B", candidate="2", started_at=2)
+    place = (first.model, first.prompt, first.scenario)
+    board = build_leaderboard([first, second], RUBRIC, experiment="e", task=first.task, cells_now={place: "A"})
+    assert board.superseded == 1
+    assert board.rows[0].candidates == 1

@@ -241,7 +241,7 @@ def test_a_refused_connection_is_named(project: Project) -> None:
 
 
 def test_x_stops_generating(project: Project) -> None:
-    project.provider.latency_s = 0.2
+    project.provider.latency_s = 1.0
     project.file("evals/test_tips.py", TEST.replace("candidate.text.strip()", "False"))
     result = project.pytest("-x", "--bench-concurrency", "2")
     assert result.code == 1

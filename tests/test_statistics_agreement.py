@@ -281,14 +281,14 @@ def test_a_flag_that_is_a_share_counts_from_one_half_up():
 
 
 def test_hanna():
-    """Every figure on 528 real stories is the libraries', and it takes well under two seconds."""
+    """Every figure on 528 real stories is the libraries', and it takes a second or two."""
     rows = [json.loads(line) for line in HANNA.read_text(encoding="utf-8").splitlines()]
     names = list(rows[0]["human"][0])
     criteria = [Criterion(name=c, type="scale", min=1, max=5, weight=1) for c in names]
     pairs = [stats.RatedPair(scenario=r["scenario"], a=r["human"][0], b=r["auto"]["beluga-13b"]) for r in rows]
-    started = time.perf_counter()
+    started = time.process_time()
     report = stats.measure_agreement(pairs, criteria)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert (report.candidates, report.scenarios) == (528, 48)
     for found in report.scales:
         a = np.array([p.a[found.criterion] for p in pairs], float)

@@ -90,6 +90,15 @@ def test_a_judge_that_says_the_same_of_everything_is_left_aside():
     assert (found.lam, found.estimate) == (0.0, pytest.approx(y[:10].mean()))
 
 
+def test_labels_that_happen_to_have_equal_automatic_scores_give_no_wild_slope():
+    """Least squares of these six would weigh an automatic point 400-fold, and be 50 points off."""
+    auto = [10.0, 10.0, 10.0, 10.0, 10.01, 10.02, *np.linspace(4, 14, 24).tolist()]
+    labels = [1.0, 2.0, 1.5, 2.2, 6.0, 10.5, *[None] * 24]
+    found = stats.calibrated_mean(auto, labels, [f"s{i}" for i in range(30)])
+    assert 0 < found.lam < 1
+    assert 1 < found.estimate < 10.5
+
+
 def test_a_perfect_judge_leaves_the_population():
     auto, _, scenarios, _ = made(np.random.default_rng(9), 60, 1.0, labels=0)
     labels = [x - 1.0 if i < 15 else None for i, x in enumerate(auto)]

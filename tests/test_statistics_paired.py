@@ -90,10 +90,11 @@ def test_the_sampled_test_agrees_with_scipy():
 
 
 def test_rounding_errors_do_not_decide():
-    """0.1 + 0.2 - 0.3 is not 0, so the pattern that equals the observed one must count whatever the order of sums."""
-    d = [0.1, 0.2, 0.3, 0.1, 0.2, 0.3]
-    assert stats.sign_flip_p_value(d) == pytest.approx(2 / 64)
-    assert stats.sign_flip_p_value([-x for x in d], less=True) == pytest.approx(1 / 64)
+    """-0.3 - 0.1 + 0.3 is not quite -0.1, so patterns of one and the same sum differ in their last bits."""
+    d, tenths = [-0.3, -0.1, 0.3], [-3.0, -1.0, 3.0]
+    assert stats.sign_flip_p_value(d) == stats.sign_flip_p_value(tenths) == 1.0
+    assert stats.sign_flip_p_value(d, less=True) == stats.sign_flip_p_value(tenths, less=True) == 0.5
+    assert stats.sign_flip_p_value([-0.9, -0.8, 0.5, -0.7]) == stats.sign_flip_p_value([-9, -8, 5, -7]) == 0.25
 
 
 def test_the_test_keeps_its_level_on_whole_points():

@@ -1,7 +1,9 @@
 """Files that a user writes -> records. A mistake is a CatalogError that names file, line and key."""
 
+from .models import load_models, server_answers
+from .prompts import load_prompt
 from .rubric import load_rubric
-from .suite import load_models, load_prompt, load_suite
+from .suite import load_suite
 from .template import placeholders, render
 
-__all__ = ["load_models", "load_prompt", "load_rubric", "load_suite", "placeholders", "render"]
+__all__ = ["load_models", "load_prompt", "load_rubric", "load_suite", "placeholders", "render", "server_answers"]

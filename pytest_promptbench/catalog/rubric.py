@@ -26,6 +26,10 @@ def load_rubric(file: Path) -> Rubric:
     if not text.startswith("---\n") or "\n---" not in text[3:]:
         raise CatalogError(f"{file}:1: a rubric begins with its criteria between two lines '---'")
     end = text.index("\n---", 3)
+    closing, _, _ = text[end + 1 :].partition("\n")
+    if closing != "---":
+        line = text.count("\n", 0, end + 1) + 1
+        raise CatalogError(f"{file}:{line}: the line {closing!r} ends the criteria; write '---' and nothing else in it")
     document = parse(text[4 : end + 1], file, first_line=2)
     shape = validate(RubricFile, document)
     if shape.id != file.stem:

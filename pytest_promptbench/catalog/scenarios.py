@@ -5,16 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import CatalogError
 from ..records import Scenario
-from .schema import ScenarioFile, validate
-from .yamlfile import Located, parse, read_text
+from .schema import ScenarioFile, ScenariosFile, validate
+from .yamlfile import HALF_CHARACTER, MAX_DEPTH, Located, is_file, parse, read_text
+
+Placed = tuple[str, ScenarioFile]
+"""A scenario, and the file and line where it begins."""
 
 
-def load_scenarios(given: list[ScenarioFile] | str, suite: Located) -> tuple[Scenario, ...]:
+def load_scenarios(given: Sequence[ScenarioFile] | str, suite: Located) -> tuple[Scenario, ...]:
     """The scenarios of a suite, unique by id. CatalogError names file and line."""
     if isinstance(given, str):
         located = _from_file(suite.file.parent / given, suite)
@@ -23,7 +29,9 @@ def load_scenarios(given: list[ScenarioFile] | str, suite: Located) -> tuple[Sce
     seen: dict[str, str] = {}
     for place, scenario in located:
         if scenario.id in seen:
-            raise CatalogError(f"{place}: the scenario id {scenario.id!r} stands twice, first at {seen[scenario.id]}")
+            raise CatalogError(
+                f"{place}: the scenario id {scenario.id!r} stands twice, first at {seen[scenario.id]}; rename one"
+            )
         seen[scenario.id] = place
     if not located:
         place = f"{suite.file}:{suite.line(('scenarios',))}"
@@ -31,73 +39,131 @@ def load_scenarios(given: list[ScenarioFile] | str, suite: Located) -> tuple[Sce
     return tuple(Scenario(id=s.id, vars=s.vars, tags=tuple(s.tags)) for _, s in located)
 
 
-def _from_file(file: Path, suite: Located) -> list[tuple[str, ScenarioFile]]:
+def _from_file(file: Path, suite: Located) -> list[Placed]:
     readers = {".yaml": _yaml, ".yml": _yaml, ".jsonl": _jsonl, ".csv": _csv}
     reader = readers.get(file.suffix.lower())
     place = f"{suite.file}:{suite.line(('scenarios',))}"
     if reader is None:
         raise CatalogError(f"{place}: scenarios is {file.name!r}; expected a list, or a .yaml, .jsonl or .csv file")
-    if not file.is_file():
-        raise CatalogError(f"{place}: scenarios names {file}, which does not exist")
-    return reader(file)
+    if not is_file(file):
+        raise CatalogError(f"{place}: scenarios names {file}, which does not exist; the path is relative to the suite")
+    return list(reader(file))
 
 
-def _yaml(file: Path) -> list[tuple[str, ScenarioFile]]:
+def _row(item: Any, file: Path, line: int) -> Placed:
+    located = Located(file=file, data=item, lines={(): line}, name="the scenario")
+    return f"{file}:{line}", validate(ScenarioFile, located)
+
+
+# -- YAML
+
+
+def _yaml(file: Path) -> Iterator[Placed]:
+    """A list, bare or under the one key ``scenarios``."""
     document = parse(read_text(file), file)
-    if isinstance(document.data, dict) and set(document.data) == {"scenarios"}:
-        lines = {k[1:]: v for k, v in document.lines.items() if k[:1] == ("scenarios",)}
-        document = Located(file=file, data=document.data["scenarios"], lines=lines)
-    if not isinstance(document.data, list):
-        raise CatalogError(f"{file}:1: expected a list of scenarios")
-    return [
-        (f"{file}:{document.line((i,))}", _one(item, file, document.line((i,)), _below(document, i)))
-        for i, item in enumerate(document.data)
-    ]
+    if isinstance(document.data, list):
+        lines = {("scenarios", *where): line for where, line in document.lines.items()}
+        document = Located(file=file, data={"scenarios": document.data}, lines=lines)
+    elif not isinstance(document.data, dict) or set(document.data) != {"scenarios"}:
+        raise CatalogError(f"{file}:{document.line(())}: expected a list of scenarios")
+    for i, scenario in enumerate(validate(ScenariosFile, document).scenarios):
+        yield f"{file}:{document.line(('scenarios', i))}", scenario
 
 
-def _below(document: Located, index: int) -> dict[Any, int]:
-    return {k[1:]: v for k, v in document.lines.items() if k[:1] == (index,)}
+# -- JSON lines
 
 
-def _jsonl(file: Path) -> list[tuple[str, ScenarioFile]]:
-    rows = []
+def _jsonl(file: Path) -> Iterator[Placed]:
+    """One object a line; empty lines do not count."""
     for number, line in enumerate(read_text(file).split("\n"), start=1):
         if line.strip():
             try:
-                item = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise CatalogError(f"{file}:{number}: is not valid JSON: {error}") from None
-            rows.append((f"{file}:{number}", _one(item, file, number)))
-    return rows
-
-
-def _one(item: Any, file: Path, line: int, lines: dict[Any, int] | None = None) -> ScenarioFile:
-    return validate(ScenarioFile, Located(file=file, data=item, lines={(): line, **(lines or {})}))
-
-
-def _csv(file: Path) -> list[tuple[str, ScenarioFile]]:
-    """The column ``id``, optionally ``tags`` (separated by ``;``), every other column a var."""
-    reader = csv.DictReader(io.StringIO(read_text(file)), strict=True)
-    try:
-        columns = [c.strip() for c in reader.fieldnames or ()]
-        if "id" not in columns:
-            raise CatalogError(f"{file}:1: the column 'id' is missing; there are: {', '.join(columns) or 'none'}")
-        if len(set(columns)) != len(columns) or "" in columns:
-            raise CatalogError(f"{file}:1: every column needs a name of its own; there are: {', '.join(columns)}")
-        reader.fieldnames = columns
-        rows = []
-        for row in reader:
-            line = reader.line_num
-            missing = [c for c in columns if row.get(c) is None]
-            if missing:
-                raise CatalogError(f"{file}:{line}: the column {missing[0]!r} is missing in this row")
-            if None in row:
+                item = json.loads(line, parse_constant=_not_finite, parse_float=_finite, object_pairs_hook=_unique_keys)
+                _refuse_odd(item)
+            except json.JSONDecodeError as error:
                 raise CatalogError(
-                    f"{file}:{line}: the row has more cells than there are columns; quote commas in texts"
-                )
-            tags = [t.strip() for t in (row.get("tags") or "").split(";") if t.strip()]
-            item = {"id": row["id"], "tags": tags, "vars": {c: row[c] for c in columns if c not in ("id", "tags")}}
-            rows.append((f"{file}:{line}", _one(item, file, line)))
+                    f"{file}:{number}: is not valid JSON: {error.msg} (column {error.colno}); "
+                    "a line holds one scenario as one object"
+                ) from None
+            except (ValueError, RecursionError) as error:
+                what = f"is nested too deeply; at most {MAX_DEPTH} levels are read"
+                raise CatalogError(f"{file}:{number}: {what if isinstance(error, RecursionError) else error}") from None
+            yield _row(item, file, number)
+
+
+def _not_finite(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a finite number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _not_finite(text)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"the key {key!r} stands twice; remove one")
+        result[key] = value
+    return result
+
+
+def _refuse_odd(value: Any, depth: int = 0) -> None:
+    """What JSON can say and neither a store nor a provider takes: half characters, endless nesting."""
+    if depth > MAX_DEPTH:
+        raise RecursionError
+    if isinstance(value, str) and (half := HALF_CHARACTER.search(value)):
+        raise ValueError(f"holds {half[0]!r}, which is half a character; write the character itself")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _refuse_odd(key, depth + 1)
+            _refuse_odd(inner, depth + 1)
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_odd(inner, depth + 1)
+
+
+# -- CSV
+
+
+def _csv(file: Path) -> Iterator[Placed]:
+    """The column ``id``, optionally ``tags`` (separated by ``;`` or ``,``), every other column a var, a text."""
+    reader = csv.reader(io.StringIO(read_text(file)), strict=True)
+    columns: list[str] = []
+    line = 1
+    try:
+        for cells in reader:
+            if cells and not columns:
+                columns = _columns(cells, f"{file}:{line}")
+            elif cells:
+                yield _row(_record(columns, cells, f"{file}:{line}"), file, line)
+            line = reader.line_num + 1
     except csv.Error as error:
         raise CatalogError(f"{file}:{reader.line_num}: is not valid CSV: {error}") from None
-    return rows
+    if not columns:
+        raise CatalogError(f"{file}:1: is empty; the first row names the columns: id, tags, and one for each var")
+
+
+def _columns(cells: list[str], place: str) -> list[str]:
+    columns = [c.strip() for c in cells]
+    if "id" not in columns:
+        raise CatalogError(
+            f"{place}: the column 'id' is missing; there are: {', '.join(columns)} (columns are separated by commas)"
+        )
+    if len(set(columns)) != len(columns) or "" in columns:
+        raise CatalogError(f"{place}: every column needs a name of its own; there are: {', '.join(columns)}")
+    return columns
+
+
+def _record(columns: list[str], cells: list[str], place: str) -> dict[str, Any]:
+    if len(cells) < len(columns):
+        raise CatalogError(
+            f"{place}: the column {columns[len(cells)]!r} is missing in this row; "
+            f"it has {len(cells)} of {len(columns)} cells"
+        )
+    if len(cells) > len(columns):
+        raise CatalogError(f"{place}: the row has more cells than there are columns; quote commas in texts")
+    row = dict(zip(columns, cells, strict=True))
+    tags = [t.strip() for t in re.split("[;,]", row.pop("tags", "")) if t.strip()]
+    return {"id": row.pop("id"), "tags": tags, "vars": row}

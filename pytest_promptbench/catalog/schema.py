@@ -4,54 +4,96 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from ..errors import CatalogError
+from .credentials import secret_in, secret_in_address
 from .yamlfile import Located
 
+_NOT_IN_TEST_IDS = re.compile("[\\[\\]\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
-def _id(text: str) -> str:
-    """A name that becomes part of a test id."""
+
+def name_problem(text: str) -> str | None:
+    """What keeps a text from being part of a test id; None for a good name."""
     if not text.strip() or text != text.strip():
-        raise ValueError("must not be empty nor begin or end with a space")
-    bad = re.search(r"[\[\]\x00-\x1f\x7f]", text)
-    if bad:
-        raise ValueError(f"must not hold {bad[0]!r}: it becomes part of test ids")
+        return "must not be empty nor begin or end with a space"
+    bad = _NOT_IN_TEST_IDS.search(text)
+    return f"must not hold {bad[0]!r}: it becomes part of test ids" if bad else None
+
+
+def hint(name: str, known: Sequence[str]) -> str:
+    """`` (did you mean 'x'?)`` where a known name is close, else nothing."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+# -- shapes
+
+
+def _name(text: str) -> str:
+    problem = name_problem(text)
+    if problem:
+        raise ValueError(problem)
     return text
 
 
-Name = Annotated[str, AfterValidator(_id)]
-Number = StrictInt | StrictFloat
-_SECRETS = ("api_key", "apikey", "authorization", "extra_headers", "headers", "default_headers", "token", "password")
+_SET_BY_US = ("model", "messages", "api_base", "base_url", "stream", "n", "timeout", "max_retries", "num_retries")
 
 
-def _no_secrets(params: dict[str, Any]) -> dict[str, Any]:
-    for key in params:
-        if key.lower() in _SECRETS:
-            raise ValueError(f"must not hold {key!r}: keys come from the environment only; name it with api_key_env")
-        if key in ("model", "messages", "api_base", "base_url", "stream", "n", "timeout", "max_retries", "num_retries"):
-            raise ValueError(f"must not hold {key!r}: promptbench sets it itself")
+def _params(params: dict[str, Any]) -> dict[str, Any]:
+    secret = secret_in(params)
+    if secret is not None:
+        raise ValueError(f"must not hold {secret!r}: keys come from the environment only; name it with api_key_env")
+    ours = next((key for key in params if key in _SET_BY_US), None)
+    if ours is not None:
+        raise ValueError(f"must not hold {ours!r}: promptbench sets it itself")
     return params
-
-
-Params = Annotated[dict[str, Any], AfterValidator(_no_secrets)]
 
 
 def _address(url: str) -> str:
     try:
-        parts = urlsplit(url)
+        secret, parts = secret_in_address(url), urlsplit(url)
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
-        raise ValueError("is not an address") from None
-    if "@" in parts.netloc:
-        raise ValueError("must not hold a user or password: keys come from the environment, by api_key_env")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+        secret = valid = False
+    if secret:
+        raise ValueError(
+            "must not hold a user or password, nor a key in its query: keys come from the environment, by api_key_env"
+        )
+    if not valid:
         raise ValueError("is not an address such as http://127.0.0.1:8080/v1")
     return url
+
+
+def _variable(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError("must be the name of an environment variable, such as OPENAI_API_KEY; not the key itself")
+    return name
+
+
+def _task(name: str) -> str:
+    if not re.fullmatch(r"\w[\w .-]*", name):
+        raise ValueError("must be the name of a folder of prompts/: letters, digits, '_', '-', '.' and spaces")
+    return name
+
+
+def _criterion(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError("must be letters, digits and '_', not beginning with a digit")
+    return name
+
+
+def _list_or_text(value: object) -> str | None:
+    return "list" if isinstance(value, list) else "text" if isinstance(value, str) else None
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Params = Annotated[dict[str, Any], AfterValidator(_params)]
 
 
 class _Strict(BaseModel):
@@ -62,9 +104,9 @@ class ModelFile(_Strict):
     model: Annotated[str, Field(min_length=1)]
     params: Params = {}
     api_base: Annotated[str, AfterValidator(_address)] | None = None
-    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
-    timeout: Annotated[Number, Field(gt=0)] | None = None
-    optional: StrictBool = False
+    api_key_env: Annotated[str, AfterValidator(_variable)] | None = None
+    timeout: Annotated[float, Field(gt=0)] | None = None
+    optional: bool = False
 
 
 class ModelsFile(_Strict):
@@ -94,24 +136,35 @@ class ScenarioFile(_Strict):
     tags: list[str] = []
 
 
+class ScenariosFile(_Strict):
+    scenarios: list[ScenarioFile]
+
+
 class SuiteFile(_Strict):
-    task: Annotated[Name, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]*$")]
+    task: Annotated[Name, AfterValidator(_task)]
     rubric: Name
-    scenarios: list[ScenarioFile] | str
+    scenarios: Annotated[
+        Annotated[list[ScenarioFile], Tag("list")] | Annotated[str, Tag("text")],
+        Discriminator(
+            _list_or_text,
+            custom_error_type="scenarios",
+            custom_error_message="a list, or the path of a .yaml, .jsonl or .csv file",
+        ),
+    ]
     prompts: Annotated[list[Name], Field(min_length=1)] | None = None
     models: Annotated[list[Name], Field(min_length=1)] | None = None
-    samples: Annotated[StrictInt, Field(ge=1, le=1000)] = 1
+    samples: Annotated[int, Field(ge=1, le=1000)] = 1
     judge: JudgeFile | None = None
 
 
 class CriterionFile(_Strict):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    name: Annotated[str, AfterValidator(_criterion)]
     type: Literal["scale", "flag"]
-    min: Number | None = None
-    max: Number | None = None
-    weight: Number | None = None
-    bad: StrictBool | None = None
-    penalty: Number | None = None
+    min: float | None = None
+    max: float | None = None
+    weight: float | None = None
+    bad: bool | None = None
+    penalty: float | None = None
     check: dict[str, Any] | None = None
 
 
@@ -119,6 +172,8 @@ class RubricFile(_Strict):
     id: Name
     criteria: Annotated[list[CriterionFile], Field(min_length=1)]
 
+
+# -- errors
 
 Shape = TypeVar("Shape", bound=BaseModel)
 
@@ -129,24 +184,31 @@ def validate(shape: type[Shape], document: Located) -> Shape:
         return shape.model_validate(document.data)
     except ValidationError as error:
         messages = list(dict.fromkeys(_message(e, shape, document) for e in error.errors()))
-    raise CatalogError("\n".join(messages[:10]))
+    more = f"\n... and {len(messages) - 10} more" if len(messages) > 10 else ""
+    raise CatalogError("\n".join(messages[:10]) + more)
 
 
 def _message(error: ErrorDetails, shape: type[BaseModel], document: Located) -> str:
     where = _real(error["loc"], document.data)
-    key = ".".join(str(x) for x in where) or "the file"
-    line = document.line(where)
+    key = ".".join(str(x) for x in where) or document.name
+    place = f"{document.file}:{document.line(where)}"
     kind, context = error["type"], error.get("ctx", {})
-    value = _short(_at(document.data, where))
     if kind == "missing":
         return f"{document.file}:{document.line(where[:-1])}: the key {key!r} is missing"
     if kind == "extra_forbidden":
         known = _keys(shape, where[:-1])
         close = difflib.get_close_matches(str(where[-1]), known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
-        return f"{document.file}:{line}: unknown key {key!r}; {hint}"
+        remedy = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        return f"{place}: unknown key {key!r}; {remedy}"
+    value = _at(document.data, where)
+    shown = "" if _private(where, value) else f" is {_short(value)};"
+    if kind == "value_error":
+        # The rule's own sentence begins with a verb, so that it reads well with and without the value before it.
+        bare = not shown or isinstance(value, Mapping)
+        return f"{place}: {key} {context.get('error')}" if bare else f"{place}: {key}{shown} it {context.get('error')}"
+    quotes = " (put it in quotes)" if isinstance(value, int | float) else ""
     expected = {
-        "string_type": "a text",
+        "string_type": f"a text{quotes}",
         "dict_type": "keys with values",
         "model_type": "keys with values",
         "list_type": "a list",
@@ -155,17 +217,18 @@ def _message(error: ErrorDetails, shape: type[BaseModel], document: Located) -> 
         "float_type": "a number",
         "too_short": "at least one entry",
         "string_too_short": "a text that is not empty",
-        "string_pattern_mismatch": f"a text that matches {context.get('pattern')}",
         "literal_error": f"one of {context.get('expected')}",
-        "greater_than": f"more than {context.get('gt')}",
+        "greater_than": f"more than {context.get('gt'):g}" if "gt" in context else "",
         "greater_than_equal": f"at least {context.get('ge')}",
         "less_than_equal": f"at most {context.get('le')}",
-    }.get(kind)
-    if kind == "value_error":
-        secret = "api_base" in where and "@" in str(_at(document.data, where))
-        shown = "" if secret or isinstance(_at(document.data, where), Mapping) else f" is {value}; it"
-        return f"{document.file}:{line}: {key}{shown} {context.get('error')}"
-    return f"{document.file}:{line}: {key} is {value}; expected {expected or error['msg'].lower()}"
+    }.get(kind, error["msg"])
+    return f"{place}: {key}{shown or ':'} expected {expected}"
+
+
+def _private(where: Sequence[str | int], value: object) -> bool:
+    """Whether a value may be a key, or hold one, and is therefore not shown."""
+    key = next((str(part) for part in where if part in ("api_key_env", "api_base", "params")), None)
+    return key in ("api_key_env", "params") or (key == "api_base" and any(c in repr(value) for c in "@?"))
 
 
 def _real(where: tuple[str | int, ...], data: Any) -> tuple[str | int, ...]:
@@ -179,7 +242,7 @@ def _real(where: tuple[str | int, ...], data: Any) -> tuple[str | int, ...]:
         if inside:
             path.append(part)
             data = data[part]
-        elif last and isinstance(data, Mapping) and part not in ("[key]", "str", "int", "float"):
+        elif last and isinstance(data, Mapping) and part != "[key]":
             path.append(part)
     return tuple(path)
 
@@ -194,7 +257,9 @@ def _at(data: Any, where: tuple[str | int, ...]) -> Any:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    if value is None:
+        return "empty"
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 80 else text[:79] + "…"
 
 

@@ -1,14 +1,15 @@
 """YAML that remembers its lines and refuses what surprises.
 
-A YAML 1.2 core reader on PyYAML's parser: only ``true`` and ``false`` are booleans, dates stay text, a key that stands
-twice is an error, and aliases or nesting cannot blow up.
+YAML 1.2's core schema on PyYAML's parser (libyaml's where it is there): only ``true`` and ``false`` are booleans, dates
+and hexadecimal numbers stay text, a key that stands twice is an error, and neither aliases nor nesting can blow up,
+because values are built from the parser's events with a budget, and aliases share what they name.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,40 +19,43 @@ import yaml
 from ..errors import CatalogError
 
 MAX_BYTES = 10 << 20
-MAX_NODES = 500_000
+MAX_SIZE = 500_000
+"""Of a document with its aliases expanded: one for each value, and one more for every 100 characters of text."""
 MAX_DEPTH = 40
+MAX_DIGITS = 300  # a number with more does not fit into a float
 
-Path_ = tuple[str | int, ...]
+Where = tuple[str | int, ...]
 
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's, with the implicit types of YAML 1.2's core schema."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own name
-
-
-for _tag, _pattern, _first in (
-    ("tag:yaml.org,2002:null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
-    ("tag:yaml.org,2002:bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
-    ("tag:yaml.org,2002:int", r"^[-+]?[0-9]+$", list("-+0123456789")),
-    (
-        "tag:yaml.org,2002:float",
-        r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
-        list("-+0123456789."),
+_PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+"""A lone surrogate, which JSON and YAML can write and neither a store nor a provider takes."""
+_CORE = "tag:yaml.org,2002:"
+_PLAIN = {
+    "null": re.compile(r"~|null|Null|NULL|"),
+    "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
+    "int": re.compile(r"[-+]?[0-9]+"),
+    "float": re.compile(
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
     ),
-):
-    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), _first)
+}
+_REMEDIES = {
+    "cannot start any token": "indent with spaces, not tabs, and put a text that begins with @, ` or % in quotes",
+    "tab character": "indent with spaces, not tabs",
+    "mapping values are not allowed": "put a text that holds ': ' in quotes",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Located:
-    """A document's plain values, and the line at which each key or item stands."""
+    """A document's plain values, and the line at which each key or item stands. ``name``: what to call the whole."""
 
     file: Path
     data: Any
-    lines: Mapping[Path_, int]
+    lines: Mapping[Where, int]
+    name: str = "the file"
 
-    def line(self, where: Path_) -> int:
+    def line(self, where: Where) -> int:
         """The line of ``where``, or of the nearest thing around it."""
         for end in range(len(where), -1, -1):
             if where[:end] in self.lines:
@@ -59,16 +63,25 @@ class Located:
         return 1
 
 
+def is_file(path: Path) -> bool:
+    """``Path.is_file``, and False where the system cannot even look (a name that is too long, a closed folder)."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def read_text(file: Path) -> str:
     """A user's file as text with plain newlines; CatalogError where it is missing, too large or not UTF-8."""
     try:
-        raw = file.read_bytes()
+        with file.open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise CatalogError(f"{file}: there is no such file") from None
     except OSError as error:
         raise CatalogError(f"{file}: cannot be read: {error.strerror}") from None
     if len(raw) > MAX_BYTES:
-        raise CatalogError(f"{file}: has {len(raw):,} bytes; at most {MAX_BYTES:,} are read")
+        raise CatalogError(f"{file}: is larger than {MAX_BYTES:,} bytes, the most that is read; split it")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -79,71 +92,156 @@ def read_text(file: Path) -> str:
 
 def parse(text: str, file: Path, *, first_line: int = 1) -> Located:
     """One YAML document. ``first_line`` is where ``text`` begins in ``file``. CatalogError names file and line."""
+    bad = _UNPRINTABLE.search(text)
+    if bad:
+        line = text.count("\n", 0, bad.start()) + first_line
+        raise CatalogError(f"{file}:{line}: holds the control character U+{ord(bad[0]):04X}; remove it")
+    builder = _Builder(file, first_line)
+    events = yaml.parse(text, Loader=_PARSER)
     try:
-        node = yaml.compose(text, Loader=_Loader)
+        data = builder.document(events)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = (mark.line if mark else 0) + first_line
         what = " ".join(str(x) for x in (error.context, error.problem) if x)
-        raise CatalogError(f"{file}:{line}: is not valid YAML: {what}") from None
+        remedy = "".join(f"; {remedy}" for problem, remedy in _REMEDIES.items() if problem in what)
+        raise CatalogError(f"{file}:{line}: is not valid YAML: {what}{remedy}") from None
     except yaml.YAMLError as error:
         raise CatalogError(f"{file}: is not valid YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise CatalogError(f"{file}: is nested too deeply; at most {MAX_DEPTH} levels are read") from None
-    builder = _Builder(file, first_line)
-    data = builder.build(node, (), 0) if node is not None else None
     return Located(file=file, data=data, lines=builder.lines)
 
 
+@dataclass(frozen=True)
+class _Anchored:
+    """What an alias stands for: the value, its size, and how many levels it holds."""
+
+    value: Any
+    size: int
+    height: int
+
+
 class _Builder:
+    """Parser events -> plain values, keeping count of lines, size and depth."""
+
     def __init__(self, file: Path, first_line: int) -> None:
         self.file, self.first_line = file, first_line
-        self.lines: dict[Path_, int] = {}
-        self.nodes = 0
+        self.lines: dict[Where, int] = {}
+        self.anchors: dict[str, _Anchored] = {}
+        self.size = 0
+        self.deepest = 0
 
-    def fail(self, node: yaml.Node, message: str) -> CatalogError:
-        return CatalogError(f"{self.file}:{node.start_mark.line + self.first_line}: {message}")
+    def fail(self, event: Any, message: str) -> CatalogError:
+        return CatalogError(f"{self.file}:{self.line(event)}: {message}")
 
-    def build(self, node: yaml.Node, where: Path_, depth: int) -> Any:
-        self.nodes += 1
-        if self.nodes > MAX_NODES:
-            raise self.fail(node, f"holds more than {MAX_NODES:,} values once its aliases are expanded")
+    def line(self, event: Any) -> int:
+        line: int = event.start_mark.line
+        return line + self.first_line
+
+    def document(self, events: Iterator[Any]) -> Any:
+        """The only document of a stream; None for an empty one."""
+        data = None
+        documents = 0
+        for event in events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    raise self.fail(event, "another document begins here; a file holds one, so remove the second '---'")
+                data = self.build(next(events), events, (), 0)
+        return data
+
+    def build(self, event: Any, events: Iterator[Any], where: Where, depth: int) -> Any:
+        """The value that begins with ``event``; takes the rest of it from ``events``."""
+        self.lines.setdefault(where, self.line(event))
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(event, depth)
+        before, outer = self.size, self.deepest
+        self._spend(event, 1, depth)
+        self.deepest = depth
+        if isinstance(event, yaml.MappingStartEvent):
+            self._plain_tag(event, "map")
+            value: Any = self._mapping(events, where, depth)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            self._plain_tag(event, "seq")
+            value = self._sequence(events, where, depth)
+        else:
+            self._spend(event, len(event.value) // 100, depth)
+            value = self._scalar(event)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = _Anchored(value, self.size - before, self.deepest - depth)
+        self.deepest = max(outer, self.deepest)
+        return value
+
+    def _spend(self, event: Any, size: int, depth: int) -> None:
+        self.size += size
         if depth > MAX_DEPTH:
-            raise self.fail(node, f"is nested too deeply; at most {MAX_DEPTH} levels are read")
-        self.lines.setdefault(where, node.start_mark.line + self.first_line)
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, where, depth)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.build(child, (*where, i), depth + 1) for i, child in enumerate(node.value)]
-        return self._scalar(node)
+            raise self.fail(event, f"is nested too deeply; at most {MAX_DEPTH} levels are read")
+        if self.size > MAX_SIZE:
+            raise self.fail(event, f"holds more than {MAX_SIZE:,} values once its aliases are expanded; split it")
 
-    def _mapping(self, node: yaml.MappingNode, where: Path_, depth: int) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = key_node.value
-            if not isinstance(key, str):
-                raise self.fail(key_node, "a key must be plain text")
-            if key in result:
-                first = self.lines[(*where, key)]
-                raise self.fail(key_node, f"the key {key!r} stands twice, first at line {first}; remove one")
-            self.lines[(*where, key)] = key_node.start_mark.line + self.first_line
-            result[key] = self.build(value_node, (*where, key), depth + 1)
+    def _alias(self, event: Any, depth: int) -> Any:
+        known = self.anchors.get(event.anchor)
+        if known is None:
+            raise self.fail(event, f"the alias *{event.anchor} names nothing that ends above it; write the value out")
+        self._spend(event, known.size, depth + known.height)
+        self.deepest = max(self.deepest, depth + known.height)
+        return known.value
+
+    def _plain_tag(self, event: Any, kind: str) -> None:
+        if event.tag not in (None, "!", _CORE + kind):
+            raise self._unsupported(event)
+
+    def _unsupported(self, event: Any) -> CatalogError:
+        tag = event.tag.replace(_CORE, "!!")
+        return self.fail(event, f"the tag {tag} is not supported; write plain values")
+
+    def _sequence(self, events: Iterator[Any], where: Where, depth: int) -> list[Any]:
+        result: list[Any] = []
+        while not isinstance(event := next(events), yaml.SequenceEndEvent):
+            result.append(self.build(event, events, (*where, len(result)), depth + 1))
         return result
 
-    def _scalar(self, node: yaml.Node) -> Any:
-        text: str = node.value
-        match node.tag.removeprefix("tag:yaml.org,2002:"):
+    def _mapping(self, events: Iterator[Any], where: Where, depth: int) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        while not isinstance(event := next(events), yaml.MappingEndEvent):
+            if not isinstance(event, yaml.ScalarEvent):
+                raise self.fail(event, "a key must be plain text")
+            key: str = event.value
+            if key == "<<" and event.implicit[0]:
+                raise self.fail(event, "merge keys (<<) are not supported; write the keys out")
+            if key in result:
+                first = self.lines[(*where, key)]
+                raise self.fail(event, f"the key {key!r} stands twice, first at line {first}; remove one")
+            self.lines[(*where, key)] = self.line(event)
+            result[key] = self.build(next(events), events, (*where, key), depth + 1)
+        return result
+
+    def _scalar(self, event: Any) -> Any:
+        text: str = event.value
+        if half := HALF_CHARACTER.search(text):
+            raise self.fail(event, f"holds {half[0]!r}, which is half a character; write the character itself")
+        if event.tag is None:
+            plain = event.implicit[0]
+            kind = next((k for k, pattern in _PLAIN.items() if pattern.fullmatch(text)), "str") if plain else "str"
+        else:
+            kind = "str" if event.tag == "!" else event.tag.removeprefix(_CORE)
+            if kind != "str" and (kind not in _PLAIN or not event.tag.startswith(_CORE)):
+                raise self._unsupported(event)
+            if kind != "str" and not _PLAIN[kind].fullmatch(text):
+                raise self.fail(event, f"{text!r} does not fit its tag !!{kind}; write plain values")
+        match kind:
             case "null":
                 return None
             case "bool":
                 return text.lower() == "true"
             case "int":
+                if len(text) > MAX_DIGITS:
+                    raise self.fail(
+                        event, f"a number of {len(text):,} digits is too large; put it in quotes if it is a text"
+                    )
                 return int(text)
             case "float":
-                value = float(text.replace(".inf", "inf").replace(".nan", "nan"))
+                value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
                 if not math.isfinite(value):
-                    raise self.fail(node, f"{text} is not a finite number")
+                    raise self.fail(event, f"{text} is not a finite number")
                 return value
-            case "str":
-                return text
-        raise self.fail(node, f"the tag {node.tag} is not supported; write plain values")
+        return text

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -187,9 +188,8 @@ def _rubric(value: object) -> Rubric:
     found = _object(value, "rubric", required=("id", "sha256", "text", "criteria"))
     given = _typed(found["criteria"], list, "rubric: criteria", "a list")
     criteria = tuple(_criterion(c, f"rubric: criteria[{i}]") for i, c in enumerate(given))
-    names = [c.name for c in criteria]
-    for name in names:
-        if names.count(name) > 1:
+    for name, times in Counter(c.name for c in criteria).items():
+        if times > 1:
             raise PacketError(f"rubric: the criterion {plain(name)} stands there twice")
     return Rubric(
         id=_typed(found["id"], str, "rubric: id", "a text"),

@@ -1,0 +1,81 @@
+"""``models.yaml``: the named models, and which of them can be asked here and now."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ..errors import CatalogError
+from ..records import Model
+from .schema import ModelsFile, validate
+from .yamlfile import Located, is_file, parse, read_text
+
+
+def server_answers(address: str) -> bool:
+    """Whether something listens at the host and port of an address, within 0.3 seconds."""
+    parts = urlsplit(address)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        with socket.create_connection((parts.hostname or "", port), timeout=0.3):
+            return True
+    except (OSError, UnicodeError):  # UnicodeError: a host name that cannot be one
+        return False
+
+
+def find_models(suite: Path, root: Path) -> Path:
+    """``models.yaml`` beside the suite, or in the nearest folder above it, up to and with ``root``.
+
+    For a suite outside ``root``, every folder above it is looked at.
+    """
+    folders = [suite.parent, *suite.absolute().parent.parents]
+    ends = [i for i, folder in enumerate(folders) if folder.resolve() == root.resolve()]
+    folders = folders[: ends[0] + 1] if ends else folders
+    for folder in folders:
+        if is_file(folder / "models.yaml"):
+            return folder / "models.yaml"
+    raise CatalogError(f"{suite}: there is no models.yaml beside it, nor in a folder above it up to {folders[-1]}")
+
+
+def load_models(file: Path) -> tuple[Model, ...]:
+    """Every model of a ``models.yaml``, in the file's order."""
+    return _models(validate(ModelsFile, parse(read_text(file), file)))
+
+
+def read_models(file: Path) -> tuple[tuple[Model, ...], Located]:
+    """``load_models``, and the document, which knows the lines."""
+    document = parse(read_text(file), file)
+    return _models(validate(ModelsFile, document)), document
+
+
+def _models(shape: ModelsFile) -> tuple[Model, ...]:
+    return tuple(Model(name=name, **given.model_dump()) for name, given in shape.models.items())
+
+
+def available(
+    models: Sequence[Model], document: Located, environ: Mapping[str, str], reachable: Callable[[str], bool]
+) -> tuple[list[Model], dict[str, str]]:
+    """The models that can be asked, and why each other one cannot. CatalogError for one that is not optional.
+
+    An embedded model needs nothing. Any other needs the key that it names; an optional one that names no key needs a
+    server that answers at its ``api_base``, where it has one.
+    """
+    there: list[Model] = []
+    missing: dict[str, str] = {}
+    for model in models:
+        reason = None
+        if model.embedded:
+            pass
+        elif model.api_key_env is not None and not environ.get(model.api_key_env):
+            reason = f"the environment variable {model.api_key_env} is not set"
+        elif model.optional and model.api_key_env is None and model.api_base and not reachable(model.api_base):
+            reason = f"nothing answers at {model.api_base}"
+        if reason is None:
+            there.append(model)
+        elif model.optional:
+            missing[model.name] = reason
+        else:
+            place = f"{document.file}:{document.line(('models', model.name, 'api_key_env'))}"
+            raise CatalogError(f"{place}: model {model.name}: {reason}; set it, or add 'optional: true' to the model")
+    return there, missing

@@ -1,0 +1,49 @@
+"""A prompt: one version of a chat template, and whether a suite's scenarios fill it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..errors import CatalogError
+from ..records import Message, Prompt, Scenario, sha256
+from .schema import PromptFile, hint, name_problem, validate
+from .template import placeholders
+from .yamlfile import Located, is_file, parse, read_text
+
+
+def load_prompt(file: Path, task: str) -> Prompt:
+    """Read one version of a prompt; its ``sha256`` covers messages and params, not the description or lineage."""
+    return read_prompt(file, task)[0]
+
+
+def read_prompt(file: Path, task: str) -> tuple[Prompt, Located]:
+    """``load_prompt``, and the document, which knows the lines."""
+    problem = name_problem(file.stem)
+    if problem:
+        raise CatalogError(f"{file}: the version {file.stem!r} {problem}; rename the file")
+    document = parse(read_text(file), file)
+    shape = validate(PromptFile, document)
+    messages = tuple(Message(role=m.role, content=m.content) for m in shape.messages)
+    content = {"messages": [m.to_json() for m in messages], "params": shape.params}
+    prompt = Prompt(task=task, version=file.stem, messages=messages, params=shape.params, sha256=sha256(content))
+    return prompt, document
+
+
+def versions(folder: Path) -> Mapping[str, Path]:
+    """The prompts of a folder by version, in the order of their names. Hidden files are an editor's, not a prompt."""
+    return {f.stem: f for f in sorted(folder.glob("*.yaml")) if not f.name.startswith(".") and is_file(f)}
+
+
+def check_placeholders(prompt: Prompt, document: Located, scenarios: Sequence[Scenario]) -> None:
+    """CatalogError for a placeholder that a scenario has no value for; vars that no placeholder uses are fine."""
+    for i, message in enumerate(prompt.messages):
+        for name in placeholders([message]):
+            for scenario in scenarios:
+                if name not in scenario.vars:
+                    have = ", ".join(scenario.vars) or "none"
+                    raise CatalogError(
+                        f"{document.file}:{document.line(('messages', i, 'content'))}: prompt {prompt.task}/"
+                        f"{prompt.version}: the placeholder {{{{ {name} }}}} has no value in scenario "
+                        f"{scenario.id!r}{hint(name, list(scenario.vars))}; its vars are: {have}"
+                    )
