@@ -1,17 +1,17 @@
 """How fast a session is, against the physical limit of the provider.
 
     python benchmarks/speed.py [--cells 240 2400] [--workers 0 2] [--rounds 3] [--warm]
-    python benchmarks/speed.py --floor          # what MLflow alone costs for the same runs
+    python benchmarks/speed.py --mlflow-floor   # what MLflow alone costs for the same runs
 
 A scripted OpenAI-compatible provider in a process of its own answers after 500 ms. Each round is a fresh project with a
 fresh MLflow database; the wall clock is that of the whole ``python -m pytest`` process. What is claimed is then counted
-from outside: requests at the provider, FINISHED runs and traces in the database. Rounds are interleaved; medians are
-shown.
+from outside: requests at the provider, FINISHED runs and traces in the database. Rounds are interleaved, medians shown.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -24,8 +24,10 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 CONCURRENCY = 64
@@ -49,7 +51,8 @@ class Measured:
     wall: float
     cpu: float
     peak_mib: float
-    first_request: float
+    first_request: float | None
+    last_answer: float | None
     requests: int
     runs: int
     traces: int
@@ -75,7 +78,7 @@ def project(root: Path, address: str, cells: int) -> None:
     )
 
 
-def stats(address: str) -> dict[str, float]:
+def stats(address: str) -> dict[str, Any]:
     with urllib.request.urlopen(address.removesuffix("/v1") + "/stats", timeout=10) as reply:
         return dict(json.load(reply))
 
@@ -101,7 +104,7 @@ def session(root: Path, address: str, workers: int) -> Measured:
     """Run one session and count what it left, from outside."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "MLFLOW_"))}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    requests_before = stats(address)["count"]
+    requests_before = int(stats(address)["count"])
     start, started_at = time.perf_counter(), time.time()
     with (root / "output.txt").open("w") as output:
         process = subprocess.Popen(
@@ -116,7 +119,8 @@ def session(root: Path, address: str, workers: int) -> Measured:
     if process.returncode != 0:
         raise SystemExit((root / "output.txt").read_text()[-3000:])
     seen = stats(address)
-    with sqlite3.connect(root / "mlflow.db") as db:
+    asked = int(seen["count"]) - requests_before
+    with contextlib.closing(sqlite3.connect(root / "mlflow.db")) as db:
         runs = db.execute("SELECT COUNT(*) FROM runs WHERE status = 'FINISHED'").fetchone()[0]
         traces = db.execute("SELECT COUNT(*) FROM trace_info").fetchone()[0]
     assert (root / ".promptbench/report/leaderboard.json").exists()
@@ -124,8 +128,9 @@ def session(root: Path, address: str, workers: int) -> Measured:
         wall=wall,
         cpu=after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
         peak_mib=peak,
-        first_request=(seen["first_at"] or started_at) - started_at,
-        requests=int(seen["count"] - requests_before),
+        first_request=seen["first_at"] - started_at if asked else None,
+        last_answer=seen["last_at"] - started_at if asked else None,
+        requests=asked,
         runs=runs,
         traces=traces,
     )
@@ -144,7 +149,7 @@ def tree_mib(pid: int) -> float:
     return total
 
 
-def measure(cells: int, workers: int, *, warm: bool) -> dict[str, Measured]:
+def measure(cells: int, workers: int, *, warm: bool, keep: bool) -> dict[str, Measured]:
     root = Path(tempfile.mkdtemp(prefix="promptbench-speed-"))
     try:
         with Provider() as address:
@@ -152,26 +157,87 @@ def measure(cells: int, workers: int, *, warm: bool) -> dict[str, Measured]:
             results = {"cold": session(root, address, workers)}
             if warm:
                 results["warm"] = session(root, address, workers)
+        for kind, measured in results.items():
+            found = (measured.requests, measured.runs, measured.traces)
+            expected = (cells if kind == "cold" else 0, cells, cells)
+            if found != expected:
+                raise SystemExit(f"{kind}: {found} requests, runs and traces instead of {expected}")
         return results
     finally:
-        shutil.rmtree(root, ignore_errors=True)
+        if keep:
+            print(f"kept {root}", file=sys.stderr)
+        else:
+            shutil.rmtree(root, ignore_errors=True)
 
 
 def row(cells: int, workers: int, kind: str, rounds: list[Measured]) -> str:
     limit = math.ceil(cells / CONCURRENCY) * LATENCY_S
     wall = statistics.median(m.wall for m in rounds)
     ratio = f"{wall / limit:.2f}" if kind == "cold" else "-"
-    cpu, first = (statistics.median(getattr(m, k) for m in rounds) for k in ("cpu", "first_request"))
+    cpu = statistics.median(m.cpu for m in rounds)
+    first = [m.first_request for m in rounds if m.first_request is not None]
+    tail = [m.wall - m.last_answer for m in rounds if m.last_answer is not None]
+    start, end = (f"{statistics.median(x):.1f}" if x else "-" for x in (first, tail))
     last = rounds[-1]
-    start = f"{first:.1f}" if kind == "cold" else "-"
     return (
         f"| {cells} | {workers} | {kind} | {limit:.1f} | {wall:.1f} | {ratio} | {cpu:.1f} | "
-        f"{max(m.peak_mib for m in rounds):.0f} | {start} | {last.requests} | {last.runs} | {last.traces} |"
+        f"{max(m.peak_mib for m in rounds):.0f} | {start} | {end} | {last.requests} | {last.runs} | {last.traces} |"
     )
 
 
-def floor(count: int = 200) -> None:
-    """MLflow's own cost of one candidate: the store calls of a session and nothing else, in one process."""
+def by_hand(count: int = 100, warm_up: int = 10) -> None:
+    """What a candidate costs who writes run, batch, artifacts and trace with MLflow's client, one after another."""
+    os.environ["MLFLOW_ENABLE_ASYNC_TRACE_LOGGING"] = "false"  # so that a trace's cost is within its time
+    import mlflow
+    from mlflow.entities import Metric, Param
+    from mlflow.tracking import MlflowClient
+
+    root = Path(tempfile.mkdtemp(prefix="promptbench-floor-"))
+    mlflow.set_tracking_uri(f"sqlite:///{root}/mlflow.db")  # traces go to the global store, whatever the client's is
+    client = MlflowClient()
+    experiment = client.create_experiment("floor", artifact_location=(root / "mlartifacts").as_uri())
+    tags = {"judge_pending": "true", "rubric": "tip-v1", "rubric_sha256": "0" * 64, "rubric_text": RUBRIC}
+    tags |= {f"promptbench.{k}": "0" * 64 for k in ("task", "cell", "prompt_sha256", "session")}
+    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "Tip: topic 1"}]
+    files = {
+        "prompt.json": messages,
+        "context.json": {"situation": "topic 1"},
+        "candidate_outputs.json": ["drink"] * 20,
+    }
+    spent: dict[str, float] = {}
+
+    def timed(step: str, call: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        start = time.perf_counter()
+        value = call(*args, **named)
+        spent[step] = spent.get(step, 0.0) + time.perf_counter() - start
+        return value
+
+    for i in range(warm_up + count):
+        if i == warm_up:
+            spent.clear()
+        run = timed(
+            "create_run", client.create_run, experiment, tags=tags, run_name=f"alpha · brief · s{i}"
+        ).info.run_id
+        metrics = [Metric(k, 1.0, 0, 0) for k in ("latency_s", "prompt_tokens", "completion_tokens")]
+        params = [Param(k, "x") for k in ("model", "prompt", "scenario")]
+        timed("log_batch", client.log_batch, run, metrics=metrics, params=params)
+        for name, value in files.items():
+            timed("artifacts", client.log_dict, run, value, name)
+        span = timed("trace", client.start_trace, "completion", inputs={"messages": messages}, experiment_id=experiment)
+        timed("trace", client.end_trace, span.trace_id, outputs="drink")
+        timed("trace", client.link_traces_to_run, [span.trace_id], run)
+        timed("set_terminated", client.set_terminated, run)
+    with contextlib.closing(sqlite3.connect(root / "mlflow.db")) as db:
+        (traces,) = db.execute("SELECT COUNT(*) FROM trace_info").fetchone()
+    if traces != warm_up + count:
+        raise SystemExit(f"{traces} traces instead of {warm_up + count}")
+    parts = ", ".join(f"{step} {seconds / count * 1e3:.1f}" for step, seconds in spent.items())
+    print(f"by hand, ms of wall a candidate: {sum(spent.values()) / count * 1e3:.1f} ({parts})")
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def as_a_session(count: int = 200) -> None:
+    """The same with the store calls of a session and nothing else, in one process."""
     sys.path.insert(0, str(HERE.parent))
     from pytest_promptbench.records import Answer, Candidate, Usage, sha256
     from pytest_promptbench.tracking.entry import Logged
@@ -195,10 +261,7 @@ def floor(count: int = 200) -> None:
     for i in range(40, len(entries), 40):
         store.log(entries[i : i + 40])
     wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-    print(
-        f"MLflow alone, a candidate (run, artifacts, trace): {wall / count * 1e3:.1f} ms wall, "
-        f"{cpu / count * 1e3:.1f} ms CPU"
-    )
+    print(f"as a session writes, ms a candidate: {wall / count * 1e3:.1f} wall, {cpu / count * 1e3:.1f} CPU")
     shutil.rmtree(root, ignore_errors=True)
 
 
@@ -208,24 +271,27 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--warm", action="store_true", help="also a second session, where all is known")
-    parser.add_argument("--floor", action="store_true", help="only MLflow's own cost")
+    parser.add_argument("--keep", action="store_true", help="keep the project folders and say where they are")
+    parser.add_argument("--mlflow-floor", action="store_true", help="only MLflow's own cost of a candidate")
     given = parser.parse_args()
-    if given.floor:
-        floor()
+    if given.mlflow_floor:
+        by_hand()
+        as_a_session()
         return
     results: dict[tuple[int, int, str], list[Measured]] = {}
     for _ in range(given.rounds):
         for cells in given.cells:
             for workers in given.workers:
-                for kind, measured in measure(cells, workers, warm=given.warm).items():
+                for kind, measured in measure(cells, workers, warm=given.warm, keep=given.keep).items():
                     results.setdefault((cells, workers, kind), []).append(measured)
                     print(cells, workers, kind, f"{measured.wall:.1f} s", file=sys.stderr, flush=True)
-    print(f"python benchmarks/speed.py {' '.join(sys.argv[1:])}   (each session: python {' '.join(command(0))})\n")
+    one = " ".join(command(given.workers[0]))
+    print(f"python benchmarks/speed.py {' '.join(sys.argv[1:])}   (a session: python {one})\n")
     print(
-        "| cells | -n | session | limit s | wall s | ratio | CPU s | peak MiB | first request s "
+        "| cells | -n | session | limit s | wall s | ratio | CPU s | peak MiB | first request s | tail s "
         "| requests | runs | traces |"
     )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| --- " * 13 + "|")
     for (cells, workers, kind), rounds in results.items():
         print(row(cells, workers, kind, rounds))
 

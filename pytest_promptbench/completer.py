@@ -192,11 +192,10 @@ def _retry_after(error: Exception) -> float | None:
     """Seconds that the provider asked for: Retry-After as a number or a date, or retry-after-ms."""
     response = getattr(error, "response", None)
     headers = getattr(response, "headers", None) or getattr(error, "litellm_response_headers", None) or {}
-    with contextlib.suppress(TypeError, ValueError):
-        return max(0.0, float(headers["retry-after-ms"]) / 1000)
-    value = headers.get("retry-after")
-    with contextlib.suppress(TypeError, ValueError):
-        return max(0.0, float(value or ""))
+    milliseconds, value = headers.get("retry-after-ms"), headers.get("retry-after")
+    for number, unit in ((milliseconds, 1000.0), (value, 1.0)):
+        with contextlib.suppress(TypeError, ValueError):
+            return max(0.0, float(number or "") / unit)
     if isinstance(value, str):
         from email.utils import parsedate_to_datetime
 
