@@ -6,8 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .session import Board, Closing, Desk
+from . import regression
+from .errors import UsageError
+from .gate import GateResult
+from .session import Board, Closing, Desk, Task
+from .settings import Settings
 from .sitdown import Sitting
+from .tracking.store import utc_now
 
 Line = tuple[str, Mapping[str, Any]]
 _LOUD: Mapping[str, Any] = {"red": True, "bold": True}
@@ -54,6 +59,24 @@ def summary(closing: Closing, desk: Desk, *, width: int, color: bool) -> Iterato
             )
         else:
             yield (f"promptbench: {closing.problem}", _LOUD)
+
+
+def settle(settings: Settings, boards_: tuple[Board, ...], tasks: tuple[Task, ...]) -> tuple[int, list[Line]]:
+    """Save and compare as asked for: the exit code that follows (0: none), and what to say."""
+    said: list[Line] = []
+    results: tuple[GateResult, ...] = ()
+    code = 0
+    try:
+        if settings.compare is not None:
+            results = regression.compare(settings, boards_, tasks)
+            said += regression.lines(results)
+            code = max(r.exit_code for r in results)
+        if settings.save is not None:
+            said += [(line, {}) for line in regression.save(settings, boards_, tasks, now=utc_now())]
+    except UsageError as error:
+        return 4, [*said, (f"gate: ERROR: {error}", _LOUD)]
+    regression.step_summary(boards_, results)
+    return code, said
 
 
 def files(paths: tuple[Path, ...]) -> Iterator[Line]:

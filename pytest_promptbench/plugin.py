@@ -16,6 +16,7 @@ import pytest
 if TYPE_CHECKING:
     from .axes import Axis
     from .candidate import GeneratedCandidate
+    from .ending import Line
     from .session import Bench, Closing, Desk, Planned
     from .settings import Identity, Settings
     from .sitdown import Sitting
@@ -31,6 +32,7 @@ _CLOSING: pytest.StashKey[Closing] = pytest.StashKey()
 _PLANNED: pytest.StashKey[Planned] = pytest.StashKey()
 _REPORT: pytest.StashKey[dict[str, str]] = pytest.StashKey()
 _SITTING: pytest.StashKey[Sitting] = pytest.StashKey()
+_GATE_LINES: pytest.StashKey[Sequence[Line]] = pytest.StashKey()
 _TICKER: pytest.StashKey[Ticker] = pytest.StashKey()
 
 
@@ -74,6 +76,23 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
         {"action": "store_true", "help": "generate again even what this exact request was answered before"},
     ),
     ("--bench-report", {"metavar": "DIR", "help": "where leaderboards go (default: .promptbench/report)"}),
+    (
+        "--bench-save",
+        {"metavar": "REF", "nargs": "?", "const": "", "help": "write a baseline (default: evals/baseline.json)"},
+    ),
+    (
+        "--bench-compare",
+        {"metavar": "REF", "nargs": "?", "const": "", "help": "compare with a baseline (default: evals/baseline.json)"},
+    ),
+    (
+        "--bench-compare-fail",
+        {
+            "metavar": "EXPR",
+            "action": "append",
+            "help": "tolerance: composite:0.5 (points) or composite:5%% (repeatable)",
+        },
+    ),
+    ("--bench-strict", {"action": "store_true", "help": "with --bench-compare: inconclusive fails too"}),
     ("--bench-shard", {"metavar": "I/N", "help": "only the I-th of N disjoint shards of the selected cells"}),
     (
         "--bench-max-cost",
@@ -95,6 +114,7 @@ _NOT_OUR_WARNINGS = (  # of libraries below us, while they are imported beside a
     "ignore:::mlflow",
     "ignore:::sqlalchemy",
 )
+_GATE = ("bench_compare", "bench_compare_fail", "bench_strict")
 _NO_INI = {"judge_export", "judge_apply", "judge_reveal", "bench_shard"}
 
 
@@ -195,6 +215,14 @@ def pytest_configure(config: pytest.Config) -> None:
         settings = _settings(config)  # a mistake on the command line is said before anything is collected
         if settings.judging:
             config.option.dist, config.option.tx, config.option.numprocesses = "no", [], None
+    if not _is_worker(config) and any(_option(config, n) is not None for n in _GATE):
+        from . import regression
+        from .errors import UsageError
+
+        try:
+            regression.check(_settings(config))
+        except UsageError as error:
+            raise pytest.UsageError(str(error)) from None
 
 
 # -- collecting ----------------------------------------------------------------------------------------------------
@@ -408,6 +436,22 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         if _TICKER in config.stash:
             config.stash[_TICKER].stop()
         config.stash[_CLOSING] = config.stash[_DESK].finish()
+    _settle(session, exitstatus)
+
+
+def _settle(session: pytest.Session, exitstatus: int) -> None:
+    """Baseline and gate of what the session ended with. A worse exit status is never overwritten."""
+    config = session.config
+    done = config.stash.get(_CLOSING, None) or config.stash.get(_SITTING, None)
+    if done is None or not done.boards or _is_worker(config):
+        return
+    from .ending import settle
+
+    code, lines = settle(_settings(config), done.boards, done.tasks)
+    config.stash[_GATE_LINES] = lines
+    clean = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+    if code and (clean or (code == pytest.ExitCode.USAGE_ERROR and exitstatus == pytest.ExitCode.TESTS_FAILED)):
+        session.exitstatus = code
 
 
 def _patiently(wait: Any) -> None:
@@ -437,6 +481,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section("promptbench")
         for line, markup in judged(sitting, width=width, color=color):
             terminalreporter.write_line(line, **markup)
+    for line, markup in config.stash.get(_GATE_LINES, ()):
+        terminalreporter.write_line(line, **markup)
 
 
 class Brake:

@@ -299,6 +299,7 @@ class Board:
 class Closing:
     """What a session has to say at its end."""
 
+    tasks: tuple[Task, ...] = ()
     boards: tuple[Board, ...] = ()
     files: tuple[Path, ...] = ()
     unlogged: int = 0
@@ -374,7 +375,7 @@ class Desk:
             files = tuple(write_reports(boards))
         except OSError as error:
             problem = problem or f"the reports could not be written: {error}"
-        return Closing(boards=boards, files=files, unlogged=outcome.unlogged, problem=problem)
+        return Closing(tasks=tasks, boards=boards, files=files, unlogged=outcome.unlogged, problem=problem)
 
     def close(self) -> None:
         """End what was started."""

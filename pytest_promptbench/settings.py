@@ -15,6 +15,7 @@ from .grid import parse_shard
 from .records import Record
 
 HOME = ".promptbench"
+DEFAULT_BASELINE = "evals/baseline.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,7 @@ class Settings:
     save: Path | None = None
     compare: Path | None = None
     compare_fail: tuple[str, ...] = ()
+    strict: bool = False
     shard: tuple[int, int] | None = None
     max_cost_usd: float | None = None
     allow_unpriced: bool = False
@@ -98,8 +100,10 @@ def resolve(
     Raises UsageError for values that cannot be used.
     """
 
-    def path(name: str) -> Path | None:
+    def path(name: str, default: str = "") -> Path | None:
         value = option(name)
+        if value == "":
+            return root / default
         return None if value is None else (cwd / value).absolute()
 
     def names(name: str) -> tuple[str, ...] | None:
@@ -125,9 +129,10 @@ def resolve(
         concurrency=option("bench_concurrency") or 16,
         use_cache=not option("bench_no_cache"),
         report=path("bench_report") or root / HOME / "report",
-        save=path("bench_save"),
-        compare=path("bench_compare"),
+        save=path("bench_save", DEFAULT_BASELINE),
+        compare=path("bench_compare", DEFAULT_BASELINE),
         compare_fail=tuple(option("bench_compare_fail") or ()),
+        strict=bool(option("bench_strict")),
         shard=parse_shard(shard) if shard else None,
         max_cost_usd=option("bench_max_cost"),
         allow_unpriced=bool(option("bench_allow_unpriced")),

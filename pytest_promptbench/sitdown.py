@@ -21,6 +21,7 @@ class Sitting:
     """What an export or an apply did: a line for the terminal, and the leaderboards that changed."""
 
     message: str
+    tasks: tuple[Task, ...] = ()
     boards: tuple[Board, ...] = ()
     files: tuple[Path, ...] = ()
 
@@ -105,4 +106,4 @@ def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitti
         dataclasses.replace(t, experiment=packet.experiment) for t in tasks if t.suite.rubric.id == packet.rubric.id
     ]
     boards = build_boards(here, outcome, settings.report)
-    return Sitting(message=message, boards=boards, files=tuple(write_reports(boards)))
+    return Sitting(message=message, tasks=tuple(here), boards=boards, files=tuple(write_reports(boards)))

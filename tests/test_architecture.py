@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "pytest_promptbench"
 LAYERS = [
     ["plugin"],
     ["ending"],
-    ["sitdown", "axes", "scheduling"],
+    ["sitdown", "regression", "axes", "scheduling"],
     ["session"],
     ["report", "localmodels", "completer", "tracking"],
     ["generation", "leaderboard", "packet", "gate", "judging", "settings"],

@@ -136,6 +136,8 @@ def test_retry_after_as_a_date() -> None:
 
 
 def test_secrets_are_redacted_by_value_and_by_shape() -> None:
-    redact = Redactor([Model(name="m", model="x", api_key_env="MY_KEY")], {"MY_KEY": "hunter2-hunter2", "HOME": "/root"})
+    redact = Redactor(
+        [Model(name="m", model="x", api_key_env="MY_KEY")], {"MY_KEY": "hunter2-hunter2", "HOME": "/root"}
+    )
     text = redact("key hunter2-hunter2, sk-abcdef1234567, Bearer abc.def.ghi, home /root")
     assert text == "key ***, ***, ***, home /root"

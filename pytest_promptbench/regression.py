@@ -1,0 +1,142 @@
+"""The gate in a session: save a baseline, compare with one, say what came of it.
+
+What is decided is decided in :mod:`.gate`; this module reads and writes the files around it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import BaselineError, UsageError
+from .gate import (
+    Baseline,
+    GateOutcome,
+    GateResult,
+    baseline_json,
+    evaluate_gate,
+    parse_baseline,
+    parse_tolerance,
+    snapshot,
+)
+from .session import Board, Task
+from .settings import Settings
+
+_MARKUP: Mapping[GateOutcome, Mapping[str, Any]] = {
+    GateOutcome.PASS: {"green": True},
+    GateOutcome.INCONCLUSIVE: {"yellow": True, "bold": True},
+    GateOutcome.FAIL: {"red": True, "bold": True},
+    GateOutcome.ERROR: {"red": True, "bold": True},
+}
+
+
+def check(settings: Settings) -> None:
+    """Refuse, before anything runs, what could only fail at the end. UsageError or BaselineError."""
+    for text in settings.compare_fail:
+        parse_tolerance(text)
+    if settings.compare is None and (settings.compare_fail or settings.strict):
+        raise UsageError("--bench-compare-fail and --bench-strict say how to compare: give them with --bench-compare")
+    if settings.compare is not None:
+        read_baseline(settings.compare)
+
+
+def read_baseline(path: Path) -> tuple[Baseline, ...]:
+    """The baselines of a file, one a task."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BaselineError(
+            f"{path}: there is no baseline; write one with --bench-save on the code that you trust, and commit it"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BaselineError(f"{path}: cannot be read: {error}") from None
+    return parse_baseline(text, source=str(path))
+
+
+def save(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task], *, now: str) -> list[str]:
+    """Write this session's scores as the baseline; other tasks in the file stay. Returns what to tell."""
+    assert settings.save is not None
+    new = [_snapshot(b, tasks, now) for b in boards]
+    names = {b.task for b in new}
+    old = [b for b in read_baseline(settings.save) if b.task not in names] if settings.save.exists() else []
+    settings.save.parent.mkdir(parents=True, exist_ok=True)
+    draft = settings.save.with_name(settings.save.name + ".tmp")
+    draft.write_text(baseline_json([*old, *new]), encoding="utf-8")
+    draft.replace(settings.save)
+    empty = [b.leaderboard.task for b in boards if all(row.composite is None for row in b.leaderboard.rows)]
+    return [
+        f"baseline: {settings.save}",
+        *(f"The baseline of {task} holds no scores: nothing of it is judged yet." for task in empty),
+    ]
+
+
+def compare(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task]) -> tuple[GateResult, ...]:
+    """One result a task, each also written as ``gate.json`` beside its leaderboard."""
+    assert settings.compare is not None
+    known = {b.task: b for b in read_baseline(settings.compare)}
+    tolerances = [parse_tolerance(t) for t in settings.compare_fail]
+    results = []
+    for board in boards:
+        task = board.leaderboard.task
+        if task not in known:
+            raise BaselineError(f"{settings.compare}: has no baseline of task {task!r}; it has {', '.join(known)}")
+        narrowed = settings.models is not None or settings.prompts is not None
+        selected = [(r.model, r.prompt) for r in board.leaderboard.rows] if narrowed else None
+        result = evaluate_gate(
+            known[task], _snapshot(board, tasks, ""), tolerances, strict=settings.strict, selected=selected
+        )
+        board.folder.mkdir(parents=True, exist_ok=True)
+        (board.folder / "gate.json").write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")
+        results.append(result)
+    return tuple(results)
+
+
+def _snapshot(board: Board, tasks: Sequence[Task], now: str) -> Baseline:
+    suite = next(
+        t.suite for t in tasks if t.suite.task == board.leaderboard.task and t.suite.rubric == board.leaderboard.rubric
+    )
+    return snapshot(board.leaderboard, board.candidates, suite, saved_at=now)
+
+
+def lines(results: Iterable[GateResult]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The results for a terminal."""
+    for result in results:
+        yield f"gate of {result.task}: {result.outcome.value.upper()} ({result.pairs} pairs)", _MARKUP[result.outcome]
+        for reason in result.reasons:
+            yield f"  {reason}", {}
+        for c in result.comparisons:
+            if c.change is not None:
+                yield f"  {c.model} x {c.prompt}: {_figures(c.to_json())}", {}
+
+
+def _figures(c: Mapping[str, Any]) -> str:
+    parts = [f"{c['metric']} {c['change']:+.2f}"]
+    if c["ci"]:
+        parts.append(f"[{c['ci'][0]:+.2f}, {c['ci'][1]:+.2f}]")
+    if c["p_value"] is not None:
+        parts.append(f"p = {c['p_value']:.3f}")
+    parts.append(f"n = {c['n']}")
+    if c["mde"] is not None:
+        parts.append(f"detectable from {c['mde']:.2f}")
+    return ", ".join(parts)
+
+
+def step_summary(
+    boards: Sequence[Board], results: Sequence[GateResult], environ: Mapping[str, str] = os.environ
+) -> None:
+    """Append leaderboards and gates to GitHub's step summary, where there is one."""
+    path = environ.get("GITHUB_STEP_SUMMARY")
+    if not path:
+        return
+    from .report.markdown import render_leaderboard
+
+    parts = [render_leaderboard(b.leaderboard) for b in boards]
+    parts += [
+        f"**Gate of {r.task}: {r.outcome.value}**\n\n" + "\n".join(f"- {reason}" for reason in r.reasons)
+        for r in results
+    ]
+    with Path(path).open("a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write("\n\n".join(parts) + "\n")

@@ -1,0 +1,80 @@
+"""The gate through real sessions: save, compare, exit codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .project import Project, migrated_database
+from .provider import ScriptedProvider
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """Ten scenarios of one model and prompt, judged with 4s, saved as the baseline."""
+    root = tmp_path_factory.mktemp("gate")
+    migrated_database(root / "mlflow.db")
+    with ScriptedProvider() as provider:
+        project = Project(root, provider, models=("haiku",), prompts=("v1",), scenarios=10).write()
+        project.pytest()
+        project.pytest("--judge-export", "packet.json")
+        project.score(value=4)
+        applied = project.pytest("--judge-apply", "packet.json", "--bench-save", "base.json")
+        assert applied.code == 0, applied.text
+        assert "baseline: " in applied.out
+        yield project
+
+
+def gate(project: Project) -> dict[str, object]:
+    value: dict[str, object] = json.loads((project.root / ".promptbench/report/gate.json").read_text())
+    return value
+
+
+def test_the_same_scores_pass(judged: Project) -> None:
+    result = judged.pytest("--bench-compare=base.json", "--bench-compare-fail", "composite:0.5")
+    assert result.code == 0, result.text
+    assert "gate of tip: PASS (10 pairs)" in result.out
+    assert gate(judged)["outcome"] == "pass"
+
+
+def test_a_real_drop_fails_and_is_appended_to_the_step_summary(judged: Project, tmp_path: Path) -> None:
+    judged.pytest("--judge-export", "again.json", "--judge-reveal")
+    judged.environ = {"GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md")}
+    packet = judged.packet("packet.json")
+    for item in packet["items"]:
+        item["candidates"][0]["scores"] |= {"relevance": 2, "tone": 2}
+    (judged.root / "worse.json").write_text(json.dumps({**packet, "judged_by": "harsh"}))
+    applied = judged.pytest("--judge-apply", "worse.json", "--bench-compare=base.json")
+    judged.environ = {}
+    assert applied.code == 1, applied.text
+    assert "gate of tip: FAIL (10 pairs)" in applied.out
+    assert "composite -4.00" in applied.out
+    assert "Gate of tip: fail" in (tmp_path / "summary.md").read_text()
+
+
+def test_what_cannot_be_compared_is_exit_4_and_never_green(judged: Project) -> None:
+    (judged.root / "rubrics/tip-v1.md").write_text((judged.root / "rubrics/tip-v1.md").read_text() + "\nchanged\n")
+    result = judged.pytest("--bench-compare=base.json")
+    assert result.code == 4, result.text
+    assert "gate of tip: ERROR" in result.out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--bench-compare=nowhere.json",), "there is no baseline; write one with --bench-save"),
+        (("--bench-compare",), "evals/baseline.json: there is no baseline"),
+        (("--bench-compare-fail", "composite:0.5"), "give them with --bench-compare"),
+        (("--bench-compare=base.json", "--bench-compare-fail", "composite"), "composite"),
+    ],
+)
+def test_mistakes_are_said_before_anything_runs(judged: Project, args: tuple[str, ...], message: str) -> None:
+    before = judged.provider.count
+    result = judged.pytest(*args, "--bench-no-cache")
+    assert result.code == 4, result.text
+    assert message in result.text
+    assert "Traceback" not in result.text
+    assert judged.provider.count == before
