@@ -210,6 +210,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", f"{MARKER}(suite, experiment=None): run the test for every model x prompt x scenario of a suite file"
     )
+    if getattr(config.option, "dist", "no") != "no" and not _is_worker(config):
+        config.pluginmanager.register(Mistakes(), "promptbench-mistakes")
     given = [flag for flag, _ in _OPTIONS if config.getoption(flag.removeprefix("--").replace("-", "_")) is not None]
     if given and not _is_worker(config):
         settings = _settings(config)  # a mistake on the command line is said before anything is collected
@@ -237,7 +239,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         try:
             _parametrize(metafunc, marker, axes)
         except PromptbenchError as error:
-            raise pytest.Collector.CollectError(str(error)) from None
+            raise _Mistake(str(error)) from None
+
+
+class _Mistake(pytest.Collector.CollectError):
+    """A mistake in a file of ours, as a collection error without a traceback."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if report.failed and isinstance(getattr(report.call.excinfo, "value", None), _Mistake):
+        report.promptbench_mistake = True  # type: ignore[attr-defined] # travels with the report under xdist
+    return report
 
 
 def _parametrize(metafunc: pytest.Metafunc, marker: pytest.Mark, axes: Any) -> None:
@@ -483,6 +497,20 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line(line, **markup)
     for line, markup in config.stash.get(_GATE_LINES, ()):
         terminalreporter.write_line(line, **markup)
+
+
+class Mistakes:
+    """Gives a session whose files have a mistake the exit code 2 under xdist too, which says 1 of collection errors."""
+
+    def __init__(self) -> None:
+        self._seen = False
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._seen = self._seen or getattr(report, "promptbench_mistake", False)
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if self._seen and exitstatus in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
+            session.exitstatus = pytest.ExitCode.INTERRUPTED
 
 
 class Brake:

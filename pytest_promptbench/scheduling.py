@@ -24,12 +24,20 @@ class LateScheduling:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def schedule(self) -> None:
-        if not self._decided:
+    @property
+    def __class__(self) -> Any:  # type: ignore[misc] # a writable attribute to mypy; nobody writes it
+        """What it has become: xdist prints the name."""
+        return type(self._inner)
+
+    @property
+    def collection_is_completed(self) -> bool:
+        """Whether every worker has told its tests; the first time that it is so, the decision falls."""
+        complete = bool(self._inner.collection_is_completed)
+        if complete and not self._decided:
             self._decided = True
             if self._wants_stealing():
                 self._inner = self._stealing(self._inner)
-        self._inner.schedule()
+        return complete
 
     def _stealing(self, gathered: Any) -> Any:
         from xdist.scheduler import WorkStealingScheduling

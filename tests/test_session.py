@@ -338,12 +338,12 @@ def test_a_limit_on_cost_stops_before_it_is_passed(project: Project) -> None:
             params: {{max_tokens: 100}}
         """,
     )
-    result = project.pytest("--bench-max-cost", "0.0025", "--bench-concurrency", "1")
+    result = project.pytest("--bench-max-cost", "0.0015", "--bench-concurrency", "1")
     assert result.code == 1
     assert 1 <= project.provider.count < 6
-    assert "--bench-max-cost 0.0025 USD would be passed" in result.out
+    assert "--bench-max-cost 0.0015 USD would be passed" in result.out
     assert len(project.runs()) == project.provider.count
-    assert sum(r.data.metrics["cost_usd"] for r in project.runs()) <= 0.0025
+    assert sum(r.data.metrics["cost_usd"] for r in project.runs()) <= 0.0015
 
 
 # -- mistakes
