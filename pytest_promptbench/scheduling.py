@@ -24,8 +24,8 @@ class LateScheduling:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    @property
-    def __class__(self) -> Any:  # type: ignore[misc] # a writable attribute to mypy; nobody writes it
+    @property  # type: ignore[misc] # mypy takes it for a writable attribute; nobody writes it
+    def __class__(self) -> Any:
         """What it has become: xdist prints the name."""
         return type(self._inner)
 
