@@ -34,6 +34,7 @@ from .leaderboard import build_leaderboard
 from .ledger import Ledger
 from .localmodels import LocalServer, installed
 from .locks import LockFile
+from .quiet import quiet_environment
 from .records import Candidate, Cell, Leaderboard, LoggedCandidate, Model, Record, Suite
 from .settings import Settings
 from .tracking.entry import Logged
@@ -163,6 +164,7 @@ class Bench:
         settings = self.settings
         if self._generator is not None or not planned:
             return
+        quiet_environment()
         tasks = tuple({p.task.suite.path + p.task.experiment: p.task for p in planned}.values())
         if self._folder.read("plan.json") is None:
             self._folder.write("plan.json", Plan(tasks=tasks, cells=len(planned)).to_json())

@@ -113,6 +113,7 @@ class LocalServer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            env=dict(os.environ),  # a copy: another thread may be writing to the environment
             start_new_session=True,  # Ctrl-C reaches the parent only, which decides when the server ends
         )
         assert process.stdout is not None

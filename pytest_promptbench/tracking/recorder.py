@@ -86,6 +86,7 @@ class Recorder:
             stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
+            env=dict(os.environ),  # a copy: another thread may be importing LiteLLM, which writes to the environment
             start_new_session=True,  # Ctrl-C is for the session to handle
         )
         self._say(self._where.to_json())

@@ -241,7 +241,9 @@ class TrackingStore:
                 tags=tags,
                 run_name=_storable(" · ".join(cell.names))[:250],
             )
-            run_id = str(run.info.run_id)
+            run_id, artifacts = str(run.info.run_id), str(run.info.artifact_uri)
+        else:
+            artifacts = str(self._client.get_run(run_id).info.artifact_uri)
         now = _end_ms(record)
         self._client.log_batch(
             run_id,
@@ -253,11 +255,21 @@ class TrackingStore:
             ],
             tags=late_tags,
         )
-        with tempfile.TemporaryDirectory(prefix="promptbench-") as folder:
-            for file, value in _artifacts(record).items():
-                (Path(folder) / file).write_text(value, encoding="utf-8")
-            self._client.log_artifacts(run_id, folder)
+        self._write_artifacts(run_id, artifacts, _artifacts(record))
         return run_id
+
+    def _write_artifacts(self, run_id: str, uri: str, files: Mapping[str, str]) -> None:
+        """Into the run's folder where it is a local one: MLflow's client would read the run back first, to find it."""
+        with contextlib.ExitStack() as stack:
+            if uri.startswith("file:"):
+                folder = Path(unquote(urlsplit(uri).path))
+                folder.mkdir(parents=True, exist_ok=True)
+            else:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="promptbench-")))
+            for file, value in files.items():
+                (folder / file).write_text(value, encoding="utf-8")
+            if not uri.startswith("file:"):
+                self._client.log_artifacts(run_id, str(folder))
 
     def _judged_before(self, record: Logged) -> Any:
         """The newest run of any experiment whose same text was judged under the same rubric; None without one."""
