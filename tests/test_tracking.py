@@ -249,7 +249,8 @@ def test_verdicts_written_by_other_programs_under_the_public_names_count(store: 
     assert c.verdict().scores == {"relevance": 3, "overlong": False}  # type: ignore[union-attr]
 
 
-def test_a_store_that_cannot_be_reached_is_named_without_its_password(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_reached_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     store = TrackingStore("http://user:hunter2@127.0.0.1:9/x", artifact_root=None)
     with pytest.raises(TrackingError, match=r"MLflow at http://\*\*\*@127\.0\.0\.1:9/x") as caught:
         store.read("x")
