@@ -118,7 +118,7 @@ class Bench:
         self._folder = Folder(settings.folder)
         self._closing = threading.Event()
         self._reporter: threading.Thread | None = None
-        self._planned_queue: set[int] = set()
+        self._owners: dict[tuple[str, ...], list[Task]] = {}
 
     # -- collecting
 
@@ -172,7 +172,6 @@ class Bench:
         self._locks = LockFile(settings.home / "locks")
         models = {m.name: m for t in tasks for m in t.suite.models}.values()
         make = self._completer or (lambda them: _SessionCompleter(them, folder=self._folder))
-        self._owners: dict[tuple[str, ...], list[Task]] = {}
         for p in planned:
             owners = self._owners.setdefault((*p.cell.names, p.cell.id), [])
             if p.task not in owners:
@@ -235,10 +234,6 @@ class Bench:
                 self._folder.write(name, self._generator.progress().to_json())
                 if self._folder.read("stop.json") is not None:
                     self._generator.halt("the session was stopped")
-
-    @property
-    def in_flight(self) -> int:
-        return self._generator.progress().in_flight if self._generator is not None else 0
 
     def halt(self, reason: str) -> None:
         """Start no further request."""
