@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import PacketError, UsageError
-from .packet import build_packet, match_verdicts, parse_packet, read_packet, write_packet
+from .packet import Packet, build_packet, match_verdicts, parse_packet, read_packet, write_packet
 from .records import LoggedCandidate, Rubric
 from .session import Board, Task, build_boards, where, write_reports
 from .settings import Settings
@@ -86,24 +86,47 @@ def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitti
     store = where(settings).store()
     if store.experiment(packet.experiment) is None:
         raise PacketError(f"{path}: MLflow has no experiment {packet.experiment!r}; is MLFLOW_TRACKING_URI the same?")
+    applied = take_in(store, packet, rubrics={t.suite.rubric.id: t.suite.rubric for t in tasks})
+    outcome = Outcome(candidates={packet.experiment: applied.candidates})
+    here = [
+        dataclasses.replace(t, experiment=packet.experiment) for t in tasks if t.suite.rubric.id == packet.rubric.id
+    ]
+    boards = build_boards(here, outcome, settings.report)
+    return Sitting(message=applied.message, tasks=tuple(here), boards=boards, files=tuple(write_reports(boards)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Applied:
+    """What a packet changed, and the candidates of its rubric as they are now, with texts."""
+
+    applied: int
+    unchanged: int
+    pending: int
+    candidates: tuple[LoggedCandidate, ...]
+
+    @property
+    def message(self) -> str:
+        return f"applied {self.applied}, unchanged {self.unchanged}, still pending {self.pending}"
+
+
+def take_in(store: TrackingStore, packet: Packet, *, rubrics: Mapping[str, Rubric]) -> Applied:
+    """Record the verdicts of a packet with its candidates, all of them or none.
+
+    ``rubrics``: id -> the rubric as its file has it now, as far as files are known. The packet's experiment exists.
+    PacketError lists every mistake.
+    """
     everyone = store.read(packet.experiment)
-    mine = [c for c in everyone if c.rubric_sha256 == packet.rubric.sha256]
-    texts = store.texts(mine)
-    rubrics: Mapping[str, Rubric] = {t.suite.rubric.id: t.suite.rubric for t in tasks}
+    texts = store.texts([c for c in everyone if c.rubric_sha256 == packet.rubric.sha256])
     matched = match_verdicts(packet, texts, rubrics=rubrics, now=utc_now(), default_judge=packet.judge_kind)
     by_run = {c.run_id: c for c in texts}
     rubric = rubrics.get(packet.rubric.id) or packet.rubric
     for run_id, verdict in matched.verdicts.items():
         store.record(by_run[run_id], verdict, rubric)
-    after = (
-        {c.run_id: c for c in store.read(packet.experiment)} if matched.verdicts else {c.run_id: c for c in everyone}
+    after = {c.run_id: c for c in (store.read(packet.experiment) if matched.verdicts else everyone)}
+    candidates = tuple(dataclasses.replace(after[c.run_id], outputs=c.outputs, context=c.context) for c in texts)
+    return Applied(
+        applied=len(matched.verdicts),
+        unchanged=matched.unchanged,
+        pending=sum(c.pending for c in candidates),
+        candidates=candidates,
     )
-    complete = [dataclasses.replace(after[c.run_id], outputs=c.outputs, context=c.context) for c in texts]
-    left = sum(c.pending for c in complete)
-    message = f"applied {len(matched.verdicts)}, unchanged {matched.unchanged}, still pending {left}"
-    outcome = Outcome(candidates={packet.experiment: tuple(complete)})
-    here = [
-        dataclasses.replace(t, experiment=packet.experiment) for t in tasks if t.suite.rubric.id == packet.rubric.id
-    ]
-    boards = build_boards(here, outcome, settings.report)
-    return Sitting(message=message, tasks=tuple(here), boards=boards, files=tuple(write_reports(boards)))
