@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import regression
+from .autojudge import Judged
 from .errors import UsageError
 from .gate import GateResult
 from .session import Board, Closing, Desk, Task
@@ -49,6 +50,7 @@ def summary(closing: Closing, desk: Desk, *, width: int, color: bool) -> Iterato
         for task in desk.plan.tasks:
             for name, reason in task.suite.skipped.items():
                 yield (f"left out: {name} ({reason})", _WARN)
+    yield from automatic(closing.judged)
     if closing.problem is not None or closing.unlogged:
         count = "some candidates" if closing.unlogged < 0 else f"{closing.unlogged} candidates"
         if closing.unlogged:
@@ -59,6 +61,16 @@ def summary(closing: Closing, desk: Desk, *, width: int, color: bool) -> Iterato
             )
         else:
             yield (f"promptbench: {closing.problem}", _LOUD)
+
+
+def automatic(judged_: tuple[Judged, ...]) -> Iterator[Line]:
+    """What the automatic judges did, and loudly what they could not do."""
+    for j in judged_:
+        yield (f"automatic judge {j.judge}: {j.scored} scored in {j.experiment}", {})
+        if j.failed:
+            yield (f"{j.failed} without a valid verdict, which count as unscored; the first: {j.problem}", _WARN)
+        if j.unavailable:
+            yield (f"NOT JUDGED: {j.unavailable}", _LOUD)
 
 
 def settle(settings: Settings, boards_: tuple[Board, ...], tasks: tuple[Task, ...]) -> tuple[int, list[Line]]:

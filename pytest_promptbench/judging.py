@@ -8,18 +8,33 @@ name is a hash of the text itself, so that no text can close its own fence.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from .checks import run_check
 from .errors import PromptbenchError
-from .records import Cell, Criterion, LoggedCandidate, Message, Model, Prompt, Record, Rubric, Scenario, Score, sha256
+from .records import (
+    Cell,
+    Criterion,
+    Fingerprint,
+    LoggedCandidate,
+    Message,
+    Model,
+    Prompt,
+    Rubric,
+    Scenario,
+    Score,
+    is_number,
+    sha256,
+    unique_keys,
+)
 
 TRIES = 3
 """How often a judge is asked for one output before its reply counts as a failed verdict."""
+
+EMBEDDED_RATIONALE = 160
 
 SYSTEM = """\
 You are a careful, impartial judge of texts. You score one text against a rubric, criterion by criterion, and reply \
@@ -56,42 +71,28 @@ class ReplyError(PromptbenchError):
     """A judge's reply is not a valid verdict; the message says what is wrong with it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fingerprint(Record):
-    """What decides an automatic judge's scores. Two verdicts with different fingerprints are of different judges."""
-
-    model: str
-    params: Mapping[str, Any]
-    rubric_sha256: str
-    prompt_sha256: str
-
-    @property
-    def sha256(self) -> str:
-        return sha256(self.to_json())
-
-
-def judge_params(judge: Model, rubric: Rubric, *, structured: bool) -> dict[str, Any]:
-    """The judge's own parameters at temperature 0, and its reply's JSON schema where it takes one."""
-    params = {"max_tokens": 600, **judge.params, "temperature": 0}
-    if structured:
-        schema = {"name": "verdict", "strict": True, "schema": reply_schema(rubric)}
-        params["response_format"] = {"type": "json_schema", "json_schema": schema}
-    return params
+def judge_params(judge: Model) -> dict[str, Any]:
+    """The judge's own parameters at temperature 0, which is the closest that most providers come to repeatable."""
+    return {"max_tokens": 600, **judge.params, "temperature": 0}
 
 
 def fingerprint(judge: Model, rubric: Rubric) -> Fingerprint:
     return Fingerprint(
         model=judge.model,
-        params=judge_params(judge, rubric, structured=False),
+        params=judge_params(judge),
         rubric_sha256=rubric.sha256,
         prompt_sha256=sha256([SYSTEM, QUESTION, AGAIN]),
     )
 
 
-def reply_schema(rubric: Rubric) -> dict[str, Any]:
-    """The JSON schema of a valid reply: the rationale first, so that a model thinks before it scores."""
-    properties: dict[str, Any] = {"rationale": {"type": "string"}}
-    for c in rubric.judged:
+def reply_schema(criteria: Sequence[Criterion], *, longest: int | None = None) -> dict[str, Any]:
+    """The JSON schema of a valid reply: the rationale first, so that a model thinks before it scores.
+
+    ``longest`` bounds the rationale's characters. Only the embedded engine is given it: hosted ones know when to stop,
+    and several refuse the keyword.
+    """
+    properties: dict[str, Any] = {"rationale": {"type": "string"} | ({"maxLength": longest} if longest else {})}
+    for c in criteria:
         if c.type == "flag":
             properties[c.name] = {"type": "boolean"}
         elif _whole(c):
@@ -114,32 +115,46 @@ def _whole(criterion: Criterion) -> bool:
 
 
 def question(
-    candidate: LoggedCandidate, output: str, rubric: Rubric, judge: Model, *, structured: bool, call: int = 0
+    candidate: LoggedCandidate, output: str, rubric: Rubric, judge: Model, *, structured: bool, second: bool = False
 ) -> Cell:
-    """The cell that asks ``judge`` about one output. ``call`` above 0 asks the same again, for its own consistency."""
+    """The cell that asks ``judge`` about one output of a candidate, which was read with its texts.
+
+    ``structured`` hands the reply's JSON schema to the provider. ``second`` asks once more for the judge's agreement
+    with itself: with the criteria in the opposite order, since the very same question at temperature 0 would mostly
+    show that the provider can repeat itself.
+    """
+    criteria = rubric.judged[::-1] if second else rubric.judged
     fence = sha256([rubric.sha256, dict(candidate.context or {}), output])[:16]
-    keys = ", ".join(f'"{c.name}" ({_kind(c)})' for c in rubric.judged)
     messages = (
         Message(role="system", content=SYSTEM.format(rubric=rubric.body.strip())),
         Message(
             role="user",
             content=QUESTION.format(
                 fence=fence,
-                context=json.dumps(dict(candidate.context or {}), ensure_ascii=False),
-                text=json.dumps(output, ensure_ascii=False),
-                keys=keys,
+                context=_data(dict(candidate.context or {})),
+                text=_data(output),
+                keys=", ".join(f'"{c.name}" ({_kind(c)})' for c in criteria),
             ),
         ),
     )
-    prompt = Prompt(task="judge", version=rubric.id, messages=messages, sha256=sha256([SYSTEM, QUESTION]))
+    params = judge_params(judge)
+    if structured:
+        schema = reply_schema(criteria, longest=EMBEDDED_RATIONALE if judge.embedded else None)
+        verdict = {"name": "verdict", "strict": True, "schema": schema}
+        params["response_format"] = {"type": "json_schema", "json_schema": verdict}
     return Cell(
         task="judge",
         model=replace(judge, name=f"judge {judge.name}"),
-        prompt=prompt,
-        scenario=Scenario(id=f"{candidate.run_id}.{fence}.{call}"),
+        prompt=Prompt(task="judge", version=rubric.id, messages=messages, sha256=sha256([SYSTEM, QUESTION])),
+        scenario=Scenario(id=f"{candidate.run_id}.{fence}"),
         messages=messages,
-        params=judge_params(judge, rubric, structured=structured) | ({"seed": call} if call else {}),
+        params=params,
     )
+
+
+def _data(value: object) -> str:
+    """JSON that can be sent: half characters, which no provider takes, become question marks."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode()
 
 
 def _kind(criterion: Criterion) -> str:
@@ -189,18 +204,12 @@ def _only_object(reply: str) -> Mapping[str, Any]:
     elif not text.startswith("{") and "{" in text:
         text = text[text.index("{") : text.rindex("}") + 1] if "}" in text else text
     try:
-        data = json.loads(text, object_pairs_hook=_no_duplicates)
+        data = json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError):
         raise ReplyError("it is not one JSON object") from None
     if not isinstance(data, Mapping):
         raise ReplyError("it is JSON, but not an object")
     return data
-
-
-def _no_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    if len({k for k, _ in pairs}) != len(pairs):
-        raise ValueError("a key stands twice")
-    return dict(pairs)
 
 
 def _score(data: Mapping[str, Any], criterion: Criterion) -> Score:
@@ -211,7 +220,7 @@ def _score(data: Mapping[str, Any], criterion: Criterion) -> Score:
         if not isinstance(value, bool):
             raise ReplyError(f"{criterion.name} is {_short(value)}; it must be true or false")
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not is_number(value):
         raise ReplyError(f"{criterion.name} is {_short(value)}; it must be {_kind(criterion)}")
     assert criterion.min is not None
     assert criterion.max is not None
@@ -223,10 +232,3 @@ def _score(data: Mapping[str, Any], criterion: Criterion) -> Score:
 def _short(value: object) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:59] + "…"
-
-
-def merged(parts: Sequence[Mapping[str, Score]]) -> dict[str, Score]:
-    """One candidate's scores from those of its outputs: means; a single output's scores as they are."""
-    if len(parts) == 1:
-        return dict(parts[0])
-    return {name: sum(float(p[name] or 0.0) for p in parts) / len(parts) for name in parts[0]}

@@ -104,6 +104,7 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ),
     ("--judge-export", {"metavar": "PATH", "help": "write a packet of the pending candidates; runs no test"}),
     ("--judge-apply", {"metavar": "PATH", "help": "take in a scored packet; runs no test"}),
+    ("--judge-auto", {"action": "store_true", "help": "have the suite's automatic judge score what it has not scored"}),
     ("--judge-reveal", {"action": "store_true", "help": "with --judge-export: not blind"}),
 )
 _NOT_OUR_WARNINGS = (  # of libraries below us, while they are imported beside a running test
@@ -449,7 +450,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if _DESK in config.stash and not _is_worker(config):
         if _TICKER in config.stash:
             config.stash[_TICKER].stop()
-        config.stash[_CLOSING] = config.stash[_DESK].finish()
+        interrupted = exitstatus == pytest.ExitCode.INTERRUPTED
+        config.stash[_CLOSING] = closing = config.stash[_DESK].finish(
+            judge=not interrupted, say=lambda line: _say(config, line)
+        )
+        if any(j.unavailable for j in closing.judged) and exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
     _settle(session, exitstatus)
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,34 @@ def sha256(value: object) -> str:
     """
     text = value if isinstance(value, str) else canonical_json(value)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a finite JSON number; true and false are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+class DuplicateKeyError(ValueError):
+    """An object of a JSON text has the key ``key`` twice, so that one of its values would be lost in silence."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the key {key!r} stands twice; remove one")
+        self.key = key
+
+
+def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """``object_pairs_hook`` of ``json.loads`` that raises DuplicateKeyError."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise DuplicateKeyError(key)
+        found[key] = value
+    return found
 
 
 @cache
@@ -382,18 +411,49 @@ class Judge(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fingerprint(Record):
+    """What decides an automatic judge's scores: with another fingerprint, the same model is another judge."""
+
+    model: str
+    params: Mapping[str, Any]
+    rubric_sha256: str
+    prompt_sha256: str
+
+    @cached_property
+    def sha256(self) -> str:
+        return sha256(self.to_json())
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verdict(Record):
     """One judge's scores of one candidate under one rubric.
 
     ``scores`` holds every criterion of the rubric: None is "not scored", never 0 and never NaN. Where a candidate
     has several outputs, a score is the mean over them (a flag becomes the share of outputs where it is true).
-    ``at`` is ISO 8601 in UTC.
+    ``at`` is ISO 8601 in UTC. ``fingerprint`` is an automatic judge's; people and agents have none.
     """
 
     scores: Mapping[str, Score]
     judge: Judge
     rationale: str | None = None
     at: str = ""
+    fingerprint: Fingerprint | None = None
+
+
+def mean_scores(parts: Sequence[Mapping[str, Score]]) -> dict[str, Score]:
+    """One candidate's scores from those of its outputs: means; a single output's scores as they are.
+
+    What any output lacks is None, so that a mean never rests on a part of them in silence.
+    """
+    if len(parts) == 1:
+        return dict(parts[0])
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: _mean_score([part.get(name) for part in parts]) for name in names}
+
+
+def _mean_score(values: Sequence[Score]) -> Score:
+    known = [float(v) for v in values if v is not None]
+    return math.fsum(known) / len(known) if len(known) == len(values) else None
 
 
 def composite(scores: Mapping[str, Score], rubric: Rubric) -> float | None:
@@ -418,8 +478,11 @@ def composite(scores: Mapping[str, Score], rubric: Rubric) -> float | None:
 class LoggedCandidate(Record):
     """A candidate as MLflow holds it: what leaderboards, packets, agreement and gates are made from.
 
-    ``verdicts`` are all that are known, of every judge. ``outputs`` and ``context`` are None where the reader did
-    not ask for texts. ``checks`` are the flags that a program filled. ``started_at`` is milliseconds since the epoch.
+    ``verdicts`` are all that are known, the latest of every judge; ``second_verdicts`` are what a judge said when it
+    saw the same candidate once more without knowing; ``failed_verdicts`` maps an automatic judge's name to what was
+    wrong with its replies. ``sampling_probability`` is that with which an audit drew the candidate. ``outputs`` and
+    ``context`` are None where the reader did not ask for texts. ``checks`` are the flags that a program filled.
+    ``started_at`` is milliseconds since the epoch.
     """
 
     run_id: str
@@ -435,6 +498,8 @@ class LoggedCandidate(Record):
     pending: bool
     error: str | None = None
     verdicts: tuple[Verdict, ...] = ()
+    second_verdicts: tuple[Verdict, ...] = ()
+    failed_verdicts: Mapping[str, str] = field(default_factory=dict)
     checks: Mapping[str, bool | float] = field(default_factory=dict)
     started_at: int = 0
     latency_s: float | None = None

@@ -24,10 +24,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from .autojudge import Judged, asking, judge_and_write, unscored
 from .catalog import load_suite
 from .checks import fill_checks
 from .completer import LiteLLMCompleter, spare_loopback_from_proxies
-from .errors import CatalogError, PromptbenchError
+from .errors import CatalogError, PromptbenchError, TrackingError
 from .generation import Completer, Generator, Limits, Progress
 from .grid import cells, select
 from .leaderboard import build_leaderboard
@@ -60,9 +61,10 @@ class Plan(Record):
     tasks: tuple[Task, ...]
     cells: int
 
-    @property
-    def embedded(self) -> tuple[str, ...]:
-        models = (m for t in self.tasks for m in (*t.suite.models, *((t.suite.judge,) if t.suite.judge else ())))
+    def embedded(self, *, judging: bool) -> tuple[str, ...]:
+        """The embedded models that generate and, where the automatic judge is asked, those that judge."""
+        judges = [t.suite.judge for t in self.tasks if judging and t.suite.judge is not None]
+        models = (*(m for t in self.tasks for m in t.suite.models), *judges)
         return tuple(sorted({m.model for m in models if m.embedded}))
 
 
@@ -131,8 +133,9 @@ class Bench:
         if key not in self._tasks:
             suite = load_suite(path, root=self.settings.root, environ=os.environ)
             suite = select(suite, self.settings.models, self.settings.prompts)
-            self._check_embedded(suite)
-            self._check_prices(suite)
+            asked = (*suite.models, *self._judges(suite))
+            self._check_embedded(suite, asked)
+            self._check_prices(suite, asked)
             self._tasks[key] = Task(suite=suite, experiment=self.settings.experiment_of(suite.task, experiment))
         return self._tasks[key]
 
@@ -140,17 +143,27 @@ class Bench:
     def tasks(self) -> tuple[Task, ...]:
         return tuple(self._tasks.values())
 
-    def _check_embedded(self, suite: Suite) -> None:
-        for model in suite.models:
+    def _judges(self, suite: Suite) -> tuple[Model, ...]:
+        """The automatic judge, where this session is to ask it."""
+        if not self.settings.judge_auto:
+            return ()
+        if suite.judge is not None:
+            return (suite.judge,)
+        left_out = next((f": {n[6:]}: {why}" for n, why in suite.skipped.items() if n.startswith("judge:")), None)
+        remedy = left_out or "; name one, as in  judge: {model: haiku}"
+        raise CatalogError(f"{suite.path}: --judge-auto needs the suite's automatic judge, and there is none{remedy}")
+
+    def _check_embedded(self, suite: Suite, models: Iterable[Model]) -> None:
+        for model in models:
             reason = installed(model.model) if model.embedded and not self.settings.judging else None
             if reason:
                 raise CatalogError(f"{suite.path}: model {model.name}: {reason}")
 
-    def _check_prices(self, suite: Suite) -> None:
+    def _check_prices(self, suite: Suite, models: Sequence[Model]) -> None:
         if self.settings.max_cost_usd is None or self.settings.allow_unpriced or self.settings.judging:
             return
-        completer = LiteLLMCompleter(suite.models)
-        unknown = [m.name for m in suite.models if not completer.is_priced(m)]
+        completer = LiteLLMCompleter(models)
+        unknown = [m.name for m in models if not completer.is_priced(m)]
         if unknown:
             raise CatalogError(
                 f"{suite.path}: --bench-max-cost needs to know prices, and LiteLLM has none for "
@@ -299,6 +312,7 @@ class Closing:
     tasks: tuple[Task, ...] = ()
     boards: tuple[Board, ...] = ()
     files: tuple[Path, ...] = ()
+    judged: tuple[Judged, ...] = ()
     unlogged: int = 0
     problem: str | None = None
 
@@ -328,14 +342,15 @@ class Desk:
         _clear_old_folders(settings)
         self._recorder = Recorder(where(settings))
         self._recorder.start()
-        if self.plan.embedded:
+        if self.plan.embedded(judging=settings.judge_auto):
             self._starter = threading.Thread(target=self._start_server, name="promptbench-embedded", daemon=True)
             self._starter.start()
 
     def _start_server(self) -> None:
         assert self.plan is not None
+        names = self.plan.embedded(judging=self.settings.judge_auto)
         try:
-            self._folder.write("embedded.json", {"api_base": self._server.start(self.plan.embedded).api_base})
+            self._folder.write("embedded.json", {"api_base": self._server.start(names).api_base})
         except (PromptbenchError, OSError) as error:
             self._folder.write("embedded.json", {"error": str(error)})
 
@@ -356,13 +371,19 @@ class Desk:
         while self.progress().in_flight and time.monotonic() < deadline:
             time.sleep(0.1)
 
-    def finish(self) -> Closing:
-        """Bring everything to MLflow, read it back, and write the leaderboards."""
+    def finish(self, *, judge: bool = True, say: Callable[[str], None] = lambda _: None) -> Closing:
+        """Bring everything to MLflow, read it back, have it judged where that was asked for, write the leaderboards.
+
+        ``judge=False`` leaves the automatic judge out, as after an interrupt; ``say`` is told how far it is.
+        """
         if self.plan is None or self._recorder is None:
             return Closing()
         tasks = self.plan.tasks
+        judged: tuple[Judged, ...] = ()
         try:
             outcome = self._recorder.finish(self._keys, list(dict.fromkeys(t.experiment for t in tasks)))
+            if judge and self.settings.judge_auto and outcome.unlogged >= 0:
+                outcome, judged = self._judge(outcome, say)
         finally:
             self.close()
         boards = build_boards(tasks, outcome, self.settings.report)
@@ -372,7 +393,35 @@ class Desk:
             files = tuple(write_reports(boards))
         except OSError as error:
             problem = problem or f"the reports could not be written: {error}"
-        return Closing(tasks=tasks, boards=boards, files=files, unlogged=outcome.unlogged, problem=problem)
+        return Closing(
+            tasks=tasks, boards=boards, files=files, judged=judged, unlogged=outcome.unlogged, problem=problem
+        )
+
+    def _judge(self, outcome: Outcome, say: Callable[[str], None]) -> tuple[Outcome, tuple[Judged, ...]]:
+        """Ask the suites' automatic judges about what they have not scored; of a shard, about its own candidates."""
+        assert self.plan is not None
+        assert self._recorder is not None
+        groups = {(t.experiment, t.suite.task, t.suite.rubric.sha256): t for t in self.plan.tasks}
+        judges = [t.suite.judge for t in groups.values() if t.suite.judge is not None]
+        mine = {key for _, key in self._keys} if self.settings.shard is not None else None
+        everyone = {name: list(found) for name, found in outcome.candidates.items()}
+        judged: list[Judged] = []
+        with asking(self.settings, _SessionCompleter(judges, folder=self._folder)) as ask:
+            for task in groups.values():
+                rubric, judge = task.suite.rubric, task.suite.judge
+                found = [c for c in everyone.get(task.experiment, ()) if c.task == task.suite.task]
+                todo = [c for c in found if mine is None or c.candidate in mine]
+                assert judge is not None
+                todo = unscored(todo, rubric, judge)
+                every = _every(5.0, lambda done, total: say(f"judging: {done}/{total}"))
+                try:
+                    after, came_to = judge_and_write(todo, rubric, judge, ask, self._recorder.judge, progress=every)
+                except TrackingError as error:
+                    return replace(outcome, error=str(error)), tuple(judged)
+                changed = {c.run_id: c for c in after}
+                everyone[task.experiment] = [changed.get(c.run_id, c) for c in everyone.get(task.experiment, ())]
+                judged.append(replace(came_to, experiment=task.experiment))
+        return replace(outcome, candidates={k: tuple(v) for k, v in everyone.items()}), tuple(judged)
 
     def close(self) -> None:
         """End what was started."""
@@ -382,6 +431,19 @@ class Desk:
             self._starter.join(5)
         self._server.stop()
         self._folder.remove()
+
+
+def _every(seconds: float, tell: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    """``tell``, but at most once in so many seconds."""
+    last = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            tell(done, total)
+
+    return progress
 
 
 def where(settings: Settings) -> Where:

@@ -16,6 +16,7 @@ LAYERS = [
     ["ending"],
     ["sitdown", "regression", "axes", "scheduling"],
     ["session"],
+    ["autojudge"],
     ["report", "localmodels", "completer", "tracking"],
     ["generation", "leaderboard", "packet", "gate", "judging", "settings"],
     ["statistics", "grid", "ledger", "candidate"],
@@ -25,7 +26,7 @@ LAYERS = [
     ["errors"],
 ]
 DOORS = {
-    "mlflow": ["tracking/store.py"],
+    "mlflow": ["tracking/store.py", "tracking/spans.py", "tracking/verdicts.py"],
     "sqlalchemy": ["tracking/recorder.py"],
     "litellm": ["completer.py"],
     "xllamacpp": ["localmodels/__main__.py"],

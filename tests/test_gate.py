@@ -14,6 +14,7 @@ from pytest_promptbench.gate import Baseline, BaselineRow, GateOutcome, Toleranc
 from pytest_promptbench.leaderboard import build_leaderboard
 from pytest_promptbench.records import (
     Criterion,
+    Fingerprint,
     Judge,
     Leaderboard,
     LoggedCandidate,
@@ -531,9 +532,20 @@ RUBRIC = Rubric(
 )
 
 
+JUDGE = Fingerprint(model="openai/judge", params={"temperature": 0}, rubric_sha256="a" * 64, prompt_sha256="p")
+
+
 def candidate(scenario, relevance, *, prompt="v1", overlong=False, tier=Tier.AUTO, number=0) -> LoggedCandidate:
     verdicts = (
-        () if relevance is None else (Verdict(scores={"relevance": relevance}, judge=Judge(tier=tier, name="h")),)
+        ()
+        if relevance is None
+        else (
+            Verdict(
+                scores={"relevance": relevance},
+                judge=Judge(tier=tier, name="h"),
+                fingerprint=JUDGE if tier is Tier.AUTO else None,
+            ),
+        )
     )
     return LoggedCandidate(
         run_id=f"{prompt}-{scenario}-{number}",
@@ -594,11 +606,11 @@ def test_a_snapshot_of_a_session():
         candidate("a", 3, prompt="elsewhere"),
     ]
     leaderboard = board(v1={"a": 8.5}, v2={"a": 6.0})
-    found = gate.snapshot(leaderboard, candidates, SUITE, judge="j1", saved_at="2026-11-23T10:00:00Z")
+    found = gate.snapshot(leaderboard, candidates, SUITE, saved_at="2026-11-23T10:00:00Z")
     assert [r.name for r in found.rows] == [("haiku", "v1"), ("haiku", "v2")]
     assert found.rows[0].scores == {"a": {"composite": 8.5, "relevance": 4.5, "overlong": 0.5}, "b": {}}
     assert found.rows[1].scores["b"] == {}  # judged by another tier than the row rests on
-    assert found.rows[0].judge == "j1"
+    assert found.rows[0].judge == JUDGE.sha256
     assert found.better == {"composite": "higher", "relevance": "higher", "overlong": "lower"}
     assert found.prompts == {"v1": "p1"}
     assert set(found.scenarios) == {"a", "b"}
@@ -615,9 +627,7 @@ def test_a_snapshot_is_the_leaderboards():
         candidate("b", 2, number=3, overlong=True, tier=Tier.HUMAN),
         candidate("c", 5, number=4),
     ]
-    found = gate.snapshot(
-        build_leaderboard(candidates, RUBRIC, experiment="e", task="tip"), candidates, SUITE, judge="j1"
-    )
+    found = gate.snapshot(build_leaderboard(candidates, RUBRIC, experiment="e", task="tip"), candidates, SUITE)
     (only,) = found.rows
     assert (only.tier, only.judge) == ("claude-code+human", None)
     assert only.scores == {

@@ -97,6 +97,7 @@ def test_with_the_store_down_candidates_are_kept_and_the_next_session_logs_them(
     recorder = Recorder(project.where("one", uri=down))
     recorder.start()
     outcome = recorder.finish(project.post("one", ["a", "b"], uri=down), ["e"])
+    recorder.close()
     assert outcome.unlogged == 2
     assert "127.0.0.1:9" in (outcome.error or "")
     # the same store is back, under the name that the candidates wait for

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import CatalogError
-from ..records import Scenario
+from ..records import Scenario, unique_keys
 from .schema import ScenarioFile, ScenariosFile, validate
 from .yamlfile import HALF_CHARACTER, MAX_DEPTH, Located, is_file, parse, read_text
 
@@ -78,7 +78,7 @@ def _jsonl(file: Path) -> Iterator[Placed]:
     for number, line in enumerate(read_text(file).split("\n"), start=1):
         if line.strip():
             try:
-                item = json.loads(line, parse_constant=_not_finite, parse_float=_finite, object_pairs_hook=_unique_keys)
+                item = json.loads(line, parse_constant=_not_finite, parse_float=_finite, object_pairs_hook=unique_keys)
                 _refuse_odd(item)
             except json.JSONDecodeError as error:
                 raise CatalogError(
@@ -98,15 +98,6 @@ def _not_finite(text: str) -> NoReturn:
 def _finite(text: str) -> float:
     value = float(text)
     return value if math.isfinite(value) else _not_finite(text)
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in result:
-            raise ValueError(f"the key {key!r} stands twice; remove one")
-        result[key] = value
-    return result
 
 
 def _refuse_odd(value: Any, depth: int = 0) -> None:

@@ -72,14 +72,13 @@ def snapshot(
     candidates: Iterable[LoggedCandidate],
     suite: Suite,
     *,
-    judge: str | None = None,
     saved_at: str = "",
 ) -> Baseline:
     """A session's scores as a Baseline, to be saved or to be compared with one.
 
     Composites are the leaderboard's own. Criteria are means over the verdicts of ``candidates``, which should be those
     that the leaderboard counts, of the tier that its row rests on; a scenario that only has candidates without such a
-    verdict is there as unscored. judge: the automatic judge's fingerprint.
+    verdict is there as unscored.
     """
     cells: dict[RowName, list[LoggedCandidate]] = {(row.model, row.prompt): [] for row in board.rows}
     for candidate in candidates:
@@ -95,7 +94,7 @@ def snapshot(
             of_scenario = [_criteria(c, row.tier, board.rubric) for c in mine if c.scenario == scenario]
             named = ((name, value) for one in of_scenario for name, value in one.items())
             scores[scenario] = {"composite": total, **stats.cluster_means(named)}
-        of_auto = judge if row.tier == Tier.AUTO else None
+        of_auto = _automatic_judge(mine) if row.tier == Tier.AUTO else None
         rows.append(BaselineRow(model=row.model, prompt=row.prompt, tier=row.tier, judge=of_auto, scores=scores))
     return Baseline(
         task=board.task,
@@ -112,6 +111,13 @@ def snapshot(
         rows=tuple(rows),
         saved_at=saved_at,
     )
+
+
+def _automatic_judge(candidates: Iterable[LoggedCandidate]) -> str | None:
+    """The fingerprint of the automatic judge, or of all of them where there were several; None where none is known."""
+    verdicts = (c.automatic() for c in candidates if c.error is None)
+    found = sorted({v.fingerprint.sha256 for v in verdicts if v is not None and v.fingerprint is not None})
+    return found[0] if len(found) == 1 else sha256(found) if found else None
 
 
 def _criteria(candidate: LoggedCandidate, tier: str | None, rubric: Rubric) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import unicodedata
 from collections import Counter
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 
 from ..checks import validate_check
 from ..errors import PacketError
-from ..records import Criterion, Rubric, Tier
+from ..records import Criterion, Rubric, Tier, is_number
 
 PACKET_SCHEMA = "promptbench/packet/1"
 SIT_DOWN = (Tier.CLAUDE_CODE, Tier.HUMAN)
@@ -74,16 +73,6 @@ def shown(value: object) -> str:
 def plain(name: str) -> str:
     """A name as it is where it is short and printable, else as ``shown``."""
     return name if 0 < len(name) <= 80 and name.isprintable() else shown(name)
-
-
-def is_number(value: object) -> bool:
-    """Whether it is a finite JSON number; true and false are none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
 
 
 # -- the shape

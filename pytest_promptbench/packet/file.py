@@ -6,11 +6,12 @@ import contextlib
 import json
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import PacketError
+from ..records import DuplicateKeyError, unique_keys
 from .document import check_schema, shown
 
 MAX_BYTES = 200 * 1024 * 1024
@@ -81,25 +82,18 @@ def _decoded(raw: bytes) -> object:
         line = raw[: error.start].count(b"\n") + 1
         raise PacketError(f"not UTF-8 (line {line}, byte {raw[error.start]:#04x}); save it as UTF-8") from None
     try:
-        return json.loads(text, object_pairs_hook=_no_key_twice, parse_constant=_no_constant, parse_float=_finite)
+        return json.loads(text, object_pairs_hook=unique_keys, parse_constant=_no_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
             raise PacketError(f"not complete JSON: it ends too early or a string is open ({where})") from None
         raise PacketError(f"not JSON ({where}: {error.msg})") from None
+    except DuplicateKeyError as error:
+        raise PacketError(f"the key {shown(error.key)} stands twice in one object") from None
     except ValueError:  # CPython's limit on the digits of an integer
         raise PacketError("not a packet: it holds a whole number of thousands of digits") from None
     except RecursionError:
         raise PacketError("not a packet: it is nested too deeply") from None
-
-
-def _no_key_twice(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise PacketError(f"the key {shown(key)} stands twice in one object")
-        found[key] = value
-    return found
 
 
 def _no_constant(name: str) -> NoReturn:

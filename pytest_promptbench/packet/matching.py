@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ from typing import Any
 from ..catalog.yamlfile import parse
 from ..checks import run_check
 from ..errors import CatalogError, PacketError
-from ..records import Criterion, Judge, LoggedCandidate, Rubric, Score, Verdict, sha256
+from ..records import Criterion, Judge, LoggedCandidate, Rubric, Score, Verdict, is_number, mean_scores, sha256
 from .build import item_id
-from .document import Packet, PacketItem, PacketOutput, is_number, plain, shown
+from .document import Packet, PacketItem, PacketOutput, plain, shown
 
 NAMED = 20
 """So many problems are named; of more, the number."""
@@ -182,14 +181,7 @@ def _scores(item: PacketItem, rubric: Rubric, problems: list[str], *, checkable:
     if len(done) < len(parts):
         unscored = ", ".join(str(n) for n, p in enumerate(parts, start=1) if p is None)
         problems.append(f"{item.place}: output {unscored} of {len(parts)} is null while others are scored; score all")
-    if len(parts) == 1:
-        return done[0]
-    return {c.name: _mean([p.get(c.name) for p in done]) for c in rubric.criteria}
-
-
-def _mean(values: Sequence[Score]) -> float | None:
-    known = [float(v) for v in values if v is not None]
-    return math.fsum(known) / len(known) if known else None
+    return mean_scores(done)
 
 
 def _output_scores(

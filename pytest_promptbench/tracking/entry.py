@@ -28,7 +28,15 @@ JUDGED_TEXT = "promptbench.judged_text"
 """Hash of all that a verdict is about: rubric, scenario vars, outputs. Equal hashes share verdicts."""
 VERDICT = "promptbench.verdict."
 """Prefix of one tag per judge: ``promptbench.verdict.<tier>.<name>``, JSON with scores, time and rationale."""
+SECOND_VERDICT = "promptbench.second_verdict."
+"""Likewise what the same judge said when it saw the candidate once more."""
+FAILED_VERDICT = "promptbench.failed_verdict."
+"""Likewise that an automatic judge gave no valid reply, and what was wrong with it."""
 SAMPLING = "promptbench.sampling_probability"
+
+
+TAG_LIMIT = 8000
+"""So many characters fit into a tag's value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,3 +66,8 @@ class Logged(Record):
 
 def judged_text(rubric_sha256: str, context: Mapping[str, Any], outputs: tuple[str, ...]) -> str:
     return sha256([rubric_sha256, dict(context), list(outputs)])
+
+
+def storable(text: str) -> str:
+    """Text that every database under MLflow takes: lone surrogates and NUL become visible stand-ins."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\u2400")

@@ -3,8 +3,9 @@
 One a session. Importing MLflow and writing runs cost seconds of CPU; here they overlap with generation instead of
 competing with it for one interpreter, and the store has a single writer. The session talks to it in JSON lines:
 
-* standard input: one line of settings, later ``{"finish": {...}}``. End of file means that the session is gone.
-* standard output: one line, the answer to ``finish``.
+* standard input: one line of settings, later ``{"finish": {...}}``, then any number of ``{"judgements": [...]}``. End
+  of file means that the session is over, or gone.
+* standard output: one line, the answer, to each but the first.
 
 It holds the lock ``session:<id>``, so that another session can tell a crashed one's candidates from a living one's and
 log them in its place.
@@ -18,22 +19,24 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..errors import PromptbenchError, TrackingError
 from ..ledger import Entry, Ledger
 from ..locks import LockFile
-from ..records import LoggedCandidate, Record
+from ..records import Judge, LoggedCandidate, Record, Rubric, Verdict
 from .entry import Logged
 from .store import TrackingStore
 
 BATCH = 40
-IDLE_S = 0.05
+IDLE_S = 0.02
 ADOPT_EVERY_S = 2.0
 TRIES_AT_THE_END = 3
 WAIT_FOR_OTHERS_S = 120.0
@@ -67,6 +70,29 @@ class Outcome(Record):
     candidates: Mapping[str, tuple[LoggedCandidate, ...]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Judgement(Record):
+    """What an automatic judge said of a candidate: a verdict, or the ``problem`` with its replies.
+
+    ``second``: it saw the candidate once more, which shows how well it agrees with itself.
+    """
+
+    candidate: LoggedCandidate
+    rubric: Rubric
+    judge: Judge
+    verdict: Verdict | None = None
+    problem: str | None = None
+    second: bool = False
+
+    def write(self, store: TrackingStore) -> LoggedCandidate:
+        """Bring it to MLflow; the candidate as it is then."""
+        if self.verdict is not None:
+            return store.record(self.candidate, self.verdict, self.rubric, second=self.second)
+        if self.second:
+            return self.candidate
+        return store.record_failure(self.candidate, self.judge, self.problem or "no reason given", self.rubric)
+
+
 # -- the session's side
 
 
@@ -76,14 +102,17 @@ class Recorder:
     def __init__(self, where: Where) -> None:
         self._where = where
         self._process: subprocess.Popen[str] | None = None
+        self._errors: IO[str] | None = None
 
     def start(self) -> None:
         """Start the process; returns at once."""
+        if self._errors is None:
+            self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - see close
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", __name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._errors,
             text=True,
             encoding="utf-8",
             env=dict(os.environ),  # a copy: another thread may be importing LiteLLM, which writes to the environment
@@ -92,24 +121,43 @@ class Recorder:
         self._say(self._where.to_json())
 
     def finish(self, keys: Sequence[tuple[str, str]], experiments: Sequence[str]) -> Outcome:
-        """Wait until all is in MLflow, or cannot be; read the experiments back; end the process.
+        """Wait until all candidates are in MLflow, or cannot be, and read the experiments back.
 
         A recorder that was killed is started anew once: what it had not written is still in the ledger.
         """
-        question = {"finish": {"keys": [list(k) for k in keys], "experiments": list(experiments)}}
-        for attempt in (1, 2):
+        try:
+            answer = self._ask({"finish": {"keys": [list(k) for k in keys], "experiments": list(experiments)}})
+        except TrackingError as error:
+            return Outcome(unlogged=-1, error=str(error))
+        return Outcome.from_json(answer)
+
+    def judge(self, judgements: Sequence[Judgement]) -> tuple[LoggedCandidate, ...]:
+        """Write what an automatic judge said; the candidates as they are then, without texts. TrackingError."""
+        answer = self._ask({"judgements": [j.to_json() for j in judgements]})
+        if answer.get("error"):
+            raise TrackingError(answer["error"])
+        return tuple(LoggedCandidate.from_json(c) for c in answer["candidates"])
+
+    def _ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        last = "no message"
+        for _ in (1, 2):
             if self._process is None or self._process.poll() is not None:
                 self.start()
             assert self._process is not None
+            assert self._process.stdout is not None
             self._say(question)
-            out, err = self._process.communicate()
-            line = out.strip().splitlines()[-1] if out.strip() else ""
-            if line:
-                return Outcome.from_json(json.loads(line))
-            if attempt == 2:
-                last = (err.strip().splitlines() or ["no message"])[-1]
-                return Outcome(unlogged=-1, error=f"the recording process ended without an answer: {last}")
-        raise AssertionError("unreachable")
+            line = self._process.stdout.readline()
+            if line.endswith("\n"):
+                answer: dict[str, Any] = json.loads(line)
+                return answer
+            self._process.wait()
+            last = self._last_words() or last
+        raise TrackingError(f"the recording process ended without an answer: {last}")
+
+    def _last_words(self) -> str:
+        assert self._errors is not None
+        self._errors.seek(0)
+        return (self._errors.read().strip().splitlines() or [""])[-1]
 
     def close(self) -> None:
         """End the process, if it runs, without waiting for what is left."""
@@ -120,6 +168,11 @@ class Recorder:
                 self._process.wait(10)
             except subprocess.TimeoutExpired:
                 self._process.kill()
+                self._process.wait()
+        if self._process is not None and self._process.stdout is not None:
+            self._process.stdout.close()
+        if self._errors is not None:
+            self._errors.close()
 
     def _say(self, value: object) -> None:
         assert self._process is not None
@@ -202,6 +255,12 @@ class _Work:
             return Outcome(unlogged=left, error=str(error))
         return Outcome(unlogged=left, error=self.error if left else None, candidates=candidates)
 
+    def judge(self, judgements: Sequence[Judgement]) -> dict[str, Any]:
+        try:
+            return {"candidates": [j.write(self.store).to_json() for j in judgements]}
+        except TrackingError as error:
+            return {"error": str(error)}
+
     def _with_texts(self, experiment: str) -> list[LoggedCandidate]:
         """The experiment's candidates; texts from the ledger where this project made them, else from MLflow."""
         candidates = self.store.read(experiment)
@@ -220,20 +279,33 @@ def _fill(candidate: LoggedCandidate, texts: Mapping[str, Any]) -> LoggedCandida
     return dataclasses.replace(candidate, outputs=tuple(texts["outputs"]), context=texts["context"])
 
 
+class _Questions:
+    """What the session asks, in order; ``gone`` once it has closed the line."""
+
+    def __init__(self) -> None:
+        self.gone = threading.Event()
+        self._waiting: deque[dict[str, Any]] = deque()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        for line in sys.stdin:
+            self._waiting.append(json.loads(line))
+        self.gone.set()
+
+    def next(self) -> dict[str, Any] | None:
+        return self._waiting[0] if self._waiting else None
+
+    def answer(self, value: Mapping[str, Any]) -> None:
+        self._waiting.popleft()
+        sys.stdout.write(json.dumps(value) + "\n")
+        sys.stdout.flush()
+
+
 def main() -> None:
-    """Serve one session until it says "finish" or goes away."""
+    """Serve one session until it closes the line."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     where = Where.from_json(json.loads(sys.stdin.readline()))
-    finish: dict[str, Any] | None = None
-    gone = threading.Event()
-
-    def listen() -> None:
-        nonlocal finish
-        for line in sys.stdin:
-            finish = json.loads(line)["finish"]
-        gone.set()
-
-    threading.Thread(target=listen, daemon=True).start()
+    questions = _Questions()
     _prefer_speed_over_power_loss()
     work = _Work(where)
     failures, asked_at = 0, 0.0
@@ -245,18 +317,21 @@ def main() -> None:
         except TrackingError as error:
             work.error, busy = str(error), False
             failures += 1
-        if finish is not None:
+        question = questions.next()
+        if question is not None and "finish" in question:
             asked_at = asked_at or time.monotonic()
-            keys = [(k[0], k[1]) for k in finish["keys"]]
+            keys = [(k[0], k[1]) for k in question["finish"]["keys"]]
             drained = failures == 0 and not busy and _settled(work, keys, asked_at)
             if drained or failures >= TRIES_AT_THE_END:
-                sys.stdout.write(json.dumps(work.outcome(keys, finish["experiments"]).to_json()) + "\n")
-                break
-        elif gone.is_set():
+                questions.answer(work.outcome(keys, question["finish"]["experiments"]).to_json())
+                continue
+        elif question is not None:
+            questions.answer(work.judge([Judgement.from_json(j) for j in question["judgements"]]))
+            continue
+        elif questions.gone.is_set():
             break
         if not busy:
             time.sleep(IDLE_S if failures == 0 else 0.5)
-    sys.stdout.flush()
     os._exit(0)  # MLflow's and SQLAlchemy's exit handlers have nothing left to do
 
 

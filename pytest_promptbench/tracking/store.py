@@ -7,8 +7,8 @@ never believed from memory, so a crash at any point is repaired by logging the s
 
 from __future__ import annotations
 
-import base64
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -26,11 +26,12 @@ from ..errors import TrackingError
 from ..ledger import Entry
 from ..locks import LockFile
 from ..quiet import quiet_environment
-from ..records import Answer, Judge, LoggedCandidate, Rubric, Score, Tier, Verdict, composite
+from ..records import Judge, LoggedCandidate, Rubric, Tier, Verdict
 from . import entry as names
-from .entry import Logged
+from . import verdicts
+from .entry import TAG_LIMIT, Logged, storable
+from .spans import end_ms, start_ms, trace_id, trace_spans
 
-TAG_LIMIT = 8000
 PAGE = 5000
 _SPANS_A_CALL = 40
 
@@ -137,6 +138,7 @@ class TrackingStore:
         with _translated(self.uri):
             logged: list[str] = []
             fresh: list[tuple[Logged, str, str]] = []
+            taken_over: list[tuple[Rubric, str, tuple[Verdict, ...]]] = []
             for item in entries:
                 experiment_id = self.experiment(item.experiment, create=True)
                 assert experiment_id is not None
@@ -146,13 +148,19 @@ class TrackingStore:
                     run_id, status = item.run_id, "FINISHED"  # another session has logged it since we looked
                 record = Logged.from_json(item.record)
                 if status not in ("FINISHED", "FAILED"):
-                    run_id = self._write_run(record, experiment_id, run_id or None, known)
+                    carried = None if record.candidate.failed else self._judged_before(record)
+                    run_id = self._write_run(record, experiment_id, run_id or None, known, carried)
                     fresh.append((record, experiment_id, run_id))
+                    if carried is not None:
+                        taken_over.append((record.rubric, run_id, verdicts.carried(carried)))
                 logged.append(run_id)
                 known[item.candidate] = (run_id, "FINISHED")
             self._write_traces(fresh)
+            for rubric, run_id, given in taken_over:
+                for verdict in given:
+                    self._feedback(run_id, verdicts.feedback(verdict, rubric, run_id=run_id))
             for record, _, run_id in fresh:
-                end = _end_ms(record)
+                end = end_ms(record)
                 status = "FAILED" if record.candidate.failed else "FINISHED"
                 self._client.set_terminated(run_id, status, end_time=end)
             return logged
@@ -189,8 +197,14 @@ class TrackingStore:
                 return
 
     def _write_run(
-        self, record: Logged, experiment_id: str, run_id: str | None, known: Mapping[str, tuple[str, str]]
+        self,
+        record: Logged,
+        experiment_id: str,
+        run_id: str | None,
+        known: Mapping[str, tuple[str, str]],
+        carried: Any = None,
     ) -> str:
+        """Everything of a run but its trace and its end. ``carried``: the run whose sit-down verdicts it takes over."""
         from mlflow.entities import Metric, Param, RunTag
 
         candidate, cell = record.candidate, record.candidate.cell
@@ -219,12 +233,11 @@ class TrackingStore:
             tags[names.JUDGED_TEXT] = record.judged_text
             if record.checks:
                 tags[names.CHECKS] = json.dumps(record.checks)
-            carried = self._judged_before(record)
             if carried is not None:
-                tags.update(_carried_tags(carried))
+                tags.update(verdicts.carried_tags(carried))
                 judged = {c.name for c in record.rubric.criteria} | {"composite"}
                 metrics.update({k: v for k, v in carried.data.metrics.items() if k in judged})
-        tags = {k: _storable(v)[:TAG_LIMIT] for k, v in tags.items()}
+        tags = {k: storable(v)[:TAG_LIMIT] for k, v in tags.items()}
         failed_before = known.get(
             _cell_key({"model": cell.model.name, "prompt": cell.prompt.version, "scenario": cell.scenario.id}, tags)
         )
@@ -237,21 +250,21 @@ class TrackingStore:
         if run_id is None:
             run = self._client.create_run(
                 experiment_id,
-                start_time=_start_ms(record),
+                start_time=start_ms(record),
                 tags=tags,
-                run_name=_storable(" · ".join(cell.names))[:250],
+                run_name=storable(" · ".join(cell.names))[:250],
             )
             run_id, artifacts = str(run.info.run_id), str(run.info.artifact_uri)
         else:
             artifacts = str(self._client.get_run(run_id).info.artifact_uri)
-        now = _end_ms(record)
+        now = end_ms(record)
         self._client.log_batch(
             run_id,
             metrics=[Metric(k, float(v), now, 0) for k, v in metrics.items() if v is not None],
             params=[
-                Param("model", _storable(cell.model.name)),
-                Param("prompt", _storable(cell.prompt.version)),
-                Param("scenario", _storable(cell.scenario.id)),
+                Param("model", storable(cell.model.name)),
+                Param("prompt", storable(cell.prompt.version)),
+                Param("scenario", storable(cell.scenario.id)),
             ],
             tags=late_tags,
         )
@@ -290,7 +303,7 @@ class TrackingStore:
         """One trace a candidate, linked to its run; many traces in one store call."""
         by_experiment: dict[str, list[Any]] = {}
         for record, experiment_id, run_id in fresh:
-            by_experiment.setdefault(experiment_id, []).extend(_spans(record, trace_id(run_id)))
+            by_experiment.setdefault(experiment_id, []).extend(trace_spans(record, trace_id(run_id)))
         for experiment_id, spans in by_experiment.items():
             for start in range(0, len(spans), _SPANS_A_CALL):
                 self._traces.log_spans(experiment_id, spans[start : start + _SPANS_A_CALL])
@@ -312,8 +325,6 @@ class TrackingStore:
 
     def texts(self, candidates: Sequence[LoggedCandidate]) -> list[LoggedCandidate]:
         """The same candidates with ``outputs`` and ``context`` from their artifacts; failed ones have no outputs."""
-        import dataclasses
-
         self.open()
 
         def load(candidate: LoggedCandidate) -> LoggedCandidate:
@@ -341,42 +352,62 @@ class TrackingStore:
 
     # -- verdicts
 
-    def record(self, candidate: LoggedCandidate, verdict: Verdict, rubric: Rubric) -> None:
-        """Keep a verdict with its candidate; the run's own metrics show the verdict that counts of its tier."""
-        self.open()
+    def record(
+        self, candidate: LoggedCandidate, verdict: Verdict, rubric: Rubric, *, second: bool = False
+    ) -> LoggedCandidate:
+        """Keep a verdict with its candidate, on the run and as feedback on its trace; the candidate as it is then.
+
+        The run's own metrics show the verdict that counts of its tier. A ``second`` verdict, of a judge that saw the
+        candidate once more, is kept beside the first and changes nothing else. Recording the same verdict again is
+        harmless.
+        """
         from mlflow.entities import Metric, RunTag
 
-        tier = verdict.judge.tier
-        everyone = [v for v in candidate.verdicts if v.judge != verdict.judge] + [verdict]
         now = int(time.time() * 1000)
-        tags = {_verdict_tag(verdict.judge): _verdict_json(verdict)}
-        metrics: dict[str, Score] = {}
-        if tier is Tier.AUTO:
-            metrics = {f"auto/{k}": v for k, v in verdict.scores.items()}
-            metrics["auto/composite"] = composite(verdict.scores, rubric)
-        else:
-            best = min((v for v in everyone if v.judge.tier is not Tier.AUTO), key=lambda v: v.judge.tier.rank)
-            if best.judge.tier is tier:
-                metrics = {**verdict.scores, "composite": composite(verdict.scores, rubric)}
-                tags |= {
-                    names.JUDGE_PENDING: "false",
-                    names.JUDGE_KIND: tier.value,
-                    names.JUDGED_BY: verdict.judge.name,
-                    names.JUDGED_AT: verdict.at,
-                }
+        tags, metrics = verdicts.changes(candidate, verdict, rubric, second=second)
+        if not second:
+            before = next((v for v in candidate.verdicts if v.judge == verdict.judge), None)
+            self._feedback(candidate.run_id, verdicts.feedback(verdict, rubric, run_id=candidate.run_id, before=before))
         with _translated(self.uri):
+            if verdict.judge.name in candidate.failed_verdicts and verdict.judge.tier is Tier.AUTO:
+                self._client.delete_tag(candidate.run_id, verdicts.failed_tag(verdict.judge))
             self._client.log_batch(
                 candidate.run_id,
                 metrics=[Metric(k, float(v), now, 0) for k, v in metrics.items() if v is not None],
-                tags=[RunTag(k, _storable(v)[:TAG_LIMIT]) for k, v in tags.items()],
+                tags=[RunTag(k, storable(v)[:TAG_LIMIT]) for k, v in tags.items()],
             )
+        return verdicts.with_verdict(candidate, verdict, second=second)
+
+    def record_failure(self, candidate: LoggedCandidate, judge: Judge, problem: str, rubric: Rubric) -> LoggedCandidate:
+        """Keep that an automatic judge gave no valid verdict. An earlier verdict of it stays."""
+        problem = problem[:1000]
+        self._feedback(candidate.run_id, verdicts.failed_feedback(judge, problem, rubric, run_id=candidate.run_id))
+        self.tag(candidate.run_id, {verdicts.failed_tag(judge): json.dumps({"judge": judge.name, "problem": problem})})
+        failed = {**candidate.failed_verdicts, judge.name: problem}
+        return dataclasses.replace(candidate, failed_verdicts=failed)
+
+    def _feedback(self, run_id: str, feedback: Sequence[Any]) -> None:
+        """Log assessments on a run's trace. A run that another program wrote may have no trace of ours."""
+        self.open()
+        trace = trace_id(run_id)
+        with _translated(self.uri):
+            try:
+                known = {a.assessment_id for a in self._traces.get_trace_info(trace).assessments}
+            except Exception as error:
+                if getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST":
+                    return
+                raise
+            for one in feedback:
+                if one.assessment_id not in known:
+                    self._traces.log_assessment(trace, one)
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags on a run."""
+        self.open()
         from mlflow.entities import RunTag
 
         with _translated(self.uri):
-            self._client.log_batch(run_id, tags=[RunTag(k, _storable(v)[:TAG_LIMIT]) for k, v in tags.items()])
+            self._client.log_batch(run_id, tags=[RunTag(k, storable(v)[:TAG_LIMIT]) for k, v in tags.items()])
 
 
 @contextlib.contextmanager
@@ -391,11 +422,6 @@ def _translated(uri: str) -> Any:
         raise TrackingError(f"MLflow at {redacted(uri)}: {type(error).__name__}: {text}") from error
 
 
-def trace_id(run_id: str) -> str:
-    """The id of a run's trace, derived from the run's, so that writing it twice makes one trace."""
-    return "tr-" + hashlib.sha256(f"promptbench-trace:{run_id}".encode()).hexdigest()[:32]
-
-
 def _sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
@@ -404,11 +430,6 @@ def _file_name(name: str) -> str:
     """A folder for an experiment's artifacts: readable, and unique even where names differ only in odd characters."""
     plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:80].strip(".")
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def _storable(text: str) -> str:
-    """Text that every database under MLflow takes: lone surrogates and NUL become visible stand-ins."""
-    return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\u2400")
 
 
 def _cell_key(params: Mapping[str, str], tags: Mapping[str, str]) -> str:
@@ -421,16 +442,6 @@ def _cell_key(params: Mapping[str, str], tags: Mapping[str, str]) -> str:
             tags.get(names.RUBRIC_SHA256),
         ]
     )
-
-
-def _start_ms(record: Logged) -> int:
-    times = [a.started_at for a in record.candidate.answers if a.started_at]
-    return int((min(times) if times else time.time()) * 1000)
-
-
-def _end_ms(record: Logged) -> int:
-    times = [a.started_at + a.latency_s for a in record.candidate.answers if a.started_at]
-    return int((max(times) if times else time.time()) * 1000)
 
 
 def _artifacts(record: Logged) -> dict[str, str]:
@@ -446,54 +457,6 @@ def _artifacts(record: Logged) -> dict[str, str]:
     if len(record.rubric.text) > TAG_LIMIT:
         texts["rubric.md"] = record.rubric.text.encode("utf-8", "replace").decode()
     return texts
-
-
-def _carried_tags(run: Any) -> dict[str, str]:
-    tags: dict[str, str] = run.data.tags
-    kept = {k: v for k, v in tags.items() if k.startswith(names.VERDICT) and not k.startswith(names.VERDICT + "auto")}
-    kept |= {k: tags[k] for k in (names.JUDGE_KIND, names.JUDGED_BY, names.JUDGED_AT) if k in tags}
-    return kept | {names.JUDGE_PENDING: "false", names.CARRIED_FROM: tags.get(names.CARRIED_FROM, run.info.run_id)}
-
-
-def _verdict_tag(judge: Judge) -> str:
-    plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in judge.name)[:60]
-    if plain != judge.name:
-        plain += "-" + hashlib.sha256(judge.name.encode("utf-8", "replace")).hexdigest()[:8]
-    return f"{names.VERDICT}{judge.tier}.{plain}"
-
-
-def _verdict_json(verdict: Verdict) -> str:
-    """A verdict as a tag's value. A long rationale is cut so that the scores always fit."""
-    value = {"judge": verdict.judge.name, "at": verdict.at, "scores": dict(verdict.scores)}
-    text = json.dumps(value | {"rationale": verdict.rationale})
-    if len(text) > TAG_LIMIT:
-        room = max(0, TAG_LIMIT - len(json.dumps(value)) - 100) // 6  # an escaped character takes up to six
-        text = json.dumps(value | {"rationale": (verdict.rationale or "")[:room] + "…"})
-    return text
-
-
-def _read_verdicts(tags: Mapping[str, str], metrics: Mapping[str, float], checks: Mapping[str, Any]) -> list[Verdict]:
-    verdicts = []
-    for key, text in tags.items():
-        if key.startswith(names.VERDICT):
-            value = json.loads(text)
-            tier = Tier(key.removeprefix(names.VERDICT).split(".", 1)[0])
-            verdicts.append(
-                Verdict(
-                    scores=value["scores"],
-                    judge=Judge(tier=tier, name=value["judge"]),
-                    rationale=value.get("rationale"),
-                    at=value["at"],
-                )
-            )
-    kind = tags.get(names.JUDGE_KIND)
-    if kind in (Tier.HUMAN, Tier.CLAUDE_CODE) and not any(v.judge.tier is not Tier.AUTO for v in verdicts):
-        # Written by another program that keeps to the public names.
-        own = {"latency_s", "prompt_tokens", "completion_tokens", "cost_usd", "composite"}
-        scores = {k: v for k, v in metrics.items() if k not in own and not k.startswith("auto/")}
-        judge = Judge(tier=Tier(kind), name=tags.get(names.JUDGED_BY, kind))
-        verdicts.append(Verdict(scores={**scores, **checks}, judge=judge, at=tags.get(names.JUDGED_AT, "")))
-    return verdicts
 
 
 def _read_run(run: Any, experiment: str) -> LoggedCandidate:
@@ -514,7 +477,9 @@ def _read_run(run: Any, experiment: str) -> LoggedCandidate:
         rubric_sha256=tags.get(names.RUBRIC_SHA256, ""),
         pending=not failed and tags.get(names.JUDGE_PENDING) == "true",
         error=tags.get(names.ERROR, "failed") if failed else None,
-        verdicts=tuple(_read_verdicts(tags, metrics, checks)),
+        verdicts=tuple(verdicts.read(tags, metrics, checks)),
+        second_verdicts=verdicts.read_second(tags),
+        failed_verdicts=verdicts.read_failed(tags),
         checks=checks,
         started_at=run.info.start_time or 0,
         latency_s=metrics.get("latency_s"),
@@ -531,75 +496,6 @@ def _read_run(run: Any, experiment: str) -> LoggedCandidate:
 
 def _whole(value: float | None) -> int | None:
     return None if value is None else int(value)
-
-
-def _spans(record: Logged, trace: str) -> list[Any]:
-    """The trace of a candidate: one chat span a sample, under one root where there are several."""
-    from mlflow.entities import Span
-
-    candidate = record.candidate
-    answers: tuple[Answer | None, ...] = candidate.answers or (None,)
-    root = _span_id(trace, "root") if len(answers) > 1 else None
-    spans = [_span(record, trace, _span_id(trace, str(i)), root, a) for i, a in enumerate(answers)]
-    if root is not None:
-        spans.insert(0, _span(record, trace, root, None, None))
-    return [Span.from_dict(s) for s in spans]
-
-
-def _span_id(trace: str, name: str) -> bytes:
-    return hashlib.sha256(f"{trace}:{name}".encode()).digest()[:8]
-
-
-def _span(record: Logged, trace: str, span: bytes, parent: bytes | None, answer: Answer | None) -> dict[str, Any]:
-    candidate, cell = record.candidate, record.candidate.cell
-    start, end = _start_ms(record) * 1_000_000, _end_ms(record) * 1_000_000
-    outputs: Any = {"error": candidate.error} if candidate.failed else list(candidate.outputs)
-    attributes: dict[str, Any] = {
-        "mlflow.traceRequestId": trace,
-        "mlflow.spanType": "CHAT_MODEL" if answer is not None or candidate.failed else "CHAIN",
-        "mlflow.spanInputs": {"messages": [m.to_json() for m in cell.messages], **cell.params},
-    }
-    if parent is None:
-        attributes["mlflow.traceTag.mlflow.traceName"] = " · ".join(cell.names)
-    if answer is not None:
-        start = int(answer.started_at * 1e9)
-        end = start + int(answer.latency_s * 1e9)
-        outputs = {"choices": [{"message": {"role": "assistant", "content": answer.text}}]}
-        attributes["mlflow.llm.model"] = cell.model.model
-        usage = answer.usage
-        if usage.prompt_tokens is not None and usage.completion_tokens is not None:
-            attributes["mlflow.chat.tokenUsage"] = {
-                "input_tokens": usage.prompt_tokens,
-                "output_tokens": usage.completion_tokens,
-                "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-            }
-        if answer.cost_usd is not None:
-            attributes["mlflow.llm.cost"] = {"total_cost": answer.cost_usd}
-    attributes["mlflow.spanOutputs"] = outputs
-    return {
-        "trace_id": base64.b64encode(bytes.fromhex(trace.removeprefix("tr-"))).decode(),
-        "span_id": base64.b64encode(span).decode(),
-        "parent_span_id": base64.b64encode(parent).decode() if parent else None,
-        "name": "candidate" if answer is None and not candidate.failed else "completion",
-        "start_time_unix_nano": start,
-        "end_time_unix_nano": end,
-        "events": [],
-        "status": {
-            "code": "STATUS_CODE_ERROR" if candidate.failed else "STATUS_CODE_OK",
-            "message": _storable(candidate.error or ""),
-        },
-        "attributes": {k: json.dumps(_deep_storable(v), ensure_ascii=False) for k, v in attributes.items()},
-    }
-
-
-def _deep_storable(value: Any) -> Any:
-    if isinstance(value, str):
-        return _storable(value)
-    if isinstance(value, Mapping):
-        return {k: _deep_storable(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_deep_storable(v) for v in value]
-    return value
 
 
 def utc_now() -> str:

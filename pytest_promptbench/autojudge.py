@@ -1,0 +1,286 @@
+"""The automatic tier at work: candidates to a judge model, its replies to judgements.
+
+Asking goes through a :class:`.generation.Generator`, so that a judge's replies are cached, bounded, retried and paid
+for exactly like generated texts. What a question says and what counts as a reply is decided in :mod:`.judging`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field, replace
+
+from .errors import PromptbenchError
+from .generation import Completer, Generator, Limits
+from .judging import TRIES, ReplyError, ask_again, fingerprint, parse_reply, question, unstructured
+from .ledger import Ledger
+from .locks import LockFile
+from .records import (
+    Candidate,
+    Cell,
+    Judge,
+    LoggedCandidate,
+    Model,
+    Record,
+    Rubric,
+    Score,
+    Tier,
+    Verdict,
+    mean_scores,
+)
+from .settings import Settings
+from .tracking.recorder import Judgement
+from .tracking.store import utc_now
+
+BATCH = 20
+"""So many judgements are written to MLflow together."""
+
+Ask = Callable[[Cell], "Future[Candidate]"]
+
+
+class JudgeUnavailableError(PromptbenchError):
+    """The automatic judge could not be asked: no key, no server, no money left."""
+
+
+@contextlib.contextmanager
+def asking(settings: Settings, completer: Completer) -> Iterator[Ask]:
+    """A session's own way to ask: through its ledger, its locks and its limits, all of its concurrency for this."""
+    ledger = Ledger(settings.home / "ledger.sqlite3")
+    generator = Generator(
+        completer=completer,
+        ledger=ledger,
+        locks=LockFile(settings.home / "locks"),
+        session=settings.identity.session,
+        limits=Limits(
+            concurrency=settings.concurrency, max_cost_usd=settings.max_cost_usd, use_cache=settings.use_cache
+        ),
+    )
+    generator.start()
+    try:
+        yield generator.candidate
+    finally:
+        with contextlib.suppress(KeyboardInterrupt):
+            generator.stop()
+        ledger.close()
+
+
+def unscored(candidates: Iterable[LoggedCandidate], rubric: Rubric, judge: Model) -> list[LoggedCandidate]:
+    """The candidates that this very judge (same fingerprint) has not scored; failed ones are never asked about."""
+    mine = fingerprint(judge, rubric).sha256
+    return [
+        c for c in candidates if c.error is None and c.rubric_sha256 == rubric.sha256 and not _scored(c, judge, mine)
+    ]
+
+
+def _scored(candidate: LoggedCandidate, judge: Model, fingerprint_sha256: str) -> bool:
+    return any(
+        v.judge == Judge(tier=Tier.AUTO, name=judge.name)
+        and v.fingerprint is not None
+        and v.fingerprint.sha256 == fingerprint_sha256
+        for v in candidate.verdicts
+    )
+
+
+@dataclass
+class _Asked:
+    """One output on its way to scores."""
+
+    place: int
+    output: int
+    cell: Cell
+    structured: bool
+    tries: int = 1
+
+
+@dataclass
+class _Open:
+    """One candidate, and the scores of its outputs as they come."""
+
+    candidate: LoggedCandidate
+    scores: dict[int, dict[str, Score]] = field(default_factory=dict)
+    rationales: dict[int, str] = field(default_factory=dict)
+    problem: str | None = None
+    left: int = 0
+
+
+def judge_candidates(
+    candidates: Sequence[LoggedCandidate],
+    rubric: Rubric,
+    judge: Model,
+    ask: Ask,
+    *,
+    second: bool = False,
+    now: Callable[[], str] = utc_now,
+) -> Iterator[Judgement]:
+    """Ask ``judge`` about each output of these candidates, read with their texts; a judgement as soon as one is whole.
+
+    A reply that is no valid verdict is asked for again with what was wrong, ``judging.TRIES`` times in all. The first
+    question goes alone: it tells whether the model takes a JSON schema. Raises JudgeUnavailableError where the provider
+    cannot be asked; what was judged until then has been given out.
+    """
+    work = _Work(list(candidates), rubric, judge, ask, second=second, now=now)
+    yield from work.run()
+
+
+class _Work:
+    def __init__(
+        self,
+        candidates: list[LoggedCandidate],
+        rubric: Rubric,
+        judge: Model,
+        ask: Ask,
+        *,
+        second: bool,
+        now: Callable[[], str],
+    ) -> None:
+        self._rubric, self._judge, self._ask, self._second, self._now = rubric, judge, ask, second, now
+        self._open = [_Open(c, left=len(c.outputs or ())) for c in candidates]
+        self._flying: dict[Future[Candidate], _Asked] = {}
+        self._structured = True
+        self._unavailable: list[str] = []
+
+    def run(self) -> Iterator[Judgement]:
+        todo = [(i, n) for i, o in enumerate(self._open) for n in range(o.left)]
+        for start, end in ((0, 1), (1, len(todo))):
+            for place, output in todo[start:end]:
+                self._send(self._new(place, output))
+            while self._flying:
+                done, _ = wait(self._flying, return_when=FIRST_COMPLETED)
+                for future in done:
+                    finished = self._take(self._flying.pop(future), future.result())
+                    if finished is not None:
+                        yield finished
+        if self._unavailable:
+            count = sum(o.left > 0 for o in self._open)
+            raise JudgeUnavailableError(
+                f"the automatic judge {self._judge.name} could not be asked about {count} candidates: "
+                f"{self._unavailable[0]}"
+            )
+
+    def _new(self, place: int, output: int) -> _Asked:
+        candidate = self._open[place].candidate
+        text = (candidate.outputs or ())[output]
+        structured = self._structured
+        cell = question(candidate, text, self._rubric, self._judge, structured=structured, second=self._second)
+        return _Asked(place, output, cell, structured)
+
+    def _send(self, asked: _Asked) -> None:
+        self._flying[self._ask(asked.cell)] = asked
+
+    def _take(self, asked: _Asked, reply: Candidate) -> Judgement | None:
+        """What a reply comes to: the next try, one output's scores, or a whole judgement."""
+        about = self._open[asked.place]
+        if reply.error is not None:
+            if asked.structured and not reply.error.startswith("not generated"):
+                self._send(_Asked(asked.place, asked.output, unstructured(asked.cell), False, asked.tries))
+            else:
+                self._unavailable.append(reply.error)
+            return None
+        if not asked.structured:
+            self._structured = False
+        output = (about.candidate.outputs or ())[asked.output]
+        try:
+            scores, rationale = parse_reply(reply.outputs[0], self._rubric, output)
+        except ReplyError as error:
+            if asked.tries < TRIES:
+                again = ask_again(asked.cell, reply.outputs[0], str(error))
+                self._send(_Asked(asked.place, asked.output, again, asked.structured, asked.tries + 1))
+                return None
+            about.problem = f"no valid reply in {TRIES} tries: {error}"
+        else:
+            about.scores[asked.output] = scores
+            about.rationales[asked.output] = rationale
+        about.left -= 1
+        return self._judgement(about) if about.left == 0 else None
+
+    def _judgement(self, about: _Open) -> Judgement:
+        judge = Judge(tier=Tier.AUTO, name=self._judge.name)
+        verdict = None
+        if about.problem is None:
+            order = sorted(about.scores)
+            verdict = Verdict(
+                scores=mean_scores([about.scores[i] for i in order]),
+                judge=judge,
+                rationale="\n".join(about.rationales[i] for i in order if about.rationales[i]) or None,
+                at=self._now(),
+                fingerprint=fingerprint(self._judge, self._rubric),
+            )
+        return Judgement(
+            candidate=_without_texts(about.candidate),
+            rubric=self._rubric,
+            judge=judge,
+            verdict=verdict,
+            problem=about.problem,
+            second=self._second,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged(Record):
+    """What judging some candidates of an experiment came to.
+
+    ``failed`` of them got no valid verdict, the first for the reason ``problem``; ``unavailable`` says why others could
+    not be asked about at all.
+    """
+
+    judge: str
+    experiment: str
+    scored: int = 0
+    failed: int = 0
+    problem: str | None = None
+    unavailable: str | None = None
+
+
+def judge_and_write(
+    candidates: Sequence[LoggedCandidate],
+    rubric: Rubric,
+    judge: Model,
+    ask: Ask,
+    write: Callable[[Sequence[Judgement]], Sequence[LoggedCandidate]],
+    *,
+    second: bool = False,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> tuple[list[LoggedCandidate], Judged]:
+    """Judge these candidates, and write judgements while others are still asked for; the candidates as they are then.
+
+    ``write`` gives back the candidates that it wrote. Replies are in the ledger before they are written, so whatever
+    interrupts this, the next session repeats it without asking again. Raises TrackingError where writing fails.
+    """
+    changed = {c.run_id: c for c in candidates}
+    scored = failed = 0
+    problem = unavailable = None
+    batch: list[Judgement] = []
+
+    def flush() -> None:
+        for c in write(batch):
+            texts = changed[c.run_id]
+            changed[c.run_id] = replace(c, outputs=texts.outputs, context=texts.context)
+        batch.clear()
+
+    try:
+        for judgement in judge_candidates(candidates, rubric, judge, ask, second=second):
+            batch.append(judgement)
+            scored += judgement.verdict is not None
+            failed += judgement.verdict is None
+            problem = problem or judgement.problem
+            if len(batch) == BATCH:
+                flush()
+            progress(scored + failed, len(candidates))
+    except JudgeUnavailableError as error:
+        unavailable = str(error)
+    if batch:
+        flush()
+    experiment = candidates[0].experiment if candidates else ""
+    return list(changed.values()), Judged(
+        judge=judge.name,
+        experiment=experiment,
+        scored=scored,
+        failed=failed,
+        problem=problem,
+        unavailable=unavailable,
+    )
+
+
+def _without_texts(candidate: LoggedCandidate) -> LoggedCandidate:
+    return replace(candidate, outputs=None, context=None)

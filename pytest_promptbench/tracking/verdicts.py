@@ -1,0 +1,203 @@
+"""Verdicts as MLflow holds them: one tag a judge and metrics on the run, feedback on its trace."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from ..records import Fingerprint, Judge, LoggedCandidate, Rubric, Score, Tier, Verdict, composite, sha256
+from . import entry as names
+from .entry import TAG_LIMIT, storable
+
+INVALID_REPLY = "INVALID_REPLY"
+_NOT_SCORES = {"latency_s", "prompt_tokens", "completion_tokens", "cost_usd", "composite"}
+
+
+# -- what a verdict changes
+
+
+def changes(
+    candidate: LoggedCandidate, verdict: Verdict, rubric: Rubric, *, second: bool = False
+) -> tuple[dict[str, str], dict[str, Score]]:
+    """The tags and metrics of the candidate's run that a verdict sets."""
+    if second:
+        return {names.SECOND_VERDICT + _judge_key(verdict.judge): _as_text(verdict)}, {}
+    tier = verdict.judge.tier
+    tags = {names.VERDICT + _judge_key(verdict.judge): _as_text(verdict)}
+    about = {names.JUDGED_BY: verdict.judge.name, names.JUDGED_AT: verdict.at}
+    others = [v for v in candidate.verdicts if v.judge != verdict.judge and v.judge.tier is not Tier.AUTO]
+    if tier is Tier.AUTO:
+        if not others:
+            tags |= {names.JUDGE_KIND: verdict.judge.name, **about}
+        metrics = {f"auto/{name}": score for name, score in verdict.scores.items()}
+        return tags, metrics | {"auto/composite": composite(verdict.scores, rubric)}
+    if any(v.judge.tier.rank < tier.rank for v in others):
+        return tags, {}
+    tags |= {names.JUDGE_PENDING: "false", names.JUDGE_KIND: tier.value, **about}
+    return tags, {**verdict.scores, "composite": composite(verdict.scores, rubric)}
+
+
+def with_verdict(candidate: LoggedCandidate, verdict: Verdict, *, second: bool = False) -> LoggedCandidate:
+    """The candidate as it reads once the verdict is recorded."""
+    if second:
+        others = [v for v in candidate.second_verdicts if v.judge != verdict.judge]
+        return dataclasses.replace(candidate, second_verdicts=(*others, verdict))
+    return dataclasses.replace(
+        candidate,
+        verdicts=(*(v for v in candidate.verdicts if v.judge != verdict.judge), verdict),
+        failed_verdicts={k: v for k, v in candidate.failed_verdicts.items() if k != verdict.judge.name},
+        pending=candidate.pending and verdict.judge.tier is Tier.AUTO,
+    )
+
+
+def failed_tag(judge: Judge) -> str:
+    return names.FAILED_VERDICT + _judge_key(judge)
+
+
+def carried_tags(run: Any) -> dict[str, str]:
+    """The tags by which a run takes over the sit-down verdicts of ``run``, whose text and rubric are the same."""
+    tags: dict[str, str] = run.data.tags
+    kept = {k: v for k, v in tags.items() if k.startswith(names.VERDICT) and not k.startswith(names.VERDICT + "auto")}
+    kept |= {k: tags[k] for k in (names.JUDGE_KIND, names.JUDGED_BY, names.JUDGED_AT) if k in tags}
+    return kept | {names.JUDGE_PENDING: "false", names.CARRIED_FROM: tags.get(names.CARRIED_FROM, run.info.run_id)}
+
+
+def carried(run: Any) -> tuple[Verdict, ...]:
+    """The sit-down verdicts of ``run``."""
+    found = read(run.data.tags, run.data.metrics, {})
+    return tuple(v for v in found if v.judge.tier is not Tier.AUTO)
+
+
+def _judge_key(judge: Judge) -> str:
+    plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in judge.name)[:60]
+    if plain != judge.name:
+        plain += "-" + hashlib.sha256(judge.name.encode("utf-8", "replace")).hexdigest()[:8]
+    return f"{judge.tier}.{plain}"
+
+
+def _as_text(verdict: Verdict) -> str:
+    """A verdict as a tag's value. A long rationale is cut so that the scores always fit."""
+    value: dict[str, Any] = {"judge": verdict.judge.name, "at": verdict.at, "scores": dict(verdict.scores)}
+    if verdict.fingerprint is not None:
+        value["fingerprint"] = verdict.fingerprint.to_json()
+    text = json.dumps(value | {"rationale": verdict.rationale})
+    if len(text) > TAG_LIMIT:
+        room = max(0, TAG_LIMIT - len(json.dumps(value)) - 100) // 6  # an escaped character takes up to six
+        text = json.dumps(value | {"rationale": (verdict.rationale or "")[:room] + "…"})
+    return text
+
+
+# -- feedback on the trace
+
+
+def feedback(verdict: Verdict, rubric: Rubric, *, run_id: str, before: Verdict | None = None) -> list[Any]:
+    """A verdict as MLflow feedback, one a criterion and one for the composite.
+
+    ``before`` is what the same judge said before. The ids depend on run, judge and content alone, so that recording a
+    verdict again, after a crash in between, makes no second feedback.
+    """
+    from mlflow.entities import Feedback
+
+    values = {**verdict.scores, "composite": composite(verdict.scores, rubric)}
+    metadata = _metadata(verdict.judge, rubric, verdict.fingerprint)
+    created = int(datetime.fromisoformat(verdict.at).timestamp() * 1000) if verdict.at else None
+    found = []
+    for name, value in values.items():
+        if value is not None:
+            one = Feedback(
+                name=name,
+                value=value,
+                source=_source(verdict.judge),
+                rationale=storable(verdict.rationale) if verdict.rationale else None,
+                metadata=metadata,
+                create_time_ms=created,
+                last_update_time_ms=created,
+            )
+            said = [run_id, verdict.judge.to_json(), name, value, verdict.rationale, metadata]
+            one.assessment_id = _assessment_id([*said, before.at if before else ""])
+            found.append(one)
+    return found
+
+
+def failed_feedback(judge: Judge, problem: str, rubric: Rubric, *, run_id: str) -> list[Any]:
+    """That an automatic judge gave no valid verdict, as MLflow shows an error of a judge."""
+    from mlflow.entities import AssessmentError, Feedback
+
+    one = Feedback(
+        name="composite",
+        error=AssessmentError(error_code=INVALID_REPLY, error_message=storable(problem)),
+        source=_source(judge),
+        metadata=_metadata(judge, rubric, None),
+    )
+    one.assessment_id = _assessment_id([run_id, judge.to_json(), problem])
+    return [one]
+
+
+def _source(judge: Judge) -> Any:
+    from mlflow.entities import AssessmentSource
+
+    kind = "HUMAN" if judge.tier is Tier.HUMAN else "LLM_JUDGE"
+    return AssessmentSource(source_type=kind, source_id=storable(judge.name))
+
+
+def _metadata(judge: Judge, rubric: Rubric, fingerprint: Fingerprint | None) -> dict[str, str]:
+    about = {"tier": judge.tier.value, "rubric": rubric.id, "rubric_sha256": rubric.sha256}
+    if fingerprint is not None:
+        about |= {
+            "judge_model": fingerprint.model,
+            "judge_params": json.dumps(dict(fingerprint.params), sort_keys=True),
+            "judge_prompt_sha256": fingerprint.prompt_sha256,
+            "judge_fingerprint": fingerprint.sha256,
+        }
+    return {f"promptbench.{name}": storable(value) for name, value in about.items()}
+
+
+def _assessment_id(content: list[Any]) -> str:
+    return "a-" + sha256(["promptbench-feedback", *content])[:32]
+
+
+# -- reading
+
+
+def read(tags: Mapping[str, str], metrics: Mapping[str, float], checks: Mapping[str, Any]) -> tuple[Verdict, ...]:
+    """The latest verdict of every judge that a run's tags hold."""
+    found = _of_prefix(tags, names.VERDICT)
+    kind = tags.get(names.JUDGE_KIND)
+    if kind in (Tier.HUMAN, Tier.CLAUDE_CODE) and not any(v.judge.tier is not Tier.AUTO for v in found):
+        # Written by another program that keeps to the public names.
+        scores = {k: v for k, v in metrics.items() if k not in _NOT_SCORES and not k.startswith("auto/")}
+        judge = Judge(tier=Tier(kind), name=tags.get(names.JUDGED_BY, kind))
+        found.append(Verdict(scores={**scores, **checks}, judge=judge, at=tags.get(names.JUDGED_AT, "")))
+    return tuple(found)
+
+
+def read_second(tags: Mapping[str, str]) -> tuple[Verdict, ...]:
+    return tuple(_of_prefix(tags, names.SECOND_VERDICT))
+
+
+def read_failed(tags: Mapping[str, str]) -> dict[str, str]:
+    values = (json.loads(text) for key, text in tags.items() if key.startswith(names.FAILED_VERDICT))
+    return {value["judge"]: value["problem"] for value in values}
+
+
+def _of_prefix(tags: Mapping[str, str], prefix: str) -> list[Verdict]:
+    found = []
+    for key, text in tags.items():
+        if key.startswith(prefix):
+            value = json.loads(text)
+            tier = Tier(key.removeprefix(prefix).split(".", 1)[0])
+            given = value.get("fingerprint")
+            found.append(
+                Verdict(
+                    scores=value["scores"],
+                    judge=Judge(tier=tier, name=value["judge"]),
+                    rationale=value.get("rationale"),
+                    at=value["at"],
+                    fingerprint=Fingerprint.from_json(given) if given else None,
+                )
+            )
+    return found
