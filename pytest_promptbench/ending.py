@@ -100,10 +100,12 @@ def files(paths: tuple[Path, ...]) -> Iterator[Line]:
 
 def boards(boards_: tuple[Board, ...], *, width: int, color: bool) -> Iterator[Line]:
     """Each leaderboard as text."""
-    from .report.terminal import render_leaderboard
+    from .report.tables import all_tables
+    from .report.terminal import render_leaderboard, render_tables
 
     for board in boards_:
         text = render_leaderboard(board.leaderboard, width=width, color=color)
+        text += render_tables(all_tables(board.leaderboard, board.agreement), width=width, color=color)
         for line in text.rstrip("\n").split("\n"):
             yield (line, {})
 
@@ -112,4 +114,6 @@ def judged(sitting: Sitting, *, width: int, color: bool) -> Iterator[Line]:
     """What an export or apply did, and the leaderboards that follow from it."""
     yield from boards(sitting.boards, width=width, color=color)
     yield from files(sitting.files)
-    yield (sitting.message, {"bold": True})
+    yield (sitting.message, _LOUD if sitting.code else {"bold": True})
+    for line in sitting.lines:
+        yield (line, {})

@@ -23,6 +23,7 @@ from typing import Any
 from .records import Leaderboard, LoggedCandidate, Row, Rubric, Verdict, composite
 
 LEADERBOARD_SCHEMA = "promptbench/leaderboard/1"
+STATISTICS_SCHEMA = "promptbench/statistics/1"
 
 Interval = Callable[[Sequence[float]], tuple[float, float] | None]
 """95 % interval of a mean over scenarios, None where there is none."""
@@ -46,21 +47,10 @@ def build_leaderboard(
     ``interval`` and ``ranks`` default to ``statistics.mean_interval`` and ``statistics.tied_ranks``, which are imported
     only where something is judged. ``superseded`` counts what rule 3 above leaves out.
     """
-    mine = _once(c for c in candidates if c.task == task and c.rubric_sha256 == rubric.sha256)
-    cells: dict[tuple[str, str, str], list[LoggedCandidate]] = defaultdict(list)
-    for c in mine:
-        cells[c.model, c.prompt, c.scenario].append(c)
+    current, superseded = current_candidates(candidates, rubric, task=task, cells_now=cells_now)
     tables: dict[tuple[str, str], _Table] = defaultdict(_Table)
-    superseded = 0
-    now = cells_now or {}
-    for place, group in cells.items():
-        model, prompt, _ = place
-        newest = now.get(place, "")
-        if all(c.cell != newest for c in group):
-            newest = max(group, key=_started).cell
-        current = [c for c in group if c.cell == newest]
-        superseded += len(group) - len(current)
-        tables[model, prompt].add([c for c in current if c.error is None] or [max(current, key=_started)])
+    for c in current:
+        tables[c.model, c.prompt].add([c])
     rows = [table.row(model, prompt, rubric) for (model, prompt), table in tables.items()]
     rows.sort(key=lambda r: (r.composite is None, -(r.composite or 0.0), r.model, r.prompt))
     return Leaderboard(
@@ -69,7 +59,32 @@ def build_leaderboard(
         rubric=rubric,
         rows=tuple(_ranked(rows, interval, ranks)),
         superseded=superseded,
+        comparisons=tuple(_comparisons([r for r in rows if r.composite is not None])),
     )
+
+
+def current_candidates(
+    candidates: Iterable[LoggedCandidate],
+    rubric: Rubric,
+    *,
+    task: str,
+    cells_now: Mapping[tuple[str, str, str], str] | None = None,
+) -> tuple[list[LoggedCandidate], int]:
+    """The candidates that count, by the rules above, and how many rule 3 leaves out."""
+    cells: dict[tuple[str, str, str], list[LoggedCandidate]] = defaultdict(list)
+    for c in _once(c for c in candidates if c.task == task and c.rubric_sha256 == rubric.sha256):
+        cells[c.model, c.prompt, c.scenario].append(c)
+    found: list[LoggedCandidate] = []
+    superseded = 0
+    now = cells_now or {}
+    for place, group in cells.items():
+        newest = now.get(place, "")
+        if all(c.cell != newest for c in group):
+            newest = max(group, key=_started).cell
+        current = [c for c in group if c.cell == newest]
+        superseded += len(group) - len(current)
+        found += [c for c in current if c.error is None] or [max(current, key=_started)]
+    return found, superseded
 
 
 def _started(candidate: LoggedCandidate) -> tuple[int, str]:
@@ -100,6 +115,21 @@ def _ranked(rows: Sequence[Row], interval: Interval | None, ranks: Ranks | None)
         for r, rank in zip(judged, ranks([r.scenario_scores for r in judged]), strict=True)
     ]
     return placed + [r for r in rows if r.composite is None]
+
+
+def _comparisons(judged: Sequence[Row]) -> Iterable[Mapping[str, Any]]:
+    """Every further row less the first, over the scenarios that both have."""
+    if len(judged) < 2:
+        return
+    from .statistics import compare, holm
+
+    first, *others = judged
+    found = [compare(row.scenario_scores, first.scenario_scores) for row in others]
+    tested = [c.p_value for c in found if c.p_value is not None]
+    adjusted = iter(holm(tested))
+    for row, c in zip(others, found, strict=True):
+        p_holm = None if c.p_value is None else next(adjusted)
+        yield {"model": row.model, "prompt": row.prompt, **c.to_json(), "p_holm": p_holm}
 
 
 def _interval(row: Row, interval: Interval) -> tuple[float, float] | None:
@@ -162,6 +192,7 @@ class _Table:
             cost_usd=_total([c.cost_usd for c in everyone]),
             latency_s=_mean([c.latency_s for c in everyone]),
             scenario_scores=scores.by_scenario(),
+            calibrated=_calibrated(self.sound, rubric),
         )
 
     def _criteria(self, counting: Sequence[tuple[LoggedCandidate, Verdict]], rubric: Rubric) -> dict[str, float | None]:
@@ -175,6 +206,32 @@ class _Table:
             for name in means.keys() - c.checks.keys():
                 means[name].add(c.scenario, verdict.scores.get(name))
         return {name: mean.mean() for name, mean in means.items()}
+
+
+def _calibrated(sound: Sequence[LoggedCandidate], rubric: Rubric) -> Mapping[str, Any] | None:
+    """The sit-down composite by prediction-powered inference, where the automatic tier has scored more than it has.
+
+    A label without a sampling probability beside others that have one was not drawn by an audit: it counts as certain.
+    """
+    scored: list[tuple[LoggedCandidate, float, float | None]] = []
+    for c in sound:
+        automatic, sit_down = c.automatic(), c.sit_down()
+        auto = None if automatic is None else composite({**automatic.scores, **c.checks}, rubric)
+        if auto is not None:
+            label = None if sit_down is None else composite({**sit_down.scores, **c.checks}, rubric)
+            scored.append((c, auto, label))
+    labelled = sum(label is not None for _, _, label in scored)
+    if not 0 < labelled < len(scored):
+        return None
+    from .statistics import calibrated_mean
+
+    drawn = any(c.sampling_probability is not None for c, _, label in scored if label is not None)
+    return calibrated_mean(
+        [auto for _, auto, _ in scored],
+        [label for _, _, label in scored],
+        [c.scenario for c, _, _ in scored],
+        [c.sampling_probability or 1.0 for c, _, _ in scored] if drawn else None,
+    ).to_json()
 
 
 def _composites(counting: Iterable[tuple[LoggedCandidate, Verdict]], rubric: Rubric) -> _Means:
@@ -218,6 +275,21 @@ def leaderboard_json(leaderboard: Leaderboard) -> dict[str, Any]:
         "rubric": leaderboard.rubric.id,
         "rubric_sha256": leaderboard.rubric.sha256,
         "rows": [_row_json(r) for r in leaderboard.rows],
+    }
+
+
+def statistics_json(leaderboard: Leaderboard) -> dict[str, Any]:
+    """``statistics.json``: what stands behind the leaderboard's figures and has no place in its fixed format."""
+    return {
+        "schema": STATISTICS_SCHEMA,
+        "experiment": leaderboard.experiment,
+        "task": leaderboard.task,
+        "rubric": leaderboard.rubric.id,
+        "rubric_sha256": leaderboard.rubric.sha256,
+        "comparisons": [dict(c) for c in leaderboard.comparisons],
+        "calibrated": [
+            {"model": r.model, "prompt": r.prompt, **r.calibrated} for r in leaderboard.rows if r.calibrated is not None
+        ],
     }
 
 

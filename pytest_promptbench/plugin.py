@@ -93,6 +93,32 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
         },
     ),
     ("--bench-strict", {"action": "store_true", "help": "with --bench-compare: inconclusive fails too"}),
+    (
+        "--bench-self-test",
+        {
+            "metavar": "N",
+            "type": _positive,
+            "help": "compare the baseline N times with itself under resampling, and print how often the gate fails",
+        },
+    ),
+    ("--bench-promote", {"metavar": "TASK", "help": "make the task's best prompt its champion, if it has earned it"}),
+    (
+        "--bench-promote-policy",
+        {
+            "metavar": "TIERS",
+            "choices": ("both", "sit-down", "auto"),
+            "help": "with --bench-promote: which tiers decide, both (default), sit-down or auto",
+        },
+    ),
+    (
+        "--bench-promote-within",
+        {
+            "metavar": "EXPR",
+            "action": "append",
+            "help": "with --bench-promote: cost:1.5x, latency:2x of the champion's at most (default 2x; repeatable)",
+        },
+    ),
+    ("--bench-rollback", {"metavar": "TASK", "help": "make the task's champion before the present one champion again"}),
     ("--bench-shard", {"metavar": "I/N", "help": "only the I-th of N disjoint shards of the selected cells"}),
     (
         "--bench-max-cost",
@@ -105,6 +131,22 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--judge-export", {"metavar": "PATH", "help": "write a packet of the pending candidates; runs no test"}),
     ("--judge-apply", {"metavar": "PATH", "help": "take in a scored packet; runs no test"}),
     ("--judge-auto", {"action": "store_true", "help": "have the suite's automatic judge score what it has not scored"}),
+    (
+        "--judge-audit",
+        {
+            "metavar": "N",
+            "type": _positive,
+            "help": "with --judge-export: only N candidates, chosen to check the automatic judge",
+        },
+    ),
+    (
+        "--judge-duplicates",
+        {
+            "metavar": "K",
+            "type": _positive,
+            "help": "with --judge-export: K candidates stand there twice, to see how well a judge agrees with itself",
+        },
+    ),
     ("--judge-reveal", {"action": "store_true", "help": "with --judge-export: not blind"}),
 )
 _NOT_OUR_WARNINGS = (  # of libraries below us, while they are imported beside a running test
@@ -116,7 +158,10 @@ _NOT_OUR_WARNINGS = (  # of libraries below us, while they are imported beside a
     "ignore:::sqlalchemy",
 )
 _GATE = ("bench_compare", "bench_compare_fail", "bench_strict")
-_NO_INI = {"judge_export", "judge_apply", "judge_reveal", "bench_shard"}
+_NO_INI = {
+    "judge_export", "judge_apply", "judge_audit", "judge_duplicates", "judge_reveal", "bench_shard", "bench_self_test",
+    "bench_promote", "bench_rollback",
+}  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -216,7 +261,7 @@ def pytest_configure(config: pytest.Config) -> None:
     given = [flag for flag, _ in _OPTIONS if config.getoption(flag.removeprefix("--").replace("-", "_")) is not None]
     if given and not _is_worker(config):
         settings = _settings(config)  # a mistake on the command line is said before anything is collected
-        if settings.judging:
+        if not settings.runs_tests:
             config.option.dist, config.option.tx, config.option.numprocesses = "no", [], None
     if not _is_worker(config) and any(_option(config, n) is not None for n in _GATE):
         from . import regression
@@ -297,7 +342,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish(session: pytest.Session) -> None:
     config = session.config
     planned = [i.stash[_PLANNED] for i in session.items if _PLANNED in i.stash]
-    if not planned or config.option.collectonly or _settings(config).judging:
+    if not planned or config.option.collectonly or not _settings(config).runs_tests:
         return
     bench = _bench(config)
     bench.start(planned)
@@ -386,18 +431,24 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     config = session.config
-    if _is_worker(config) or not (_SETTINGS in config.stash and _settings(config).judging):
+    if _is_worker(config) or _SETTINGS not in config.stash or _settings(config).runs_tests:
         return None
-    from . import sitdown
+    from . import champions, regression, sitdown
     from .errors import PromptbenchError
 
     settings = _settings(config)
     tasks = config.stash[_BENCH].tasks if _BENCH in config.stash else ()
+    steps: dict[str, Any] = {
+        "judge_export": sitdown.export_packet,
+        "judge_apply": sitdown.apply_packet,
+        "promote": champions.promote,
+        "rollback": champions.roll_back,
+        "self_test": regression.run_self_test,
+    }
     try:
-        if settings.judge_export is not None:
-            config.stash[_SITTING] = sitdown.export_packet(settings, tasks, settings.judge_export)
-        elif settings.judge_apply is not None:
-            config.stash[_SITTING] = sitdown.apply_packet(settings, tasks, settings.judge_apply)
+        for name, step in steps.items():
+            if getattr(settings, name) is not None:
+                config.stash[_SITTING] = step(settings, tasks, getattr(settings, name))
     except PromptbenchError as error:
         raise pytest.UsageError(str(error)) from None
     return True
@@ -443,8 +494,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         if exitstatus == pytest.ExitCode.INTERRUPTED and desk.plan is not None:
             _say(config, "promptbench: waiting for answers that are paid for (Ctrl-C again gives them up)")
             _patiently(desk.stop_workers)
-    if _SITTING in config.stash and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
-        session.exitstatus = pytest.ExitCode.OK  # none was meant to run
+    if _SITTING in config.stash and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = exitstatus = config.stash[_SITTING].code  # no test was meant to run
     if _BENCH in config.stash:
         config.stash[_BENCH].close()
     if _DESK in config.stash and not _is_worker(config):

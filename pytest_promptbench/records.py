@@ -544,7 +544,8 @@ class Row(Record):
     ``composite`` and ``criteria`` are means over scenarios (repeats of a scenario are averaged first) of the
     verdict that counts; ``tier`` says whose they are. ``ci95`` is a 95 % interval of ``composite``. ``cost_usd`` is the
     total over the row's candidates whose price is known, ``latency_s`` their mean. ``scenario_scores`` maps a scenario
-    to its composite.
+    to its composite. ``calibrated`` estimates the sit-down tier's composite from its few labels and the automatic
+    tier's many, as ``statistics.Calibrated`` has it; None where there is nothing to gain, or nothing to go by.
     """
 
     rank: int | None
@@ -576,3 +577,5 @@ class Leaderboard(Record):
     superseded: int = 0
     """Candidates left out because their cell has been generated anew from changed files since."""
     comparisons: tuple[Mapping[str, Any], ...] = ()
+    """Each further row less the first, as ``statistics.PairedComparison`` has it, with ``model`` and ``prompt`` of the
+    row and ``p_holm``, its p-value after Holm's correction for all of them."""

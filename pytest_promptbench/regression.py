@@ -20,10 +20,12 @@ from .gate import (
     evaluate_gate,
     parse_baseline,
     parse_tolerance,
+    self_test,
     snapshot,
 )
 from .session import Board, Task
-from .settings import Settings
+from .settings import DEFAULT_BASELINE, Settings
+from .sitdown import Sitting
 
 _MARKUP: Mapping[GateOutcome, Mapping[str, Any]] = {
     GateOutcome.PASS: {"green": True},
@@ -37,7 +39,7 @@ def check(settings: Settings) -> None:
     """Refuse, before anything runs, what could only fail at the end. UsageError or BaselineError."""
     for text in settings.compare_fail:
         parse_tolerance(text)
-    if settings.compare is None and (settings.compare_fail or settings.strict):
+    if settings.compare is None and settings.self_test is None and (settings.compare_fail or settings.strict):
         raise UsageError("--bench-compare-fail and --bench-strict say how to compare: give them with --bench-compare")
     if settings.compare is not None:
         read_baseline(settings.compare)
@@ -92,6 +94,25 @@ def compare(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task]) 
         (board.folder / "gate.json").write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")
         results.append(result)
     return tuple(results)
+
+
+def run_self_test(settings: Settings, tasks: Sequence[Task], n: int) -> Sitting:
+    """Compare the baseline ``n`` times with itself under resampling: how often the gate fails where nothing changed."""
+    path = settings.compare or settings.root / DEFAULT_BASELINE
+    tolerances = [parse_tolerance(t) for t in settings.compare_fail]
+    wanted = {t.suite.task for t in tasks}
+    said = []
+    for baseline in read_baseline(path):
+        if not wanted or baseline.task in wanted:
+            found = self_test(baseline, n, tolerances=tolerances)
+            low, high = found.ci
+            said.append(
+                f"  {baseline.task}: {found.failures} of {found.n} failed ({found.rate:.1%}, 95 % interval {low:.1%} "
+                f"to {high:.1%}), {found.inconclusive} were inconclusive"
+            )
+    if not said:
+        raise BaselineError(f"{path}: has no baseline of {', '.join(sorted(wanted))}")
+    return Sitting(message=f"the gate on {path.name} against itself, resampled {n} times:", lines=tuple(said))
 
 
 def _snapshot(board: Board, tasks: Sequence[Task], now: str) -> Baseline:

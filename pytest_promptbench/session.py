@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from .agreement import Agreement, agreement_report
 from .autojudge import Judged, asking, judge_and_write, unscored
 from .catalog import load_suite
 from .checks import fill_checks
@@ -155,12 +156,12 @@ class Bench:
 
     def _check_embedded(self, suite: Suite, models: Iterable[Model]) -> None:
         for model in models:
-            reason = installed(model.model) if model.embedded and not self.settings.judging else None
+            reason = installed(model.model) if model.embedded and self.settings.runs_tests else None
             if reason:
                 raise CatalogError(f"{suite.path}: model {model.name}: {reason}")
 
     def _check_prices(self, suite: Suite, models: Sequence[Model]) -> None:
-        if self.settings.max_cost_usd is None or self.settings.allow_unpriced or self.settings.judging:
+        if self.settings.max_cost_usd is None or self.settings.allow_unpriced or not self.settings.runs_tests:
             return
         completer = LiteLLMCompleter(models)
         unknown = [m.name for m in models if not completer.is_priced(m)]
@@ -302,6 +303,7 @@ class Board:
 
     leaderboard: Leaderboard
     candidates: tuple[LoggedCandidate, ...]
+    agreement: Agreement
     folder: Path
 
 
@@ -475,7 +477,8 @@ def build_boards(tasks: Sequence[Task], outcome: Outcome, report: Path) -> tuple
             candidates, suite.rubric, experiment=task.experiment, task=suite.task, cells_now=now
         )
         folder = report if len(groups) == 1 else report / suite.task
-        boards.append(Board(leaderboard=leaderboard, candidates=candidates, folder=folder))
+        agreement = agreement_report(candidates, suite.rubric, experiment=task.experiment, task=suite.task)
+        boards.append(Board(leaderboard=leaderboard, candidates=candidates, agreement=agreement, folder=folder))
     return tuple(boards)
 
 
@@ -484,7 +487,11 @@ def write_reports(boards: Iterable[Board]) -> list[Path]:
     from .report import write_all
 
     now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    return [p for b in boards for p in write_all(b.folder, b.leaderboard, b.candidates, generated_at=now)]
+    return [
+        path
+        for b in boards
+        for path in write_all(b.folder, b.leaderboard, b.candidates, agreement=b.agreement, generated_at=now)
+    ]
 
 
 def _clear_old_folders(settings: Settings) -> None:

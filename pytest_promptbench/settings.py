@@ -34,6 +34,16 @@ class Identity(Record):
         )
 
 
+_INSTEAD_OF_TESTS = {
+    "judge_export": "--judge-export",
+    "judge_apply": "--judge-apply",
+    "promote": "--bench-promote",
+    "rollback": "--bench-rollback",
+    "self_test": "--bench-self-test",
+}
+"""Settings that have a session do something else than run tests, and their options."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """One session's choices. Paths are absolute; None means "not asked for"."""
@@ -58,7 +68,13 @@ class Settings:
     judge_export: Path | None = None
     judge_apply: Path | None = None
     judge_auto: bool = False
+    promote: str | None = None
+    promote_policy: str = "both"
+    promote_within: tuple[str, ...] = ()
+    rollback: str | None = None
     audit: int | None = None
+    duplicates: int = 0
+    self_test: int | None = None
     reveal: bool = False
     tracking_uri: str = ""
 
@@ -72,9 +88,9 @@ class Settings:
         return self.home / "sessions" / self.identity.session
 
     @property
-    def judging(self) -> bool:
-        """Whether this session works on judge packets instead of running tests."""
-        return self.judge_export is not None or self.judge_apply is not None
+    def runs_tests(self) -> bool:
+        """Whether this session runs tests; else it works on what earlier ones have left."""
+        return all(getattr(self, name) is None for name in _INSTEAD_OF_TESTS)
 
     @property
     def artifact_root(self) -> Path | None:
@@ -113,12 +129,20 @@ def resolve(
     shard = option("bench_shard")
     audit = option("judge_audit")
     export, applied = path("judge_export"), path("judge_apply")
-    if export is not None and applied is not None:
-        raise UsageError("--judge-export and --judge-apply are two steps: give one of them")
-    for name, value in (("--judge-audit", audit), ("--judge-reveal", option("judge_reveal"))):
+    promote = option("bench_promote")
+    if promote is None and (option("bench_promote_policy") or option("bench_promote_within")):
+        raise UsageError(
+            "--bench-promote-policy and --bench-promote-within say how to promote: give --bench-promote TASK"
+        )
+    duplicates = option("judge_duplicates")
+    for name, value in (
+        ("--judge-audit", audit),
+        ("--judge-duplicates", duplicates),
+        ("--judge-reveal", option("judge_reveal")),
+    ):
         if value and export is None:
             raise UsageError(f"{name} says what goes into a packet: give it together with --judge-export PATH")
-    return Settings(
+    settings = Settings(
         root=root,
         identity=identity,
         worker=worker,
@@ -140,9 +164,21 @@ def resolve(
         judge_apply=applied,
         judge_auto=bool(option("judge_auto")),
         audit=audit,
+        duplicates=duplicates or 0,
+        self_test=option("bench_self_test"),
         reveal=bool(option("judge_reveal")),
+        promote=promote,
+        promote_policy=option("bench_promote_policy") or "both",
+        promote_within=tuple(option("bench_promote_within") or ()),
+        rollback=option("bench_rollback"),
         tracking_uri=_tracking_uri(environ, root=root, cwd=cwd),
     )
+    steps = [flag for name, flag in _INSTEAD_OF_TESTS.items() if getattr(settings, name) is not None]
+    if len(steps) > 1:
+        raise UsageError(f"{' and '.join(steps)} are two steps: give one of them")
+    if steps and settings.judge_auto:
+        raise UsageError(f"--judge-auto belongs to a session that runs tests; {steps[0]} does not: give one of them")
+    return settings
 
 
 def _tag(text: str) -> tuple[str, str]:

@@ -1,26 +1,34 @@
-"""The sit-down tier: a packet of pending candidates out, a scored packet back in."""
+"""The sit-down tier: a packet of pending candidates, or of an audit's, out; a scored packet back in."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .audit import auditable, draw
+from .autojudge import asking, judge_and_write
+from .completer import LiteLLMCompleter, spare_loopback_from_proxies
 from .errors import PacketError, UsageError
+from .localmodels import LocalServer
 from .packet import Packet, build_packet, match_verdicts, parse_packet, read_packet, write_packet
-from .records import LoggedCandidate, Rubric
+from .records import LoggedCandidate, Rubric, Tier
 from .session import Board, Task, build_boards, where, write_reports
 from .settings import Settings
+from .tracking.entry import SAMPLING
 from .tracking.recorder import Outcome
 from .tracking.store import TrackingStore, utc_now
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sitting:
-    """What an export or an apply did: a line for the terminal, and the leaderboards that changed."""
+    """What a session that runs no test did: lines for the terminal, and the leaderboards that changed."""
 
     message: str
+    lines: tuple[str, ...] = ()
+    code: int = 0
     tasks: tuple[Task, ...] = ()
     boards: tuple[Board, ...] = ()
     files: tuple[Path, ...] = ()
@@ -35,33 +43,94 @@ def export_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitt
     found: dict[str, list[LoggedCandidate]] = {}
     chosen: list[tuple[Task, list[LoggedCandidate]]] = []
     for task in groups.values():
-        experiment = _experiment(store, settings, task)
+        experiment = experiment_of(store, settings, task, option="--judge-export")
         candidates = found.setdefault(experiment, store.read(experiment))
-        mine = [c for c in candidates if c.pending and c.rubric_sha256 == task.suite.rubric.sha256]
+        mine = [c for c in candidates if c.rubric_sha256 == task.suite.rubric.sha256 and c.task == task.suite.task]
+        if settings.audit is None:
+            mine = [c for c in mine if c.pending]
         chosen.append((dataclasses.replace(task, experiment=experiment), mine))
     waiting = [(t, c) for t, c in chosen if c]
     if len(waiting) > 1:
         names = ", ".join(f"{t.suite.path} ({len(c)} pending)" for t, c in waiting)
         raise UsageError(f"--judge-export: one packet is for one rubric; export these suites one by one: {names}")
     task, candidates = waiting[0] if waiting else chosen[0]
+    what = f"{len(candidates)} pending candidates"
+    if settings.audit is not None:
+        candidates, what = _audit(settings, store, task, candidates)
     packet = build_packet(
         store.texts(candidates),
         task.suite.rubric,
         experiment=task.experiment,
-        seed=int.from_bytes(settings.identity.session.encode()[-6:], "big"),
+        seed=_seed(settings),
         reveal=settings.reveal,
+        duplicates=settings.duplicates,
     )
     write_packet(path, packet)
     if not candidates:
         return Sitting(message=f"nothing is pending in {task.experiment}; {path} is an empty packet")
+    twice = len(packet["items"]) - len(candidates)
     return Sitting(
-        message=f"exported {len(candidates)} pending candidates of {task.experiment} to {path}; "
-        f"score them against the rubric, then: --judge-apply {path.name}"
+        message=f"exported {what} of {task.experiment} to {path}"
+        + (f", {twice} of them twice" if twice else "")
+        + f"; score them against the rubric, then: --judge-apply {path.name}"
     )
 
 
-def _experiment(store: TrackingStore, settings: Settings, task: Task) -> str:
-    """The task's experiment; where it is today's by default and there is none yet, the task's newest."""
+def _seed(settings: Settings) -> int:
+    return int.from_bytes(settings.identity.session.encode()[-6:], "big")
+
+
+def _audit(
+    settings: Settings, store: TrackingStore, task: Task, candidates: list[LoggedCandidate]
+) -> tuple[list[LoggedCandidate], str]:
+    """The candidates that check the automatic judge, their sampling probabilities written to MLflow, and what they are.
+
+    A probability that a candidate has from an earlier audit stays once a person has scored it: that draw labelled it.
+    """
+    assert settings.audit is not None
+    rubric = task.suite.rubric
+    pool = auditable(candidates)
+    if not pool:
+        raise UsageError(
+            f"--judge-audit: the automatic judge has scored nothing in {task.experiment}; run pytest with --judge-auto"
+        )
+    if all(c.sit_down() is None for c in pool):
+        pool = _asked_twice(settings, store, task, pool)
+    drawn = draw(pool, rubric, settings.audit, seed=_seed(settings))
+    for d in drawn:
+        if d.candidate.sampling_probability is None or d.candidate.sit_down() is None:
+            store.tag(d.candidate.run_id, {SAMPLING: f"{d.probability:.6g}"})
+    certain = sum(d.probability == 1.0 and bool(d.disagreement) for d in drawn)
+    what = f"{len(drawn)} candidates ({certain} by disagreement, {len(drawn) - certain} at random of {len(pool)})"
+    return [d.candidate for d in drawn], what
+
+
+def _asked_twice(
+    settings: Settings, store: TrackingStore, task: Task, pool: list[LoggedCandidate]
+) -> list[LoggedCandidate]:
+    """The same candidates, each with the automatic judge's second verdict, which is asked for where there is none."""
+    judge, rubric = task.suite.judge, task.suite.rubric
+    todo = [c for c in pool if not any(v.judge.tier is Tier.AUTO for v in c.second_verdicts)]
+    if not todo or judge is None:
+        return pool
+    with contextlib.ExitStack() as stack:
+        embedded = None
+        if judge.embedded:
+            embedded = stack.enter_context(LocalServer()).start([judge.model]).api_base
+            spare_loopback_from_proxies()
+        ask = stack.enter_context(asking(settings, LiteLLMCompleter([judge], embedded=embedded)))
+        texts = store.texts(todo)
+        after, came_to = judge_and_write(
+            texts, rubric, judge, ask, lambda judgements: [j.write(store) for j in judgements], second=True
+        )
+    if came_to.unavailable:
+        raise UsageError(f"--judge-audit asks the automatic judge a second time: {came_to.unavailable}")
+    changed = {c.run_id: c for c in after}
+    return [changed.get(c.run_id, c) for c in pool]
+
+
+def experiment_of(store: TrackingStore, settings: Settings, task: Task, *, option: str) -> str:
+    """The task's experiment; where it is today's by default and there is none yet, the task's newest. UsageError."""
     if store.experiment(task.experiment) is not None:
         return task.experiment
     prefix = f"{task.suite.task}-bench-"
@@ -70,7 +139,7 @@ def _experiment(store: TrackingStore, settings: Settings, task: Task) -> str:
         return max(earlier)
     known = f" There are: {', '.join(sorted(earlier)[-5:])}." if earlier else ""
     raise UsageError(
-        f"--judge-export: MLflow has no experiment {task.experiment!r}.{known} "
+        f"{option}: MLflow has no experiment {task.experiment!r}.{known} "
         "Run the evals first, or name one with --bench-experiment"
     )
 
@@ -122,7 +191,10 @@ def take_in(store: TrackingStore, packet: Packet, *, rubrics: Mapping[str, Rubri
     rubric = rubrics.get(packet.rubric.id) or packet.rubric
     for run_id, verdict in matched.verdicts.items():
         store.record(by_run[run_id], verdict, rubric)
-    after = {c.run_id: c for c in (store.read(packet.experiment) if matched.verdicts else everyone)}
+    for run_id, verdict in matched.duplicates.items():
+        store.record(by_run[run_id], verdict, rubric, second=True)
+    changed = matched.verdicts or matched.duplicates
+    after = {c.run_id: c for c in (store.read(packet.experiment) if changed else everyone)}
     candidates = tuple(dataclasses.replace(after[c.run_id], outputs=c.outputs, context=c.context) for c in texts)
     return Applied(
         applied=len(matched.verdicts),

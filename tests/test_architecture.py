@@ -14,11 +14,12 @@ PACKAGE = Path(__file__).parent.parent / "pytest_promptbench"
 LAYERS = [
     ["plugin"],
     ["ending"],
-    ["sitdown", "regression", "axes", "scheduling"],
+    ["regression", "champions"],
+    ["sitdown", "axes", "scheduling"],
     ["session"],
     ["autojudge"],
     ["report", "localmodels", "completer", "tracking"],
-    ["generation", "leaderboard", "packet", "gate", "judging", "settings"],
+    ["generation", "leaderboard", "agreement", "audit", "promotion", "packet", "gate", "judging", "settings"],
     ["statistics", "grid", "ledger", "candidate"],
     ["catalog"],
     ["checks", "locks", "quiet"],
@@ -26,7 +27,7 @@ LAYERS = [
     ["errors"],
 ]
 DOORS = {
-    "mlflow": ["tracking/store.py", "tracking/spans.py", "tracking/verdicts.py"],
+    "mlflow": ["tracking/store.py", "tracking/spans.py", "tracking/verdicts.py", "tracking/registry.py"],
     "sqlalchemy": ["tracking/recorder.py"],
     "litellm": ["completer.py"],
     "xllamacpp": ["localmodels/__main__.py"],

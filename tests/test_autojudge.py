@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pytest_promptbench.localmodels import installed
 from pytest_promptbench.tracking.spans import trace_id
 
 from .project import Project, migrated_database
@@ -187,3 +188,28 @@ def test_the_controller_judges_once_under_xdist(tmp_path: Path) -> None:
         assert "automatic judge judge: 6 scored" in result.out, result.text
         assert sum(r["model"] == "judge" for r in provider.requests) == 3
         assert all("auto/composite" in r.data.metrics for r in project.runs())
+
+
+@pytest.mark.embedded
+@pytest.mark.skipif(installed("embedded/smollm2-135m") is not None, reason=str(installed("embedded/smollm2-135m")))
+def test_a_real_small_model_judges_validly_even_where_it_is_told_what_to_say(tmp_path: Path) -> None:
+    """Its scores mean nothing; each is one that the rubric allows, or the verdict is a failed one."""
+    with ScriptedProvider(reply=reply) as provider:
+        project = project_in(tmp_path, provider, prompts=("v1",))
+        models = (project.root / "evals/models.yaml").read_text().rsplit("  judge:", 1)[0]
+        (project.root / "evals/models.yaml").write_text(models + "  judge: {model: embedded/smollm2-135m}\n")
+        result = project.pytest("--judge-auto")
+        assert result.code == 0, result.text
+        assert "automatic judge judge: " in result.out
+        scored = 0
+        for run in project.runs():
+            metrics = run.data.metrics
+            failed = any(k.startswith("promptbench.failed_verdict.") for k in run.data.tags)
+            assert failed is ("auto/composite" not in metrics)
+            if not failed:
+                scored += 1
+                assert all(
+                    metrics[f"auto/{name}"] in (1, 2, 3, 4, 5) for name in ("relevance", "actionability", "tone")
+                )
+                assert metrics["auto/format_ok"] in (0, 1)
+        assert scored

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,6 +49,16 @@ def test_the_readme_lists_every_option_and_no_other() -> None:
     text = (ROOT / "docs" / "options.md").read_text()
     named = set(re.findall(r"^\| `(--[a-z-]+)", text, flags=re.MULTILINE))
     assert named == {flag for flag, _ in _OPTIONS}
+
+
+def test_the_example_of_a_ci_job_is_yaml_with_options_that_exist() -> None:
+    from pytest_promptbench.plugin import _OPTIONS
+
+    text = (ROOT / ".github" / "workflows" / "evals.yml").read_text()
+    assert yaml.safe_load(text)["jobs"]["evals"]["steps"]
+    used = set(re.findall(r"--(?:bench|judge)-[a-z-]+", text))
+    assert used
+    assert used <= {flag for flag, _ in _OPTIONS}
 
 
 def test_constraints_pin_versions_without_addresses() -> None:

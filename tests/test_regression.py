@@ -78,3 +78,13 @@ def test_mistakes_are_said_before_anything_runs(judged: Project, args: tuple[str
     assert message in result.text
     assert "Traceback" not in result.text
     assert judged.provider.count == before
+
+
+def test_the_gate_against_itself_under_resampling(judged: Project) -> None:
+    result = judged.pytest("--bench-self-test", "200", "--bench-compare=base.json")
+    assert result.code == 0, result.text
+    assert "the gate on base.json against itself, resampled 200 times:" in result.out
+    assert "  tip: 0 of 200 failed (0.0%, 95 % interval 0.0% to 1.9%), 0 were inconclusive" in result.out
+    missing = judged.pytest("--bench-self-test", "10")
+    assert missing.code == 4
+    assert "there is no baseline" in missing.text

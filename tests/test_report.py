@@ -450,15 +450,15 @@ def test_in_a_browser_our_script_runs_and_no_candidates_does(tmp_path: Path) -> 
 # -- files -------------------------------------------------------------------------------------------------------
 
 
-def test_write_all_writes_three_files_whole(tmp_path: Path) -> None:
+def test_write_all_writes_whole_files(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "report"
     for _ in range(2):
         paths = write_all(folder, board(), candidates(), generated_at=AT)
-    assert [p.name for p in paths] == ["leaderboard.json", "leaderboard.md", "leaderboard.html"]
+    assert [p.name for p in paths] == ["leaderboard.json", "statistics.json", "leaderboard.md", "leaderboard.html"]
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in paths)
     data = json.loads(paths[0].read_text(encoding="utf-8"))
     assert data["schema"] == "promptbench/leaderboard/1"
-    assert paths[2].read_text(encoding="utf-8") == page()
+    assert paths[3].read_text(encoding="utf-8") == page()
 
 
 def test_a_lone_surrogate_does_not_stop_the_files(tmp_path: Path) -> None:

@@ -6,27 +6,44 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..records import Leaderboard, LoggedCandidate
 
+if TYPE_CHECKING:
+    from ..agreement import Agreement
+
 
 def write_all(
-    directory: Path, lb: Leaderboard, candidates: Sequence[LoggedCandidate], *, generated_at: str
+    directory: Path,
+    lb: Leaderboard,
+    candidates: Sequence[LoggedCandidate],
+    *,
+    agreement: Agreement | None = None,
+    generated_at: str,
 ) -> list[Path]:
-    """Write ``leaderboard.json``, ``.md`` and ``.html`` into ``directory``; whoever reads meanwhile sees old or new.
+    """Write the leaderboard as JSON, Markdown and HTML, ``statistics.json`` and ``agreement.json`` into ``directory``.
 
-    ``generated_at`` is the ISO 8601 time that the page names.
+    Whoever reads meanwhile sees the old file or the new one. ``generated_at`` is the ISO 8601 time that the page names.
     """
-    from ..leaderboard import leaderboard_json
+    from ..agreement import agreement_json
+    from ..leaderboard import leaderboard_json, statistics_json
     from . import html, markdown
 
     texts = {
-        "leaderboard.json": json.dumps(leaderboard_json(lb), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-        "leaderboard.md": markdown.render_leaderboard(lb),
-        "leaderboard.html": html.render_leaderboard(lb, candidates, generated_at=generated_at),
+        "leaderboard.json": _json(leaderboard_json(lb)),
+        "statistics.json": _json(statistics_json(lb)),
+        "leaderboard.md": markdown.render_leaderboard(lb, agreement),
+        "leaderboard.html": html.render_leaderboard(lb, candidates, agreement=agreement, generated_at=generated_at),
     }
+    if agreement is not None:
+        texts["agreement.json"] = _json(agreement_json(agreement))
     directory.mkdir(parents=True, exist_ok=True)
     return [_replace(directory / name, text) for name, text in texts.items()]
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _replace(path: Path, text: str) -> Path:

@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 from ..records import Criterion, Leaderboard, LoggedCandidate, Row, Rubric, Score, Verdict, composite
 from . import pictures
+from .tables import all_tables
 from .text import EXPORT, dollars, duration, interval, notes, number, plural, ranks, visible
 
 if TYPE_CHECKING:
     import jinja2
+
+    from ..agreement import Agreement
 
 LONGEST: Final = 20_000
 """Characters of one output that the page shows; what follows is cut, with a note."""
@@ -97,7 +100,13 @@ class _ScenarioView:
 # -- the page ----------------------------------------------------------------------------------------------------
 
 
-def render_leaderboard(lb: Leaderboard, candidates: Sequence[LoggedCandidate], *, generated_at: str) -> str:
+def render_leaderboard(
+    lb: Leaderboard,
+    candidates: Sequence[LoggedCandidate],
+    *,
+    agreement: Agreement | None = None,
+    generated_at: str,
+) -> str:
     """The page as HTML text. It holds no outside address, and only its own script, known by hash, may run in it."""
     rubric = lb.rubric
     script = _asset("leaderboard.js")
@@ -127,6 +136,7 @@ def render_leaderboard(lb: Leaderboard, candidates: Sequence[LoggedCandidate], *
             ],
             scale=scale,
             rows=_rows(lb, candidates, scale),
+            tables=all_tables(lb, agreement),
             scenarios=_scenarios(lb, candidates),
             total=len(candidates),
             pending=sum(row.pending for row in lb.rows),

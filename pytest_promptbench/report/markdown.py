@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..records import Leaderboard, Row
+from .tables import Table, all_tables
 from .text import EXPORT, dollars, duration, markdown_cell, notes, number, points, ranks
+
+if TYPE_CHECKING:
+    from ..agreement import Agreement
 
 _HEAD = ("#", "model", "prompt", "composite", "tier", "judged", "pending", "failed")
 _TAIL = ("auto", "cost", "latency")
 
 
-def render_leaderboard(lb: Leaderboard) -> str:
-    """The leaderboard with a heading, one table with every criterion's mean, and its notes."""
+def render_leaderboard(lb: Leaderboard, agreement: Agreement | None = None) -> str:
+    """The leaderboard with a heading, one table with every criterion's mean, its notes, and what stands behind it."""
     names = [c.name for c in lb.rubric.criteria]
     head = [*_HEAD, *(markdown_cell(name) for name in names), *_TAIL]
     lines = [
@@ -30,7 +36,21 @@ def render_leaderboard(lb: Leaderboard) -> str:
     remarks += notes(lb)
     if remarks:
         lines += ["", *(f"- {remark}" for remark in remarks)]
+    for table in all_tables(lb, agreement):
+        lines += ["", *_table(table)]
     return "\n".join(lines) + "\n"
+
+
+def _table(table: Table) -> list[str]:
+    marks = ["---" if i < table.names else "---:" for i in range(len(table.head))]
+    return [
+        f"## {markdown_cell(table.title)}",
+        "",
+        markdown_cell(table.note),
+        "",
+        *(_line(row) for row in ([markdown_cell(c) for c in table.head], marks)),
+        *(_line([markdown_cell(cell) for cell in row]) for row in table.rows),
+    ]
 
 
 _LEFT = frozenset({"model", "prompt", "composite", "tier"})

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ..records import Leaderboard, Row
+from .tables import Table, shortened
 from .text import EXPORT, amount, dollars, duration, notes, number, points, ranks, visible
 
 if TYPE_CHECKING:
     from rich.box import Box
+    from rich.console import Console
 
 NARROWEST = 20
 _NAME = 20
@@ -47,22 +49,12 @@ def render_leaderboard(lb: Leaderboard, *, width: int, color: bool) -> str:
 
     Where ``width`` is short, columns give way in the order of ``DROPPED_FIRST``.
     """
-    from rich.console import Console
-    from rich.table import Table
+    from rich.table import Table as Grid
     from rich.text import Text
 
     width = max(width, NARROWEST)
-    console = Console(
-        width=width,
-        height=100,
-        file=io.StringIO(),
-        force_terminal=color,
-        force_jupyter=False,
-        color_system="standard" if color else None,
-        legacy_windows=False,
-        _environ={},
-    )
-    table = Table(
+    console = _console(width, color)
+    table = Grid(
         box=_box(color), padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold" if color else ""
     )
     table.add_column("#", no_wrap=True, justify="right")
@@ -95,6 +87,47 @@ def render_leaderboard(lb: Leaderboard, *, width: int, color: bool) -> str:
         say(f"{pending} pending: {EXPORT}", "yellow")
     for note in notes(lb):
         say(note, "dim")
+    return _printed(console)
+
+
+def render_tables(tables: Sequence[Table], *, width: int, color: bool) -> str:
+    """Smaller tables as text of at most ``width`` columns, their long texts folded; without ``color`` no escapes."""
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    console = _console(width, color)
+    for table in tables:
+        rows, left = shortened(table)
+        grid = Grid(
+            box=_box(color), padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold" if color else ""
+        )
+        for i, title in enumerate(table.head):
+            grid.add_column(Text(title), justify="left" if i < table.names else "right", overflow="fold")
+        for row in rows:
+            grid.add_row(*(Text(cell) for cell in row))
+        console.print(Text(table.title, style="bold" if color else "", overflow="fold"), highlight=False)
+        console.print(grid)
+        if left:
+            console.print(Text(left), highlight=False)
+    return _printed(console)
+
+
+def _console(width: int, color: bool) -> Console:
+    from rich.console import Console
+
+    return Console(
+        width=max(width, NARROWEST),
+        height=100,
+        file=io.StringIO(),
+        force_terminal=color,
+        force_jupyter=False,
+        color_system="standard" if color else None,
+        legacy_windows=False,
+        _environ={},
+    )
+
+
+def _printed(console: Console) -> str:
     file = console.file
     assert isinstance(file, io.StringIO)
     return "".join(line.rstrip() + "\n" for line in file.getvalue().splitlines())

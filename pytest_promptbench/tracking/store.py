@@ -15,6 +15,7 @@ import logging
 import sqlite3
 import tempfile
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -66,9 +67,11 @@ class TrackingStore:
         if self._client is not None:
             return
         quiet_environment()
-        with _translated(self.uri):
+        with translated(self.uri):
             logging.getLogger("mlflow").setLevel(logging.ERROR)
             logging.getLogger("alembic").setLevel(logging.ERROR)
+            # SQLAlchemy's remark on MLflow's own models, once per process.
+            warnings.filterwarnings("ignore", "The ``noload`` loader strategy is deprecated")
             from mlflow.tracing.client import TracingClient
             from mlflow.tracking import MlflowClient
 
@@ -93,12 +96,18 @@ class TrackingStore:
             self._traces = TracingClient(self.uri)
             self._client = client
 
+    @property
+    def client(self) -> Any:
+        """MLflow's client, open. For the modules of this package."""
+        self.open()
+        return self._client
+
     def experiment(self, name: str, *, create: bool = False) -> str | None:
         """The id of an experiment, made if asked for; None where there is none of that name."""
         if name in self._ids:
             return self._ids[name]
         self.open()
-        with _translated(self.uri):
+        with translated(self.uri):
             found = self._client.get_experiment_by_name(name)
             if found is not None and found.lifecycle_stage == "deleted":
                 raise TrackingError(
@@ -123,7 +132,7 @@ class TrackingStore:
     def experiments(self) -> list[str]:
         """The names of all active experiments."""
         self.open()
-        with _translated(self.uri):
+        with translated(self.uri):
             return [str(e.name) for e in self._client.search_experiments(max_results=PAGE)]
 
     # -- writing candidates
@@ -135,7 +144,7 @@ class TrackingStore:
     def log(self, entries: Sequence[Entry]) -> list[str]:
         """Make sure that each entry has its run, complete with artifacts and trace. Returns the run ids, in order."""
         self.open()
-        with _translated(self.uri):
+        with translated(self.uri):
             logged: list[str] = []
             fresh: list[tuple[Logged, str, str]] = []
             taken_over: list[tuple[Rubric, str, tuple[Verdict, ...]]] = []
@@ -318,7 +327,7 @@ class TrackingStore:
         if experiment_id is None:
             return []
         condition = f"tags.`{names.CANDIDATE}` != ''" + (f" and {extra_filter}" if extra_filter else "")
-        with _translated(self.uri):
+        with translated(self.uri):
             runs = [r for r in self._runs([experiment_id], condition) if r.info.status in ("FINISHED", "FAILED")]
         candidates = [_read_run(run, experiment) for run in runs]
         return sorted(candidates, key=lambda c: (c.started_at, c.run_id))
@@ -333,7 +342,7 @@ class TrackingStore:
                 candidate, outputs=outputs, context=self._artifact(candidate, "context.json")["vars"]
             )
 
-        with _translated(self.uri), ThreadPoolExecutor(8) as pool:
+        with translated(self.uri), ThreadPoolExecutor(8) as pool:
             return list(pool.map(load, candidates))
 
     def _artifact(self, candidate: LoggedCandidate, file: str) -> Any:
@@ -368,7 +377,7 @@ class TrackingStore:
         if not second:
             before = next((v for v in candidate.verdicts if v.judge == verdict.judge), None)
             self._feedback(candidate.run_id, verdicts.feedback(verdict, rubric, run_id=candidate.run_id, before=before))
-        with _translated(self.uri):
+        with translated(self.uri):
             if verdict.judge.name in candidate.failed_verdicts and verdict.judge.tier is Tier.AUTO:
                 self._client.delete_tag(candidate.run_id, verdicts.failed_tag(verdict.judge))
             self._client.log_batch(
@@ -390,7 +399,7 @@ class TrackingStore:
         """Log assessments on a run's trace. A run that another program wrote may have no trace of ours."""
         self.open()
         trace = trace_id(run_id)
-        with _translated(self.uri):
+        with translated(self.uri):
             try:
                 known = {a.assessment_id for a in self._traces.get_trace_info(trace).assessments}
             except Exception as error:
@@ -406,12 +415,28 @@ class TrackingStore:
         self.open()
         from mlflow.entities import RunTag
 
-        with _translated(self.uri):
+        with translated(self.uri):
             self._client.log_batch(run_id, tags=[RunTag(k, storable(v)[:TAG_LIMIT]) for k, v in tags.items()])
+
+    def rubric_text(self, candidate: LoggedCandidate) -> str:
+        """The text of the rubric that a candidate was logged with: from its tag, of a long one from its artifact."""
+        self.open()
+        from mlflow.artifacts import load_text
+
+        with translated(self.uri):
+            text = str(self._client.get_run(candidate.run_id).data.tags.get(names.RUBRIC_TEXT, ""))
+            if len(text) < TAG_LIMIT:
+                return text
+            folder = self._artifact_uri(candidate)
+            if folder.startswith("file:"):
+                file = Path(unquote(urlsplit(folder).path)) / "rubric.md"
+                return file.read_text(encoding="utf-8") if file.exists() else text
+            listed = self._client.list_artifacts(candidate.run_id)
+            return str(load_text(f"{folder}/rubric.md")) if any(a.path == "rubric.md" for a in listed) else text
 
 
 @contextlib.contextmanager
-def _translated(uri: str) -> Any:
+def translated(uri: str) -> Any:
     """Whatever MLflow or what lies under it raises, as a TrackingError that names the store."""
     try:
         yield

@@ -1,0 +1,123 @@
+"""How far judges agree: every pair of judges, every pair of tiers, and each judge with itself."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, Literal
+
+from .records import Criterion, Judge, LoggedCandidate, Record, Rubric, Tier, Verdict, composite
+
+if TYPE_CHECKING:
+    from .statistics import AgreementReport, RatedPair
+
+AGREEMENT_SCHEMA = "promptbench/agreement/1"
+COMPOSITE = "composite"
+
+Kind = Literal["tiers", "judges", "self"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgePair(Record):
+    """Two sides on the candidates that both scored; ``bias`` in the report is ``a`` less ``b``.
+
+    kind: ``tiers`` compares what counts of two tiers, ``judges`` two judges by name, ``self`` a judge's first and
+    second verdict of candidates that it saw twice without knowing.
+    """
+
+    kind: Kind
+    report: AgreementReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement(Record):
+    """All pairs of one task in one experiment under one rubric; none where no candidate was judged twice."""
+
+    experiment: str
+    task: str
+    rubric: str
+    rubric_sha256: str
+    pairs: tuple[JudgePair, ...] = ()
+
+
+def agreement_report(
+    candidates: Iterable[LoggedCandidate], rubric: Rubric, *, experiment: str, task: str, seed: int = 0
+) -> Agreement:
+    """Agreement on the criteria that judges fill (a program's flags are everybody's) and on the composite.
+
+    Intervals are clustered by scenario. Candidates of other tasks and rubrics, and failed ones, are passed over.
+    """
+    mine = [c for c in candidates if c.task == task and c.rubric_sha256 == rubric.sha256 and c.error is None]
+    judged = (*rubric.judged, Criterion(name=COMPOSITE, type="scale", min=rubric.bottom, max=rubric.top))
+    pairs: list[JudgePair] = []
+    if not any(len(c.verdicts) + len(c.second_verdicts) > 1 for c in mine):
+        return Agreement(experiment=experiment, task=task, rubric=rubric.id, rubric_sha256=rubric.sha256)
+    from .statistics import measure_agreement
+
+    for kind, a, b, rated in _sides(mine, rubric):
+        report = measure_agreement(rated, judged, a=a, b=b, seed=seed)
+        if report.candidates:
+            pairs.append(JudgePair(kind=kind, report=report))
+    return Agreement(
+        experiment=experiment, task=task, rubric=rubric.id, rubric_sha256=rubric.sha256, pairs=tuple(pairs)
+    )
+
+
+def agreement_json(agreement: Agreement) -> dict[str, Any]:
+    """``agreement.json`` as plain values."""
+    head = {k: v for k, v in agreement.to_json().items() if k != "pairs"}
+    pairs = [{"kind": p.kind, **p.report.to_json()} for p in agreement.pairs]
+    return {"schema": AGREEMENT_SCHEMA, **head, "pairs": pairs}
+
+
+def judge_name(judge: Judge) -> str:
+    """How a report calls a judge: the tier alone where the name says no more."""
+    return judge.tier.value if judge.name == judge.tier.value else f"{judge.tier.value}: {judge.name}"
+
+
+def _sides(candidates: Sequence[LoggedCandidate], rubric: Rubric) -> Iterator[tuple[Kind, str, str, list[RatedPair]]]:
+    """(kind, a, b, what both rated), people first. Tiers are left out where each has one judge: that is the pair."""
+    judges: dict[Tier, dict[str, Judge]] = defaultdict(dict)
+    for c in candidates:
+        for v in c.verdicts:
+            judges[v.judge.tier][v.judge.name] = v.judge
+    everyone = [judges[t][name] for t in Tier if t in judges for name in sorted(judges[t])]
+    for one, other in combinations([t for t in Tier if t in judges], 2):
+        if len(judges[one]) + len(judges[other]) > 2:
+            yield "tiers", one.value, other.value, _common(candidates, rubric, _of_tier(one), _of_tier(other))
+    for first, second in combinations(everyone, 2):
+        rated = _common(candidates, rubric, _of_judge(first), _of_judge(second))
+        yield "judges", judge_name(first), judge_name(second), rated
+    for judge in everyone:
+        rated = _common(candidates, rubric, _of_judge(judge), _again(judge))
+        yield "self", judge_name(judge), f"{judge_name(judge)} again", rated
+
+
+def _of_tier(tier: Tier) -> Any:
+    return lambda c: max((v for v in c.verdicts if v.judge.tier is tier), key=lambda v: v.at, default=None)
+
+
+def _of_judge(judge: Judge) -> Any:
+    return lambda c: next((v for v in c.verdicts if v.judge == judge), None)
+
+
+def _again(judge: Judge) -> Any:
+    return lambda c: next((v for v in c.second_verdicts if v.judge == judge), None)
+
+
+def _common(candidates: Sequence[LoggedCandidate], rubric: Rubric, a: Any, b: Any) -> list[RatedPair]:
+    from .statistics import RatedPair
+
+    found = []
+    for c in candidates:
+        first, second = a(c), b(c)
+        if first is not None and second is not None:
+            found.append(RatedPair(scenario=c.scenario, a=_scores(first, c, rubric), b=_scores(second, c, rubric)))
+    return found
+
+
+def _scores(verdict: Verdict, candidate: LoggedCandidate, rubric: Rubric) -> dict[str, float | bool | None]:
+    scores = {**verdict.scores, **candidate.checks}
+    return {**scores, COMPOSITE: composite(scores, rubric)}

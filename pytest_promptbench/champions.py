@@ -1,0 +1,125 @@
+"""Promote a prompt to champion of its task, with a receipt, or take the last promotion back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from .errors import UsageError
+from .grid import cells
+from .leaderboard import current_candidates
+from .promotion import PROMOTION_SCHEMA, Policy, Promotion, decide, parse_bound
+from .session import Task, where
+from .settings import Settings
+from .sitdown import Sitting, experiment_of
+from .tracking.registry import CHAMPION, PromptRegistry, Registered
+from .tracking.store import utc_now
+
+
+def promote(settings: Settings, tasks: Sequence[Task], name: str) -> Sitting:
+    """Weigh the best prompt of the task ``name`` against its champion, and move the alias if every condition is met.
+
+    The receipt is ``promotion.json`` beside the leaderboard, and an artifact in MLflow where the alias moved. Exit code
+    1 for a refusal. UsageError where there is nothing to decide on.
+    """
+    mine = [t for t in tasks if t.suite.task == name]
+    if not mine:
+        known = (
+            ", ".join(sorted({t.suite.task for t in tasks})) or "none was collected: name the evals, pytest evals/ ..."
+        )
+        raise UsageError(f"--bench-promote {name}: there is no such task; there are: {known}")
+    policy = Policy(settings.promote_policy)
+    store = where(settings).store()
+    registry = PromptRegistry(store)
+    task = replace(mine[0], experiment=experiment_of(store, settings, mine[0], option="--bench-promote"))
+    rubric = task.suite.rubric
+    now = {c.names: c.id for t in mine for c in cells(t.suite)}
+    candidates, _ = current_candidates(store.read(task.experiment), rubric, task=name, cells_now=now)
+    selected = {m.name for m in task.suite.models}, {p.version for p in task.suite.prompts}
+    champion = registry.champion(name)
+    candidates = [
+        c
+        for c in candidates
+        if c.model in selected[0]
+        and (c.prompt in selected[1] or (champion is not None and c.prompt_sha256 == champion.sha256))
+    ]
+    decision = decide(
+        candidates,
+        rubric,
+        task=name,
+        experiment=task.experiment,
+        champion=None if champion is None else (champion.version, champion.sha256),
+        policy=policy,
+        bounds=dict(parse_bound(text) for text in settings.promote_within),
+    )
+    receipt = {
+        "schema": PROMOTION_SCHEMA,
+        "decided_at": utc_now(),
+        "granted": decision.granted and not decision.stays,
+        **decision.to_json(),
+    }
+    registered = None
+    if decision.granted and not decision.stays:
+        prompt = next((p for p in task.suite.prompts if p.sha256 == decision.winner_sha256), None)
+        if prompt is None:
+            raise UsageError(
+                f"--bench-promote {name}: the file of {decision.winner} has changed since it was judged; run the evals "
+                "with it as it is now, and have it judged"
+            )
+        receipt["receipt_run"] = registry.keep_receipt(name, receipt)
+        registered = registry.promote(
+            name,
+            prompt,
+            lineage=_lineage(decision, receipt),
+            message=f"promoted by {policy.value} from {task.experiment}",
+        )
+        receipt["registry_version"] = registered.number
+    settings.report.mkdir(parents=True, exist_ok=True)
+    (settings.report / "promotion.json").write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
+    return _said(decision, registered)
+
+
+def _lineage(decision: Promotion, receipt: dict[str, object]) -> dict[str, str]:
+    """What the registered version says of where it comes from."""
+    return {
+        "promptbench.task": decision.task,
+        "promptbench.experiment": decision.experiment,
+        "promptbench.rubric": decision.rubric,
+        "promptbench.rubric_sha256": decision.rubric_sha256,
+        "promptbench.policy": decision.policy.value,
+        "promptbench.scores": json.dumps(dict(decision.scores)),
+        "promptbench.comparison": json.dumps(decision.comparison),
+        "promptbench.promoted_at": str(receipt["decided_at"]),
+        "promptbench.receipt_run": str(receipt["receipt_run"]),
+    }
+
+
+def _said(decision: Promotion, registered: Registered | None) -> Sitting:
+    lines = [
+        f"  {'met    ' if c.met else 'NOT MET'}  {c.name}: {c.found}" + (f"; {c.remedy}" if c.remedy else "")
+        for c in decision.conditions
+    ]
+    if decision.stays:
+        return Sitting(message=f"{decision.winner} is the champion of {decision.task} already, and the best of it")
+    if registered is None:
+        after = f"; {decision.champion} stays" if decision.champion else ""
+        return Sitting(
+            message=f"REFUSED: {decision.winner} does not become champion of {decision.task}{after}",
+            lines=tuple(lines),
+            code=1,
+        )
+    return Sitting(
+        message=f"{decision.winner} is champion of {decision.task}: version {registered.number} in MLflow, "
+        f'mlflow.genai.load_prompt("prompts:/{decision.task}@{CHAMPION}")',
+        lines=tuple(lines),
+    )
+
+
+def roll_back(settings: Settings, _: Sequence[Task], name: str) -> Sitting:
+    """Move the task's alias back to the champion before."""
+    gone, back = PromptRegistry(where(settings).store()).roll_back(name)
+    return Sitting(
+        message=f"{back.version} is champion of {name} again (version {back.number} in MLflow); it was {gone.version} "
+        f"(version {gone.number})"
+    )

@@ -1,0 +1,136 @@
+"""The smaller tables of a report, as plain texts that every renderer lays out in its own way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..agreement import Agreement, JudgePair
+from ..records import Leaderboard
+from .text import interval, number, plural, visible
+
+MOST = 12
+"""Rows of a table that a terminal shows; files hold all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A heading, a sentence, and rows of texts, in which the first ``names`` columns are names.
+
+    Names and head are safe to read (``text.visible``); nothing in here is escaped for Markdown or HTML yet.
+    """
+
+    title: str
+    note: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    names: int = 1
+
+
+def all_tables(lb: Leaderboard, agreement: Agreement | None) -> list[Table]:
+    """What a report shows below the leaderboard; tables without rows are left out."""
+    found = [comparisons(lb), calibration(lb), *(t for p in (agreement.pairs if agreement else ()) for t in _pair(p))]
+    return [table for table in found if table.rows]
+
+
+def comparisons(lb: Leaderboard) -> Table:
+    """Each further row against the first."""
+    first = next((row for row in lb.rows if row.composite is not None), None)
+    title = "Differences" if first is None else f"Less {visible(first.model)} x {visible(first.prompt)}"
+    return Table(
+        title=title,
+        note="Paired over common scenarios; p by sign flips, after Holm. Differences below the last column would often "
+        "be missed (80 % power).",
+        head=("model", "prompt", "difference", "95 %", "p", "scenarios", "detectable"),
+        rows=tuple(
+            (
+                visible(c["model"]),
+                visible(c["prompt"]),
+                _signed(c["mean_difference"]),
+                interval(c["ci"]),
+                number(c["p_holm"], 3),
+                str(c["n"]),
+                number(c["mde"]),
+            )
+            for c in lb.comparisons
+        ),
+        names=2,
+    )
+
+
+def calibration(lb: Leaderboard) -> Table:
+    """What the sit-down tier would say of everything, by prediction-powered inference."""
+    rows = [r for r in lb.rows if r.calibrated is not None and r.calibrated["estimate"] is not None]
+    rows.sort(key=lambda r: -(r.calibrated or {})["estimate"])
+    return Table(
+        title="Calibrated to the sit-down tier",
+        note="The automatic scores of all candidates, corrected by the sit-down labels of some (PPI++).",
+        head=("model", "prompt", "calibrated", "95 %", "labels", "worth", "labels alone", "automatic alone"),
+        rows=tuple(_calibrated(r.model, r.prompt, r.calibrated or {}, r.auto_composite) for r in rows),
+        names=2,
+    )
+
+
+def _calibrated(model: str, prompt: str, c: Mapping[str, Any], auto: float | None) -> tuple[str, ...]:
+    return (
+        visible(model),
+        visible(prompt),
+        number(c["estimate"]),
+        interval(c["ci"]),
+        str(c["n_labels"]),
+        number(c["effective_labels"], 1),
+        number(c["labels_alone"]),
+        number(auto),
+    )
+
+
+def _pair(pair: JudgePair) -> list[Table]:
+    """The scales and the flags of two judges."""
+    report = pair.report
+    a, b = visible(report.a), visible(report.b)
+    among = f"{plural(report.candidates, 'candidate')} of {plural(report.scenarios, 'scenario')}"
+    title = f"{a} with itself" if pair.kind == "self" else f"{a} and {b}"
+    scales = Table(
+        title=f"Agreement of {title}: scales",
+        note=f"{among}. kappa: quadratic weights. alpha: Krippendorff, ordinal. Bias: {a} less {b}, in points.",
+        head=("criterion", "n", "kappa", "alpha", "Spearman", "mean distance", "bias"),
+        rows=tuple(
+            (
+                visible(s.criterion),
+                str(s.n),
+                *(_estimate(e) for e in (s.kappa, s.alpha, s.spearman, s.mean_absolute_difference)),
+                _estimate(s.bias, signed=True),
+            )
+            for s in report.scales
+        ),
+    )
+    flags = Table(
+        title=f"Agreement of {title}: flags",
+        note=f"{among}. kappa: Cohen. AC1: Gwet. The last two: share of true.",
+        head=("criterion", "n", "kappa", "AC1", "equal", a, b),
+        rows=tuple(
+            (visible(f.criterion), str(f.n), *map(_estimate, (f.kappa, f.ac1, f.raw, f.base_rate_a, f.base_rate_b)))
+            for f in report.flags
+        ),
+    )
+    return [scales, flags]
+
+
+def _estimate(estimate: Any, *, signed: bool = False) -> str:
+    """A figure with its interval; ``-`` where it is not defined."""
+    if estimate.value is None:
+        return "-"
+    value = _signed(estimate.value) if signed else number(estimate.value)
+    return " ".join(x for x in (value, interval(estimate.ci)) if x)
+
+
+def _signed(value: float | None) -> str:
+    text = number(value)
+    return f"+{text}" if value is not None and value > 0 and text.strip("0.") else text
+
+
+def shortened(table: Table) -> tuple[Sequence[tuple[str, ...]], str]:
+    """The rows that a terminal shows, and a line about those that it does not."""
+    left = len(table.rows) - MOST
+    return (table.rows, "") if left <= 0 else (table.rows[:MOST], f"and {left} more: see leaderboard.md")

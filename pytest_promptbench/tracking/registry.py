@@ -1,0 +1,128 @@
+"""Champions in MLflow's prompt registry: a prompt a task, a version for each promoted text, the alias ``champion``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UsageError
+from ..records import Prompt, Record
+from .entry import storable
+from .store import TrackingStore, translated
+
+CHAMPION = "champion"
+VERSION = "promptbench.version"
+SHA256 = "promptbench.prompt_sha256"
+PREVIOUS = "promptbench.previous_champion"
+TAG_LIMIT = 4000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registered(Record):
+    """A registered prompt: its number in the registry, and the version (file name) and hash that it was promoted as."""
+
+    number: int
+    version: str
+    sha256: str
+    previous: int | None = None
+
+
+class PromptRegistry:
+    """The prompts of one MLflow store. TrackingError where MLflow cannot be reached or refuses."""
+
+    def __init__(self, store: TrackingStore) -> None:
+        self._store = store
+
+    def champion(self, task: str) -> Registered | None:
+        """The prompt that the alias ``champion`` points at; None where there is none yet."""
+        with translated(self._store.uri):
+            try:
+                found = self._store.client.get_prompt_version_by_alias(task, CHAMPION)
+            except Exception as error:
+                if getattr(error, "error_code", None) in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    return None
+                raise
+        return None if found is None else _registered(found)
+
+    def promote(self, task: str, prompt: Prompt, *, lineage: Mapping[str, str], message: str) -> Registered:
+        """Register the prompt, unless this text is registered already, and move the alias to it."""
+        before = self.champion(task)
+        tags = {VERSION: prompt.version, SHA256: prompt.sha256, **lineage}
+        if prompt.params:
+            tags["promptbench.params"] = json.dumps(dict(prompt.params), sort_keys=True)
+        if before is not None and before.sha256 != prompt.sha256:
+            tags[PREVIOUS] = str(before.number)
+        tags = {k: storable(v)[:TAG_LIMIT] for k, v in tags.items()}
+        client = self._store.client
+        with translated(self._store.uri):
+            known = self._find(task, prompt.sha256)
+            if known is None:
+                made = client.register_prompt(
+                    name=task,
+                    template=[m.to_json() for m in prompt.messages],
+                    commit_message=storable(message),
+                    tags=tags,
+                )
+                number = int(made.version)
+            else:
+                number = known.number
+                for key, value in tags.items():
+                    client.set_prompt_version_tag(task, str(number), key, value)
+            client.set_prompt_alias(task, CHAMPION, number)
+        return Registered(
+            number=number,
+            version=prompt.version,
+            sha256=prompt.sha256,
+            previous=None if before is None else before.number,
+        )
+
+    def roll_back(self, task: str) -> tuple[Registered, Registered]:
+        """Move the alias back to the champion before: (the one that goes, the one that is back). UsageError without."""
+        now = self.champion(task)
+        if now is None:
+            raise UsageError(f"--bench-rollback {task}: the task has no champion in MLflow's prompt registry")
+        if now.previous is None:
+            raise UsageError(
+                f"--bench-rollback {task}: {now.version} (version {now.number}) is the first champion; there is none "
+                "to go back to"
+            )
+        client = self._store.client
+        with translated(self._store.uri):
+            client.set_prompt_alias(task, CHAMPION, now.previous)
+            back = _registered(client.get_prompt_version(task, str(now.previous)))
+        return now, back
+
+    def _find(self, task: str, sha256: str) -> Registered | None:
+        """The newest registered version of this very text."""
+        try:
+            versions = list(self._store.client.search_prompt_versions(task, max_results=1000))
+        except Exception as error:
+            if getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        found = [_registered(v) for v in versions if v.tags.get(SHA256) == sha256]
+        return max(found, key=lambda r: r.number, default=None)
+
+    def keep_receipt(self, task: str, receipt: Mapping[str, Any]) -> str:
+        """A run in the experiment ``<task>-promotions`` with the receipt as its artifact; its id."""
+        store = self._store
+        experiment = store.experiment(f"{task}-promotions", create=True)
+        with translated(store.uri):
+            name = storable(f"{receipt['winner']} after {receipt['champion'] or 'none'}")
+            run = store.client.create_run(experiment, run_name=name[:250], tags={"promptbench.promotion": task})
+            store.client.log_dict(run.info.run_id, dict(receipt), "promotion.json")
+            store.client.set_terminated(run.info.run_id)
+        return str(run.info.run_id)
+
+
+def _registered(found: Any) -> Registered:
+    tags = found.tags
+    previous = tags.get(PREVIOUS)
+    return Registered(
+        number=int(found.version),
+        version=tags.get(VERSION, f"version {found.version}"),
+        sha256=tags.get(SHA256, ""),
+        previous=int(previous) if previous else None,
+    )

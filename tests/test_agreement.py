@@ -1,0 +1,123 @@
+"""Which judges are compared with whom, and what agreement.json says. Its figures: test_statistics_agreement.py."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pytest_promptbench.agreement import Agreement, agreement_json, agreement_report
+from pytest_promptbench.records import Criterion, Judge, LoggedCandidate, Rubric, Tier, Verdict
+from pytest_promptbench.report.tables import all_tables
+
+RUBRIC = Rubric(
+    id="r",
+    text="t",
+    sha256="rubric",
+    criteria=(
+        Criterion(name="relevance", type="scale", min=1, max=5, weight=2),
+        Criterion(name="ok", type="flag", bad=False, penalty=2),
+        Criterion(name="overlong", type="flag", bad=True, penalty=1, check={"max_words": 60}),
+    ),
+)
+ANN, BOB = Judge(tier=Tier.HUMAN, name="ann"), Judge(tier=Tier.HUMAN, name="bob")
+CLAUDE, HAIKU = Judge(tier=Tier.CLAUDE_CODE, name="claude-code"), Judge(tier=Tier.AUTO, name="haiku")
+
+
+def verdict(judge: Judge, relevance: float, ok: bool = True) -> Verdict:
+    return Verdict(scores={"relevance": relevance, "ok": ok, "overlong": False}, judge=judge, at="2026-01-01")
+
+
+def candidate(number: int, *verdicts: Verdict, **details: Any) -> LoggedCandidate:
+    return LoggedCandidate(
+        run_id=str(number), experiment="e", task="tip", model="m", prompt="v1", scenario=f"s{number % 4}", cell="c",
+        candidate=str(number), rubric="r", rubric_sha256="rubric", pending=False, verdicts=verdicts,
+        checks={"overlong": False}, **details,
+    )  # fmt: skip
+
+
+def report(candidates: list[LoggedCandidate]) -> Agreement:
+    return agreement_report(candidates, RUBRIC, experiment="e", task="tip")
+
+
+def sides(found: Agreement) -> list[tuple[str, str, str]]:
+    return [(p.kind, p.report.a, p.report.b) for p in found.pairs]
+
+
+def test_every_pair_of_judges_with_common_candidates_people_first() -> None:
+    found = report([candidate(i, verdict(HAIKU, 3), verdict(CLAUDE, 4), verdict(ANN, 5)) for i in range(8)])
+    assert sides(found) == [
+        ("judges", "human: ann", "claude-code"),
+        ("judges", "human: ann", "auto: haiku"),
+        ("judges", "claude-code", "auto: haiku"),
+    ]
+    scale = found.pairs[1].report.scales[0]
+    assert (scale.criterion, scale.n, scale.scenarios) == ("relevance", 8, 4)
+    assert scale.bias.value == 2.0
+    assert scale.mean_absolute_difference.value == 2.0
+
+
+def test_tiers_are_compared_where_a_tier_has_several_judges() -> None:
+    found = report(
+        [candidate(i, verdict(ANN if i % 2 else BOB, i % 5 + 1), verdict(HAIKU, i % 5 + 1)) for i in range(10)]
+    )
+    assert sides(found) == [
+        ("tiers", "human", "auto"),
+        ("judges", "human: ann", "auto: haiku"),
+        ("judges", "human: bob", "auto: haiku"),
+    ]
+    assert found.pairs[0].report.candidates == 10
+    assert found.pairs[0].report.scales[0].kappa.value == 1.0
+
+
+def test_a_judge_is_compared_with_itself_on_hidden_duplicates() -> None:
+    found = report(
+        [candidate(i, verdict(CLAUDE, i % 5 + 1), second_verdicts=(verdict(CLAUDE, i % 5 + 1),)) for i in range(6)]
+    )
+    assert sides(found) == [("self", "claude-code", "claude-code again")]
+
+
+def test_a_program_and_other_tasks_and_failures_are_left_out() -> None:
+    pair = (verdict(ANN, 5), verdict(HAIKU, 5))
+    odd = [
+        LoggedCandidate.from_json({**candidate(9, *pair).to_json(), "task": "other"}),
+        LoggedCandidate.from_json({**candidate(9, *pair).to_json(), "error": "timeout"}),
+        LoggedCandidate.from_json({**candidate(9, *pair).to_json(), "rubric_sha256": "old"}),
+    ]
+    assert report(odd).pairs == ()
+    (only,) = report([*odd, *(candidate(i, *pair) for i in range(3))]).pairs
+    assert only.report.candidates == 3
+    assert [s.criterion for s in only.report.scales] == ["relevance", "composite"]
+    assert [f.criterion for f in only.report.flags] == ["ok"]
+
+
+def test_one_judge_alone_gives_an_empty_report() -> None:
+    assert agreement_json(report([candidate(1, verdict(ANN, 5))])) == {
+        "schema": "promptbench/agreement/1", "experiment": "e", "task": "tip", "rubric": "r",
+        "rubric_sha256": "rubric", "pairs": [],
+    }  # fmt: skip
+
+
+def test_the_file_has_every_figure_with_its_interval_or_a_reason() -> None:
+    found = report([candidate(i, verdict(ANN, 5), verdict(HAIKU, i % 5 + 1, i % 2 == 0)) for i in range(12)])
+    (pair,) = json.loads(json.dumps(agreement_json(found), allow_nan=False))["pairs"]
+    assert (pair["kind"], pair["a"], pair["b"], pair["candidates"]) == ("judges", "human: ann", "auto: haiku", 12)
+    scale = pair["scales"][0]
+    assert {"kappa", "alpha", "spearman", "mean_absolute_difference", "bias"} <= scale.keys()
+    assert scale["spearman"]["value"] is None
+    assert "gave every candidate the same score" in scale["spearman"]["reason"]
+    assert scale["bias"]["ci"][0] < scale["bias"]["value"] < scale["bias"]["ci"][1]
+    (flag,) = pair["flags"]
+    assert {"kappa", "ac1", "raw", "base_rate_a", "base_rate_b"} <= flag.keys()
+
+
+def test_tables_of_it_are_safe_to_read() -> None:
+    from pytest_promptbench.records import Leaderboard
+
+    odd = Judge(tier=Tier.HUMAN, name="eve\x1b[2J")
+    found = report([candidate(i, verdict(odd, i % 5 + 1), verdict(HAIKU, 3)) for i in range(6)])
+    board = Leaderboard(experiment="e", task="tip", rubric=RUBRIC, rows=())
+    tables = all_tables(board, found)
+    assert [t.title for t in tables] == [
+        "Agreement of human: eve␛[2J and auto: haiku: scales",
+        "Agreement of human: eve␛[2J and auto: haiku: flags",
+    ]

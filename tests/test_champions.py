@@ -1,0 +1,132 @@
+"""--bench-promote and --bench-rollback through real sessions and MLflow's own prompt registry."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_promptbench.tracking.registry import PromptRegistry
+
+from .project import Project, migrated_database
+from .provider import ScriptedProvider
+
+LOAD = """
+import mlflow, sys
+mlflow.set_tracking_uri(sys.argv[1])
+prompt = mlflow.genai.load_prompt("prompts:/tip@champion")
+print(prompt.format(situation="rain"))
+"""
+
+
+def judge(project: Project, scores: dict[str, int]) -> None:
+    """Give every pending candidate of a prompt its score, in a packet that names the prompts."""
+    assert project.pytest("--judge-export", "packet.json", "--judge-reveal").code == 0
+    packet = project.packet()
+    for number, item in enumerate(packet["items"]):
+        given = item["candidates"][0]["scores"]
+        value = scores[item["prompt"]]
+        given |= {"relevance": value, "actionability": max(1, value - number % 2), "tone": value, "format_ok": True}
+    (project.root / "packet.json").write_text(json.dumps(packet))
+    applied = project.pytest("--judge-apply", "packet.json")
+    assert applied.code == 0, applied.text
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """v1 and v2 on ten scenarios; v1 is judged better at first."""
+    root = tmp_path_factory.mktemp("champions")
+    migrated_database(root / "mlflow.db")
+    with ScriptedProvider() as provider:
+        project = Project(root, provider, models=("haiku",), scenarios=10).write()
+        project.pytest("--bench-experiment", "first")
+        project.environ = {"PYTEST_ADDOPTS": "--bench-experiment=first"}
+        judge(project, {"v1": 4, "v2": 2})
+        yield project
+
+
+def receipt(project: Project) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((project.root / ".promptbench/report/promotion.json").read_text())
+    return value
+
+
+def test_the_whole_life_of_a_champion(project: Project) -> None:
+    """Refused, promoted, loaded by an application, followed by a better one, and rolled back."""
+    refused = project.pytest("--bench-promote", "tip")
+    assert refused.code == 1, refused.text
+    assert "REFUSED: v1 does not become champion of tip" in refused.out
+    assert "NOT MET  automatic: the automatic judge has not scored it" in refused.out
+    assert receipt(project)["granted"] is False
+
+    promoted = project.pytest("--bench-promote", "tip", "--bench-promote-policy", "sit-down")
+    assert promoted.code == 0, promoted.text
+    assert (
+        'v1 is champion of tip: version 1 in MLflow, mlflow.genai.load_prompt("prompts:/tip@champion")' in promoted.out
+    )
+    uri = f"sqlite:///{project.root}/mlflow.db"
+    loaded = subprocess.run([sys.executable, "-c", LOAD, uri], capture_output=True, text=True, check=True)
+    assert "be v1" in loaded.stdout
+    assert "Tip: rain" in loaded.stdout
+
+    again = project.pytest("--bench-promote", "tip", "--bench-promote-policy", "sit-down")
+    assert again.code == 0
+    assert "v1 is the champion of tip already" in again.out
+
+    project.file("prompts/tip/v3.yaml", "messages:\n  - {role: user, content: 'Better tip: {{ situation }}'}\n")
+    project.pytest()
+    judge(project, {"v3": 5})
+    followed = project.pytest(
+        "--bench-promote", "tip", "--bench-promote-policy", "sit-down", "--bench-promote-within", "latency:1000x"
+    )
+    assert followed.code == 0, followed.text
+    assert "v3 is champion of tip: version 2" in followed.out
+    found = receipt(project)
+    assert found["granted"] is True
+    assert (found["winner"], found["champion"], found["registry_version"]) == ("v3", "v1", 2)
+    assert found["comparison"]["mean_difference"] > 2
+
+    champion = PromptRegistry(project.store).champion("tip")
+    assert champion is not None
+    assert (champion.version, champion.number, champion.previous) == ("v3", 2, 1)
+    tags = project.store.client.get_prompt_version("tip", "2").tags
+    assert tags["promptbench.experiment"] == "first"
+    assert json.loads(tags["promptbench.comparison"])["mean_difference"] > 2
+    kept = project.store.client.download_artifacts(tags["promptbench.receipt_run"], "promotion.json")
+    assert json.loads(Path(kept).read_text())["winner"] == "v3"
+
+    back = project.pytest("--bench-rollback", "tip")
+    assert back.code == 0, back.text
+    assert "v1 is champion of tip again (version 1 in MLflow); it was v3 (version 2)" in back.out
+    loaded = subprocess.run([sys.executable, "-c", LOAD, uri], capture_output=True, text=True, check=True)
+    assert "be v1" in loaded.stdout
+    further = project.pytest("--bench-rollback", "tip")
+    assert further.code == 4
+    assert "v1 (version 1) is the first champion; there is none to go back to" in further.text
+
+    forth = project.pytest(
+        "--bench-promote", "tip", "--bench-promote-policy", "sit-down", "--bench-promote-within", "latency:1000x"
+    )
+    assert "v3 is champion of tip: version 2" in forth.out, forth.text  # the same text is not registered twice
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--bench-promote", "tips"], "--bench-promote tips: there is no such task; there are: tip"),
+        (["--bench-rollback", "other"], "--bench-rollback other: the task has no champion"),
+        (["--bench-promote-policy", "auto"], "say how to promote: give --bench-promote TASK"),
+        (["--bench-promote", "tip", "--bench-promote-within", "price:2"], "expected cost or latency, a colon"),
+        (["--bench-promote", "tip", "--judge-export", "p.json"], "--judge-export and --bench-promote are two steps"),
+        (["--bench-promote", "tip", "--judge-auto"], "--judge-auto belongs to a session that runs tests"),
+    ],
+)
+def test_mistakes(project: Project, args: list[str], message: str) -> None:
+    result = project.pytest(*args)
+    assert result.code == 4, result.text
+    assert message in result.text
+    assert "Traceback" not in result.text
