@@ -72,8 +72,12 @@ class ReplyError(PromptbenchError):
 
 
 def judge_params(judge: Model) -> dict[str, Any]:
-    """The judge's own parameters at temperature 0, which is the closest that most providers come to repeatable."""
-    return {"max_tokens": 600, **judge.params, "temperature": 0}
+    """The judge's own parameters at temperature 0, which is the closest that most providers come to repeatable.
+
+    The embedded engine keeps what it has read of the rubric from one question to the next: seven times as fast.
+    """
+    params = {"max_tokens": 600, **judge.params, "temperature": 0}
+    return params | {"extra_body": {"cache_prompt": True}} if judge.embedded else params
 
 
 def fingerprint(judge: Model, rubric: Rubric) -> Fingerprint:

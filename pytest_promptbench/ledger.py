@@ -26,6 +26,7 @@ from .records import Answer, Request
 
 SCHEMA = 1
 BUSY_TIMEOUT_S = 120.0
+HEX = "0123456789abcdef"
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -118,18 +119,30 @@ class Ledger:
             ).fetchall()
         return [r[0] for r in rows]
 
-    def pending(self, store: str, sessions: Sequence[str], *, limit: int) -> list[Entry]:
-        """Up to ``limit`` candidates of these sessions that are not in MLflow yet, oldest first."""
+    def pending(self, store: str, sessions: Sequence[str], *, limit: int, share: str = HEX) -> list[Entry]:
+        """Up to ``limit`` candidates of these sessions that are not in MLflow yet, oldest first.
+
+        Of the first session only those whose key ends in one of the hexadecimal digits ``share``.
+        """
         marks = ",".join("?" * len(sessions))
         query = (
             "SELECT experiment, candidate, record, session, run_id FROM outbox WHERE store = ? AND state = 'pending' "  # noqa: S608 - only question marks are put in
-            f"AND session IN ({marks}) ORDER BY created LIMIT ?"
+            f"AND session IN ({marks}) AND (session != ? OR instr(?, substr(candidate, -1))) ORDER BY created LIMIT ?"
         )
         with self._mutex:
-            rows = self._db.execute(query, (store, *sessions, limit)).fetchall()
+            rows = self._db.execute(query, (store, *sessions, sessions[0], share, limit)).fetchall()
         return [
             Entry(experiment=r[0], candidate=r[1], record=json.loads(r[2]), session=r[3], run_id=r[4]) for r in rows
         ]
+
+    def left(self, store: str, session: str, *, share: str) -> int:
+        """How many candidates of a session's share are not in MLflow yet."""
+        query = (
+            "SELECT COUNT(*) FROM outbox WHERE store = ? AND state = 'pending' AND session = ? "
+            "AND instr(?, substr(candidate, -1))"
+        )
+        with self._mutex:
+            return int(self._db.execute(query, (store, session, share)).fetchone()[0])
 
     def waiting(self, store: str, keys: Iterable[tuple[str, str]], *, session: str) -> int:
         """How many candidates are still pending: those of ``session``, and those named by (experiment, candidate)."""

@@ -130,6 +130,11 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ),
     ("--judge-export", {"metavar": "PATH", "help": "write a packet of the pending candidates; runs no test"}),
     ("--judge-apply", {"metavar": "PATH", "help": "take in a scored packet; runs no test"}),
+    (
+        "--judge-queue",
+        {"metavar": "NAME", "help": "put the pending candidates into a review queue of MLflow's own pages"},
+    ),
+    ("--judge-collect", {"metavar": "NAME", "help": "take in what people completed in that review queue"}),
     ("--judge-auto", {"action": "store_true", "help": "have the suite's automatic judge score what it has not scored"}),
     (
         "--judge-audit",
@@ -147,7 +152,7 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
             "help": "with --judge-export: K candidates stand there twice, to see how well a judge agrees with itself",
         },
     ),
-    ("--judge-reveal", {"action": "store_true", "help": "with --judge-export: not blind"}),
+    ("--judge-reveal", {"action": "store_true", "help": "with --judge-export or --judge-queue: not blind"}),
 )
 _NOT_OUR_WARNINGS = (  # of libraries below us, while they are imported beside a running test
     "ignore:Items? .* using the `ReadOnly` qualifier:UserWarning",
@@ -159,8 +164,8 @@ _NOT_OUR_WARNINGS = (  # of libraries below us, while they are imported beside a
 )
 _GATE = ("bench_compare", "bench_compare_fail", "bench_strict")
 _NO_INI = {
-    "judge_export", "judge_apply", "judge_audit", "judge_duplicates", "judge_reveal", "bench_shard", "bench_self_test",
-    "bench_promote", "bench_rollback",
+    "judge_export", "judge_apply", "judge_queue", "judge_collect", "judge_audit", "judge_duplicates", "judge_reveal",
+    "bench_shard", "bench_self_test", "bench_promote", "bench_rollback",
 }  # fmt: skip
 
 
@@ -433,7 +438,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     config = session.config
     if _is_worker(config) or _SETTINGS not in config.stash or _settings(config).runs_tests:
         return None
-    from . import champions, regression, sitdown
+    from . import champions, regression, reviewing, sitdown
     from .errors import PromptbenchError
 
     settings = _settings(config)
@@ -441,6 +446,8 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     steps: dict[str, Any] = {
         "judge_export": sitdown.export_packet,
         "judge_apply": sitdown.apply_packet,
+        "judge_queue": reviewing.fill_queue,
+        "judge_collect": reviewing.collect_queue,
         "promote": champions.promote,
         "rollback": champions.roll_back,
         "self_test": regression.run_self_test,

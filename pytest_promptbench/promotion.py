@@ -229,9 +229,7 @@ def _compared(winner: Cells, champion: Cells, rivals: int) -> PairedComparison:
 # -- conditions
 
 
-def _against(
-    c: PairedComparison, champion: str, experiment: str, policy: Policy, rivals: int
-) -> list[Condition]:
+def _against(c: PairedComparison, champion: str, experiment: str, policy: Policy, rivals: int) -> list[Condition]:
     """Enough common scenarios, and ahead on them by more than chance, which has one go for each of the rivals."""
     if not c.n or c.mean_difference is None:
         return [

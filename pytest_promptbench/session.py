@@ -415,7 +415,7 @@ class Desk:
                 todo = [c for c in found if mine is None or c.candidate in mine]
                 assert judge is not None
                 todo = unscored(todo, rubric, judge)
-                every = _every(5.0, lambda done, total: say(f"judging: {done}/{total}"))
+                every = _every(15.0, lambda done, total: say(f"judging: {done}/{total}"))
                 try:
                     after, came_to = judge_and_write(todo, rubric, judge, ask, self._recorder.judge, progress=every)
                 except TrackingError as error:

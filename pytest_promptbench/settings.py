@@ -37,6 +37,8 @@ class Identity(Record):
 _INSTEAD_OF_TESTS = {
     "judge_export": "--judge-export",
     "judge_apply": "--judge-apply",
+    "judge_queue": "--judge-queue",
+    "judge_collect": "--judge-collect",
     "promote": "--bench-promote",
     "rollback": "--bench-rollback",
     "self_test": "--bench-self-test",
@@ -67,6 +69,8 @@ class Settings:
     allow_unpriced: bool = False
     judge_export: Path | None = None
     judge_apply: Path | None = None
+    judge_queue: str | None = None
+    judge_collect: str | None = None
     judge_auto: bool = False
     promote: str | None = None
     promote_policy: str = "both"
@@ -135,11 +139,11 @@ def resolve(
             "--bench-promote-policy and --bench-promote-within say how to promote: give --bench-promote TASK"
         )
     duplicates = option("judge_duplicates")
-    for name, value in (
-        ("--judge-audit", audit),
-        ("--judge-duplicates", duplicates),
-        ("--judge-reveal", option("judge_reveal")),
-    ):
+    if option("judge_reveal") and export is None and option("judge_queue") is None:
+        raise UsageError(
+            "--judge-reveal says what a judge sees: give it together with --judge-export PATH or --judge-queue NAME"
+        )
+    for name, value in (("--judge-audit", audit), ("--judge-duplicates", duplicates)):
         if value and export is None:
             raise UsageError(f"{name} says what goes into a packet: give it together with --judge-export PATH")
     settings = Settings(
@@ -162,6 +166,8 @@ def resolve(
         allow_unpriced=bool(option("bench_allow_unpriced")),
         judge_export=export,
         judge_apply=applied,
+        judge_queue=option("judge_queue"),
+        judge_collect=option("judge_collect"),
         judge_auto=bool(option("judge_auto")),
         audit=audit,
         duplicates=duplicates or 0,

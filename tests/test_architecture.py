@@ -12,10 +12,14 @@ PACKAGE = Path(__file__).parent.parent / "pytest_promptbench"
 
 # From the top down. A module may import those below it; modules of one line may not import each other.
 LAYERS = [
-    ["plugin"],
+    ["plugin", "__main__"],
+    ["cli"],
+    ["api"],
+    ["experiments"],
     ["ending"],
-    ["regression", "champions"],
+    ["regression", "champions", "reviewing"],
     ["sitdown", "axes", "scheduling"],
+    ["airflow"],
     ["session"],
     ["autojudge"],
     ["report", "localmodels", "completer", "tracking"],
@@ -27,7 +31,16 @@ LAYERS = [
     ["errors"],
 ]
 DOORS = {
-    "mlflow": ["tracking/store.py", "tracking/spans.py", "tracking/verdicts.py", "tracking/registry.py"],
+    "mlflow": [
+        "tracking/store.py",
+        "tracking/spans.py",
+        "tracking/verdicts.py",
+        "tracking/registry.py",
+        "tracking/rounds.py",
+        "tracking/reviews.py",
+        "airflow/filing.py",
+    ],
+    "airflow": ["airflow/operators.py", "airflow/triggers.py"],
     "sqlalchemy": ["tracking/recorder.py"],
     "litellm": ["completer.py"],
     "xllamacpp": ["localmodels/__main__.py"],
@@ -35,7 +48,13 @@ DOORS = {
     "pytest": ["plugin.py"],
     "_pytest": [],
     "rich": ["report/terminal.py"],
-    "jinja2": ["report/html.py"],
+    "jinja2": ["report/html.py", "api/pages.py"],
+    "markdown_it": ["api/pages.py"],
+    "fastapi": ["api/app.py", "api/guard.py", "api/pages.py", "api/problems.py", "api/routes.py"],
+    "starlette": ["api/app.py", "api/guard.py", "api/routes.py"],
+    "uvicorn": ["api/serve.py"],
+    "httpx": ["api/airflow.py", "api/routes.py"],
+    "gepa": [],
 }
 
 

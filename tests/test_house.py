@@ -61,6 +61,19 @@ def test_the_example_of_a_ci_job_is_yaml_with_options_that_exist() -> None:
     assert used <= {flag for flag, _ in _OPTIONS}
 
 
+def test_the_compose_file_is_yaml_whose_parts_refer_to_each_other() -> None:
+    document = yaml.safe_load((ROOT / "docs" / "deploy" / "compose.yaml").read_text())
+    services = document["services"]
+    assert {"postgres", "mlflow", "airflow-api", "airflow-scheduler", "api"} <= set(services)
+    for name, service in services.items():
+        assert "image" in service or "build" in service, name
+        assert set(service.get("depends_on", {})) <= set(services), name
+        for mount in service.get("volumes", ()):
+            assert mount.split(":")[0] in document["volumes"], f"{name}: {mount}"
+        assert set(service.get("secrets", ())) <= set(document["secrets"]), name
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
+
+
 def test_constraints_pin_versions_without_addresses() -> None:
     lines = [x for x in (ROOT / "constraints.txt").read_text().splitlines() if x and not x.startswith("#")]
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!-]+", line) for line in lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ class Project:
         self.folder = folder
         self.uri = f"sqlite:///{folder}/mlflow.db"
         self.ledger = Ledger(folder / "ledger.sqlite3")
+        self.recorders: list[Recorder] = []
 
     def where(self, session: str, uri: str | None = None) -> Where:
         return Where(
@@ -33,6 +34,12 @@ class Project:
             locks=str(self.folder / "locks"),
         )
 
+    def recorder(self, session: str, uri: str | None = None) -> Recorder:
+        """A recorder that is ended with the test."""
+        recorder = Recorder(self.where(session, uri))
+        self.recorders.append(recorder)
+        return recorder
+
     def post(self, session: str, scenarios: Sequence[str], uri: str | None = None) -> list[tuple[str, str]]:
         entries = [logged(s).entry("e") for s in scenarios]
         self.ledger.post(uri or self.uri, entries, session=session)
@@ -40,8 +47,11 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project(tmp_path)
+def project(tmp_path: Path) -> Iterator[Project]:
+    made = Project(tmp_path)
+    yield made
+    for recorder in made.recorders:
+        recorder.close()
 
 
 def scenarios_of(outcome: Outcome) -> list[str]:
@@ -49,7 +59,7 @@ def scenarios_of(outcome: Outcome) -> list[str]:
 
 
 def test_all_that_was_posted_is_in_mlflow_when_finish_returns(project: Project) -> None:
-    recorder = Recorder(project.where("one"))
+    recorder = project.recorder("one")
     recorder.start()
     keys = project.post("one", [f"s{i}" for i in range(50)])
     outcome = recorder.finish(keys, ["e"])
@@ -59,7 +69,7 @@ def test_all_that_was_posted_is_in_mlflow_when_finish_returns(project: Project) 
 
 
 def test_a_killed_recorder_is_replaced_and_nothing_is_doubled(project: Project) -> None:
-    recorder = Recorder(project.where("one"))
+    recorder = project.recorder("one")
     recorder.start()
     keys = project.post("one", [f"s{i}" for i in range(60)])
     deadline = time.monotonic() + 60
@@ -75,14 +85,14 @@ def test_a_killed_recorder_is_replaced_and_nothing_is_doubled(project: Project) 
 
 def test_what_a_dead_session_left_is_logged_by_the_next(project: Project) -> None:
     project.post("dead", ["left behind"])
-    recorder = Recorder(project.where("two"))
+    recorder = project.recorder("two")
     recorder.start()
     outcome = recorder.finish(project.post("two", ["mine"]), ["e"])
     assert scenarios_of(outcome) == ["left behind", "mine"]
 
 
 def test_two_living_sessions_log_a_shared_candidate_once(project: Project) -> None:
-    recorders = [Recorder(project.where(name)) for name in ("one", "two")]
+    recorders = [project.recorder(name) for name in ("one", "two")]
     for recorder in recorders:
         recorder.start()
     keys = [project.post(name, [f"s{i}" for i in range(20)]) for name in ("one", "two")]
@@ -94,7 +104,7 @@ def test_two_living_sessions_log_a_shared_candidate_once(project: Project) -> No
 def test_with_the_store_down_candidates_are_kept_and_the_next_session_logs_them(project: Project) -> None:
     down = "http://127.0.0.1:9"
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
-    recorder = Recorder(project.where("one", uri=down))
+    recorder = project.recorder("one", uri=down)
     recorder.start()
     outcome = recorder.finish(project.post("one", ["a", "b"], uri=down), ["e"])
     recorder.close()
@@ -102,13 +112,13 @@ def test_with_the_store_down_candidates_are_kept_and_the_next_session_logs_them(
     assert "127.0.0.1:9" in (outcome.error or "")
     # the same store is back, under the name that the candidates wait for
     project.ledger._db.execute("UPDATE outbox SET store = ?", (project.uri,))
-    again = Recorder(project.where("two"))
+    again = project.recorder("two")
     again.start()
     assert scenarios_of(again.finish([], ["e"])) == ["a", "b"]
 
 
 def test_one_candidate_that_mlflow_refuses_does_not_hold_up_the_rest(project: Project) -> None:
-    recorder = Recorder(project.where("one"))
+    recorder = project.recorder("one")
     recorder.start()
     broken = logged("broken").entry("e")
     broken.record["candidate"]["cell"]["model"]["name"] = "x" * 20_000

@@ -204,3 +204,25 @@ def test_many_rows_are_corrected_for():
         ordered = scores[np.argsort(-scores.mean(axis=1), kind="stable")]
         false += max(stats.tied_ranks(table(*ordered.tolist()))) > 1
     assert false <= 12  # at 5 % each of 15 pairs by itself, 40 or more
+
+
+def test_many_scenarios_follow_the_expansion_of_the_bootstrap() -> None:
+    """At 1,000 scenarios of skewed scores the expansion's quantiles are those of 10,000 resamples."""
+    rng = np.random.default_rng(5)
+    values = np.minimum(15.0, 15 - rng.exponential(2.0, size=1000))
+    expanded = resampling.bootstrap_means(values, seed=1)
+    drawn = np.sort(values[rng.integers(0, 1000, size=(10_000, 1000))].mean(axis=1))
+    for share in (0.005, 0.025, 0.25, 0.5, 0.75, 0.975, 0.995):
+        spread = drawn.std()
+        assert abs(np.quantile(expanded.values, share) - np.quantile(drawn, share)) < 0.08 * spread
+
+
+def test_many_rows_of_many_scenarios_are_ranked_at_once() -> None:
+    rng = np.random.default_rng(3)
+    rows = [
+        {f"s{i}": float(v) for i, v in enumerate(np.round(rng.normal(10 - 0.5 * (k // 10), 2, size=2000)))}
+        for k in range(30)
+    ]
+    rows.sort(key=lambda row: -sum(row.values()))
+    ranks = stats.tied_ranks(rows)
+    assert sorted(set(ranks)) == [1, 11, 21]

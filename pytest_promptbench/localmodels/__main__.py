@@ -16,7 +16,7 @@ from pytest_promptbench.localmodels.weights import EMBEDDED, PREFIX, installed, 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-CONTEXT_TOKENS = 2048
+CONTEXT_TOKENS = 4096
 DEFAULT_MAX_TOKENS = 512  # for requests that set none; small models may otherwise run on until the context is full
 
 

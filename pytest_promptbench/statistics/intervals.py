@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from .resampling import Floats, acceleration, bca_interval, bca_p_value, bootstrap_means
 
+MOST_BCA = 40
+"""Rows of a board up to which pairs are told apart by BCa too; beyond, by Student's t alone."""
 SMALL = 5
 """Up to this many scenarios an interval is Student's t: so few values hold no tails that a bootstrap could find."""
 
@@ -85,33 +87,56 @@ def tied_ranks(rows: Sequence[Mapping[str, float]], *, level: float = 0.95, seed
     joins while tied with that leader, else it opens the next group with its own place as rank. So rows that share a
     rank are all tied with their leader, not each with each; and two neighbours of different rank may be tied.
     """
-    tables = [{s: float(v) for s, v in row.items()} for row in rows]
+    scenarios = {s: i for i, s in enumerate(sorted({s for row in rows for s in row}))}
+    table = np.full((len(rows), len(scenarios)), np.nan)
+    for i, row in enumerate(rows):
+        for s, value in row.items():
+            table[i, scenarios[s]] = value
+        finite(list(row.values()))
     pairs: list[tuple[int, int]] = []
     p_values: list[float] = []
-    for i in range(len(tables)):
-        for j in range(i + 1, len(tables)):
-            common = sorted(tables[i].keys() & tables[j].keys())
-            if len(common) >= 2:
-                first = finite([tables[i][s] for s in common])
-                second = finite([tables[j][s] for s in common])
-                pairs.append((i, j))
-                p_values.append(_difference_p_value(first, second, seed=seed))
+    for i in range(len(rows)):
+        for j, p in _against_later_rows(table, i, level=level, seed=seed):
+            pairs.append((i, j))
+            p_values.append(p)
     from .paired import holm
 
     apart = {pair for pair, p in zip(pairs, holm(p_values), strict=True) if p <= 1 - level}
     ranks: list[int] = []
     leader = 0
-    for j in range(len(tables)):
+    for j in range(len(rows)):
         if j and (leader, j) in apart:
             leader = j
         ranks.append(leader + 1)
     return ranks
 
 
-def _difference_p_value(first: Floats, second: Floats, *, seed: int) -> float:
-    """Two-sided p-value of a paired mean difference, the larger of BCa's and Student's; see :func:`tied_ranks`."""
+def _against_later_rows(table: Floats, i: int, *, level: float, seed: int) -> list[tuple[int, float]]:
+    """(j, p-value) of row i against each later row with which it has two scenarios in common.
+
+    Two-sided, of the paired mean difference: the larger of Student's t and BCa; see :func:`tied_ranks`. BCa is asked
+    only where t alone would tell the rows apart, and not on boards of more than ``MOST_BCA`` rows: a p-value above the
+    level ties them whatever its size.
+    """
     from scipy.special import stdtr
 
+    d = table[i] - table[i + 1 :]
+    there = np.isfinite(d)
+    n = there.sum(axis=1)
+    found: list[tuple[int, float]] = []
+    for k in np.flatnonzero(n >= 2):
+        j = i + 1 + int(k)
+        known = there[k]
+        p = _difference_p_value(
+            table[i, known], table[j, known], stdtr=stdtr, level=level, seed=seed, bca=len(table) <= MOST_BCA
+        )
+        found.append((j, p))
+    return found
+
+
+def _difference_p_value(
+    first: Floats, second: Floats, *, stdtr: Callable[..., float], level: float, seed: int, bca: bool
+) -> float:
     d = first - second
     n = len(d)
     mean = float(d.mean())
@@ -121,6 +146,6 @@ def _difference_p_value(first: Floats, second: Floats, *, seed: int) -> float:
     step = min(1.0, float(steps.min()))
     spread = max(float(d.std(ddof=1)), step / math.sqrt(6))  # two roundings, each uniform over one step: 2 step**2 / 12
     by_t = 2 * float(stdtr(n - 1, -abs(mean) / spread * math.sqrt(n)))
-    if np.ptp(d) == 0:
+    if not bca or by_t > 1 - level or np.ptp(d) == 0:
         return by_t
     return max(by_t, bca_p_value(mean, bootstrap_means(d, seed=seed), acceleration(-d), n=n))

@@ -1,7 +1,9 @@
 """A process of its own that brings candidates from the ledger into MLflow while the session goes on.
 
 One a session. Importing MLflow and writing runs cost seconds of CPU; here they overlap with generation instead of
-competing with it for one interpreter, and the store has a single writer. The session talks to it in JSON lines:
+competing with it for one interpreter. On a machine with several cores it forks a second writer once MLflow is imported:
+a run costs some 35 ms of CPU, and the two share the session's candidates by the last digit of their key, so that they
+never meet. The session talks to it in JSON lines:
 
 * standard input: one line of settings, later ``{"finish": {...}}``, then any number of ``{"judgements": [...]}``. End
   of file means that the session is over, or gone.
@@ -29,14 +31,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import PromptbenchError, TrackingError
-from ..ledger import Entry, Ledger
+from ..ledger import HEX, Entry, Ledger
 from ..locks import LockFile
 from ..records import Judge, LoggedCandidate, Record, Rubric, Verdict
 from .entry import Logged
-from .store import TrackingStore
+from .store import TrackingStore, load_mlflow
 
 BATCH = 40
-IDLE_S = 0.02
+IDLE_S = 0.05
 ADOPT_EVERY_S = 2.0
 TRIES_AT_THE_END = 3
 WAIT_FOR_OTHERS_S = 120.0
@@ -187,16 +189,64 @@ class Recorder:
 # -- the process's side
 
 
-class _Work:
+class _Second:
+    """The second writer, as the first one sees it: a fork that logs its share until it fails or the first one ends."""
+
+    SHARE = HEX[8:]
+
     def __init__(self, where: Where) -> None:
+        self._pid = 0
+        if (os.cpu_count() or 1) < 2:
+            return
+        import gc
+
+        load_mlflow()
+        gc.freeze()  # what both have imported stays shared, and is not looked through again
+        parent = os.getpid()
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                _write_share(where, parent)
+            finally:
+                os._exit(0)
+
+    @property
+    def alive(self) -> bool:
+        if self._pid and os.waitpid(self._pid, os.WNOHANG) != (0, 0):
+            self._pid = 0
+        return self._pid != 0
+
+    def end(self) -> None:
+        if self.alive:
+            os.kill(self._pid, signal.SIGKILL)
+
+
+def _write_share(where: Where, parent: int) -> None:
+    """The second writer's life. Whatever goes wrong ends it: the first one takes over, and says what it was."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1):  # the pipe to the session is the first one's alone
+        os.dup2(null, descriptor)
+    work = _Work(where, share=_Second.SHARE)
+    while os.getppid() == parent:
+        work.store.open()
+        batch = work.mine()
+        if batch:
+            work.log(batch)
+        else:
+            time.sleep(IDLE_S)
+
+
+class _Work:
+    def __init__(self, where: Where, *, share: str = HEX) -> None:
         self.where = where
+        self.share = share
         self.ledger = Ledger(Path(where.ledger))
         self.locks = LockFile(Path(where.locks))
-        self.locks.acquire(f"session:{where.session}")
         self.store = where.store(self.locks)
         self.sessions = [where.session]
         self.error: str | None = None
         self._adopted_at = 0.0
+        self._left, self._moved_at = -1, 0.0
         self.refused: set[tuple[str, str]] = set()
 
     def adopt(self) -> None:
@@ -212,8 +262,16 @@ class _Work:
 
     def mine(self) -> list[Entry]:
         """The next batch for this process."""
-        batch = self.ledger.pending(self.where.uri, self.sessions, limit=BATCH + len(self.refused))
+        batch = self.ledger.pending(self.where.uri, self.sessions, limit=BATCH + len(self.refused), share=self.share)
         return [e for e in batch if (e.experiment, e.candidate) not in self.refused][:BATCH]
+
+    def waits_for_the_second(self) -> bool:
+        """Whether the second writer still has candidates, and is getting on with them."""
+        now = time.monotonic()
+        left = self.ledger.left(self.where.uri, self.where.session, share=_Second.SHARE)
+        if left != self._left:
+            self._left, self._moved_at = left, now
+        return left > 0 and now - self._moved_at < WAIT_FOR_OTHERS_S
 
     def step(self) -> bool:
         """Log one batch; says whether anything was logged."""
@@ -222,13 +280,13 @@ class _Work:
         if not batch:
             return False
         try:
-            self._log(batch)
+            self.log(batch)
         except TrackingError as error:
             self.error = str(error)
             self._one_by_one(batch)
         return True
 
-    def _log(self, batch: Sequence[Entry]) -> None:
+    def log(self, batch: Sequence[Entry]) -> None:
         run_ids = self.store.log(batch)
         self.ledger.done(self.where.uri, [(e, run_id, _texts(e)) for e, run_id in zip(batch, run_ids, strict=True)])
 
@@ -239,7 +297,7 @@ class _Work:
         self.store.experiment(batch[0].experiment, create=True)
         for item in batch:
             try:
-                self._log([item])
+                self.log([item])
             except TrackingError as error:
                 self.error = str(error)
                 self.refused.add((item.experiment, item.candidate))
@@ -305,11 +363,18 @@ def main() -> None:
     """Serve one session until it closes the line."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     where = Where.from_json(json.loads(sys.stdin.readline()))
-    questions = _Questions()
     _prefer_speed_over_power_loss()
+    second = _Second(where)
     work = _Work(where)
+    work.locks.acquire(f"session:{where.session}")
+    questions = _Questions()
     failures, asked_at = 0, 0.0
     while True:
+        if second.alive:
+            work.share = HEX.replace(_Second.SHARE, "")
+        elif work.share != HEX:
+            work.share = HEX
+            work.store.forget()
         try:
             work.store.open()
             busy = work.step()
@@ -320,6 +385,9 @@ def main() -> None:
         question = questions.next()
         if question is not None and "finish" in question:
             asked_at = asked_at or time.monotonic()
+            if second.alive and not busy and failures == 0 and work.waits_for_the_second():
+                time.sleep(IDLE_S)
+                continue
             keys = [(k[0], k[1]) for k in question["finish"]["keys"]]
             drained = failures == 0 and not busy and _settled(work, keys, asked_at)
             if drained or failures >= TRIES_AT_THE_END:
@@ -332,6 +400,7 @@ def main() -> None:
             break
         if not busy:
             time.sleep(IDLE_S if failures == 0 else 0.5)
+    second.end()
     os._exit(0)  # MLflow's and SQLAlchemy's exit handlers have nothing left to do
 
 

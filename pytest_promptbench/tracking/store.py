@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from ..errors import TrackingError
+from ..errors import PromptbenchError, TrackingError
 from ..ledger import Entry
 from ..locks import LockFile
 from ..quiet import quiet_environment
@@ -41,6 +41,20 @@ def redacted(uri: str) -> str:
     """A tracking address without its user and password."""
     parts = urlsplit(uri)
     return uri if "@" not in parts.netloc else parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]).geturl()
+
+
+def load_mlflow() -> None:
+    """Import MLflow (seconds) without opening any store, so that a process may fork afterwards."""
+    quiet_environment()
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # SQLAlchemy's remark on MLflow's own models, once per process.
+    warnings.filterwarnings("ignore", "The ``noload`` loader strategy is deprecated")
+    import mlflow.store.tracking.sqlalchemy_store
+    import mlflow.tracing.client
+    import mlflow.tracking  # noqa: F401
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
 
 
 class TrackingStore:
@@ -66,16 +80,11 @@ class TrackingStore:
         """Import MLflow (seconds), and create or migrate the database, one process at a time."""
         if self._client is not None:
             return
-        quiet_environment()
         with translated(self.uri):
-            logging.getLogger("mlflow").setLevel(logging.ERROR)
-            logging.getLogger("alembic").setLevel(logging.ERROR)
-            # SQLAlchemy's remark on MLflow's own models, once per process.
-            warnings.filterwarnings("ignore", "The ``noload`` loader strategy is deprecated")
+            load_mlflow()
             from mlflow.tracing.client import TracingClient
             from mlflow.tracking import MlflowClient
 
-            logging.getLogger("mlflow").setLevel(logging.ERROR)
             name = f"migrate:{self.uri}"
             if self._locks is not None:
                 self._locks.acquire(name)
@@ -101,6 +110,12 @@ class TrackingStore:
         """MLflow's client, open. For the modules of this package."""
         self.open()
         return self._client
+
+    @property
+    def traces(self) -> Any:
+        """MLflow's client for traces, open. For the modules of this package."""
+        self.open()
+        return self._traces
 
     def experiment(self, name: str, *, create: bool = False) -> str | None:
         """The id of an experiment, made if asked for; None where there is none of that name."""
@@ -440,7 +455,7 @@ def translated(uri: str) -> Any:
     """Whatever MLflow or what lies under it raises, as a TrackingError that names the store."""
     try:
         yield
-    except TrackingError:
+    except PromptbenchError:
         raise
     except Exception as error:
         text = " ".join(str(error).split())[:500].replace(uri, redacted(uri))

@@ -1,0 +1,114 @@
+"""The DAG ``bench_collect``: collect -> judge -> export -> wait for the judge -> compare. On demand only.
+
+docs/airflow.md says how it is installed, configured and run.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Param, get_current_context, task
+from airflow.sdk.exceptions import AirflowFailException
+
+from pytest_promptbench.airflow.operators import (
+    CollectOperator,
+    CompareOperator,
+    ExportOperator,
+    JudgedApproval,
+    JudgeOperator,
+    VerdictsOperator,
+    project_here,
+    request_of,
+)
+from pytest_promptbench.airflow.request import DAG_ID, PARAMS, unknown_keys
+from pytest_promptbench.errors import UsageError
+
+RETRIES: dict[str, Any] = {
+    "retries": 2,
+    "retry_delay": timedelta(seconds=30),
+    "retry_exponential_backoff": 2,
+    "max_retry_delay": timedelta(minutes=10),
+}
+
+with DAG(
+    dag_id=DAG_ID,
+    description="LLM evals: generate every cell, have it judged, compare with the baseline",
+    schedule=None,
+    catchup=False,
+    render_template_as_native_obj=False,
+    params={
+        name: Param(schema["default"], **{k: v for k, v in schema.items() if k != "default"})
+        for name, schema in PARAMS.items()
+    },
+    tags=["promptbench"],
+    doc_md=__doc__,
+):
+
+    @task
+    def plan() -> list[str]:
+        """Refuse what cannot run before anything is paid for; the names of the shards."""
+        context = get_current_context()
+        unknown = unknown_keys(context["dag_run"].conf)
+        if unknown:
+            raise AirflowFailException(
+                f"unknown keys in the configuration: {', '.join(unknown)}; known: {', '.join(PARAMS)}"
+            )
+        request = request_of(context)
+        try:
+            project_here().check(request)
+        except UsageError as error:
+            raise AirflowFailException(str(error)) from None
+        return request.shard_names()
+
+    @task(trigger_rule="none_failed")
+    def collected() -> int:
+        """How many shards had cells; none at all is a mistake in the selection, not a success."""
+        context = get_current_context()
+        shards = [r for r in context["ti"].xcom_pull(task_ids=["collect"]) if r]
+        if not shards:
+            raise AirflowFailException("no test was selected by this suite, these models, prompts and -k expression")
+        return len(shards)
+
+    @task.branch(trigger_rule="none_failed")
+    def how_to_wait() -> str:
+        """Straight on where nobody sits down or nothing is left to judge."""
+        context = get_current_context()
+        exported = context["ti"].xcom_pull(task_ids="export")
+        if not exported or not exported["pending"]:
+            return "compare"
+        return {"verdicts": "wait_for_verdicts", "approval": "approve"}[request_of(context).wait]
+
+    collect = CollectOperator.partial(
+        task_id="collect",
+        map_index_template="shard {{ task.shard }}",
+        execution_timeout=timedelta(hours=12),
+        **RETRIES,
+    ).expand(shard=plan())
+    judge = JudgeOperator(task_id="judge", execution_timeout=timedelta(hours=12), **RETRIES)
+    export = ExportOperator(
+        task_id="export", trigger_rule="none_failed", execution_timeout=timedelta(hours=1), **RETRIES
+    )
+    choice = how_to_wait()
+    verdicts = VerdictsOperator(task_id="wait_for_verdicts", export_task_id="export", **RETRIES)
+    approve = JudgedApproval(
+        task_id="approve",
+        subject="bench_collect: is everything judged?",
+        body="""The packet of this run waits for its judge.
+
+* In the project: `{{ ti.xcom_pull(task_ids="export")["packet"] }}`
+* In MLflow: artifact `packet.json` of run `{{ ti.xcom_pull(task_ids="export")["mlflow_run"] }}`
+
+{{ ti.xcom_pull(task_ids="export")["pending"] }} candidates. Apply it with `pytest --judge-apply`, then approve: the run
+goes on to the leaderboard and the gate. Reject, and the run fails.""",
+        fail_on_reject=True,
+        retries=0,
+    )
+    compare = CompareOperator(
+        task_id="compare",
+        trigger_rule="none_failed_min_one_success",
+        execution_timeout=timedelta(hours=12),
+        **RETRIES,
+    )
+    collect >> collected() >> judge >> export >> choice >> [verdicts, approve, compare]
+    [verdicts, approve] >> compare

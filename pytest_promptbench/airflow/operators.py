@@ -1,0 +1,252 @@
+"""The DAG's tasks: pytest in the project's own interpreter, and the two ways to wait for a judge."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, NoReturn
+
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk import BaseOperator, Variable
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+
+from ..errors import PromptbenchError
+from ..tracking.store import TrackingStore
+from .filing import file_papers
+from .process import Ending, Finished, PytestProcess
+from .request import SETTINGS, Project, Request, project
+from .triggers import VerdictsTrigger, pending
+
+POLL_S = 15.0
+
+Context = Mapping[str, Any]
+
+
+def request_of(context: Context) -> Request:
+    """What this run of the DAG was asked for; the same in each of its tasks."""
+    day: datetime = context["dag_run"].run_after
+    return Request.of(context["params"], run_id=context["run_id"], day=day.astimezone(UTC).date().isoformat())
+
+
+def project_here() -> Project:
+    """The project on this host: from the environment, which may differ between hosts, before Airflow's Variables."""
+    try:
+        return project({n: os.environ.get(n) or Variable.get(n, default=None) for n in SETTINGS})
+    except PromptbenchError as error:
+        raise AirflowFailException(str(error)) from None
+
+
+class PytestOperator(BaseOperator):
+    """One pytest process of this run. Subclasses say which, and what its end means.
+
+    Exit codes 0 and 1 are results; 2 to 4 fail the task at once, as a retry would meet the same mistake; what a session
+    could not log or have judged, and every other code, fails it so that Airflow tries again. All answers that were paid
+    for are cached by then.
+    """
+
+    _process: PytestProcess | None = None
+
+    def arguments(self, request: Request) -> list[str]:
+        raise NotImplementedError
+
+    def unneeded(self, request: Request) -> str | None:
+        """Why this run skips the task, if it does."""
+        return None
+
+    def conclude(self, done: Finished, request: Request, here: Project) -> dict[str, Any]:
+        """What goes to XCom."""
+        return {"exit_code": done.code}
+
+    def empty(self, request: Request) -> NoReturn:
+        """What to raise where no test was selected."""
+        raise AirflowFailException(f"no test was selected in {request.suite}")
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        request = request_of(context)
+        reason = self.unneeded(request)
+        if reason is not None:
+            raise AirflowSkipException(reason)
+        here = project_here()
+        try:
+            here.check(request)
+            done = self._run(request, here)
+            return self.conclude(done, request, here)
+        except PromptbenchError as error:
+            raise AirflowException(str(error)) from error
+
+    def _run(self, request: Request, here: Project) -> Finished:
+        command = here.command(self.arguments(request))
+        self.log.info("In %s: %s", here.root, shlex.join(command))
+        self._process = PytestProcess(command, cwd=here.root, env=here.environment(os.environ))
+        done = self._process.run(lambda line: self.log.info("%s", line))
+        self.log.info("pytest ended with %d", done.code)
+        match done.ending:
+            case Ending.EMPTY:
+                self.empty(request)
+            case Ending.MISTAKE:
+                raise AirflowFailException(f"pytest ended with {done.code}, a mistake to mend:\n{done.last_words}")
+            case Ending.CRASH:
+                raise AirflowException(f"pytest ended with {done.code}:\n{done.last_words}")
+        if done.alarms:
+            raise AirflowException("\n".join(done.alarms))
+        return done
+
+    def on_kill(self) -> None:
+        if self._process is not None:
+            self._process.end()
+
+
+class CollectOperator(PytestOperator):
+    """Generates and logs one shard. A failing assertion is a result; an empty shard is skipped."""
+
+    def __init__(self, *, shard: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.shard = shard
+
+    def arguments(self, request: Request) -> list[str]:
+        return request.collect(self.shard)
+
+    def empty(self, request: Request) -> NoReturn:
+        raise AirflowSkipException(f"shard {self.shard} is empty")
+
+    def conclude(self, done: Finished, request: Request, here: Project) -> dict[str, Any]:
+        return {"shard": self.shard, "exit_code": done.code}
+
+
+class JudgeOperator(PytestOperator):
+    """Has the suite's automatic judge score what it has not scored. The cells' second run is free: all are cached."""
+
+    def unneeded(self, request: Request) -> str | None:
+        return None if request.automatic else "judge is sit-down: no automatic judge was asked for"
+
+    def arguments(self, request: Request) -> list[str]:
+        return request.judge_automatically()
+
+
+class ExportOperator(PytestOperator):
+    """Writes the judge packet, in the project and as an MLflow artifact: the judge may sit at another host.
+
+    XCom: how many items are ``pending`` in it; its ``packet`` in the project; ``mlflow_run`` that has it as artifact
+    ``packet.json``; ``rubrics``, the hashes of those that its candidates are judged under.
+    """
+
+    def unneeded(self, request: Request) -> str | None:
+        return None if request.sits_down else "judge is auto: nobody sits down"
+
+    def arguments(self, request: Request) -> list[str]:
+        return request.export()
+
+    def _run(self, request: Request, here: Project) -> Finished:
+        (here.root / request.packet).parent.mkdir(parents=True, exist_ok=True)
+        return super()._run(request, here)
+
+    def conclude(self, done: Finished, request: Request, here: Project) -> dict[str, Any]:
+        path = here.root / request.packet
+        packet = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            "pending": len(packet["items"]),
+            "packet": request.packet,
+            "mlflow_run": file_papers(here, request, [path]),
+            "rubrics": [packet["rubric"]["sha256"]],
+        }
+
+
+class CompareOperator(PytestOperator):
+    """Writes leaderboard and gate, in the project and as MLflow artifacts, and fails the run where the gate does.
+
+    A failing assertion by itself is a result here too. XCom: ``exit_code``, ``gates`` (task -> outcome),
+    ``leaderboards`` (as leaderboard.json has them), ``report`` in the project, ``mlflow_run``.
+    """
+
+    def arguments(self, request: Request) -> list[str]:
+        return request.compare()
+
+    def _run(self, request: Request, here: Project) -> Finished:
+        # A gate of an earlier try must not pass for this one's.
+        shutil.rmtree(here.root / request.folder / "report", ignore_errors=True)
+        return super()._run(request, here)
+
+    def conclude(self, done: Finished, request: Request, here: Project) -> dict[str, Any]:
+        folder = here.root / request.folder / "report"
+        boards = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.rglob("leaderboard.json"))]
+        gates = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.rglob("gate.json"))]
+        mlflow_run = file_papers(here, request, sorted(folder.iterdir()), folder="report")
+        if not boards:
+            raise AirflowFailException(f"pytest wrote no leaderboard to {folder}")
+        if request.baseline and len(gates) != len(boards):
+            raise AirflowFailException(f"{len(boards)} leaderboards, but {len(gates)} gates in {folder}")
+        failed = [g for g in gates if g["exit_code"] != 0]
+        if failed:
+            reasons = "\n".join(f"{g['task']}: {g['outcome']}\n  " + "\n  ".join(g["reasons"]) for g in failed)
+            raise AirflowFailException(f"the gate against {request.baseline} did not pass:\n{reasons}")
+        return {
+            "exit_code": done.code,
+            "gates": {g["task"]: g["outcome"] for g in gates},
+            "leaderboards": boards,
+            "report": f"{request.folder}/report",
+            "mlflow_run": mlflow_run,
+        }
+
+
+class VerdictsOperator(BaseOperator):
+    """Waits, without a worker slot, until no candidate that the packet offered is pending any more.
+
+    It waits for the experiment's candidates under the packet's rubric, whichever run of the DAG wrote them: that is
+    what the packet holds. ``export_task_id``: whose XCom tells the rubrics.
+    """
+
+    def __init__(self, *, export_task_id: str, poll_s: float = POLL_S, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.export_task_id, self.poll_s = export_task_id, poll_s
+
+    def execute(self, context: Context) -> None:
+        request, here = request_of(context), project_here()
+        rubrics = context["ti"].xcom_pull(task_ids=self.export_task_id)["rubrics"]
+        store = TrackingStore(here.tracking_uri, artifact_root=here.artifact_root)
+        try:
+            if pending(store, request.experiment, rubrics) == 0:
+                return
+        except PromptbenchError as error:
+            raise AirflowException(str(error)) from error
+        self.defer(
+            trigger=VerdictsTrigger(
+                tracking_uri=here.tracking_uri,
+                artifact_root=None if here.artifact_root is None else str(here.artifact_root),
+                experiment=request.experiment,
+                rubrics=list(rubrics),
+                deadline=time.time() + request.timeout * 60,
+                poll_s=self.poll_s,
+            ),
+            method_name="resume",
+        )
+
+    def resume(self, context: Context, event: Mapping[str, Any]) -> None:
+        """Whatever the trigger ended with."""
+        minutes = request_of(context).timeout
+        match event["status"]:
+            case "judged":
+                return
+            case "timeout":
+                left = "an unknown number of" if event["pending"] is None else event["pending"]
+                raise AirflowFailException(
+                    f"{left} candidates are still pending after {minutes} minutes. Apply the packet, then clear this "
+                    f"task: the run goes on from here"
+                )
+            case _:
+                raise AirflowFailException(
+                    f"MLflow could not be asked: {event['message']}. Clear this task once it is back: the run goes on "
+                    f"from here"
+                )
+
+
+class JudgedApproval(ApprovalOperator):
+    """Airflow's own page for a person who approves; rejecting fails the run. The DAG's ``timeout`` bounds the wait."""
+
+    def execute(self, context: Context) -> Any:
+        self.response_timeout = timedelta(minutes=request_of(context).timeout)
+        return super().execute(context)

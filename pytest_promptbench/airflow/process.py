@@ -1,0 +1,121 @@
+"""One pytest process: started without a shell, heard line by line, ended as a group."""
+
+from __future__ import annotations
+
+import enum
+import os
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+GRACE_S = 10.0
+TAIL_LINES = 30
+ALARMS = ("NOT IN MLFLOW:", "NOT JUDGED:")
+"""How a session's lines begin that tell what its exit code does not: MLflow or the judge's provider was down."""
+
+
+class Ending(enum.Enum):
+    """What an exit code of pytest means for a task."""
+
+    RESULT = "result"
+    EMPTY = "empty"
+    MISTAKE = "mistake"
+    CRASH = "crash"
+
+
+def ending(code: int) -> Ending:
+    """0 and 1 are results, 5 an empty selection, 2 to 4 mistakes that a retry repeats; all else a crash.
+
+    A process that a signal ended has the signal's negative number.
+    """
+    if code in (0, 1):
+        return Ending.RESULT
+    if code == 5:
+        return Ending.EMPTY
+    return Ending.MISTAKE if code in (2, 3, 4) else Ending.CRASH
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A pytest process that has ended."""
+
+    code: int
+    tail: tuple[str, ...]
+    alarms: tuple[str, ...] = ()
+
+    @property
+    def ending(self) -> Ending:
+        return ending(self.code)
+
+    @property
+    def last_words(self) -> str:
+        """What pytest said at its end, for an error message: its own ERROR lines, else the last lines."""
+        errors = [line for line in self.tail if line.startswith(("ERROR", "E   "))]
+        return "\n".join(errors[-5:] or [line for line in self.tail if line.strip()][-5:])
+
+
+class PytestProcess:
+    """A pytest process in a session of its own, so that :meth:`end` reaches its workers and servers too."""
+
+    def __init__(self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> None:
+        self._command, self._cwd, self._env = list(command), cwd, dict(env)
+        self._process: subprocess.Popen[str] | None = None
+
+    def run(self, say: Callable[[str], None]) -> Finished:
+        """Start, pass every line of output on to ``say``, and wait. Whatever is raised meanwhile ends the process."""
+        tail: deque[str] = deque(maxlen=TAIL_LINES)
+        alarms: list[str] = []
+        self._process = subprocess.Popen(
+            self._command,
+            cwd=self._cwd,
+            env=self._env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="backslashreplace",
+            start_new_session=True,
+        )
+        try:
+            assert self._process.stdout is not None
+            for raw in self._process.stdout:
+                line = raw.rstrip("\n")
+                tail.append(line)
+                if line.startswith(ALARMS):
+                    alarms.append(line)
+                say(line)
+            code = self._process.wait()
+            self._process = None  # its number may be another's from now on
+        except BaseException:
+            self.end()
+            raise
+        return Finished(code=code, tail=tuple(tail), alarms=tuple(alarms))
+
+    def end(self) -> None:
+        """SIGTERM to the whole group, and SIGKILL to what is left of it after a while. Harmless when it is over."""
+        process = self._process
+        if process is None:
+            return
+        for sign, patience_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, 2.0)):
+            deadline = time.monotonic() + patience_s
+            left = _signalled(process, sign)
+            while left and time.monotonic() < deadline:
+                process.poll()  # a dead leader belongs to its group until somebody has asked for it
+                left = _signalled(process, 0)
+                time.sleep(0.1)
+            if not left:
+                return
+
+
+def _signalled(process: subprocess.Popen[str], sign: int) -> bool:
+    """Send a signal to a process's group; False where nobody is left in it."""
+    try:
+        os.killpg(process.pid, sign)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,281 @@
+"""What a run of the DAG was asked for, and the pytest command lines that follow from it. Neither Airflow nor MLflow.
+
+Whatever comes from a trigger form or over the network passes through :data:`PARAMS`, a closed JSON schema by name, and
+reaches pytest as one element of an argument list, never a shell and never a path outside the project.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+
+DAG_ID = "bench_collect"
+RUN_TAG = "airflow.run_id"
+"""MLflow tag that says which run of the DAG wrote a candidate."""
+MAX_SHARDS = 64
+
+# `$` also matches before a last newline, in Python; the lookahead closes that, and JavaScript's `$` does not mind it.
+_END = r"$(?!\n)"
+_PATH = rf"^(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_./-]{{0,199}}{_END}"
+_TOLERANCE = rf"^[A-Za-z_][A-Za-z0-9_]{{0,99}}:[0-9]{{1,6}}(\.[0-9]{{1,6}})?%?{_END}"
+_NAME = rf"^[^\[\],\x00-\x1f\x7f]{{1,100}}{_END}"
+
+
+def _names(what: str) -> dict[str, Any]:
+    return {
+        "default": [],
+        "type": "array",
+        "items": {"type": "string", "pattern": _NAME},
+        "maxItems": 100,
+        "description": f"only these {what}; empty: all of the suite",
+    }
+
+
+PARAMS: Mapping[str, Mapping[str, Any]] = {
+    "suite": {
+        "default": "evals/",
+        "type": "string",
+        "pattern": _PATH,
+        "description": "folder or test file with evals, relative to the project",
+    },
+    "models": _names("models"),
+    "prompts": _names("prompt versions"),
+    "k": {
+        "default": None,
+        "type": ["string", "null"],
+        "pattern": rf"^(?!-)[^\x00-\x1f\x7f]{{0,500}}{_END}",
+        "description": "pytest's -k expression over test ids, such as: haiku and not v1",
+    },
+    "experiment": {
+        "default": None,
+        "type": ["string", "null"],
+        "pattern": rf"^([A-Za-z0-9][A-Za-z0-9 _.:@+-]{{0,199}})?{_END}",
+        "description": "MLflow experiment; empty: bench-<day of the run>",
+    },
+    "shards": {
+        "default": 1,
+        "type": "integer",
+        "minimum": 1,
+        "maximum": MAX_SHARDS,
+        "description": "pytest processes that share the cells, each a task of its own",
+    },
+    "concurrency": {
+        "default": 16,
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 1000,
+        "description": "requests in flight of each shard",
+    },
+    "judge": {
+        "default": "sit-down",
+        "type": "string",
+        "enum": ["auto", "sit-down", "both"],
+        "description": "auto: the suite's judge model; sit-down: a packet for a person or Claude Code; both: in turn",
+    },
+    "wait": {
+        "default": "verdicts",
+        "type": "string",
+        "enum": ["verdicts", "approval"],
+        "description": "what ends the wait for a sit-down judge: the last verdict, or a person's approval in Airflow",
+    },
+    "timeout": {
+        "default": 1440,
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 43200,
+        "description": "longest wait for the sit-down judge, in minutes; then the run fails",
+    },
+    "baseline": {
+        "default": None,
+        "type": ["string", "null"],
+        "pattern": rf"^({_PATH[1 : -len(_END)]})?{_END}",
+        "description": "baseline file, relative to the project, such as evals/baseline.json; empty: no comparison",
+    },
+    "tolerances": {
+        "default": [],
+        "type": "array",
+        "items": {"type": "string", "pattern": _TOLERANCE},
+        "maxItems": 50,
+        "description": "how far a mean may fall below the baseline, such as composite:5%; empty: the plugin's default",
+    },
+    "strict": {
+        "default": False,
+        "type": "boolean",
+        "description": "an inconclusive comparison fails the run too",
+    },
+    "max_cost": {
+        "default": None,
+        "type": ["number", "null"],
+        "minimum": 0,
+        "maximum": 100000,
+        "description": "US dollars that collect may spend over all shards, and judge and compare each; empty: no limit",
+    },
+    "allow_unpriced": {
+        "default": False,
+        "type": "boolean",
+        "description": "with max_cost: allow models of unknown price, uncounted",
+    },
+}
+"""Name -> JSON schema of a value, with its default. The same names are the only keys of ``dag_run.conf``."""
+
+
+def unknown_keys(conf: Mapping[str, Any] | None) -> list[str]:
+    """The keys of a configuration that no parameter has; Airflow itself ignores them without a word."""
+    return sorted(str(k) for k in conf or {} if k not in PARAMS)
+
+
+def slug(text: str) -> str:
+    """A file name that stands for a text, readable, and different for different texts."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:60]
+    return f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One run of the DAG. Fields are the parameters of :data:`PARAMS`; ``timeout`` is in minutes."""
+
+    run_id: str
+    experiment: str
+    suite: str
+    models: tuple[str, ...]
+    prompts: tuple[str, ...]
+    k: str
+    shards: int
+    concurrency: int
+    judge: str
+    wait: str
+    timeout: int
+    baseline: str
+    tolerances: tuple[str, ...]
+    strict: bool
+    max_cost: float | None
+    allow_unpriced: bool
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any], *, run_id: str, day: str) -> Request:
+        """From parameters that the schema has checked. ``day``: YYYY-MM-DD, the same for every task of the run."""
+        given = {name: params.get(name, schema["default"]) for name, schema in PARAMS.items()}
+        given["experiment"] = given["experiment"] or f"bench-{day}"
+        for name in ("k", "baseline"):
+            given[name] = given[name] or ""
+        for name in ("models", "prompts", "tolerances"):
+            given[name] = tuple(given[name])
+        return cls(run_id=run_id, **given)
+
+    @property
+    def sits_down(self) -> bool:
+        return self.judge in ("sit-down", "both")
+
+    @property
+    def automatic(self) -> bool:
+        return self.judge in ("auto", "both")
+
+    @property
+    def folder(self) -> str:
+        """Where this run's reports go, relative to the project."""
+        return f".promptbench/airflow/{slug(self.run_id)}"
+
+    @property
+    def packet(self) -> str:
+        """Where this run's judge packet goes, relative to the project."""
+        return f".promptbench/packets/{slug(self.run_id)}/packet.json"
+
+    def shard_names(self) -> list[str]:
+        """``1/3``, ``2/3``, ``3/3``."""
+        return [f"{i}/{self.shards}" for i in range(1, self.shards + 1)]
+
+    def collect(self, shard: str) -> list[str]:
+        """Generate one shard. The limit of the cost is divided, as each pytest knows only of itself."""
+        report = f"{self.folder}/shard-{shard.partition('/')[0]}"
+        share = None if self.max_cost is None else self.max_cost / self.shards
+        return [*self._cells(report, share), f"--bench-shard={shard}"]
+
+    def judge_automatically(self) -> list[str]:
+        return [*self._cells(f"{self.folder}/judge", self.max_cost), "--judge-auto"]
+
+    def export(self) -> list[str]:
+        """Every pending candidate of the experiment: a packet is not narrowed to some cells."""
+        return [self.suite, f"--bench-experiment={self.experiment}", f"--judge-export={self.packet}"]
+
+    def compare(self) -> list[str]:
+        """A warm run of the same cells, which asks no provider, for its leaderboard and its gate."""
+        gate = []
+        if self.baseline:
+            gate = [f"--bench-compare={self.baseline}", *(f"--bench-compare-fail={t}" for t in self.tolerances)]
+            gate += ["--bench-strict"] if self.strict else []
+        return [*self._cells(f"{self.folder}/report", self.max_cost), *gate]
+
+    def _cells(self, report: str, max_cost: float | None) -> list[str]:
+        return [
+            self.suite,
+            *(["-k", self.k] if self.k.strip() else []),
+            *([f"--bench-models={','.join(self.models)}"] if self.models else []),
+            *([f"--bench-prompts={','.join(self.prompts)}"] if self.prompts else []),
+            f"--bench-experiment={self.experiment}",
+            f"--bench-tag={RUN_TAG}={self.run_id}",
+            f"--bench-concurrency={self.concurrency}",
+            f"--bench-report={report}",
+            *([] if max_cost is None else [f"--bench-max-cost={max_cost:.6f}"]),
+            *(["--bench-allow-unpriced"] if self.allow_unpriced and max_cost is not None else []),
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """Where evals live on this host, what interpreter runs them, and which MLflow keeps them."""
+
+    root: Path
+    python: Path
+    tracking_uri: str
+
+    @property
+    def artifact_root(self) -> Path | None:
+        """Where MLflow artifacts go; None where a tracking server decides."""
+        return None if self.tracking_uri.startswith(("http:", "https:", "databricks")) else self.root / "mlartifacts"
+
+    def command(self, arguments: Iterable[str]) -> list[str]:
+        return [str(self.python), "-m", "pytest", f"--rootdir={self.root}", *arguments]
+
+    def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """A worker's environment without what is Airflow's and what would steer pytest from outside."""
+        kept = {k: v for k, v in environ.items() if not k.startswith(("AIRFLOW", "_AIRFLOW", "PYTEST_"))}
+        return {**kept, "MLFLOW_TRACKING_URI": self.tracking_uri, "PYTHONUNBUFFERED": "1"}
+
+    def check(self, request: Request) -> None:
+        """UsageError where this host cannot run the request: a file that is not there."""
+        for name in ("suite", "baseline"):
+            value = getattr(request, name)
+            if value and not (self.root / value).exists():
+                raise UsageError(f"{name}: {value} does not exist below {self.root}")
+
+
+def project(setting: Mapping[str, str | None]) -> Project:
+    """From the settings PROMPTBENCH_ROOT, PROMPTBENCH_PYTHON and MLFLOW_TRACKING_URI, all needed. UsageError."""
+    for name in SETTINGS:
+        if not setting.get(name):
+            raise UsageError(
+                f"{name} is not set on this host: {SETTINGS[name]}. Set it in the environment of the workers, or as an "
+                f"Airflow Variable of the same name"
+            )
+    root, python = Path(str(setting["PROMPTBENCH_ROOT"])), Path(str(setting["PROMPTBENCH_PYTHON"]))
+    if not root.is_absolute() or not root.is_dir():
+        raise UsageError(f"PROMPTBENCH_ROOT is {root}, which is no absolute path of a folder on this host")
+    if not python.is_absolute() or not python.is_file():
+        raise UsageError(f"PROMPTBENCH_PYTHON is {python}, which is no absolute path of an interpreter on this host")
+    uri = str(setting["MLFLOW_TRACKING_URI"])
+    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+        uri = f"sqlite:///{root / uri.removeprefix('sqlite:///')}"
+    return Project(root=root, python=python, tracking_uri=uri)
+
+
+SETTINGS: Mapping[str, str] = {
+    "PROMPTBENCH_ROOT": "the absolute path of the project with its evals/",
+    "PROMPTBENCH_PYTHON": "the absolute path of the project's own interpreter, which has pytest-promptbench",
+    "MLFLOW_TRACKING_URI": "the tracking server that all shards log to; on one host, sqlite:///mlflow.db will do",
+}

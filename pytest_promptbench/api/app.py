@@ -1,0 +1,140 @@
+"""The application: routes under ``/api``, pages beside them, and every error as a problem document."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from ..errors import PromptbenchError, TrackingError, UsageError
+from ..experiments import AmbiguousError, Experiments, NotFoundError, RubricTextError
+from ..tracking.store import TrackingStore, redacted
+from .airflow import Airflow, AirflowError
+from .guard import Guard, Tokens
+from .jobs import BusyError, Jobs
+from .pages import Pages
+from .problems import ProblemError
+from .routes import api_routes
+from .settings import ServiceSettings
+from .start import Runs
+
+
+def create_app(settings: ServiceSettings) -> FastAPI:
+    """The service as an ASGI application. Nothing is opened or started until it serves."""
+
+    def store() -> TrackingStore:
+        return TrackingStore(settings.tracking_uri, artifact_root=settings.artifact_root)
+
+    experiments = Experiments(store)
+    tokens = Tokens(settings)
+    airflow = Airflow(settings.airflow) if settings.airflow is not None else None
+    jobs = Jobs(
+        root=settings.root,
+        folder=settings.home / "jobs",
+        python=settings.python,
+        environ=settings.environ,
+        tracking_uri=settings.tracking_uri,
+        most=settings.max_jobs,
+    )
+    runs = Runs(root=settings.root, jobs=jobs, airflow=airflow)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        def warm() -> None:
+            with contextlib.suppress(PromptbenchError):
+                experiments.names()  # importing MLflow takes seconds: the first request need not wait for it
+
+        threading.Thread(target=warm, name="warm-up", daemon=True).start()
+        yield
+
+    app = FastAPI(
+        title="pytest-promptbench",
+        version=version("pytest-promptbench"),
+        summary="Experiments, leaderboards, judge packets and runs over HTTP.",
+        openapi_url="/api/openapi.json",
+        docs_url=None,  # its page would load scripts from elsewhere
+        redoc_url=None,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    pages = Pages(settings=settings, experiments=experiments, tokens=tokens)
+    app.include_router(api_routes(settings=settings, experiments=experiments, runs=runs))
+    app.include_router(pages.router)
+    app.add_middleware(Guard, settings=settings, tokens=tokens)
+    _describe_security(app, settings)
+
+    async def on_error(request: Request, error: Exception) -> Response:
+        problem = _problem(error, settings)
+        if not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", ""):
+            return pages.error(request, problem)
+        return problem.response()
+
+    for kind in (PromptbenchError, ProblemError, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, on_error)
+    return app
+
+
+def _problem(error: Exception, settings: ServiceSettings) -> ProblemError:
+    """An exception as what the client is told of it."""
+    if isinstance(error, ProblemError):
+        return error
+    if isinstance(error, RequestValidationError):
+        return _invalid(error)
+    if isinstance(error, HTTPException):
+        headers = dict(error.headers or {})
+        return ProblemError(error.status_code, str(error.detail), headers=headers)
+    if isinstance(error, TrackingError):
+        where = redacted(settings.tracking_uri)
+        return ProblemError(
+            503,
+            f"{error}. Start MLflow's tracking server, or correct MLFLOW_TRACKING_URI (now {where}) and restart this "
+            "service. Sending the same request again is safe.",
+            headers={"Retry-After": "10"},
+        )
+    if isinstance(error, AirflowError):
+        return ProblemError(503, str(error), headers={"Retry-After": "10"})
+    if isinstance(error, BusyError):
+        return ProblemError(429, str(error), headers={"Retry-After": "30"})
+    if isinstance(error, NotFoundError):
+        return ProblemError(404, str(error))
+    if isinstance(error, RubricTextError):
+        return ProblemError(409, str(error))
+    if isinstance(error, AmbiguousError | UsageError):
+        return ProblemError(422, str(error))
+    return ProblemError(500, "the service made a mistake; its log has the details")
+
+
+def _invalid(error: RequestValidationError) -> ProblemError:
+    """What fits no schema, by place; the value itself is not repeated."""
+    found = []
+    for one in error.errors()[:20]:
+        where = ".".join(str(part) for part in one["loc"] if part != "body") or "body"
+        found.append({"where": where[:200], "problem": str(one["msg"])})
+    detail = "; ".join(f"{f['where']}: {f['problem']}" for f in found)
+    return ProblemError(422, detail, extra={"errors": found})
+
+
+def _describe_security(app: FastAPI, settings: ServiceSettings) -> None:
+    """Say in the OpenAPI document that a bearer token is wanted, where one is."""
+    plain = app.openapi
+
+    def described() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = plain()
+            if not settings.open:
+                schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
+                schemes["token"] = {"type": "http", "scheme": "bearer"}
+                for path, methods in document["paths"].items():
+                    for operation in methods.values():
+                        if path != "/api/health":
+                            operation["security"] = [{"token": []}]
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = described  # type: ignore[method-assign] # FastAPI's own way to change the document

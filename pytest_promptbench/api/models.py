@@ -1,0 +1,397 @@
+"""The shapes of the API's JSON, as OpenAPI shows them. ``RunRequest`` is closed: an unknown key is an error."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_LIMIT = 500
+MAX_SHARDS = 64
+
+# The patterns are those of the DAG bench_collect, so that Airflow never refuses what passed here.
+Name = Annotated[str, Field(pattern=r"^[^\[\],\x00-\x1f\x7f]+$", min_length=1, max_length=100)]
+ProjectPath = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$", max_length=200)]
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+
+class Problem(_Shape):
+    """RFC 9457."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldError] | None = Field(default=None, description="of a body or query that fits no schema")
+
+    model_config = ConfigDict(
+        json_schema_serialization_defaults_required=False,
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "about:blank",
+                    "title": "Not Found",
+                    "status": 404,
+                    "detail": "MLflow has no experiment nightly; there are: tip-bench-2026-11-23",
+                }
+            ]
+        },
+    )
+
+
+class FieldError(_Shape):
+    where: str
+    problem: str
+
+
+class Health(_Shape):
+    status: Literal["ok"] = "ok"
+    mlflow: bool
+    airflow: bool | None = Field(description="null where none is configured")
+    version: str
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"status": "ok", "mlflow": True, "airflow": None, "version": "0.1.0"}]}
+    )
+
+
+class Counts(_Shape):
+    candidates: int
+    judged: int = Field(description="candidates with a verdict of a person or of Claude Code")
+    pending: int
+    failed: int
+
+
+class TaskSummary(Counts):
+    task: str
+    rubric: str
+    rubric_sha256: str = Field(description="of the newest text of the rubric")
+
+
+class ExperimentSummary(Counts):
+    name: str
+    tasks: list[TaskSummary]
+
+
+class ExperimentPage(_Shape):
+    experiments: list[ExperimentSummary]
+    total: int
+    next_offset: int | None = Field(description="offset of the next page; null on the last")
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "experiments": [
+                        {
+                            "name": "tip-bench-2026-11-23",
+                            "candidates": 12,
+                            "judged": 10,
+                            "pending": 2,
+                            "failed": 0,
+                            "tasks": [
+                                {
+                                    "task": "tip",
+                                    "rubric": "tip-v1",
+                                    "rubric_sha256": "9f2c",
+                                    "candidates": 12,
+                                    "judged": 10,
+                                    "pending": 2,
+                                    "failed": 0,
+                                }
+                            ],
+                        }
+                    ],
+                    "total": 1,
+                    "next_offset": None,
+                }
+            ]
+        }
+    )
+
+
+Score = float | bool | None
+
+
+class VerdictShape(_Shape):
+    tier: Literal["human", "claude-code", "auto"]
+    judged_by: str
+    judged_at: str
+    scores: dict[str, Score]
+    composite: float | None
+    rationale: str | None
+
+
+class CandidateShape(_Shape):
+    run_id: str
+    task: str
+    model: str
+    prompt: str
+    scenario: str
+    rubric: str
+    rubric_sha256: str
+    judge_pending: bool
+    judge_kind: str | None = Field(description="of the verdict that counts: claude-code, human, or the judge model")
+    error: str | None
+    checks: dict[str, bool | float]
+    verdicts: list[VerdictShape]
+    started_at: str
+    latency_s: float | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cost_usd: float | None
+    carried_from: str | None
+    outputs: list[str] | None = Field(description="null unless asked for with texts=true")
+    context: dict[str, Any] | None = Field(description="the scenario's vars; null unless asked for with texts=true")
+
+
+class RunsPage(_Shape):
+    experiment: str
+    runs: list[CandidateShape]
+    matching: int = Field(description="candidates that the filters let pass, on all pages")
+    next_cursor: str | None = Field(description="cursor of the next page; null on the last")
+
+
+class LeaderboardRow(_Shape):
+    """One (model, prompt). Each criterion of the rubric is a further key, with its mean."""
+
+    rank: int | None
+    model: str
+    prompt: str
+    composite: float | None
+    ci95: list[float] | None
+    tier: str | None
+    candidates: int
+    judged: int
+    pending: int
+    failed: int
+    auto_composite: float | None
+    cost_usd: float | None
+    latency_s: float | None
+
+    model_config = ConfigDict(extra="allow")
+
+
+class LeaderboardShape(_Shape):
+    schema_: Literal["promptbench/leaderboard/1"] = Field(alias="schema")
+    experiment: str
+    task: str
+    rubric: str
+    rubric_sha256: str
+    rows: list[LeaderboardRow]
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "schema": "promptbench/leaderboard/1",
+                    "experiment": "tip-bench-2026-11-23",
+                    "task": "tip",
+                    "rubric": "tip-v1",
+                    "rubric_sha256": "9f2c",
+                    "rows": [
+                        {
+                            "rank": 1,
+                            "model": "haiku",
+                            "prompt": "v3-few-shot",
+                            "composite": 12.75,
+                            "ci95": [12.1, 13.3],
+                            "tier": "claude-code",
+                            "candidates": 20,
+                            "judged": 20,
+                            "pending": 0,
+                            "failed": 0,
+                            "relevance": 4.4,
+                            "auto_composite": 12.9,
+                            "cost_usd": 0.012,
+                            "latency_s": 1.9,
+                        }
+                    ],
+                }
+            ]
+        }
+    )
+
+
+class AgreementShape(_Shape):
+    """One entry of ``pairs`` for every two judges: kappa, alpha and their intervals by criterion."""
+
+    schema_: Literal["promptbench/agreement/1"] = Field(alias="schema")
+    experiment: str
+    task: str
+    rubric: str
+    rubric_sha256: str
+    pairs: list[dict[str, Any]]
+
+
+class CriterionShape(_Shape):
+    name: str
+    type: Literal["scale", "flag"]
+    min: float | None = None
+    max: float | None = None
+    weight: float | None = None
+    bad: bool | None = None
+    penalty: float | None = None
+    check: dict[str, Any] | None = None
+
+
+class RubricShape(_Shape):
+    id: str
+    sha256: str
+    text: str
+    criteria: list[dict[str, Any]]
+
+
+class OutputShape(_Shape):
+    output: str
+    scores: dict[str, Score] = Field(description="a judge replaces the nulls: all of an item, or none")
+    rationale: str | None = None
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ItemShape(_Shape):
+    item: str = Field(description="opaque")
+    context: dict[str, Any] = Field(description="the scenario's vars")
+    candidates: list[OutputShape] = Field(min_length=1)
+
+
+class PacketShape(_Shape):
+    """A judge packet. A blind one names no model, prompt, scenario or run."""
+
+    schema_: Literal["promptbench/packet/1"] = Field(alias="schema")
+    experiment: str
+    judge_kind: Literal["claude-code", "human"]
+    judged_by: str | None = Field(default=None, max_length=200)
+    rubric: RubricShape
+    items: list[ItemShape]
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "schema": "promptbench/packet/1",
+                    "experiment": "tip-bench-2026-11-23",
+                    "judge_kind": "human",
+                    "judged_by": "Ada",
+                    "rubric": {
+                        "id": "tip-v1",
+                        "sha256": "9f2c",
+                        "text": "---\nid: tip-v1\n...",
+                        "criteria": [{"name": "relevance", "type": "scale", "min": 1, "max": 5, "weight": 1}],
+                    },
+                    "items": [
+                        {
+                            "item": "4be8a7f0c1d2e3f40516",
+                            "context": {"situation": "Slept 4 hours, long day ahead"},
+                            "candidates": [
+                                {"output": "Take a walk at noon.", "scores": {"relevance": 4}, "rationale": None}
+                            ],
+                        }
+                    ],
+                }
+            ]
+        }
+    )
+
+
+class Taken(_Shape):
+    experiment: str
+    applied: int = Field(description="verdicts that are new, or differ from the same judge's earlier one")
+    unchanged: int
+    pending: int = Field(description="candidates of this rubric that still wait for a verdict")
+    message: str
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "experiment": "tip-bench-2026-11-23",
+                    "applied": 12,
+                    "unchanged": 0,
+                    "pending": 3,
+                    "message": "applied 12, unchanged 0, still pending 3",
+                }
+            ]
+        }
+    )
+
+
+class SuiteShape(_Shape):
+    path: str = Field(description="a test file with evals, relative to the project")
+    suites: list[str] = Field(description="the suite files that it names")
+
+
+class Suites(_Shape):
+    """What ``POST /api/bench/run`` may name."""
+
+    files: list[SuiteShape]
+    folders: list[str]
+    baselines: list[str]
+
+
+class RunRequest(BaseModel):
+    """What to run. Whatever is left out is the suite's own choice."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [
+                {"suite": "evals/tips.yaml", "models": ["haiku"], "prompts": ["v1", "v2-mentor"], "max_cost": 0.5}
+            ]
+        },
+    )
+
+    suite: ProjectPath = Field(description="a suite file, test file or folder of GET /api/bench/suites")
+    models: list[Name] = Field(default=[], max_length=100, description="only these models; empty: all of the suite")
+    prompts: list[Name] = Field(default=[], max_length=100, description="only these prompts; empty: all of the suite")
+    k: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-][^\x00-\x1f\x7f]*$", max_length=500)] | None = Field(
+        default=None, description="pytest's -k expression over test ids"
+    )
+    experiment: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.:@+-]*$", max_length=200)] | None = Field(
+        default=None, description="MLflow experiment; left out, the day's"
+    )
+    shards: int = Field(default=1, ge=1, le=MAX_SHARDS, description="processes that share the cells")
+    concurrency: int = Field(default=16, ge=1, le=1000, description="requests in flight")
+    judge: Literal["auto", "sit-down", "both"] = Field(
+        default="sit-down", description="auto and both: the suite's judge model scores at the end"
+    )
+    baseline: ProjectPath | None = Field(default=None, description="compare with a baseline of GET /api/bench/suites")
+    max_cost: float | None = Field(default=None, ge=0, le=100_000, allow_inf_nan=False, description="US dollars")
+
+
+class RunStarted(_Shape):
+    id: str
+    where: Literal["airflow", "local"]
+    state: str
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"id": "bench-20261123T120000-3fa2c1", "where": "local", "state": "running"}]}
+    )
+
+
+class TaskState(_Shape):
+    task: str
+    state: str | None
+
+
+class RunState(_Shape):
+    id: str
+    where: Literal["airflow", "local"]
+    state: str = Field(
+        description="queued, running, success or failed; lost: the service was restarted meanwhile and cannot know"
+    )
+    exit_code: int | None = Field(description="pytest's, of a local run that has ended")
+    started_at: str | None
+    ended_at: str | None
+    request: dict[str, Any]
+    tasks: list[TaskState] = Field(description="Airflow's tasks; empty for a local run")
+    log: list[str] = Field(description="the last lines")
+
+
+Problem.model_rebuild()

@@ -1,0 +1,459 @@
+"""The pages: experiments, one experiment, judging, logging in. Scripts and styles are files of /static."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Annotated, Any, Final
+from urllib.parse import parse_qs, urlencode
+
+import jinja2
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
+from ..agreement import agreement_report
+from ..experiments import Experiment, Experiments, Group
+from ..leaderboard import build_leaderboard
+from ..records import Leaderboard, LoggedCandidate, Row, Rubric, Score, Verdict, composite
+from ..report import pictures
+from ..report.tables import all_tables
+from ..report.text import dollars, duration, interval, notes, number, plural, ranks, visible
+from .guard import COOKIE, SESSION_S, WRITE, Tokens, session_of
+from .problems import ProblemError
+from .settings import ServiceSettings
+from .views import counts, when
+
+PAGE_SIZE: Final = 20
+LONGEST: Final = 20_000
+"""Characters of one text that a page shows."""
+_STATIC: Final = {"pages.css": "text/css; charset=utf-8", "judge.js": "text/javascript; charset=utf-8"}
+
+Name = Annotated[str, Query(max_length=500)]
+
+
+class Pages:
+    """The routes that people visit."""
+
+    def __init__(self, *, settings: ServiceSettings, experiments: Experiments, tokens: Tokens) -> None:
+        self._settings = settings
+        self._experiments = experiments
+        self._tokens = tokens
+        self.router = APIRouter(include_in_schema=False)
+        self.router.add_api_route("/", self.experiments, methods=["GET"])
+        self.router.add_api_route("/experiment", self.experiment, methods=["GET"])
+        self.router.add_api_route("/judge", self.judge, methods=["GET"])
+        self.router.add_api_route("/login", self.login_form, methods=["GET"])
+        self.router.add_api_route("/login", self.login, methods=["POST"])
+        self.router.add_api_route("/logout", self.logout, methods=["POST"])
+        self.router.add_api_route("/static/{name}", self.static, methods=["GET"])
+
+    # -- what people look at
+
+    def experiments(self, request: Request, offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0) -> Response:
+        names = self._experiments.names()
+        shown = [self._experiments.read(n) for n in names[offset : offset + PAGE_SIZE]]
+        rows = [_experiment_row(e) for e in shown if e.candidates]
+        return self._page(
+            request,
+            "experiments.html.j2",
+            rows=rows,
+            total=len(names),
+            empty=len(shown) - len(rows),
+            earlier=f"/?offset={offset + PAGE_SIZE}" if offset + PAGE_SIZE < len(names) else None,
+            later=f"/?offset={max(0, offset - PAGE_SIZE)}" if offset else None,
+        )
+
+    def experiment(
+        self,
+        request: Request,
+        name: Name,
+        task: Annotated[str | None, Query(max_length=250)] = None,
+        rubric: Annotated[str | None, Query(max_length=64)] = None,
+        scenario: Annotated[str | None, Query(max_length=500)] = None,
+    ) -> Response:
+        found = self._experiments.read(name)
+        group = found.group(task if task is not None else next(iter(found.tasks), None), rubric)
+        text = self._experiments.rubric(group)
+        board = build_leaderboard(group.candidates, text, experiment=name, task=group.task)
+        scenarios = _scenarios(group)
+        chosen = scenario if scenario in scenarios else next(iter(scenarios))
+        texts = self._experiments.texts(scenarios[chosen])
+        agreement = agreement_report(group.candidates, text, experiment=name, task=group.task)
+        own = all_tables(board, None)
+        return self._page(
+            request,
+            "experiment.html.j2",
+            group=group,
+            groups=[_GroupLink.of(g, current=g is group) for g in found.groups],
+            counts=counts(group.candidates),
+            title=visible(name),
+            task=visible(group.task),
+            rubric_name=visible(group.rubric),
+            rubric_html=rubric_html(text),
+            judge_link=_link("/judge", name=name, task=group.task),
+            **_board(board),
+            tables=own,
+            agreement=all_tables(board, agreement)[len(own) :],
+            notes=notes(board),
+            scenarios=[
+                _ScenarioLink(
+                    name=visible(s),
+                    link=_link("/experiment", name=name, task=group.task, rubric=rubric, scenario=s) + "#candidates",
+                    note=_states(cs),
+                    current=s == chosen,
+                )
+                for s, cs in scenarios.items()
+            ],
+            chosen=visible(chosen),
+            context=_context(texts),
+            cards=_cards(texts, board, text),
+        )
+
+    def judge(
+        self, request: Request, name: Name, task: Annotated[str | None, Query(max_length=250)] = None
+    ) -> Response:
+        if request.state.role != WRITE:
+            raise ProblemError(403, "this token is read-only, so it cannot send verdicts; log in with another")
+        found = self._experiments.read(name)
+        group = found.group(task if task is not None else next(iter(found.tasks), None))
+        text = self._experiments.rubric(group)
+        return self._page(
+            request,
+            "judge.html.j2",
+            name=name,
+            task=group.task,
+            title=visible(name),
+            task_title=visible(group.task),
+            rubric_name=visible(group.rubric),
+            rubric_html=rubric_html(text),
+            pending=len(group.pending),
+            back=_link("/experiment", name=name, task=group.task),
+        )
+
+    def error(self, request: Request, problem: ProblemError) -> Response:
+        """An error as a page."""
+        response = self._page(
+            request, "error.html.j2", status=problem.status, heading=_heading(problem), detail=visible(problem.detail)
+        )
+        response.status_code = problem.status
+        response.headers.update(problem.headers)
+        return response
+
+    # -- who they are
+
+    def login_form(self, request: Request) -> Response:
+        if self._settings.open or request.state.role is not None:
+            return RedirectResponse("/", status_code=303)
+        return self._page(request, "login.html.j2", problem=None)
+
+    async def login(self, request: Request) -> Response:
+        """A known token for a cookie with a session's id."""
+        if self._settings.open:
+            return RedirectResponse("/", status_code=303)
+        try:
+            form = parse_qs((await request.body()).decode(), max_num_fields=10)
+        except ValueError:
+            form = {}
+        role = self._tokens.role(form.get("token", [""])[0].strip())
+        if role is None:
+            response = self._page(request, "login.html.j2", problem="This token is not known.")
+            response.status_code = 401
+            response.headers["WWW-Authenticate"] = 'Bearer realm="promptbench"'
+            return response
+        done = RedirectResponse("/", status_code=303)
+        done.set_cookie(
+            COOKIE,
+            self._tokens.begin(role),
+            max_age=SESSION_S,
+            httponly=True,
+            samesite="strict",
+            secure=request.url.scheme == "https",
+        )
+        return done
+
+    async def logout(self, request: Request) -> Response:
+        session = session_of(request.headers)
+        if session:
+            self._tokens.end(session)
+        done = RedirectResponse("/login" if not self._settings.open else "/", status_code=303)
+        done.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        return done
+
+    # -- files
+
+    def static(self, request: Request, name: str) -> Response:
+        kind = _STATIC.get(name)
+        if kind is None:
+            raise ProblemError(404, "there is no such file")
+        text = _asset(f"static/{name}")
+        tag = f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
+        headers = {"ETag": tag, "Cache-Control": "no-cache"}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(text, headers={**headers, "Content-Type": kind})
+
+    def _page(self, request: Request, template: str, **values: Any) -> Response:
+        role = getattr(request.state, "role", None)
+        text = (
+            _environment()
+            .get_template(template)
+            .render(
+                values, role=role, can_write=role == WRITE, can_log_out=role is not None and not self._settings.open
+            )
+        )
+        return HTMLResponse(text.encode("utf-8", "replace"))
+
+
+def _heading(problem: ProblemError) -> str:
+    return {404: "Not found", 503: "Not available", 403: "Not allowed"}.get(problem.status, "That did not work")
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: _asset(f"templates/{name}")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.globals["number"] = number
+    return environment
+
+
+@cache
+def _asset(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _link(path: str, **query: str | None) -> str:
+    return f"{path}?{urlencode({k: v for k, v in query.items() if v is not None}, errors='replace')}"
+
+
+@cache
+def _markdown() -> MarkdownIt:
+    """Tables and text; no HTML, no picture and no link, as a rubric comes from a store that others write to."""
+    return MarkdownIt("commonmark", {"html": False}).enable("table").disable(["link", "image", "autolink"])
+
+
+def rubric_html(rubric: Rubric) -> Markup:
+    """A rubric's anchors as HTML: its Markdown with everything else escaped, headings two levels lower."""
+    tokens = _markdown().parse(visible(rubric.body, multiline=True))
+    for token in tokens:
+        token.attrs.pop("style", None)
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{min(6, int(token.tag[1:]) + 2)}"
+    return Markup(_markdown().renderer.render(tokens, _markdown().options, {}))  # noqa: S704 - escaped by markdown-it
+
+
+# -- the list of experiments
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ExperimentRow:
+    name: str
+    link: str
+    judge_link: str
+    tasks: str
+    counts: Mapping[str, int]
+    at: str
+
+
+def _experiment_row(experiment: Experiment) -> _ExperimentRow:
+    pending = next((g for g in experiment.groups if g.pending), experiment.groups[0])
+    return _ExperimentRow(
+        name=visible(experiment.name),
+        link=_link("/experiment", name=experiment.name),
+        judge_link=_link("/judge", name=experiment.name, task=pending.task),
+        tasks=visible(", ".join(experiment.tasks)),
+        counts=counts(experiment.candidates),
+        at=_day(max(c.started_at for c in experiment.candidates)),
+    )
+
+
+def _day(milliseconds: int) -> str:
+    return when(milliseconds)[:16].replace("T", " ")
+
+
+# -- one experiment
+
+
+@dataclass(frozen=True, kw_only=True)
+class _GroupLink:
+    name: str
+    link: str
+    current: bool
+
+    @classmethod
+    def of(cls, group: Group, *, current: bool) -> _GroupLink:
+        return cls(
+            name=f"{visible(group.task)}, {visible(group.rubric)} ({group.rubric_sha256[:8]})",
+            link=_link("/experiment", name=group.experiment, task=group.task, rubric=group.rubric_sha256),
+            current=current,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ScenarioLink:
+    name: str
+    link: str
+    note: str
+    current: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RowView:
+    rank: str
+    best: bool
+    model: str
+    prompt: str
+    tier: str
+    composite: str
+    interval: str
+    row: Row
+    means: list[str]
+    auto: str
+    cost: str
+    latency: str
+    x: str | None
+    whisker: tuple[str, str] | None
+    label: str
+
+
+def _board(board: Leaderboard) -> dict[str, Any]:
+    scale = pictures.scale(board)
+    return {
+        "scale": scale,
+        "top": f"{board.rubric.top:g}",
+        "criteria": [visible(c.name) for c in board.rubric.criteria],
+        "rows": [
+            _row(row, rank, scale, tied=all(r.rank == 1 for r in board.rows))
+            for rank, row in zip(ranks(board.rows), board.rows, strict=True)
+        ],
+        "scored": any(row.composite is not None for row in board.rows),
+    }
+
+
+def _row(row: Row, rank: str, scale: pictures.Scale, *, tied: bool) -> _RowView:
+    value, ends = number(row.composite), interval(row.ci95)
+    return _RowView(
+        rank=rank,
+        best=row.rank == 1 and not tied,
+        model=visible(row.model),
+        prompt=visible(row.prompt),
+        tier=visible(row.tier or "-"),
+        composite=value,
+        interval=ends,
+        row=row,
+        means=[number(v) for v in row.criteria.values()],
+        auto=number(row.auto_composite),
+        cost=dollars(row.cost_usd),
+        latency=duration(row.latency_s),
+        x=None if row.composite is None else scale.at(row.composite),
+        whisker=(scale.at(row.ci95[0]), scale.at(row.ci95[-1])) if row.ci95 else None,
+        label=f"{visible(row.model)}, {visible(row.prompt)}: {value} {ends}".strip(),
+    )
+
+
+def _scenarios(group: Group) -> dict[str, list[LoggedCandidate]]:
+    found: defaultdict[str, list[LoggedCandidate]] = defaultdict(list)
+    for c in group.candidates:
+        found[c.scenario].append(c)
+    return dict(sorted(found.items()))
+
+
+def _state(candidate: LoggedCandidate) -> str:
+    if candidate.error is not None:
+        return "failed"
+    return "pending" if candidate.pending else "judged"
+
+
+def _states(candidates: Sequence[LoggedCandidate]) -> str:
+    found = Counter(_state(c) for c in candidates)
+    return ", ".join(f"{found[s]} {s}" for s in ("judged", "pending", "failed") if found[s])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _VerdictView:
+    composite: str
+    who: str
+    scores: list[tuple[str, str]]
+    rationale: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Card:
+    model: str
+    prompt: str
+    state: str
+    outputs: list[str]
+    error: str | None
+    verdicts: list[_VerdictView]
+    facts: str
+
+
+def _context(candidates: Sequence[LoggedCandidate]) -> list[tuple[str, str]]:
+    context = next((c.context for c in candidates if c.context is not None), {})
+    return [(visible(str(k)), _shown(v if isinstance(v, str) else repr(v))) for k, v in context.items()]
+
+
+def _shown(text: str) -> str:
+    return visible(text, limit=LONGEST, multiline=True)
+
+
+def _cards(candidates: Sequence[LoggedCandidate], board: Leaderboard, rubric: Rubric) -> list[_Card]:
+    place = {(row.model, row.prompt): i for i, row in enumerate(board.rows)}
+    ordered = sorted(candidates, key=lambda c: (place.get((c.model, c.prompt), len(place)), c.started_at, c.run_id))
+    return [
+        _Card(
+            model=visible(c.model),
+            prompt=visible(c.prompt),
+            state=_state(c),
+            outputs=[_shown(text) for text in c.outputs or ()],
+            error=_shown(c.error) if c.error is not None else None,
+            verdicts=[_verdict(v, c, rubric) for v in _by_weight(c)],
+            facts=_facts(c),
+        )
+        for c in ordered
+    ]
+
+
+def _by_weight(candidate: LoggedCandidate) -> list[Verdict]:
+    """The verdict that counts first."""
+    return sorted(sorted(candidate.verdicts, key=lambda v: v.at, reverse=True), key=lambda v: v.judge.tier.rank)
+
+
+def _verdict(verdict: Verdict, candidate: LoggedCandidate, rubric: Rubric) -> _VerdictView:
+    scores = {**verdict.scores, **candidate.checks}
+    name = verdict.judge.name
+    tier = verdict.judge.tier.value
+    return _VerdictView(
+        composite=number(composite(scores, rubric)),
+        who=visible(tier if name == tier else f"{name}, {tier}", limit=80),
+        scores=[(visible(c.name), _score(scores.get(c.name))) for c in rubric.criteria],
+        rationale=_shown(verdict.rationale) if verdict.rationale else None,
+    )
+
+
+def _score(score: Score) -> str:
+    if score is None:
+        return "-"
+    return ("yes" if score else "no") if isinstance(score, bool) else number(float(score)).removesuffix(".00")
+
+
+def _facts(c: LoggedCandidate) -> str:
+    tokens = (c.prompt_tokens or 0) + (c.completion_tokens or 0)
+    parts = [
+        dollars(c.cost_usd) if c.cost_usd is not None else "",
+        duration(c.latency_s) if c.latency_s is not None else "",
+        plural(tokens, "token") if tokens else "",
+        "verdict carried over" if c.carried_from else "",
+    ]
+    return " · ".join(p for p in parts if p)

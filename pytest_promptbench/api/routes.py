@@ -1,0 +1,359 @@
+"""The endpoints under ``/api``: HTTP in, a record of ``models`` out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import httpx
+from fastapi import APIRouter, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from ..agreement import agreement_json
+from ..errors import PacketError, PromptbenchError
+from ..experiments import Experiments
+from ..leaderboard import leaderboard_json
+from ..packet import read_packet
+from ..records import LoggedCandidate, Rubric, Tier, composite
+from ..tracking.store import redacted
+from . import models
+from .guard import VERDICTS
+from .models import MAX_LIMIT
+from .problems import MEDIA_TYPE, ProblemError
+from .settings import ServiceSettings
+from .start import Runs
+from .views import summary, when
+
+HEALTH_FOR_S = 2.0
+
+Text = Annotated[str | None, Query(max_length=250)]
+Task = Annotated[str | None, Query(max_length=250, description="needed where the experiment holds several")]
+Sha = Annotated[str | None, Query(pattern="^[0-9a-f]{64}$", description="of the rubric; left out, the newest")]
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT)]
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {
+        s: {"model": models.Problem, "description": _MEANING[s], "content": content} for s in (*statuses, 401, 421, 500)
+    }
+
+
+_MEANING = {
+    400: "The body is no JSON",
+    401: "A token is needed, or this one is not known",
+    403: "The token is read-only, or a page of another site asked",
+    404: "There is no such experiment, task, rubric or run",
+    409: "The rubric that MLflow holds cannot be read",
+    413: "The body is too large",
+    415: "The body is not declared as JSON",
+    421: "Asked under a name that is not this machine's, without a token",
+    422: "A parameter or the body is wrong: the detail says which and what would be right",
+    429: "As many runs are going on as may at once",
+    500: "The service made a mistake",
+    503: "MLflow or Airflow does not answer: the detail says which, and what to do",
+}
+_READ = _errors(404, 409, 422, 503) | {304: {"description": "The client has this version (If-None-Match)"}}
+
+
+def api_routes(*, settings: ServiceSettings, experiments: Experiments, runs: Runs) -> APIRouter:
+    """The routes of one service."""
+    router = APIRouter()
+    health = _Health(settings, experiments, runs)
+
+    @router.get("/api/health", response_model=models.Health, responses=_errors(503), tags=["service"])
+    def get_health() -> Response:
+        """Whether MLflow answers, and Airflow where one is configured. Needs no token."""
+        return health.answer()
+
+    @router.get("/api/bench/experiments", response_model=models.ExperimentPage, responses=_READ, tags=["read"])
+    def get_experiments(
+        request: Request,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
+    ) -> Response:
+        """The experiments of the store, with what they hold."""
+        names = experiments.names()
+        shown = [summary(experiments.read(n)) for n in names[offset : offset + limit]]
+        after = offset + limit
+        page = models.ExperimentPage(
+            experiments=shown, total=len(names), next_offset=after if after < len(names) else None
+        )
+        return _reply(request, page.model_dump())
+
+    @router.get("/api/bench/runs/{experiment:path}", response_model=models.RunsPage, responses=_READ, tags=["read"])
+    def get_runs(
+        request: Request,
+        experiment: str,
+        judge_pending: bool | None = None,
+        judge_kind: Annotated[
+            str | None, Query(max_length=250, description="claude-code, human, or an automatic judge's model name")
+        ] = None,
+        model: Text = None,
+        prompt: Text = None,
+        scenario: Text = None,
+        task: Text = None,
+        texts: Annotated[bool, Query(description="outputs and contexts too")] = False,
+        limit: Limit = 100,
+        cursor: Annotated[str | None, Query(pattern=r"^[0-9]{1,18}-[0-9A-Za-z]{1,64}$")] = None,
+    ) -> Response:
+        """The candidates of an experiment, oldest first."""
+        found = experiments.read(experiment)
+        wanted = {"model": model, "prompt": prompt, "scenario": scenario, "task": task}
+        matching = [
+            c
+            for c in found.candidates
+            if all(v is None or getattr(c, k) == v for k, v in wanted.items())
+            and (judge_pending is None or c.pending == judge_pending)
+            and (judge_kind is None or judge_kind_of(c) == judge_kind)
+        ]
+        rest = [c for c in matching if cursor is None or _place(c) > _parsed(cursor)]
+        page: Sequence[LoggedCandidate] = rest[:limit]
+        rubrics = {g.rubric_sha256: _rubric(experiments, g) for g in found.groups}
+        if texts:
+            page = experiments.texts(page)
+        value = models.RunsPage(
+            experiment=found.name,
+            runs=[_candidate(c, rubrics.get(c.rubric_sha256)) for c in page],
+            matching=len(matching),
+            next_cursor="{}-{}".format(*_place(page[-1])) if len(rest) > limit else None,
+        )
+        return _reply(request, value.model_dump())
+
+    @router.get(
+        "/api/bench/leaderboard/{experiment:path}",
+        response_model=models.LeaderboardShape,
+        responses=_READ,
+        tags=["read"],
+    )
+    def get_leaderboard(request: Request, experiment: str, task: Task = None, rubric_sha256: Sha = None) -> Response:
+        """``leaderboard.json`` of a task."""
+        found = experiments.leaderboard(experiment, task=task, rubric_sha256=rubric_sha256)
+        return _reply(request, leaderboard_json(found))
+
+    @router.get(
+        "/api/bench/agreement/{experiment:path}", response_model=models.AgreementShape, responses=_READ, tags=["read"]
+    )
+    def get_agreement(request: Request, experiment: str, task: Task = None, rubric_sha256: Sha = None) -> Response:
+        """How far the judges of a task agree."""
+        found = experiments.agreement(experiment, task=task, rubric_sha256=rubric_sha256)
+        return _reply(request, agreement_json(found))
+
+    @router.get(
+        "/api/bench/packet/{experiment:path}", response_model=models.PacketShape, responses=_READ, tags=["judge"]
+    )
+    def get_packet(
+        request: Request,
+        experiment: str,
+        task: Task = None,
+        limit: Annotated[int | None, Query(ge=1, le=MAX_LIMIT, description="of the oldest so many only")] = None,
+    ) -> Response:
+        """A blind packet of what is pending, to be scored and sent to ``/api/bench/verdicts``."""
+        return _reply(request, experiments.packet(experiment, task=task, limit=limit))
+
+    @router.post(
+        VERDICTS,
+        response_model=models.Taken,
+        responses=_errors(403, 404, 413, 415, 422, 503),
+        tags=["judge"],
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/PacketShape"}}},
+            }
+        },
+    )
+    async def post_verdicts(request: Request) -> Response:
+        """Take a scored packet in, all of it or nothing. What is null stays pending; applying it twice is harmless."""
+        body = await request.body()
+
+        def take() -> models.Taken:
+            name, applied = experiments.apply(decoded_packet(body, settings.max_body))
+            return models.Taken(
+                experiment=name,
+                applied=applied.applied,
+                unchanged=applied.unchanged,
+                pending=applied.pending,
+                message=applied.message,
+            )
+
+        return _json((await run_in_threadpool(take)).model_dump())
+
+    @router.get("/api/bench/suites", response_model=models.Suites, responses=_READ, tags=["run"])
+    def get_suites(request: Request) -> Response:
+        """What can be run: test files with evals, their folders, and baselines."""
+        evals = runs.evals()
+        files = [models.SuiteShape(path=p, suites=list(s)) for p, s in evals.files.items()]
+        value = models.Suites(files=files, folders=list(evals.folders), baselines=list(evals.baselines))
+        return _reply(request, value.model_dump())
+
+    @router.post(
+        "/api/bench/run",
+        status_code=202,
+        response_model=models.RunStarted,
+        responses=_errors(400, 403, 413, 415, 422, 429, 503),
+        tags=["run"],
+    )
+    def post_run(body: models.RunRequest) -> Response:
+        """Start a run: the DAG ``bench_collect`` where Airflow is configured, else pytest in the background."""
+        started = runs.start(body)
+        headers = {"Location": f"/api/bench/run/{started.id}"}
+        return _json(started.model_dump(), status=202, headers=headers)
+
+    @router.get(
+        "/api/bench/run/{run_id}", response_model=models.RunState, responses=_errors(404, 422, 503), tags=["run"]
+    )
+    def get_run(run_id: str) -> Response:
+        """How a run goes: its state, and the last lines of its log."""
+        found = runs.find(run_id)
+        if found is None:
+            raise ProblemError(404, "there is no run of this id")
+        return _json(found.model_dump())
+
+    return router
+
+
+# -- answers
+
+
+def _json(value: object, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(encoded(value), status_code=status, media_type="application/json", headers=headers)
+
+
+def encoded(value: object) -> bytes:
+    """ASCII JSON, which carries lone surrogates too; what is not a finite number is null."""
+    return json.dumps(_finite(value), allow_nan=False).encode("ascii")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return [_finite(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _reply(request: Request, value: object) -> Response:
+    """200 with an ETag, or 304 where the client has this very answer."""
+    body = encoded(value)
+    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
+    known = [t.strip().removeprefix("W/") for t in request.headers.get("if-none-match", "").split(",")]
+    if tag in known or "*" in known:
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type="application/json", headers=headers)
+
+
+# -- candidates
+
+
+def judge_kind_of(candidate: LoggedCandidate) -> str | None:
+    """The tag ``judge_kind``: the tier of the verdict that counts, of an automatic judge its model's name."""
+    verdict = candidate.verdict()
+    if verdict is None:
+        return None
+    return verdict.judge.name if verdict.judge.tier is Tier.AUTO else verdict.judge.tier.value
+
+
+def _rubric(experiments: Experiments, group: Any) -> Rubric | None:
+    try:
+        return experiments.rubric(group)
+    except PromptbenchError:
+        return None  # then there are no composites; the leaderboard says why
+
+
+def _candidate(c: LoggedCandidate, rubric: Rubric | None) -> models.CandidateShape:
+    verdicts = [
+        models.VerdictShape(
+            tier=cast("Any", v.judge.tier.value),
+            judged_by=v.judge.name,
+            judged_at=v.at,
+            scores=dict(v.scores),
+            composite=composite({**v.scores, **c.checks}, rubric) if rubric is not None else None,
+            rationale=v.rationale,
+        )
+        for v in c.verdicts
+    ]
+    same = [
+        *("run_id", "task", "model", "prompt", "scenario", "rubric", "rubric_sha256", "error", "latency_s"),
+        *("prompt_tokens", "completion_tokens", "cost_usd", "carried_from"),
+    ]
+    # Unchecked: the values are of the right types, and a text may hold a lone surrogate, which pydantic refuses.
+    return models.CandidateShape.model_construct(
+        **{name: getattr(c, name) for name in same},
+        judge_pending=c.pending,
+        judge_kind=judge_kind_of(c),
+        checks=dict(c.checks),
+        verdicts=verdicts,
+        started_at=when(c.started_at),
+        outputs=list(c.outputs) if c.outputs is not None else None,
+        context=dict(c.context) if c.context is not None else None,
+    )
+
+
+def _place(candidate: LoggedCandidate) -> tuple[int, str]:
+    return candidate.started_at, candidate.run_id
+
+
+def _parsed(cursor: str) -> tuple[int, str]:
+    at, _, run = cursor.partition("-")
+    return int(at), run
+
+
+# -- verdicts
+
+
+def decoded_packet(body: bytes, limit: int) -> dict[str, Any]:
+    """A packet's object from a request's body, read as strictly as its file is. PacketError, without a file's name."""
+    with tempfile.TemporaryDirectory(prefix="promptbench-") as folder:
+        path = Path(folder) / "packet.json"
+        path.write_bytes(body)
+        try:
+            return read_packet(path, max_bytes=limit)
+        except PacketError as error:
+            raise PacketError(str(error).removeprefix(f"{path}: ")) from None
+
+
+# -- health
+
+
+class _Health:
+    """Asks MLflow and Airflow, at most once in a while: everybody may ask for health."""
+
+    def __init__(self, settings: ServiceSettings, experiments: Experiments, runs: Runs) -> None:
+        self._settings = settings
+        self._experiments = experiments
+        self._runs = runs
+        self._asked_at = -math.inf
+        self._found: tuple[bool, bool | None] = (False, None)
+
+    def answer(self) -> Response:
+        if time.monotonic() - self._asked_at > HEALTH_FOR_S:
+            airflow = self._runs.airflow.answers() if self._runs.airflow is not None else None
+            self._found = self._mlflow(), airflow
+            self._asked_at = time.monotonic()
+        mlflow, airflow = self._found
+        down = [name for name, up in (("MLflow", mlflow), ("Airflow", airflow)) if up is False]
+        if down:
+            extra = {"mlflow": mlflow, "airflow": airflow}
+            raise ProblemError(503, f"{' and '.join(down)} does not answer", headers={"Retry-After": "10"}, extra=extra)
+        return _json(models.Health(mlflow=True, airflow=airflow, version=version("pytest-promptbench")).model_dump())
+
+    def _mlflow(self) -> bool:
+        uri = self._settings.tracking_uri
+        try:
+            if re.match(r"https?://", uri):
+                address = redacted(uri).replace("***@", "").rstrip("/")
+                return httpx.get(f"{address}/health", timeout=3, trust_env=False).status_code == 200
+            self._experiments.names()
+        except (httpx.HTTPError, PromptbenchError):
+            return False
+        return True

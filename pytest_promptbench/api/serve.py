@@ -1,0 +1,46 @@
+"""Binding the port and serving, until the process is told to end."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from ..errors import UsageError
+from .app import create_app
+from .settings import ServiceSettings
+
+RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+
+
+def serve(settings: ServiceSettings, *, say: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM. ``say`` is told the address once it is bound; port 0 takes any free one."""
+    os.environ.setdefault(RETRIES, "1")  # somebody waits for the answer; who asks again is the client
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host.strip("[]"), settings.port))
+        except OSError as error:
+            raise UsageError(f"cannot bind {settings.host}:{settings.port}: {error.strerror or error}") from None
+        listener.listen(128)  # who reads the line below may connect at once
+        port = listener.getsockname()[1]
+        host = f"[{settings.host.strip('[]')}]" if family == socket.AF_INET6 else settings.host
+        say(f"promptbench serves {settings.root} at http://{host}:{port}/ (API under /api, {_access(settings)})")
+        config = uvicorn.Config(create_app(settings), log_level="warning", server_header=False, lifespan="on")
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        listener.close()
+
+
+def _access(settings: ServiceSettings) -> str:
+    if settings.open:
+        return "no token is asked for"
+    return " and ".join(
+        kind
+        for kind, token in (("a read-write token", settings.token), ("a read-only token", settings.read_token))
+        if token is not None
+    )

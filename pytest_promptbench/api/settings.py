@@ -1,0 +1,119 @@
+"""What a service was started with: where the project is, where MLflow and Airflow are, and whose tokens count."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ..errors import UsageError
+from ..settings import Identity, resolve
+
+TOKEN = "PROMPTBENCH_API_TOKEN"  # noqa: S105 - the variable's name
+READ_TOKEN = "PROMPTBENCH_API_READ_TOKEN"  # noqa: S105 - likewise
+AIRFLOW_URL = "PROMPTBENCH_AIRFLOW_URL"
+AIRFLOW_USER = "PROMPTBENCH_AIRFLOW_USERNAME"
+AIRFLOW_PASSWORD = "PROMPTBENCH_AIRFLOW_PASSWORD"  # noqa: S105 - likewise
+SHORTEST_TOKEN = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class AirflowSettings:
+    """Where Airflow's REST API is, and as whom to speak to it."""
+
+    url: str
+    username: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceSettings:
+    """One service's choices. ``environ`` is what background jobs inherit.
+
+    With neither token, everybody who reaches the port may do everything, so that is allowed on loopback only.
+    """
+
+    root: Path
+    tracking_uri: str
+    home: Path
+    artifact_root: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = 8642
+    token: str | None = field(default=None, repr=False)
+    read_token: str | None = field(default=None, repr=False)
+    airflow: AirflowSettings | None = None
+    max_body: int = 20 * 1024 * 1024
+    max_jobs: int = 2
+    python: str = sys.executable
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, value in ((TOKEN, self.token), (READ_TOKEN, self.read_token)):
+            if value is not None and (len(value) < SHORTEST_TOKEN or not value.isascii() or not value.isprintable()):
+                raise UsageError(
+                    f"{name} must have at least {SHORTEST_TOKEN} printable ASCII characters; make one with: "
+                    'python -c "import secrets; print(secrets.token_urlsafe(32))"'
+                )
+            if value is not None and value != value.strip():
+                raise UsageError(f"{name} begins or ends with a space")
+        if self.token is not None and self.token == self.read_token:
+            raise UsageError(f"{TOKEN} and {READ_TOKEN} are the same; a read-only token must be another")
+        if not is_loopback(self.host) and self.token is None and self.read_token is None:
+            raise UsageError(
+                f"--host {self.host} can be reached from other machines, so a token is needed: set {TOKEN} "
+                f"(read and write) or {READ_TOKEN} (read only), or bind to 127.0.0.1"
+            )
+
+    @property
+    def open(self) -> bool:
+        """Whether no token is asked for."""
+        return self.token is None and self.read_token is None
+
+    @classmethod
+    def from_environment(
+        cls, *, root: Path, host: str = "127.0.0.1", port: int = 8642, environ: Mapping[str, str] = os.environ
+    ) -> ServiceSettings:
+        """UsageError for a root that is no folder, a token that is too short, a bind that needs one."""
+        if not root.is_dir():
+            raise UsageError(f"--root {root}: there is no such folder")
+        root = root.resolve()
+        project = resolve(lambda _: None, root=root, cwd=root, identity=Identity.new(), environ=environ)
+        return cls(
+            root=root,
+            tracking_uri=project.tracking_uri,
+            home=project.home,
+            artifact_root=project.artifact_root,
+            host=host,
+            port=port,
+            token=environ.get(TOKEN) or None,
+            read_token=environ.get(READ_TOKEN) or None,
+            airflow=_airflow(environ),
+            environ=dict(environ),
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server that is bound there."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _airflow(environ: Mapping[str, str]) -> AirflowSettings | None:
+    url = environ.get(AIRFLOW_URL, "").rstrip("/")
+    if not url:
+        return None
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise UsageError(f"{AIRFLOW_URL} must be an address such as http://127.0.0.1:8080, without user and password")
+    missing = [n for n in (AIRFLOW_USER, AIRFLOW_PASSWORD) if not environ.get(n)]
+    if missing:
+        raise UsageError(f"{AIRFLOW_URL} is set, so {' and '.join(missing)} must be set too")
+    return AirflowSettings(url=url, username=environ[AIRFLOW_USER], password=environ[AIRFLOW_PASSWORD])

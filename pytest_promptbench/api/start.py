@@ -1,0 +1,91 @@
+"""Starting runs, in Airflow where there is one, else as jobs of this machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .airflow import Airflow
+from .jobs import Job, Jobs
+from .models import RunRequest, RunStarted, RunState, TaskState
+from .suites import Evals, find_evals
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]{0,199}")
+_LOG_LINES = 60
+
+
+class Runs:
+    """What ``POST /api/bench/run`` starts and ``GET /api/bench/run/{id}`` tells about."""
+
+    def __init__(self, *, root: Path, jobs: Jobs, airflow: Airflow | None) -> None:
+        self._root = root
+        self._jobs = jobs
+        self.airflow = airflow
+
+    def evals(self) -> Evals:
+        return find_evals(self._root)
+
+    def start(self, request: RunRequest) -> RunStarted:
+        """UsageError for a suite or baseline that is not there, AirflowError, BusyError: then nothing was started."""
+        evals = self.evals()
+        test_path = evals.test_path(request.suite)
+        baseline = evals.baseline(request.baseline) if request.baseline is not None else None
+        if self.airflow is None:
+            job = self._jobs.start(request, test_path=test_path, baseline=baseline)
+            return RunStarted(id=job.id, where="local", state=job.state)
+        conf = {**request.model_dump(exclude_defaults=True), "suite": test_path}
+        return RunStarted(id=self.airflow.start(conf), where="airflow", state="queued")
+
+    def find(self, run_id: str) -> RunState | None:
+        """The run of this id, None where there is none."""
+        if not _RUN_ID.fullmatch(run_id):
+            return None
+        job = self._jobs.find(run_id)
+        if job is not None:
+            return _local(job)
+        found = self.airflow.find(run_id) if self.airflow is not None else None
+        return None if found is None or self.airflow is None else _remote(run_id, found, self.airflow)
+
+
+def _local(job: Job) -> RunState:
+    return RunState(
+        id=job.id,
+        where="local",
+        state=job.state,
+        exit_code=job.exit_code,
+        started_at=job.started_at,
+        ended_at=job.ended_at,
+        request=dict(job.request),
+        tasks=[],
+        log=list(job.log),
+    )
+
+
+def _remote(run_id: str, found: Mapping[str, Any], airflow: Airflow) -> RunState:
+    tasks = [t for t in found["task_instances"] if isinstance(t, Mapping)]
+    telling = _telling(tasks)
+    return RunState(
+        id=run_id,
+        where="airflow",
+        state=str(found.get("state")),
+        exit_code=None,
+        started_at=found.get("start_date"),
+        ended_at=found.get("end_date"),
+        request=dict(found.get("conf") or {}),
+        tasks=[TaskState(task=_task_name(t), state=t.get("state")) for t in tasks],
+        log=airflow.log(run_id, telling)[-_LOG_LINES:] if telling is not None else [],
+    )
+
+
+def _task_name(task: Mapping[str, Any]) -> str:
+    index = task.get("map_index", -1)
+    return str(task.get("task_id")) + ("" if index in (-1, None) else f"[{index}]")
+
+
+def _telling(tasks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The task whose log says most: one that failed, else the one that started last."""
+    started = [t for t in tasks if t.get("start_date") and t.get("state") != "skipped"]
+    failed = [t for t in started if t.get("state") == "failed"]
+    return max(failed or started, key=lambda t: str(t["start_date"]), default=None)

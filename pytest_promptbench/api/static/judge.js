@@ -1,0 +1,338 @@
+"use strict";
+// The judging page: one output of a blind packet at a time. Scores go into the packet that the API gave, and finished
+// items of it go back to the API. The one that was finished last is held back until the next one is, so that it can be
+// taken back; "Save now", the end of the packet and leaving the page send it too. Texts of models only ever become text
+// nodes.
+
+(() => {
+  const desk = document.getElementById("desk");
+  const at = (id) => document.getElementById(id);
+  const make = (tag, properties = {}, ...children) => {
+    const element = Object.assign(document.createElement(tag), properties);
+    element.append(...children);
+    return element;
+  };
+
+  let packet = null; // as the API gave it, with scores filled in
+  let steps = []; // {item, output}: one output of one item
+  let position = 0;
+  let history = []; // positions that were finished or skipped, oldest first
+  let current = 0; // the marked criterion
+  const finished = []; // items done, by index, in order
+  const sent = new Map(); // item index -> JSON of what the API has taken
+  let sending = false;
+  let allWanted = false;
+
+  // -- values
+
+  // Whole numbers beyond 2^53 come back exactly as they came, where the browser can do that.
+  const exact = (key, value, source) =>
+    typeof value === "number" && Number.isInteger(value) && !Number.isSafeInteger(value) && JSON.rawJSON && source
+      ? JSON.rawJSON(source.source)
+      : value;
+
+  const INVISIBLE = /[\u0080-\u0084\u0086-\u009f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\uffff\ud800-\udfff]|\udb40[\udc00-\udc7f]/gu;
+  const CONTROLS = /[\u0000-\u0008\u000b-\u001f]/g;
+  const visible = (text) =>
+    text
+      .replaceAll("\r\n", "\n")
+      .replace(CONTROLS, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))
+      .replaceAll("\u007f", "\u2421")
+      .replace(/[\u0085\u2028\u2029]/g, "\n")
+      .replace(/[\u{e0000}-\u{e007f}]/gu, "\ufffd")
+      .replace(INVISIBLE, "\ufffd");
+
+  const criteria = () => packet.rubric.criteria;
+  const judged = () => criteria().filter((c) => c.check === undefined);
+  const entry = () => packet.items[steps[position].item].candidates[steps[position].output];
+  const complete = (candidate) => judged().every((c) => candidate.scores[c.name] !== null);
+  const itemDone = (index) => packet.items[index].candidates.every(complete);
+  const levels = (c) =>
+    c.type === "scale" && Number.isInteger(c.min) && Number.isInteger(c.max) && c.max - c.min < 11
+      ? Array.from({ length: c.max - c.min + 1 }, (_, i) => c.min + i)
+      : null;
+
+  // -- what is shown
+
+  const tell = (message) => {
+    at("problem").textContent = message || "";
+    at("problem").hidden = !message;
+  };
+
+  const unsent = (all = true) => {
+    const done = all ? finished : finished.slice(0, -1);
+    return done.filter((index) => itemDone(index) && sent.get(index) !== JSON.stringify(packet.items[index]));
+  };
+
+  const count = () => {
+    const done = packet.items.filter((_, index) => itemDone(index) && finished.includes(index)).length;
+    at("progress").max = Math.max(1, packet.items.length);
+    at("progress").value = done;
+    at("count").textContent = `${done} of ${packet.items.length} judged`;
+    const open = unsent().length;
+    at("saved").textContent = sending ? "saving ..." : open ? `${open} not saved yet` : done ? "all saved" : "";
+    at("undo").disabled = history.length === 0;
+    at("undo-last").disabled = history.length === 0;
+    at("save").disabled = open === 0;
+  };
+
+  const mark = (index) => {
+    current = Math.max(0, Math.min(index, judged().length - 1));
+    document.querySelectorAll("#criteria fieldset").forEach((f, i) => f.classList.toggle("current", i === current));
+  };
+
+  const choice = (criterion, label, value) => {
+    const input = make("input", { type: "radio", name: `c-${criterion.name}`, value: JSON.stringify(value) });
+    input.checked = entry().scores[criterion.name] === value;
+    input.addEventListener("change", () => set(criterion, value, false));
+    return make("label", { className: "choice" }, input, make("span", { textContent: label }));
+  };
+
+  const field = (criterion, index) => {
+    const box = make("fieldset", {}, make("legend", { textContent: criterion.name }));
+    box.addEventListener("focusin", () => mark(index));
+    const scale = levels(criterion);
+    if (criterion.type === "flag") box.append(choice(criterion, "yes", true), choice(criterion, "no", false));
+    else if (scale) box.append(...scale.map((level) => choice(criterion, String(level), level)));
+    else {
+      const input = make("input", { type: "number", min: criterion.min, max: criterion.max, step: "any" });
+      input.ariaLabel = criterion.name;
+      const value = entry().scores[criterion.name];
+      if (value !== null) input.value = value;
+      input.addEventListener("input", () => {
+        const given = input.value === "" || !input.checkValidity() ? null : input.valueAsNumber;
+        set(criterion, given, false);
+      });
+      box.append(input, make("span", { className: "soft", textContent: `${criterion.min} to ${criterion.max}` }));
+    }
+    return box;
+  };
+
+  const show = () => {
+    const over = position >= steps.length;
+    at("work").hidden = over;
+    at("done").hidden = !over;
+    if (!over) {
+      const { item, output } = steps[position];
+      const { context, candidates } = packet.items[item];
+      at("context").replaceChildren(
+        ...Object.entries(context).flatMap(([key, value]) => [
+          make("dt", { textContent: visible(key) }),
+          make("dd", { textContent: visible(typeof value === "string" ? value : JSON.stringify(value)) }),
+        ]),
+      );
+      at("context").hidden = Object.keys(context).length === 0;
+      at("which").textContent = candidates.length > 1 ? `Output ${output + 1} of ${candidates.length}` : "Output";
+      at("output").textContent = visible(entry().output) || "(empty)";
+      at("output").classList.toggle("soft", entry().output === "");
+      const filled = criteria()
+        .filter((c) => c.check !== undefined)
+        .map((c) => `${c.name}: ${entry().scores[c.name] ? "yes" : "no"}`);
+      at("criteria").replaceChildren(
+        ...judged().map(field),
+        ...(filled.length ? [make("p", { className: "filled", textContent: `A program found ${filled.join(", ")}.` })] : []),
+      );
+      at("rationale").value = entry().rationale || "";
+      const first = judged().findIndex((c) => entry().scores[c.name] === null);
+      mark(first < 0 ? judged().length : first);
+      ready();
+      at("which").focus({ preventScroll: true });
+    } else {
+      const putOff = packet.items.length - new Set(finished).size;
+      at("done-title").textContent = putOff ? `${putOff} skipped, the rest is judged` : "Nothing is left to judge";
+      at("done-title").focus();
+    }
+    count();
+  };
+
+  const ready = () => {
+    at("next").disabled = !complete(entry());
+  };
+
+  // -- what a person does
+
+  const set = (criterion, value, goOn) => {
+    entry().scores[criterion.name] = value;
+    const index = judged().indexOf(criterion);
+    const fieldset = document.querySelectorAll("#criteria fieldset")[index];
+    fieldset.querySelectorAll("input[type=radio]").forEach((i) => (i.checked = i.value === JSON.stringify(value)));
+    if (goOn) mark(index + 1);
+    ready();
+    count();
+  };
+
+  const flag = () => {
+    const marked = judged()[current];
+    if (marked && marked.type === "flag") return marked;
+    const flags = judged().filter((c) => c.type === "flag");
+    return flags.find((c) => entry().scores[c.name] === null) || flags[0];
+  };
+
+  const next = () => {
+    if (position >= steps.length || !complete(entry())) {
+      const open = judged().find((c) => entry().scores[c.name] === null);
+      if (open) tell(`Score ${open.name} first, or skip.`);
+      return;
+    }
+    if (!at("name").value.trim()) {
+      tell("Write your name first: it stands beside your verdicts.");
+      at("name").focus();
+      return;
+    }
+    tell("");
+    history.push(position);
+    const { item } = steps[position];
+    if (itemDone(item) && !finished.includes(item)) finished.push(item);
+    position += 1;
+    show();
+    send(position >= steps.length);
+  };
+
+  const later = () => {
+    if (position >= steps.length) return;
+    history.push(position);
+    const { item } = steps[position];
+    if (!finished.includes(item)) {
+      for (const candidate of packet.items[item].candidates) {
+        for (const c of judged()) candidate.scores[c.name] = null;
+        candidate.rationale = null;
+      }
+    }
+    while (position < steps.length && steps[position].item === item) position += 1;
+    tell("");
+    show();
+    send(position >= steps.length);
+  };
+
+  const undo = () => {
+    if (!history.length) return;
+    position = history.pop();
+    const done = finished.indexOf(steps[position].item);
+    if (done >= 0) finished.splice(done, 1);
+    tell("");
+    show();
+  };
+
+  // -- sending
+
+  const send = async (all, leaving = false) => {
+    if (sending && !leaving) {
+      allWanted ||= all; // asked for while a request is under way: next
+      return;
+    }
+    const indexes = unsent(all);
+    if (!indexes.length) return;
+    const items = indexes.map((index) => packet.items[index]);
+    const texts = items.map((item) => JSON.stringify(item));
+    const body = JSON.stringify({ ...packet, judge_kind: "human", judged_by: at("name").value.trim(), items });
+    sending = true;
+    count();
+    let again = false;
+    try {
+      const response = await fetch("/api/bench/verdicts", {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body,
+        keepalive: leaving && body.length < 60000,
+      });
+      const answer = await response.json().catch(() => ({}));
+      if (response.ok) {
+        indexes.forEach((index, i) => sent.set(index, texts[i]));
+        tell("");
+        again = true;
+      } else if (response.status === 401) {
+        tell("You are not logged in any more. Log in in another tab, then press s: nothing is lost while this page is open.");
+      } else {
+        tell(`Not saved: ${answer.detail || response.statusText}\nPress s to try again.`);
+      }
+    } catch (error) {
+      tell(`Not saved: the service does not answer (${error.message}). Press s to try again.`);
+    }
+    sending = false;
+    count();
+    const everything = allWanted || position >= steps.length;
+    allWanted = false;
+    if (again) send(everything);
+  };
+
+  // -- keys
+
+  const writing = (target) => target.matches("textarea, input:not([type=radio])");
+
+  document.addEventListener("keydown", (event) => {
+    if (!packet || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (writing(event.target)) {
+      if (event.key === "Escape") event.target.blur();
+      return;
+    }
+    const over = position >= steps.length;
+    const key = event.key.toLowerCase();
+    if (key === "u") undo();
+    else if (key === "s") send(true);
+    else if (over) return;
+    else if (key === "l") later();
+    else if (key === "r") at("rationale").focus();
+    else if (key === "enter" && !event.target.matches("button, a, summary")) next();
+    else if ((key === "y" || key === "n") && flag()) set(flag(), key === "y", true);
+    else if (key === "f" && flag()) set(flag(), !entry().scores[flag().name], false);
+    else if (/^[0-9]$/.test(key)) {
+      const criterion = judged()[current];
+      const level = Number(key);
+      const open = judged().find((c) => c.type === "scale" && entry().scores[c.name] === null);
+      const target = criterion && criterion.type === "scale" ? criterion : open;
+      if (target && (levels(target) || []).includes(level)) set(target, level, true);
+      else return;
+    } else return;
+    event.preventDefault();
+  });
+
+  at("scores").addEventListener("submit", (event) => {
+    event.preventDefault();
+    next();
+  });
+  at("undo").addEventListener("click", undo);
+  at("undo-last").addEventListener("click", undo);
+  at("later").addEventListener("click", later);
+  at("save").addEventListener("click", () => send(true));
+  at("rationale").addEventListener("input", () => {
+    entry().rationale = at("rationale").value.trim() ? at("rationale").value : null;
+    count();
+  });
+  at("name").addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && at("name").value.trim()) at("which").focus();
+  });
+  at("name").addEventListener("change", () => {
+    try {
+      localStorage.setItem("promptbench-name", at("name").value);
+    } catch {
+      // without storage the name is asked for again
+    }
+  });
+  document.addEventListener("visibilitychange", () => {
+    if (document.visibilityState === "hidden" && packet) send(true, true);
+  });
+  window.addEventListener("beforeunload", (event) => {
+    if (packet && unsent().length) event.preventDefault();
+  });
+
+  // -- start
+
+  const start = async () => {
+    try {
+      at("name").value = localStorage.getItem("promptbench-name") || "";
+    } catch {
+      // likewise
+    }
+    const experiment = desk.dataset.experiment.split("/").map(encodeURIComponent).join("/");
+    const response = await fetch(`/api/bench/packet/${experiment}?task=${encodeURIComponent(desk.dataset.task)}`);
+    const text = await response.text();
+    if (!response.ok) throw new Error(JSON.parse(text).detail);
+    packet = JSON.parse(text, exact);
+    steps = packet.items.flatMap((item, i) => item.candidates.map((_, o) => ({ item: i, output: o })));
+    show();
+    if (steps.length && !at("name").value) at("name").focus();
+    document.documentElement.dataset.ready = "true";
+  };
+
+  start().catch((error) => tell(`The packet could not be read: ${error.message}`));
+})();

@@ -1,0 +1,34 @@
+"""What pages and endpoints show of experiments: counts and times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from ..experiments import Experiment
+from ..records import LoggedCandidate
+from .models import ExperimentSummary, TaskSummary
+
+
+def counts(candidates: Sequence[LoggedCandidate]) -> dict[str, int]:
+    return {
+        "candidates": len(candidates),
+        "judged": sum(c.sit_down() is not None for c in candidates),
+        "pending": sum(c.pending for c in candidates),
+        "failed": sum(c.error is not None for c in candidates),
+    }
+
+
+def summary(experiment: Experiment) -> ExperimentSummary:
+    """Tasks with all of their rubrics; ``rubric_sha256`` is the newest's."""
+    tasks = []
+    for task in experiment.tasks:
+        newest = experiment.group(task)
+        mine = [c for c in experiment.candidates if c.task == task]
+        tasks.append(TaskSummary(task=task, rubric=newest.rubric, rubric_sha256=newest.rubric_sha256, **counts(mine)))
+    return ExperimentSummary(name=experiment.name, tasks=tasks, **counts(experiment.candidates))
+
+
+def when(milliseconds: int) -> str:
+    """ISO 8601 in UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

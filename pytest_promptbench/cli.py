@@ -1,0 +1,73 @@
+"""The console script ``promptbench``. Each subcommand parses, delegates, and turns errors into one line and a code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from .errors import PromptbenchError, UsageError
+
+USAGE_ERROR = 4
+FAILED = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand. 0: done; 1: it failed; 4: it cannot be used like this; 2: argparse's own."""
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except UsageError as error:
+        _complain(error)
+        return USAGE_ERROR
+    except PromptbenchError as error:
+        _complain(error)
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="promptbench", description="What goes on around evals: see also pytest --help."
+    )
+    parser.add_argument("--version", action="version", version=f"pytest-promptbench {version('pytest-promptbench')}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    serve = commands.add_parser(
+        "serve",
+        help="the admin HTTP API and the pages over it",
+        description="Serve the admin HTTP API and the pages over it. Tokens come from PROMPTBENCH_API_TOKEN (read and "
+        "write) and PROMPTBENCH_API_READ_TOKEN (read only), the store from MLFLOW_TRACKING_URI.",
+    )
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to bind; but for loopback, it needs a token (%(default)s)"
+    )
+    serve.add_argument("--port", default=8642, type=_port, help="port to bind, 0 for any free one (%(default)s)")
+    serve.add_argument("--root", default=".", type=Path, metavar="DIR", help="the project with its evals (%(default)s)")
+    serve.set_defaults(run=_serve)
+    return parser
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; expected 0 to 65535")
+    return int(text)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from .api.serve import serve
+    from .api.settings import ServiceSettings
+
+    serve(ServiceSettings.from_environment(root=args.root, host=args.host, port=args.port), say=_say)
+    return 0
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _complain(error: Exception) -> None:
+    sys.stderr.write(f"promptbench: {error}\n")

@@ -1,0 +1,227 @@
+"""What an experiment holds, from the tracking store alone: no suite, prompt or rubric file is needed.
+
+A service, or a person on another machine, reads leaderboards, agreement and packets here, and brings verdicts back. The
+rubric is the text that the candidates were logged with, checked against its hash.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .agreement import Agreement, agreement_report
+from .catalog.rubric import load_rubric
+from .errors import CatalogError, UsageError
+from .leaderboard import build_leaderboard
+from .packet import build_packet, parse_packet
+from .packet.document import plain
+from .records import Leaderboard, LoggedCandidate, Rubric, sha256
+from .sitdown import Applied, take_in
+
+if TYPE_CHECKING:
+    from .tracking.store import TrackingStore
+
+_NAMED = 20
+"""So many names are listed in a message; of more, the number."""
+
+
+class NotFoundError(UsageError):
+    """There is no experiment, task or rubric of this name; the message lists those that there are."""
+
+
+class AmbiguousError(UsageError):
+    """An experiment holds several tasks, and none was named."""
+
+
+class RubricTextError(UsageError):
+    """The rubric that candidates were logged with cannot be read back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The candidates of one task under one text of its rubric, oldest first, without texts."""
+
+    experiment: str
+    task: str
+    rubric: str
+    rubric_sha256: str
+    candidates: tuple[LoggedCandidate, ...]
+
+    @property
+    def pending(self) -> tuple[LoggedCandidate, ...]:
+        return tuple(c for c in self.candidates if c.pending)
+
+    @property
+    def age(self) -> tuple[str, int]:
+        """Larger for a newer group. Sessions count before times: an answer from the cache keeps the time it had."""
+        return max((c.session, c.started_at) for c in self.candidates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """All that is logged under one name."""
+
+    name: str
+    candidates: tuple[LoggedCandidate, ...]
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """By task, and of a task the newest rubric first."""
+        found: dict[tuple[str, str], list[LoggedCandidate]] = defaultdict(list)
+        for c in self.candidates:
+            found[c.task, c.rubric_sha256].append(c)
+        groups = [
+            Group(experiment=self.name, task=task, rubric=cs[-1].rubric, rubric_sha256=sha, candidates=tuple(cs))
+            for (task, sha), cs in found.items()
+        ]
+        newest_first = sorted(groups, key=lambda g: g.age, reverse=True)
+        return tuple(sorted(newest_first, key=lambda g: g.task))
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(g.task for g in self.groups))
+
+    def group(self, task: str | None = None, rubric_sha256: str | None = None) -> Group:
+        """The group of a task, of its newest rubric unless another is named; ``task`` may be left out of one.
+
+        NotFoundError, AmbiguousError.
+        """
+        if not self.candidates:
+            raise NotFoundError(f"the experiment {plain(self.name)} holds no candidate of promptbench")
+        if task is None:
+            if len(self.tasks) > 1:
+                there = _listed(self.tasks)
+                raise AmbiguousError(
+                    f"the experiment {plain(self.name)} holds several tasks: name one as task; there are: {there}"
+                )
+            task = self.tasks[0]
+        groups = [g for g in self.groups if g.task == task]
+        if not groups:
+            there = _listed(self.tasks)
+            raise NotFoundError(f"the experiment {plain(self.name)} has no task {plain(task)}; there are: {there}")
+        if rubric_sha256 is None:
+            return groups[0]
+        for g in groups:
+            if g.rubric_sha256 == rubric_sha256:
+                return g
+        raise NotFoundError(
+            f"no candidate of the task {plain(task)} was logged under a rubric of sha256 {plain(rubric_sha256)}; "
+            f"there are: {_listed([g.rubric_sha256 for g in groups])}"
+        )
+
+
+class Experiments:
+    """Reads experiments and takes verdicts in. Safe to use from several threads.
+
+    ``open_store`` gives a new store each time, so that nothing is remembered from one call to the next. Everything
+    raises TrackingError where MLflow does not answer.
+    """
+
+    def __init__(self, open_store: Callable[[], TrackingStore]) -> None:
+        self._open_store = open_store
+        self._rubrics: dict[str, Rubric] = {}
+        self._first = threading.Lock()
+        self._writing = threading.Lock()
+        self._opened = False
+
+    def store(self) -> TrackingStore:
+        """A store that is open. Only one thread imports MLflow and migrates its database."""
+        store = self._open_store()
+        if self._opened:
+            store.open()
+            return store
+        with self._first:
+            store.open()
+            self._opened = True
+        return store
+
+    def names(self) -> list[str]:
+        """The active experiments of the store, whoever made them."""
+        return self.store().experiments()
+
+    def read(self, name: str) -> Experiment:
+        """NotFoundError where there is no such experiment, or it is deleted."""
+        return self._read(self.store(), name)
+
+    def _read(self, store: TrackingStore, name: str) -> Experiment:
+        known = store.experiments()
+        if name not in known:
+            raise NotFoundError(f"MLflow has no experiment {plain(name)}; there are: {_listed(known)}")
+        return Experiment(name=name, candidates=tuple(store.read(name)))
+
+    def texts(self, candidates: Sequence[LoggedCandidate]) -> list[LoggedCandidate]:
+        """The same candidates with their outputs and contexts."""
+        return self.store().texts(candidates)
+
+    def rubric(self, group: Group) -> Rubric:
+        """The rubric that a group was logged with. RubricTextError where its text is not whole."""
+        if group.rubric_sha256 not in self._rubrics:
+            text = self.store().rubric_text(group.candidates[-1])
+            self._rubrics[group.rubric_sha256] = parse_rubric(text, group.rubric, group.rubric_sha256)
+        return self._rubrics[group.rubric_sha256]
+
+    def leaderboard(self, name: str, *, task: str | None = None, rubric_sha256: str | None = None) -> Leaderboard:
+        group = self.read(name).group(task, rubric_sha256)
+        return build_leaderboard(group.candidates, self.rubric(group), experiment=name, task=group.task)
+
+    def agreement(self, name: str, *, task: str | None = None, rubric_sha256: str | None = None) -> Agreement:
+        group = self.read(name).group(task, rubric_sha256)
+        return agreement_report(group.candidates, self.rubric(group), experiment=name, task=group.task)
+
+    def packet(self, name: str, *, task: str | None = None, limit: int | None = None) -> dict[str, Any]:
+        """A blind packet of what is pending of a task, under its newest rubric; of the oldest ``limit`` of it.
+
+        Its order is shuffled, and the same as long as the same candidates are pending.
+        """
+        group = self.read(name).group(task)
+        pending = group.pending[:limit]
+        seed = int(sha256(["promptbench-order", name, sorted(c.run_id for c in pending)])[:12], 16)
+        return build_packet(self.texts(pending), self.rubric(group), experiment=name, seed=seed)
+
+    def apply(self, data: object) -> tuple[str, Applied]:
+        """Take a scored packet in, all of it or nothing: the experiment's name and what changed.
+
+        ``data`` is what ``read_packet`` gives. PacketError lists every mistake, NotFoundError names an experiment that
+        MLflow has not got.
+        """
+        packet = parse_packet(data)
+        with self._writing:
+            store = self.store()
+            experiment = self._read(store, packet.experiment)
+            return experiment.name, take_in(store, packet, rubrics=self._newest_rubric(experiment, packet.rubric.id))
+
+    def _newest_rubric(self, experiment: Experiment, rubric: str) -> Mapping[str, Rubric]:
+        groups = [g for g in experiment.groups if g.rubric == rubric]
+        if not groups:
+            return {}
+        try:
+            return {rubric: self.rubric(max(groups, key=lambda g: g.age))}
+        except RubricTextError:
+            return {}  # the packet's own text is checked against its hash and the candidates'
+
+
+def parse_rubric(text: str, name: str, sha: str) -> Rubric:
+    """A rubric from the text that MLflow holds. RubricTextError where it is not the text of that hash."""
+    where = f"the rubric {plain(name)} of sha256 {plain(sha[:12])}"
+    if sha256(text) != sha:
+        raise RubricTextError(f"{where}: the text that MLflow holds is not the text of that hash; log the cells again")
+    if not name or "/" in name or "\\" in name or "\x00" in name or name.startswith(".") or len(name) > 200:
+        raise RubricTextError(f"{where}: its name is none that a rubric's file can have")
+    with tempfile.TemporaryDirectory(prefix="promptbench-") as folder:
+        file = Path(folder) / f"{name}.md"
+        try:
+            file.write_text(text, encoding="utf-8", newline="\n")
+            return load_rubric(file)
+        except (CatalogError, OSError, ValueError) as error:
+            problem = str(error).replace(str(file), "").lstrip(":")
+            raise RubricTextError(f"{where}: {problem}") from None
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(plain(n) for n in names[:_NAMED]) or "none"
+    return shown + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

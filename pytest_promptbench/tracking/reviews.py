@@ -1,0 +1,232 @@
+"""MLflow's own review pages: blind traces in a review queue, the rubric's criteria as its questions."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import TrackingError, UsageError
+from ..records import Criterion, Record, Rubric, Score, sha256
+from .entry import storable
+from .store import TrackingStore, translated
+
+ITEM = "promptbench.review_item"
+OUTPUT = "promptbench.review_output"
+YES, NO = "yes", "no"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewItem(Record):
+    """One output of one candidate as a reviewer sees it. ``revealed`` is empty in a blind queue."""
+
+    item: str
+    output: int
+    context: Mapping[str, Any]
+    text: str
+    revealed: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Review(Record):
+    """What a reviewer answered about one output. Criteria without an answer are not in ``scores``."""
+
+    item: str
+    output: int
+    reviewer: str
+    scores: Mapping[str, Score]
+    rationale: str | None = None
+
+
+class ReviewQueues:
+    """The review queues of one MLflow store (3.14 or newer). TrackingError where it cannot be reached or refuses."""
+
+    def __init__(self, store: TrackingStore) -> None:
+        self._store = store
+
+    def fill(self, experiment: str, queue: str, items: Sequence[ReviewItem], rubric: Rubric) -> None:
+        """Put these items into the queue, which is made if there is none. What is there already stays as it is."""
+        reviews = self._module()
+        experiment_id = self._experiment_id(experiment)
+        with translated(self._store.uri):
+            schemas = self._schemas(experiment_id, rubric)
+            found = self._find(experiment_id, queue)
+            if found is None:
+                found = reviews.create_review_queue(
+                    queue, queue_type="custom", schema_ids=schemas, experiment_id=experiment_id
+                )
+            elif set(found.schema_ids or ()) != set(schemas):
+                raise UsageError(
+                    f"--judge-queue {queue}: the queue asks other questions than the rubric {rubric.id}; name a new one"
+                )
+            spans = [_span(_trace_id(experiment, queue, i), i, rubric) for i in items]
+            if spans:
+                self._store.traces.log_spans(experiment_id, spans)
+                ids = [_trace_id(experiment, queue, i) for i in items]
+                for start in range(0, len(ids), 100):
+                    reviews.add_items_to_review_queue(found.queue_id, item_ids=ids[start : start + 100])
+
+    def collect(self, experiment: str, queue: str, rubric: Rubric) -> tuple[list[Review], int]:
+        """The reviews of completed items, and how many items wait. UsageError where there is no such queue."""
+        reviews = self._module()
+        experiment_id = self._experiment_id(experiment)
+        done = []
+        with translated(self._store.uri):
+            found = self._find(experiment_id, queue)
+            if found is None:
+                raise UsageError(f"--judge-collect {queue}: {experiment} has no review queue of this name")
+            items = self._items(reviews, found.queue_id)
+            for item in items:
+                if item.status.value.lower() == "complete":
+                    info = self._store.traces.get_trace_info(item.item_id)
+                    done.append(_review(info, item.completed_by, rubric))
+        waiting = sum(item.status.value.lower() == "pending" for item in items)
+        return done, waiting
+
+    def _module(self) -> Any:
+        self._store.open()
+        try:
+            import mlflow
+            from mlflow.genai import review_queues
+        except ImportError:
+            raise TrackingError("review queues need MLflow 3.14 or newer: pip install --upgrade mlflow") from None
+        mlflow.set_tracking_uri(self._store.uri)  # these functions know no other way to be told
+        return review_queues
+
+    def _experiment_id(self, experiment: str) -> str:
+        found = self._store.experiment(experiment)
+        if found is None:
+            raise UsageError(f"MLflow has no experiment {experiment!r}")
+        return found
+
+    def _find(self, experiment_id: str, queue: str) -> Any:
+        from mlflow.genai import review_queues
+
+        token = None
+        while True:
+            page = review_queues.list_review_queues(experiment_id=experiment_id, page_token=token)
+            for found in page:
+                if found.name == queue:
+                    return found
+            token = page.token
+            if not token:
+                return None
+
+    def _items(self, reviews: Any, queue_id: str) -> list[Any]:
+        found: list[Any] = []
+        token = None
+        while True:
+            page = reviews.list_review_queue_items(queue_id, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def _schemas(self, experiment_id: str, rubric: Rubric) -> list[str]:
+        """The ids of one label schema a judged criterion; one of the same name that asks otherwise is refused."""
+        from mlflow.genai import label_schemas
+
+        known = {s.name: s for s in label_schemas.list_label_schemas(experiment_id)}
+        ids = []
+        for criterion in rubric.judged:
+            wanted = _input(criterion)
+            schema = known.get(criterion.name)
+            if schema is None:
+                schema = label_schemas.create_label_schema(
+                    criterion.name,
+                    type="feedback",
+                    input=wanted,
+                    instruction=f"{_allowed(criterion)}; the rubric {rubric.id} stands in the trace's inputs",
+                    enable_comment=True,
+                    experiment_id=experiment_id,
+                )
+            elif schema.input != wanted:
+                raise UsageError(
+                    f"--judge-queue: the experiment has a label schema {criterion.name!r} with other answers than "
+                    f"{_allowed(criterion)}; delete it in MLflow, or use a new experiment"
+                )
+            ids.append(str(schema.schema_id))
+        return ids
+
+
+def _input(criterion: Criterion) -> Any:
+    from mlflow.genai.label_schemas import InputCategorical, InputNumeric, InputPassFail
+
+    if criterion.type == "flag":
+        return InputPassFail(positive_label=YES, negative_label=NO)
+    low, high = criterion.min or 0.0, criterion.max or 0.0
+    if low.is_integer() and high.is_integer() and high - low <= 20:
+        return InputCategorical(options=[str(n) for n in range(int(low), int(high) + 1)])
+    return InputNumeric(min_value=low, max_value=high)
+
+
+def _allowed(criterion: Criterion) -> str:
+    return "yes or no" if criterion.type == "flag" else f"{criterion.min:g} to {criterion.max:g}"
+
+
+def _trace_id(experiment: str, queue: str, item: ReviewItem) -> str:
+    return "tr-" + sha256(["promptbench-review", experiment, queue, item.item, item.output])[:32]
+
+
+def _span(trace: str, item: ReviewItem, rubric: Rubric) -> Any:
+    """What a reviewer sees: the scenario, the text, the rubric, and nothing of where the text came from."""
+    from mlflow.entities import Span
+
+    now = time.time_ns()
+    attributes = {
+        "mlflow.traceRequestId": trace,
+        "mlflow.spanType": "CHAIN",
+        "mlflow.traceTag.mlflow.traceName": f"review {item.item}",
+        f"mlflow.traceTag.{ITEM}": item.item,
+        f"mlflow.traceTag.{OUTPUT}": str(item.output),
+        "mlflow.spanInputs": {**item.context, "rubric": rubric.text, **item.revealed},
+        "mlflow.spanOutputs": item.text,
+    }
+    return Span.from_dict(
+        {
+            "trace_id": base64.b64encode(bytes.fromhex(trace.removeprefix("tr-"))).decode(),
+            "span_id": base64.b64encode(hashlib.sha256(trace.encode()).digest()[:8]).decode(),
+            "parent_span_id": None,
+            "name": "review",
+            "start_time_unix_nano": now,
+            "end_time_unix_nano": now,
+            "events": [],
+            "status": {"code": "STATUS_CODE_OK", "message": ""},
+            "attributes": {k: storable(json.dumps(v, ensure_ascii=False)) for k, v in attributes.items()},
+        }
+    )
+
+
+def _review(info: Any, completed_by: str | None, rubric: Rubric) -> Review:
+    """The latest answer to each question on a review's trace."""
+    judged = {c.name: c for c in rubric.judged}
+    answers = sorted(
+        (a for a in info.assessments if a.name in judged and a.source.source_type == "HUMAN" and a.valid is not False),
+        key=lambda a: a.create_time_ms or 0,
+    )
+    latest = {a.name: a for a in answers}
+    reviewer = completed_by or next((a.source.source_id for a in answers), None) or "reviewer"
+    comments = dict.fromkeys(a.rationale for a in latest.values() if a.rationale)
+    return Review(
+        item=info.tags.get(ITEM, ""),
+        output=int(info.tags.get(OUTPUT, "0")),
+        reviewer=reviewer,
+        scores={name: _score(a.feedback.value, judged[name]) for name, a in latest.items() if a.feedback is not None},
+        rationale="\n".join(comments) or None,
+    )
+
+
+def _score(value: Any, criterion: Criterion) -> Score:
+    """An answer as a score; what it cannot be read as stays as it is, for the packet's validation to name."""
+    if isinstance(value, str):
+        if criterion.type == "flag" and value in (YES, NO):
+            return value == YES
+        try:
+            return float(value)
+        except ValueError:
+            return value  # type: ignore[return-value]
+    return value  # type: ignore[no-any-return]

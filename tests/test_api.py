@@ -1,0 +1,878 @@
+"""The admin HTTP API: over a real store, in this process for the tables and through a real server for the main path."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from pytest_promptbench.api import AirflowSettings, ServiceSettings, create_app
+from pytest_promptbench.api.jobs import Jobs, arguments
+from pytest_promptbench.api.models import CandidateShape, LeaderboardShape, PacketShape, RunRequest
+from pytest_promptbench.cli import main
+from pytest_promptbench.errors import PacketError, UsageError
+from pytest_promptbench.experiments import Experiments
+from pytest_promptbench.leaderboard import leaderboard_json
+from pytest_promptbench.packet import parse_packet
+from pytest_promptbench.tracking.store import TrackingStore
+
+from .project import Project, migrated_database
+from .provider import ScriptedProvider
+
+TOKEN, READ_TOKEN = "write-token-0123456789", "read-token-0123456789"
+HOSTILE = (
+    "../../etc/passwd",
+    "..%2f..%2fetc",
+    "x'; DROP TABLE runs; --",
+    'a"b',
+    "; rm -rf /",
+    "$(touch owned)",
+    "`touch owned`",
+    "a\nb",
+    "<script>alert(1)</script>",
+    "\u202egnp",
+    "%00",
+    "-k",
+    "--rootdir=/",
+)
+EXPERIMENT = "bench"
+PROBLEM = "application/problem+json"
+
+
+def answer(body: dict[str, Any]) -> str:
+    """The provider's texts, one of them with markup in it."""
+    said = str(body["messages"][-1]["content"])
+    if "situation-0" in said:
+        return "<script>document.documentElement.dataset.owned=1</script><img src=x onerror=alert(1)> \x1b[31m \u202e"
+    return f"a tip for {said}"
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """Two models x two prompts x three scenarios, all pending."""
+    root = tmp_path_factory.mktemp("api")
+    migrated_database(root / "mlflow.db")
+    with ScriptedProvider(reply=answer) as provider:
+        project = Project(root, provider).write()
+        done = project.pytest("--bench-experiment", EXPERIMENT)
+        assert done.code == 0, done.text
+        yield project
+
+
+def settings_of(root: Path, **changes: Any) -> ServiceSettings:
+    values: dict[str, Any] = {
+        "root": root,
+        "tracking_uri": f"sqlite:///{root}/mlflow.db",
+        "home": root / ".promptbench",
+        "artifact_root": root / "mlartifacts",
+        "environ": dict(os.environ),
+    }
+    return ServiceSettings(**values | changes)
+
+
+def copy_of(project: Project, root: Path) -> Path:
+    """The same store and files, to be changed; artifacts stay where they are."""
+    for name in ("mlflow.db", "mlflow.db-wal", "mlflow.db-shm"):
+        if (project.root / name).exists():
+            shutil.copy(project.root / name, root / name)
+    for name in ("evals", "prompts", "rubrics"):
+        shutil.copytree(project.root / name, root / name)
+    return root
+
+
+class InProcess(httpx.BaseTransport):
+    """Requests go to the application itself, each in an event loop of its own."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        async def go() -> httpx.Response:
+            response = await self._transport.handle_async_request(request)
+            return httpx.Response(response.status_code, headers=response.headers, content=await response.aread())
+
+        request.read()
+        return asyncio.run(go())
+
+
+def client_of(root: Path, **changes: Any) -> httpx.Client:
+    app = create_app(settings_of(root, **changes))
+    return httpx.Client(transport=InProcess(app), base_url="http://127.0.0.1:8642")
+
+
+@pytest.fixture(scope="module")
+def reader(logged: Project) -> httpx.Client:
+    """Nothing is changed through this one."""
+    return client_of(logged.root)
+
+
+@pytest.fixture
+def root(logged: Project, tmp_path: Path) -> Path:
+    return copy_of(logged, tmp_path)
+
+
+@contextmanager
+def served(root: Path, **environ: str) -> Iterator[str]:
+    """``promptbench serve`` as a process; its address."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PROMPTBENCH_"))}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest_promptbench", "serve", "--port", "0", "--root", str(root)],
+        env=kept | environ, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert " at http://127.0.0.1:" in line, line
+        yield line.split(" at ")[1].split("/ ")[0]
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def scored(packet: dict[str, Any], *, value: int = 4, only: int | None = None, **top: str) -> dict[str, Any]:
+    """A copy of a packet with its nulls filled in; ``only`` so many items."""
+    packet = {**json.loads(json.dumps(packet)), **top}
+    for item in packet["items"][:only]:
+        for entry in item["candidates"]:
+            for key, given in entry["scores"].items():
+                if given is None:
+                    entry["scores"][key] = True if key == "format_ok" else value
+    return packet
+
+
+def problem(response: httpx.Response, status: int) -> str:
+    """The detail of a problem document."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == PROBLEM
+    body = response.json()
+    assert body["status"] == status
+    assert body["title"]
+    return str(body["detail"])
+
+
+# -- the main path, through a real server
+
+
+def test_a_packet_goes_out_and_verdicts_come_back(root: Path, logged: Project) -> None:
+    with served(root, PROMPTBENCH_API_TOKEN=TOKEN, PROMPTBENCH_API_READ_TOKEN=READ_TOKEN) as address:
+        assert httpx.get(f"{address}/api/health", timeout=60).json()["mlflow"] is True
+        bench = httpx.Client(base_url=f"{address}/api/bench", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60)
+        (there,) = [e for e in bench.get("/experiments").json()["experiments"] if e["name"] == EXPERIMENT]
+        assert (there["candidates"], there["pending"], there["judged"]) == (12, 12, 0)
+        assert [t["task"] for t in there["tasks"]] == ["tip"]
+        before = bench.get(f"/leaderboard/{EXPERIMENT}").json()
+        assert [row["composite"] for row in before["rows"]] == [None] * 4
+
+        packet = bench.get(f"/packet/{EXPERIMENT}").json()
+        PacketShape.model_validate(packet)
+        assert len(packet["items"]) == 12
+        blind = json.dumps(packet["items"])
+        assert not any(name in blind for name in ("haiku", "local", "v2", "run_id", "s1"))
+
+        sent = scored(packet, only=5, judge_kind="human", judged_by="Ada")
+        taken = bench.post("/verdicts", json=sent).json()
+        assert taken["message"] == "applied 5, unchanged 0, still pending 7"
+        assert bench.post("/verdicts", json=sent).json()["message"] == "applied 0, unchanged 5, still pending 7"
+        assert bench.get(f"/runs/{EXPERIMENT}", params={"judge_kind": "human"}).json()["matching"] == 5
+
+        reader = httpx.Client(base_url=f"{address}/api/bench", headers={"Authorization": f"Bearer {READ_TOKEN}"})
+        board = reader.get(f"/leaderboard/{EXPERIMENT}", timeout=60)
+        LeaderboardShape.model_validate(board.json())
+        assert "read-only" in problem(reader.post("/verdicts", json=sent), 403)
+
+        # A body that is too large is refused by what it says of itself, before any of it is sent.
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as raw:
+            head = f"POST /api/bench/verdicts HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {TOKEN}\r\n"
+            raw.sendall(f"{head}Content-Type: application/json\r\nContent-Length: {30 << 20}\r\n\r\n".encode())
+            assert raw.recv(200).startswith(b"HTTP/1.1 413 ")
+    store = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=None)
+    human = [c for c in store.read(EXPERIMENT) if not c.pending]
+    assert {(v.judge.tier.value, v.judge.name) for c in human for v in c.verdicts} == {("human", "Ada")}
+    expected = leaderboard_json(Experiments(lambda: store).leaderboard(EXPERIMENT))
+    assert board.json() == expected
+
+
+def test_the_leaderboard_is_that_of_the_command_line(root: Path, logged: Project) -> None:
+    client = client_of(root)
+    packet = scored(client.get(f"/api/bench/packet/{EXPERIMENT}").json(), judge_kind="human", judged_by="Ada")
+    assert client.post("/api/bench/verdicts", json=packet).json()["pending"] == 0
+    (root / "packet.json").write_text(json.dumps(packet))
+    again = Project(root, logged.provider).pytest("--judge-apply", "packet.json")
+    assert "applied 0, unchanged 12, still pending 0" in again.out, again.text
+    assert client.get(f"/api/bench/leaderboard/{EXPERIMENT}").json() == Project(root, logged.provider).leaderboard()
+
+
+# -- reading
+
+
+@pytest.mark.parametrize(
+    ("query", "count"),
+    [
+        ({}, 12),
+        ({"judge_pending": "true"}, 12),
+        ({"judge_pending": "false"}, 0),
+        ({"judge_kind": "human"}, 0),
+        ({"model": "haiku"}, 6),
+        ({"prompt": "v2"}, 6),
+        ({"model": "haiku", "prompt": "v2", "scenario": "s1"}, 1),
+        ({"task": "tip"}, 12),
+        ({"model": "' or ''='"}, 0),
+    ],
+)
+def test_runs_are_filtered(reader: httpx.Client, query: dict[str, str], count: int) -> None:
+    found = reader.get(f"/api/bench/runs/{EXPERIMENT}", params=query).json()
+    assert found["matching"] == len(found["runs"]) == count
+    for run in found["runs"]:
+        CandidateShape.model_validate(run)
+        assert run["outputs"] is None
+
+
+def test_runs_come_in_pages_that_together_are_all(reader: httpx.Client) -> None:
+    seen, cursor, pages = [], None, 0
+    while cursor is not None or not pages:
+        params = {"limit": "5", "texts": "true", **({"cursor": cursor} if cursor else {})}
+        page = reader.get(f"/api/bench/runs/{EXPERIMENT}", params=params).json()
+        seen += page["runs"]
+        cursor, pages = page["next_cursor"], pages + 1
+    assert pages == 3
+    assert len({r["run_id"] for r in seen}) == 12
+    assert all(r["outputs"] and r["context"]["situation"].startswith("situation-") for r in seen)
+
+
+def test_experiments_come_in_pages(reader: httpx.Client) -> None:
+    first = reader.get("/api/bench/experiments", params={"limit": 1}).json()
+    second = reader.get("/api/bench/experiments", params={"limit": 1, "offset": first["next_offset"]}).json()
+    assert first["total"] == 2
+    assert {p["experiments"][0]["name"] for p in (first, second)} == {EXPERIMENT, "Default"}
+    assert second["next_offset"] is None
+
+
+@pytest.mark.parametrize(
+    "path", ["experiments", f"runs/{EXPERIMENT}", f"leaderboard/{EXPERIMENT}", f"agreement/{EXPERIMENT}",
+             f"packet/{EXPERIMENT}", "suites"],
+)  # fmt: skip
+def test_what_did_not_change_is_not_sent_again(reader: httpx.Client, path: str) -> None:
+    first = reader.get(f"/api/bench/{path}")
+    assert first.status_code == 200, first.text
+    tag = first.headers["etag"]
+    for given in (tag, f'"other", W/{tag}', "*"):
+        again = reader.get(f"/api/bench/{path}", headers={"If-None-Match": given})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+    assert reader.get(f"/api/bench/{path}", headers={"If-None-Match": '"other"'}).status_code == 200
+
+
+def test_a_verdict_changes_the_etag(root: Path) -> None:
+    client = client_of(root)
+    before = client.get(f"/api/bench/leaderboard/{EXPERIMENT}").headers["etag"]
+    packet = client.get(f"/api/bench/packet/{EXPERIMENT}", params={"limit": 1}).json()
+    assert len(packet["items"]) == 1
+    client.post("/api/bench/verdicts", json=scored(packet))
+    assert client.get(f"/api/bench/leaderboard/{EXPERIMENT}").headers["etag"] != before
+
+
+@pytest.mark.parametrize("kind", ["runs", "leaderboard", "agreement", "packet"])
+def test_an_unknown_experiment_is_404_and_the_known_are_named(reader: httpx.Client, kind: str) -> None:
+    detail = problem(reader.get(f"/api/bench/{kind}/nightly"), 404)
+    assert detail.startswith("MLflow has no experiment nightly; there are: ")
+    assert EXPERIMENT in detail
+    assert "holds no candidate" in problem(reader.get("/api/bench/leaderboard/Default"), 404)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_name_is_only_a_name(reader: httpx.Client, name: str) -> None:
+    quoted = "".join(f"%{b:02X}" for b in name.encode())
+    for kind in ("runs", "leaderboard", "packet"):
+        assert reader.get(f"/api/bench/{kind}/{quoted}").status_code == 404
+    assert reader.get(f"/api/bench/leaderboard/{EXPERIMENT}", params={"task": name}).status_code == 404
+    assert reader.get(f"/api/bench/run/{quoted}").status_code == 404
+    found = reader.get(f"/api/bench/runs/{EXPERIMENT}", params={"model": name})
+    assert found.json()["matching"] == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        (f"runs/{EXPERIMENT}?limit=501", "query.limit"),
+        (f"runs/{EXPERIMENT}?limit=0", "query.limit"),
+        (f"runs/{EXPERIMENT}?cursor=../x", "query.cursor"),
+        (f"runs/{EXPERIMENT}?judge_pending=perhaps", "query.judge_pending"),
+        (f"leaderboard/{EXPERIMENT}?rubric_sha256=x", "query.rubric_sha256"),
+        ("experiments?offset=-1", "query.offset"),
+    ],
+)
+def test_a_wrong_parameter_is_422_and_named(reader: httpx.Client, path: str, names: str) -> None:
+    response = reader.get(f"/api/bench/{path}")
+    assert names in problem(response, 422)
+    assert response.json()["errors"][0]["where"] == names
+
+
+def test_every_error_is_a_problem_document(reader: httpx.Client) -> None:
+    problem(reader.get("/api/nowhere"), 404)
+    wrong = reader.put(f"/api/bench/leaderboard/{EXPERIMENT}")
+    problem(wrong, 405)
+    assert wrong.headers["allow"] == "GET"
+
+
+def test_answers_carry_headers_that_keep_browsers_in_check(reader: httpx.Client) -> None:
+    for path in ("/api/health", "/", "/api/nowhere", "/static/judge.js"):
+        headers = reader.get(path).headers
+        assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "access-control-allow-origin" not in headers
+
+
+# -- who may
+
+
+@pytest.mark.parametrize(
+    ("headers", "get", "post"),
+    [
+        ({}, 401, 401),
+        ({"Authorization": "Bearer wrong"}, 401, 401),
+        ({"Authorization": "Bearer "}, 401, 401),
+        ({"Authorization": f"Basic {TOKEN}"}, 401, 401),
+        ({"Authorization": f"Bearer {TOKEN}x"}, 401, 401),
+        ({"Authorization": "Bearer \xfc\xff"}, 401, 401),
+        ({"Cookie": "promptbench_session=guess"}, 401, 401),
+        ({"Cookie": f"promptbench_session={TOKEN}"}, 401, 401),
+        ({"Authorization": f"Bearer {READ_TOKEN}"}, 200, 403),
+        ({"Authorization": f"Bearer {TOKEN}"}, 200, 422),
+        ({"Authorization": f"bearer  {TOKEN}"}, 200, 422),
+    ],
+)
+def test_tokens(logged: Project, headers: dict[str, str], get: int, post: int) -> None:
+    client = client_of(logged.root, token=TOKEN, read_token=READ_TOKEN)
+    sent = {k: v.encode("latin-1") for k, v in headers.items()}
+    for path in ("/api/bench/suites", "/api/openapi.json"):
+        looked = client.get(path, headers=sent)
+        assert looked.status_code == get
+    written = client.post("/api/bench/verdicts", json={}, headers=sent)
+    problem(written, post)
+    if get == 401:
+        assert written.headers["www-authenticate"].startswith('Bearer realm="promptbench"')
+    assert client.get("/api/health").status_code == 200
+
+
+def test_with_only_a_read_token_nobody_writes(logged: Project) -> None:
+    client = client_of(logged.root, read_token=READ_TOKEN)
+    problem(client.post("/api/bench/run", json={}, headers={"Authorization": f"Bearer {READ_TOKEN}"}), 403)
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8642", "127.0.0.1.evil.example", "", "[::1", "10.0.0.1"]
+)
+def test_without_a_token_only_this_machine_is_answered(reader: httpx.Client, host: str) -> None:
+    problem(reader.get("/api/bench/suites", headers={"Host": host}), 421)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8642", "localhost", "LOCALHOST:8642", "[::1]:8642"])
+def test_by_any_of_its_names(reader: httpx.Client, host: str) -> None:
+    assert reader.get("/api/bench/suites", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://127.0.0.1:9999"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        ({"Origin": "http://127.0.0.1:8642"}, 422),
+        ({"Sec-Fetch-Site": "same-origin"}, 422),
+        ({"Content-Type": "application/json; charset=utf-8"}, 422),
+    ],
+)
+def test_a_page_of_another_site_cannot_write(reader: httpx.Client, headers: dict[str, str], status: int) -> None:
+    given = {"Content-Type": "application/json", **headers}
+    problem(reader.post("/api/bench/verdicts", content=b"{}", headers=given), status)
+
+
+def test_a_browser_logs_in_for_a_session(root: Path) -> None:
+    client = client_of(root, token=TOKEN, read_token=READ_TOKEN)
+    assert client.get("/").headers["location"] == "/login"
+    refused = client.post("/login", data={"token": "nonsense"})
+    assert (refused.status_code, "This token is not known." in refused.text) == (401, True)
+    cross = client.post("/login", data={"token": TOKEN}, headers={"Origin": "http://evil.example"})
+    assert cross.status_code == 403
+
+    done = client.post("/login", data={"token": TOKEN})
+    assert (done.status_code, done.headers["location"]) == (303, "/")
+    cookie = done.headers["set-cookie"]
+    assert all(word in cookie for word in ("HttpOnly", "SameSite=strict", "Path=/"))
+    assert TOKEN not in cookie
+    assert client.get("/").status_code == 200
+    packet = client.get(f"/api/bench/packet/{EXPERIMENT}", params={"limit": 1}).json()
+    evil = {"Origin": "http://evil.example"}
+    problem(client.post("/api/bench/verdicts", json=scored(packet), headers=evil), 403)
+    assert client.post("/api/bench/verdicts", json=scored(packet)).json()["applied"] == 1
+
+    client.post("/logout")
+    client.cookies.set("promptbench_session", cookie.split("=")[1].split(";")[0])
+    problem(client.get("/api/bench/suites"), 401)
+
+    client.cookies.clear()
+    client.post("/login", data={"token": READ_TOKEN})
+    problem(client.post("/api/bench/verdicts", json=packet), 403)
+    assert client.get("/judge", params={"name": EXPERIMENT}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"host": "0.0.0.0"}, "can be reached from other machines, so a token is needed"),
+        ({"host": "::"}, "so a token is needed"),
+        ({"host": "bench.example"}, "so a token is needed"),
+        ({"token": "short"}, "at least 16 printable ASCII characters"),
+        ({"token": "with\nline-break-in-it"}, "at least 16 printable ASCII characters"),
+        ({"token": TOKEN, "read_token": TOKEN}, "are the same"),
+    ],
+)
+def test_a_service_that_is_not_safe_does_not_start(tmp_path: Path, changes: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        settings_of(tmp_path, **changes)
+
+
+def test_secrets_are_not_shown() -> None:
+    settings = settings_of(
+        Path(), token=TOKEN, airflow=AirflowSettings(url="http://x", username="u", password="secret1")
+    )
+    assert TOKEN not in repr(settings)
+    assert "secret1" not in repr(settings)
+
+
+def test_the_command_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--host", "0.0.0.0", "--root", str(tmp_path)]) == 4
+    assert main(["serve", "--root", str(tmp_path / "nowhere")]) == 4
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert main(["serve", "--root", str(tmp_path), "--port", str(taken.getsockname()[1])]) == 4
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["promptbench"] * 3
+    assert "a token is needed" in lines[0]
+    assert "there is no such folder" in lines[1]
+    assert "cannot bind" in lines[2]
+
+
+# -- verdicts
+
+
+def broken(packet: dict[str, Any]) -> list[tuple[bytes, str]]:
+    """Bodies that are refused, each with what is said of it."""
+    first = packet["items"][0]["item"]
+
+    def changed(**top: Any) -> bytes:
+        return json.dumps({**packet, **top}).encode()
+
+    def rescored(scores: dict[str, Any]) -> bytes:
+        copy = scored(packet)
+        copy["items"][0]["candidates"][0]["scores"] |= scores
+        return json.dumps(copy).encode()
+
+    edited = json.loads(json.dumps(packet))
+    edited["items"][0]["candidates"][0]["output"] += " (edited)"
+    return [
+        (b"", "not complete JSON"),
+        (b"[]", "no judge packet: the top level is []"),
+        (b"{", "not complete JSON"),
+        (b"\xff", "not UTF-8"),
+        (b'{"a": NaN}', "NaN is not JSON"),
+        (b'{"a": 1, "a": 2}', "stands twice"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"1" * 10_000, "thousands of digits"),
+        (changed(schema="promptbench/packet/2"), "newer promptbench"),
+        (changed(surprise=1), 'unknown key "surprise"'),
+        (changed(judge_kind="auto"), 'judge_kind is "auto"'),
+        (changed(judged_by="a\u202eb"), "no control characters"),
+        (rescored({"relevance": 7}), f"item {first}: relevance is 7; the rubric tip-v1 allows 1 to 5"),
+        (rescored({"relevance": True}), f"item {first}: relevance is true"),
+        (rescored({"relevance": None}), "relevance is null and the rest is not"),
+        (rescored({"charm": 3}), "charm is 3, but the rubric tip-v1 has only"),
+        (rescored({"overlong": True}), "overlong is true; a program found false"),
+        (json.dumps(edited).encode(), "the output changed since the export"),
+        (changed(items=[{**packet["items"][0], "item": "unknown"}]), "item unknown is unknown"),
+        (changed(rubric={**packet["rubric"], "text": "other"}), "was edited"),
+    ]
+
+
+def test_a_packet_with_mistakes_is_refused_whole_in_the_words_of_judge_apply(root: Path, logged: Project) -> None:
+    client = client_of(root)
+    packet = client.get(f"/api/bench/packet/{EXPERIMENT}").json()
+    for body, message in broken(packet):
+        answer = client.post("/api/bench/verdicts", content=body, headers={"Content-Type": "application/json"})
+        assert message in problem(answer, 422), body[:100]
+        assert tempfile.gettempdir() not in answer.text
+    assert client.get(f"/api/bench/runs/{EXPERIMENT}", params={"judge_pending": "true"}).json()["matching"] == 12
+
+    worst = scored(packet)
+    worst["items"][0]["candidates"][0]["scores"] |= {"relevance": 7, "charm": 3}
+    worst["items"][3]["candidates"][0]["scores"]["format_ok"] = 1
+    said = problem(client.post("/api/bench/verdicts", json=worst), 422)
+    (root / "packet.json").write_text(json.dumps(worst))
+    shell = Project(root, logged.provider).pytest("--judge-apply", "packet.json")
+    assert shell.code == 4
+    assert len(said.splitlines()) == 3
+    assert all(line in shell.text for line in said.splitlines())
+
+
+def test_verdicts_of_an_unknown_experiment_are_404(reader: httpx.Client) -> None:
+    packet = reader.get(f"/api/bench/packet/{EXPERIMENT}").json()
+    for name in ("nightly", *HOSTILE):
+        detail = problem(reader.post("/api/bench/verdicts", json=packet | {"experiment": name}), 404)
+        assert detail.startswith("MLflow has no experiment ")
+
+
+def test_a_body_that_does_not_say_its_size_is_counted(logged: Project) -> None:
+    client = client_of(logged.root, max_body=100_000)
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(3):
+            yield b" " * 50_000
+
+    sent = {"Content-Type": "application/json"}
+    assert "100,000 bytes" in problem(client.post("/api/bench/verdicts", content=pieces(), headers=sent), 413)
+    assert "65,536 bytes" in problem(client.post("/api/bench/run", content=pieces(), headers=sent), 413)
+
+
+def test_parse_errors_are_packet_errors() -> None:
+    with pytest.raises(PacketError):
+        parse_packet([])
+
+
+# -- runs
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("suite", name) for name in HOSTILE),
+        ("suite", "evals/../evals/tips.yaml"),
+        ("suite", "/etc"),
+        ("suite", 1),
+        ("baseline", "evals/models.yaml"),
+        ("baseline", "../x.json"),
+        ("models", "haiku"),
+        ("models", ["a,b"]),
+        ("models", ["a\nb"]),
+        ("models", [""]),
+        ("prompts", ["x" * 101]),
+        ("k", "-x"),
+        ("k", "a\nb"),
+        ("k", "x" * 501),
+        ("experiment", "../x"),
+        ("experiment", "<b>"),
+        ("shards", 0),
+        ("shards", 65),
+        ("shards", "2"),
+        ("concurrency", 1001),
+        ("judge", "harsh"),
+        ("max_cost", -1),
+        ("max_cost", "1"),
+        ("surprise", True),
+    ],
+)
+def test_a_run_is_a_closed_form(reader: httpx.Client, logged: Project, field: str, value: object) -> None:
+    answer = reader.post("/api/bench/run", json={"suite": "evals/tips.yaml", field: value})
+    assert field in problem(answer, 422)
+    assert not (logged.root / ".promptbench" / "jobs").exists()
+
+
+def test_what_is_no_json_is_400_or_422(reader: httpx.Client) -> None:
+    for body in (b"", b"{", b"[]", b"\xff", b"[" * 60_000, b'{"suite": "evals", "max_cost": NaN}'):
+        answer = reader.post("/api/bench/run", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code in (400, 422), answer.text
+        assert answer.headers["content-type"] == PROBLEM
+
+
+def test_every_value_stands_in_one_argument_behind_its_option(tmp_path: Path) -> None:
+    request = RunRequest(
+        suite="evals", models=["a b", "$(x)"], prompts=["v1"], k="haiku and not v2; rm", experiment="nightly 1",
+        shards=3, concurrency=5, judge="both", max_cost=0.5,
+    )  # fmt: skip
+    assert arguments(request, test_path="evals", baseline="evals/baseline.json", report=tmp_path) == [
+        "./evals", "-k=haiku and not v2; rm", "--bench-models=a b,$(x)", "--bench-prompts=v1",
+        "--bench-experiment=nightly 1", "--numprocesses=3", "--bench-concurrency=5", f"--bench-report={tmp_path}",
+        "--judge-auto", "--bench-compare=evals/baseline.json", "--bench-max-cost=0.500000",
+    ]  # fmt: skip
+
+
+def ended(client: httpx.Client, location: str) -> dict[str, Any]:
+    for _ in range(800):  # two xdist workers that import LiteLLM and MLflow, on a machine that may be busy
+        state: dict[str, Any] = client.get(location).json()
+        if state["state"] != "running":
+            return state
+        time.sleep(0.3)
+    raise AssertionError("the run does not end")
+
+
+def test_a_run_is_a_job_of_this_machine(root: Path, logged: Project) -> None:
+    environ = logged.environment() | {"PROMPTBENCH_API_TOKEN": TOKEN}
+    client = client_of(root, environ=environ, max_jobs=1)
+    suites = client.get("/api/bench/suites").json()
+    assert suites == {
+        "files": [{"path": "evals/test_tips.py", "suites": ["evals/tips.yaml"]}], "folders": ["evals"], "baselines": [],
+    }  # fmt: skip
+    asked = {"suite": "evals/tips.yaml", "models": ["haiku"], "k": "s1 or s2", "experiment": "over http", "shards": 2}
+    logged.provider.latency_s = 1.0
+    try:
+        started = client.post("/api/bench/run", json=asked)
+        assert started.status_code == 202, started.text
+        location = started.headers["location"]
+        assert location == f"/api/bench/run/{started.json()['id']}"
+        assert client.get(location).json()["state"] == "running"
+        busy = client.post("/api/bench/run", json=asked)
+        assert "the most at once" in problem(busy, 429)
+        assert busy.headers["retry-after"]
+        # A service that was started anew sees it run too.
+        assert client_of(root).get(location).json()["state"] == "running"
+    finally:
+        logged.provider.latency_s = 0.0
+    state = ended(client, location)
+    assert (state["state"], state["exit_code"], state["where"]) == ("success", 0, "local"), state
+    assert state["request"] == asked
+    assert "4 passed" in state["log"][-1]
+    found = client.get("/api/bench/runs/over http").json()
+    assert {(r["model"], r["scenario"]) for r in found["runs"]} == {("haiku", "s1"), ("haiku", "s2")}
+    assert client_of(root).get(location).json()["exit_code"] == 0
+    folder = root / ".promptbench" / "jobs" / state["id"]
+    assert TOKEN not in (folder / "job.json").read_text() + (folder / "log.txt").read_text()
+
+
+def test_a_run_that_fails_says_so(root: Path, logged: Project) -> None:
+    client = client_of(root, environ=logged.environment())
+    started = client.post("/api/bench/run", json={"suite": "evals", "models": ["unknown; touch owned"]}).json()
+    state = ended(client, f"/api/bench/run/{started['id']}")
+    assert state["state"] == "failed"
+    assert state["exit_code"] in (2, 4)
+    assert any("unknown; touch owned" in line for line in state["log"])
+    assert not list(root.rglob("owned"))
+
+
+def test_of_a_job_whose_service_died_the_end_is_not_known(tmp_path: Path) -> None:
+    folder = tmp_path / "bench-20261123T120000-00000000"
+    folder.mkdir()
+    (folder / "job.json").write_text('{"started_at": "2026-11-23T12:00:00Z", "request": {"suite": "evals"}}')
+    (folder / "lock").touch()
+    (folder / "log.txt").write_bytes(b"one\n\xff\x1b[31mtwo\n")
+    jobs = Jobs(root=tmp_path, folder=tmp_path, python=sys.executable, environ={}, tracking_uri="", most=1)
+    found = jobs.find(folder.name)
+    assert found is not None
+    assert (found.state, found.exit_code, found.log) == ("lost", None, ("one", "\ufffd␛[31mtwo"))
+    assert jobs.find("../" + folder.name) is None
+
+
+# -- Airflow, as far as its REST API goes
+
+
+class ScriptedAirflow:
+    """What ``bench_collect`` needs of Airflow's API server, on loopback."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, Any] = {}
+        self.refuse: tuple[int, str] | None = None
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_: object) -> None:
+                pass
+
+            def reply(self, status: int, body: object) -> None:
+                data = json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def do_GET(self) -> None:
+                path = self.path.partition("?")[0]
+                if path == "/api/v2/monitor/health":
+                    return self.reply(200, {"metadatabase": {"status": "healthy"}})
+                _, _, rest = path.partition("/dagRuns/")
+                run, _, what = rest.partition("/")
+                if self.headers["Authorization"] != "Bearer jwt" or run not in outer.runs:
+                    return self.reply(404, {"detail": "not found"})
+                if what == "":
+                    return self.reply(200, {"state": "running", "start_date": "2026-11-23T12:00:00Z", "end_date": None,
+                                            "conf": outer.runs[run]["conf"]})  # fmt: skip
+                task = {"task_id": "collect", "map_index": 1, "state": "running", "try_number": 1,
+                        "start_date": "2026-11-23T12:00:01Z"}  # fmt: skip
+                if what == "taskInstances":
+                    return self.reply(200, {"task_instances": [task, {"task_id": "compare", "state": None}]})
+                return self.reply(200, {"content": [{"event": "4 passed"}]})
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if self.path == "/auth/token":
+                    good = body == {"username": "bench", "password": "secret"}
+                    return self.reply(201 if good else 401, {"access_token": "jwt"} if good else {"detail": "no"})
+                if outer.refuse is not None:
+                    return self.reply(outer.refuse[0], {"detail": outer.refuse[1]})
+                assert self.path == "/api/v2/dags/bench_collect/dagRuns"
+                outer.runs[body["dag_run_id"]] = body
+                return self.reply(200, {"dag_run_id": body["dag_run_id"], "state": "queued"})
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def airflow() -> Iterator[ScriptedAirflow]:
+    scripted = ScriptedAirflow()
+    yield scripted
+    scripted.close()
+
+
+def with_airflow(root: Path, url: str, password: str = "secret") -> httpx.Client:
+    return client_of(root, airflow=AirflowSettings(url=url, username="bench", password=password))
+
+
+def test_a_run_is_airflows_where_it_is_configured(logged: Project, airflow: ScriptedAirflow) -> None:
+    client = with_airflow(logged.root, airflow.url)
+    assert client.get("/api/health").json()["airflow"] is True
+    asked = {"suite": "evals/tips.yaml", "models": ["haiku"], "shards": 2, "judge": "both"}
+    started = client.post("/api/bench/run", json=asked).json()
+    assert (started["where"], started["state"]) == ("airflow", "queued")
+    sent = airflow.runs[started["id"]]
+    assert sent == {
+        "logical_date": None, "dag_run_id": started["id"], "conf": {**asked, "suite": "evals/test_tips.py"},
+    }  # fmt: skip
+    state = client.get(f"/api/bench/run/{started['id']}").json()
+    assert state["state"] == "running"
+    assert state["tasks"] == [{"task": "collect[1]", "state": "running"}, {"task": "compare", "state": None}]
+    assert state["log"] == ["4 passed"]
+    problem(client.get("/api/bench/run/bench-unknown"), 404)
+    assert not (logged.root / ".promptbench" / "jobs").exists()
+
+
+@pytest.mark.parametrize(
+    ("refuse", "status", "message"),
+    [
+        ((400, "'x' is not of type integer"), 422, "Airflow refuses the configuration: 'x' is not of type integer"),
+        ((404, "DAG not found"), 503, "has no DAG bench_collect: put dags/bench_collect.py where"),
+        ((403, "Forbidden"), 503, "does not let bench do that"),
+        ((500, "broken"), 503, "answers HTTP 500: broken"),
+    ],
+)
+def test_what_airflow_refuses(
+    logged: Project, airflow: ScriptedAirflow, refuse: tuple[int, str], status: int, message: str
+) -> None:
+    airflow.refuse = refuse
+    answer = with_airflow(logged.root, airflow.url).post("/api/bench/run", json={"suite": "evals"})
+    assert message in problem(answer, status)
+
+
+def test_a_password_that_airflow_does_not_take(logged: Project, airflow: ScriptedAirflow) -> None:
+    answer = with_airflow(logged.root, airflow.url, "wrong").post("/api/bench/run", json={"suite": "evals"})
+    detail = problem(answer, 503)
+    assert "refuses PROMPTBENCH_AIRFLOW_USERNAME and PROMPTBENCH_AIRFLOW_PASSWORD" in detail
+    assert "wrong" not in detail
+
+
+# -- what is down
+
+
+def closed_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def test_airflow_down(logged: Project) -> None:
+    client = with_airflow(logged.root, f"http://127.0.0.1:{closed_port()}")
+    for response in (client.post("/api/bench/run", json={"suite": "evals"}), client.get("/api/bench/run/bench-1")):
+        assert "Airflow at http://127.0.0.1" in (detail := problem(response, 503))
+        assert "start its API server, or correct PROMPTBENCH_AIRFLOW_URL" in detail
+    health = client.get("/api/health")
+    assert problem(health, 503) == "Airflow does not answer"
+    assert (health.json()["mlflow"], health.json()["airflow"]) == (True, False)
+    assert not (logged.root / ".promptbench" / "jobs").exists()
+
+
+def test_mlflow_down(logged: Project, monkeypatch: pytest.MonkeyPatch, reader: httpx.Client) -> None:
+    packet = scored(reader.get(f"/api/bench/packet/{EXPERIMENT}").json())
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    client = client_of(logged.root, tracking_uri=f"http://user:pw@127.0.0.1:{closed_port()}", artifact_root=None)
+    answers = [client.get(f"/api/bench/{p}") for p in ("experiments", f"leaderboard/{EXPERIMENT}")]
+    answers.append(client.post("/api/bench/verdicts", json=packet))
+    for answer in answers:
+        detail = problem(answer, 503)
+        assert "MLflow at http://***@127.0.0.1" in detail
+        assert "Start MLflow's tracking server, or correct MLFLOW_TRACKING_URI" in detail
+        assert "pw" not in detail
+        assert answer.headers["retry-after"]
+    health = client.get("/api/health")
+    assert problem(health, 503) == "MLflow does not answer"
+    page = client.get("/", headers={"Accept": "text/html"})
+    assert (page.status_code, "Start MLflow" in page.text) == (503, True)
+
+
+# -- the OpenAPI document
+
+
+def test_the_document_has_examples_that_fit_it(reader: httpx.Client) -> None:
+    document = reader.get("/api/openapi.json").json()
+    shapes = document["components"]["schemas"]
+    (example,) = shapes["RunRequest"]["examples"]
+    RunRequest.model_validate(example)
+    PacketShape.model_validate(shapes["PacketShape"]["examples"][0])
+    LeaderboardShape.model_validate(shapes["LeaderboardShape"]["examples"][0])
+    assert shapes["RunRequest"]["additionalProperties"] is False
+    assert set(document["paths"]) >= {"/api/health", "/api/bench/verdicts", "/api/bench/runs/{experiment}"}
+
+
+def test_schemathesis_finds_no_way_to_break_it(logged: Project, tmp_path: Path) -> None:
+    schemathesis = pytest.importorskip("schemathesis", reason="the document was NOT fuzzed (pip install schemathesis)")
+    from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+    hypothesis = pytest.importorskip("hypothesis")
+    app = create_app(settings_of(tmp_path, tracking_uri=f"sqlite:///{logged.root}/mlflow.db", token=TOKEN))
+    schema = schemathesis.openapi.from_asgi("/api/openapi.json", app, headers={"Authorization": f"Bearer {TOKEN}"})
+    seen: dict[str, set[int]] = {}
+    quick = hypothesis.settings(
+        max_examples=12, deadline=None, database=None, derandomize=True,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+    )  # fmt: skip
+
+    @quick
+    @hypothesis.given(hypothesis.strategies.data())
+    def fuzz(data: Any) -> None:
+        for operation in operations:
+            case = data.draw(operation.as_strategy())
+            response = case.call(headers={"Authorization": f"Bearer {TOKEN}"})
+            seen.setdefault(operation.label, set()).add(response.status_code)
+            assert response.status_code < 500, response.text
+            # A packet or run that fits the schema may still name an item or a suite that is not there: 422.
+            case.validate_response(response, excluded_checks=[positive_data_acceptance])
+
+    operations = [result.ok() for result in schema.get_all_operations()]
+    fuzz()
+    assert len(seen) == 10
+    assert not (tmp_path / ".promptbench").exists()

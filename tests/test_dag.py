@@ -1,0 +1,470 @@
+"""The DAG bench_collect: what a request becomes, real ``dag.test()`` runs, and one Airflow with all its processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_promptbench.airflow.process import Ending, PytestProcess, ending
+from pytest_promptbench.airflow.request import PARAMS, Project, Request, project, slug, unknown_keys
+from pytest_promptbench.errors import UsageError
+
+from .airflow_home import AirflowHome, airflow_python, memory_mb, tracking_server
+from .project import TEST, children_of, migrated_database
+from .project import Project as Evals
+from .provider import ScriptedProvider
+from .test_autojudge import project_in, reply
+
+AIRFLOW = airflow_python()
+needs_airflow = [
+    pytest.mark.airflow,
+    pytest.mark.skipif(
+        AIRFLOW is None,
+        reason="no Airflow here: install pytest-promptbench[airflow] into an environment of its own, and name its "
+        "interpreter in PROMPTBENCH_AIRFLOW_PYTHON",
+    ),
+]
+
+
+def request(**params: Any) -> Request:
+    return Request.of(params, run_id="manual__2026-11-23T10:00:00+00:00", day="2026-11-23")
+
+
+# -- without Airflow
+
+
+def test_a_request_without_parameters_is_the_whole_suite() -> None:
+    plain = request()
+    assert plain.experiment == "bench-2026-11-23"
+    assert plain.shard_names() == ["1/1"]
+    folder = plain.folder
+    assert plain.collect("1/1") == [
+        "evals/",
+        "--bench-experiment=bench-2026-11-23",
+        "--bench-tag=airflow.run_id=manual__2026-11-23T10:00:00+00:00",
+        "--bench-concurrency=16",
+        f"--bench-report={folder}/shard-1",
+        "--bench-shard=1/1",
+    ]
+    assert plain.export() == [
+        "evals/",
+        "--bench-experiment=bench-2026-11-23",
+        f"--judge-export=.promptbench/packets/{slug(plain.run_id)}/packet.json",
+    ]
+    assert not any(a.startswith(("--bench-compare", "--bench-strict")) for a in plain.compare())
+
+
+def test_every_parameter_reaches_pytest_as_one_argument() -> None:
+    full = request(
+        suite="evals/test_tips.py", models=["haiku", "my model"], prompts=["v1"], k="haiku and not v2",
+        experiment="nightly", shards=4, concurrency=3, judge="both", baseline="evals/baseline.json",
+        tolerances=["composite:5%"], strict=True, max_cost=2, allow_unpriced=True,
+    )  # fmt: skip
+    cells = [
+        "evals/test_tips.py", "-k", "haiku and not v2", "--bench-models=haiku,my model", "--bench-prompts=v1",
+        "--bench-experiment=nightly",
+    ]  # fmt: skip
+    assert full.collect("2/4")[:6] == cells
+    assert {"--bench-shard=2/4", "--bench-max-cost=0.500000", "--bench-allow-unpriced"} <= set(full.collect("2/4"))
+    assert {"--judge-auto", "--bench-max-cost=2.000000"} <= set(full.judge_automatically())
+    gate = ["--bench-compare=evals/baseline.json", "--bench-compare-fail=composite:5%", "--bench-strict"]
+    assert full.compare()[-3:] == gate
+    assert "--bench-strict" not in request(strict=True).compare(), "pytest refuses it without a baseline"
+
+
+@pytest.mark.parametrize(
+    ("judge", "automatic", "sits_down"), [("auto", True, False), ("sit-down", False, True), ("both", True, True)]
+)
+def test_who_judges(judge: str, automatic: bool, sits_down: bool) -> None:
+    asked = request(judge=judge)
+    assert (asked.automatic, asked.sits_down) == (automatic, sits_down)
+
+
+def test_unknown_keys_are_named() -> None:
+    assert unknown_keys({"suite": "evals/", "shard": 2, "_": 1}) == ["_", "shard"]
+    assert unknown_keys(None) == []
+
+
+@pytest.mark.parametrize("run_id", ["..", "../../etc", "a/b", "manual__2026-11-23T10:00:00+00:00", "x" * 250, "é", ""])
+def test_a_run_id_becomes_one_plain_file_name(run_id: str) -> None:
+    name = slug(run_id)
+    assert name == Path(name).name
+    assert ".." not in name
+    assert len(name) < 80
+    assert slug(run_id + "!") != name
+
+
+@pytest.mark.parametrize(
+    ("code", "meaning"),
+    [
+        *((code, Ending.RESULT) for code in (0, 1)),
+        *((code, Ending.MISTAKE) for code in (2, 3, 4)),
+        (5, Ending.EMPTY),
+        *((code, Ending.CRASH) for code in (-9, -15, 6, 137)),
+    ],
+)
+def test_exit_codes(code: int, meaning: Ending) -> None:
+    assert ending(code) is meaning
+
+
+def test_settings_of_a_host(tmp_path: Path) -> None:
+    given = {
+        "PROMPTBENCH_ROOT": str(tmp_path),
+        "PROMPTBENCH_PYTHON": sys.executable,
+        "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db",
+    }
+    here = project(given)
+    assert here.tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"
+    assert here.artifact_root == tmp_path / "mlartifacts"
+    assert project({**given, "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}).artifact_root is None
+    for name in given:
+        with pytest.raises(UsageError, match=f"{name} is not set on this host"):
+            project({**given, name: None})
+    for name, value in {"PROMPTBENCH_ROOT": "evals", "PROMPTBENCH_PYTHON": str(tmp_path / "no-python")}.items():
+        with pytest.raises(UsageError, match=f"{name} is {value}"):
+            project({**given, name: value})
+    with pytest.raises(UsageError, match="suite: evals/ does not exist below"):
+        here.check(request())
+
+
+def test_pytest_gets_the_environment_without_airflow_and_without_pytest_settings(tmp_path: Path) -> None:
+    here = Project(root=tmp_path, python=Path(sys.executable), tracking_uri="http://127.0.0.1:5000")
+    environ = {
+        "AIRFLOW_HOME": "x",
+        "AIRFLOW__CORE__X": "x",
+        "_AIRFLOW__AS_LIBRARY": "x",
+        "PYTEST_ADDOPTS": "-x",
+        "KEY": "k",
+    }
+    wanted = {"KEY": "k", "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000", "PYTHONUNBUFFERED": "1"}
+    assert here.environment(environ) == wanted
+    assert here.command(["evals/"]) == [sys.executable, "-m", "pytest", f"--rootdir={tmp_path}", "evals/"]
+
+
+def test_a_process_is_heard_and_its_alarms_are_kept(tmp_path: Path) -> None:
+    code = "import sys; print('one'); print('NOT IN MLFLOW: 3 candidates'); sys.stdout.flush()\n"
+    code += r"sys.stdout.buffer.write(b'\xff\n'); sys.exit(1)"
+    heard: list[str] = []
+    done = PytestProcess([sys.executable, "-c", code], cwd=tmp_path, env=os.environ).run(heard.append)
+    assert done.ending is Ending.RESULT
+    assert heard == ["one", "NOT IN MLFLOW: 3 candidates", r"\xff"]
+    assert done.alarms == ("NOT IN MLFLOW: 3 candidates",)
+
+
+def test_ending_a_process_ends_its_children_too(tmp_path: Path) -> None:
+    child = "import time; time.sleep(60)"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    process = PytestProcess([sys.executable, "-c", code], cwd=tmp_path, env=os.environ)
+    threading.Timer(1.0, process.end).start()
+    started = time.monotonic()
+    assert process.run(lambda _: None).ending is Ending.CRASH
+    assert time.monotonic() - started < 15
+    assert children_of(tmp_path) == []
+
+
+# -- with Airflow
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> AirflowHome:
+    assert AIRFLOW is not None
+    home = AirflowHome(tmp_path_factory.mktemp("airflow"), AIRFLOW)
+    home.migrate()
+    return home
+
+
+@pytest.fixture
+def evals(tmp_path: Path) -> Iterator[Evals]:
+    """One model x one prompt x 8 scenarios: as many as a gate needs to find a drop significant."""
+    root = tmp_path / "project"
+    root.mkdir()
+    migrated_database(root / "mlflow.db")
+    with ScriptedProvider() as provider:
+        yield Evals(root, provider, models=("haiku",), prompts=("v1",), scenarios=8).write()
+
+
+@pytest.fixture
+def home(installation: AirflowHome, evals: Evals) -> AirflowHome:
+    return settled(installation, evals)
+
+
+def settled(installation: AirflowHome, evals: Evals) -> AirflowHome:
+    """The installation with the settings of one project."""
+    settings = {
+        "PROMPTBENCH_ROOT": str(evals.root),
+        "PROMPTBENCH_PYTHON": sys.executable,
+        "MLFLOW_TRACKING_URI": evals.store.uri,
+        "SCRIPTED_KEY": "sk-scripted-key-123456",
+    }
+    return dataclasses.replace(installation, project=settings)
+
+
+class Judge(threading.Thread):
+    """Somebody who sits down: waits for the packet, scores it, applies it."""
+
+    def __init__(self, evals: Evals, *, value: int) -> None:
+        super().__init__(daemon=True)
+        self.evals, self.value, self.packet, self.said = evals, value, "", ""
+
+    def run(self) -> None:
+        deadline = time.monotonic() + 240
+        found: list[Path] = []
+        while not found and time.monotonic() < deadline:
+            found = list(self.evals.root.glob(".promptbench/packets/*/packet.json"))
+            time.sleep(0.5)
+        time.sleep(5)  # until the task waits
+        self.packet = str(found[0].relative_to(self.evals.root))
+        self.evals.score(self.packet, value=self.value)
+        self.said = self.evals.pytest("--judge-apply", self.packet).text
+
+
+class TestDagTest:
+    pytestmark = needs_airflow
+
+    def test_structure_and_parameters(self, installation: AirflowHome) -> None:
+        dag = installation.run("structure")
+        assert dag["schedule"] is None
+        tasks = dag["tasks"]
+        chain = ["plan", "collect", "collected", "judge", "export", "how_to_wait"]
+        for task, then in itertools.pairwise(chain):
+            assert tasks[task]["downstream"] == [then]
+        assert [t for t in tasks if tasks[t]["mapped"]] == ["collect"]
+        assert tasks["how_to_wait"]["downstream"] == ["approve", "compare", "wait_for_verdicts"]
+        assert tasks["compare"]["rule"].lower().endswith("none_failed_min_one_success")
+        assert set(dag["params"]) == set(PARAMS)
+        for name, schema in PARAMS.items():
+            assert dag["params"][name] == {k: v for k, v in schema.items() if k != "description"}
+
+    def test_the_schema_refuses_what_could_reach_a_path_or_a_shell(self, installation: AirflowHome) -> None:
+        good: list[dict[str, Any]] = [
+            {}, {"suite": "evals/test_tips.py"}, {"models": ["a b", "x/y:1"]}, {"k": "haiku and not (v1 or v2)"},
+            {"experiment": "tip-bench 2026"}, {"baseline": "evals/baseline.json"}, {"max_cost": 0.5}, {"baseline": ""},
+            {"tolerances": ["composite:0.5", "tone:5%"]}, {"k": "a\u00e9"},
+        ]  # fmt: skip
+        bad: list[dict[str, Any]] = [
+            *({"suite": s} for s in ("../x", "/etc", "evals/../..", "-x", "evals/\n", "evals; ls", "$(ls)", "", "a'b")),
+            *({"baseline": s} for s in ("../x.json", "/etc/passwd", "a\n", "-x", "<b>")),
+            *({"experiment": s} for s in ("../x", "a\n", "-x", "a'b", "<script>", "$(ls)", "x" * 201)),
+            *({"models": s} for s in (["a,b"], ["a]"], ["a\n"], [""], "haiku", [1])),
+            *({"k": s} for s in ("--judge-apply=x", "-x", "a\nb", "x" * 501)),
+            *({"shards": s} for s in (0, 65, 1.5, "2")),
+            {"judge": "none"}, {"wait": "sensor"}, {"timeout": 0}, {"max_cost": -1}, {"concurrency": 0},
+            {"tolerances": ["composite"]}, {"tolerances": ["composite:5%\n"]}, {"strict": "yes"},
+        ]  # fmt: skip
+        messages = installation.run("validate", values=good + bad)["messages"]
+        assert messages[: len(good)] == [None] * len(good)
+        accepted = [conf for conf, message in zip(bad, messages[len(good) :], strict=True) if message is None]
+        assert accepted == []
+
+    def test_unknown_keys_fail_the_first_task(self, home: AirflowHome) -> None:
+        run = home.dag_test({"shard": 2})
+        assert run["state"] == "failed"
+        assert run["tasks"]["plan"] == "failed"
+        assert "unknown keys in the configuration: shard; known: suite, models" in run["log"]
+        assert set(run["tasks"].values()) == {"failed", "upstream_failed"}
+
+    def test_two_shards_wait_for_verdicts_while_one_test_fails_and_one_shard_crashes_once(
+        self, home: AirflowHome, evals: Evals
+    ) -> None:
+        evals.file("evals/test_tips.py", TEST + "    assert 0, 'a result'\n")
+        crash = "import os, pathlib\nmark = pathlib.Path(__file__).with_name('crashed')\n"
+        crash += "def pytest_sessionfinish():\n    if not mark.exists():\n"
+        crash += "        mark.touch()\n        os.kill(os.getpid(), 9)\n"
+        evals.file("evals/conftest.py", crash)
+        judge = Judge(evals, value=4)
+        judge.start()
+        run = home.dag_test({"shards": 2, "experiment": "e"})
+        judge.join(60)
+        assert run["state"] == "success", run["log"][-5000:]
+        assert "applied 8, unchanged 0, still pending 0" in judge.said
+        assert "candidates of e wait for their verdict" in run["log"], "it was deferred"
+        assert sorted(run["tries"][f"collect/{i}"] for i in (0, 1)) == [1, 2]
+        assert [run["xcoms"][f"collect/{i}"] for i in (0, 1)] == [{"shard": f"{i}/2", "exit_code": 1} for i in (1, 2)]
+        skipped = {t for t, state in run["tasks"].items() if state == "skipped"}
+        assert skipped == {"judge", "approve"}
+        assert len(evals.provider.requests) == 8, "a retried shard asks for nothing twice"
+        runs = evals.runs("e")
+        assert len(runs) == 8
+        assert {r.data.tags["airflow.run_id"] for r in runs} == {run["run_id"]}
+        compared = run["xcoms"]["compare"]
+        assert (compared["exit_code"], compared["gates"]) == (1, {})
+        (row,) = compared["leaderboards"][0]["rows"]
+        assert (row["composite"], row["judged"], row["pending"]) == (12.0, 8, 0)
+        papers = run["xcoms"]["export"]["mlflow_run"]
+        assert papers == compared["mlflow_run"]
+        kept = [p.relative_to(evals.root).as_posix() for p in evals.root.glob(f"mlartifacts/*/{papers}/artifacts/**/*")]
+        assert {Path(p).name for p in kept} >= {"packet.json", "leaderboard.json", "leaderboard.html"}
+
+    def test_a_regression_fails_the_run_and_an_empty_packet_waits_for_nobody(
+        self, home: AirflowHome, evals: Evals
+    ) -> None:
+        for experiment, value in (("old", 5), ("new", 2)):
+            evals.provider.reply = lambda body, e=experiment: f"{e} {body['messages'][-1]['content']}"
+            assert evals.pytest("--bench-experiment", experiment, "--bench-no-cache").code == 0
+            assert evals.pytest("--judge-export", "p.json", "--bench-experiment", experiment).code == 0
+            evals.score("p.json", value=value)
+            save = ["--bench-save"] if experiment == "old" else []
+            assert "applied 8" in evals.pytest("--judge-apply", "p.json", *save).out
+        run = home.dag_test({"experiment": "new", "baseline": "evals/baseline.json"})
+        assert run["state"] == "failed"
+        failed = {t for t, state in run["tasks"].items() if state == "failed"}
+        assert failed == {"compare"}
+        assert run["tries"]["compare"] == 1, "a regression is no reason to try again"
+        assert "the gate against evals/baseline.json did not pass" in run["log"]
+        assert "tip: fail" in run["log"]
+        assert run["tasks"]["wait_for_verdicts"] == run["tasks"]["approve"] == "skipped"
+        assert run["xcoms"]["export"]["pending"] == 0
+
+    def test_the_automatic_judge_scores_and_nobody_sits_down(self, installation: AirflowHome, tmp_path: Path) -> None:
+        with ScriptedProvider(reply=reply) as provider:
+            evals = project_in(tmp_path, provider)
+            run = settled(installation, evals).dag_test({"judge": "auto", "experiment": "auto", "prompts": ["v1"]})
+        assert run["state"] == "success", run["log"][-5000:]
+        skipped = {t for t, state in run["tasks"].items() if state == "skipped"}
+        assert skipped == {"export", "approve", "wait_for_verdicts"}
+        (row,) = run["xcoms"]["compare"]["leaderboards"][0]["rows"]
+        assert row["auto_composite"] is not None
+        assert sum("judge" in r["model"] for r in provider.requests) == 3
+        assert len(provider.requests) == 6, "collected once, judged once"
+
+    def test_the_trigger_ends_when_its_time_is_up_and_when_mlflow_stays_away(
+        self, installation: AirflowHome, evals: Evals
+    ) -> None:
+        assert evals.pytest("--bench-experiment", "t").code == 0
+        rubric = evals.store.read("t")[0].rubric_sha256
+        uri = f"sqlite:///{evals.root}/mlflow.db"
+        late = {"tracking_uri": uri, "artifact_root": None, "experiment": "t", "rubrics": [rubric], "poll_s": 0.01}
+        far = time.time() + 600
+        waits = [
+            late | {"deadline": time.time() - 1},
+            late | {"deadline": far, "rubrics": ["of nobody"]},
+            late | {"deadline": far, "tracking_uri": f"sqlite:///{evals.root}/evals/tips.yaml"},
+        ]
+        found = installation.run("wait", waits=waits)
+        timeout, judged, error = found["events"]
+        assert timeout == {"status": "timeout", "pending": 8}
+        assert judged == {"status": "judged"}
+        assert error["status"] == "error"
+        assert "tips.yaml" in error["message"]
+        assert "poll failed, 9 of 10 in a row" in found["log"]
+        assert "poll failed, 10 of 10 in a row" in found["log"]
+
+    def test_nothing_selected_is_no_success(self, home: AirflowHome, evals: Evals) -> None:
+        run = home.dag_test({"k": "no_such_cell", "shards": 2})
+        assert run["state"] == "failed"
+        assert [run["tasks"][f"collect/{i}"] for i in (0, 1)] == ["skipped", "skipped"]
+        assert "no test was selected by this suite" in run["log"]
+        assert evals.provider.requests == []
+
+    def test_a_mistake_in_a_file_is_not_tried_again(self, home: AirflowHome, evals: Evals) -> None:
+        evals.file("evals/tips.yaml", "task: tip\nrubric: no-such-rubric\nscenarios: [{id: a, vars: {situation: x}}]\n")
+        run = home.dag_test({})
+        assert run["state"] == "failed"
+        assert (run["tasks"]["collect/0"], run["tries"]["collect/0"]) == ("failed", 1)
+        assert "pytest ended with 2, a mistake to mend" in run["log"]
+        assert "no-such-rubric" in run["log"]
+
+    def test_a_host_without_settings_says_which(self, installation: AirflowHome) -> None:
+        run = installation.dag_test({})
+        assert run["tasks"]["plan"] == "failed"
+        assert "PROMPTBENCH_ROOT is not set on this host: the absolute path of the project" in run["log"]
+
+
+class TestOverRest:
+    """One Airflow with its processes, one tracking server, one provider: everything over HTTP."""
+
+    pytestmark = needs_airflow
+
+    @pytest.fixture(scope="class")
+    def place(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[AirflowHome, Evals]]:
+        assert AIRFLOW is not None
+        folder = tmp_path_factory.mktemp("rest")
+        root = folder / "project"
+        root.mkdir()
+        with ScriptedProvider() as provider, tracking_server(folder / "mlflow") as uri:
+            evals = Evals(root, provider, models=("haiku",), environ={"MLFLOW_TRACKING_URI": uri})
+            evals.write()
+            home = settled(AirflowHome(folder / "airflow", AIRFLOW), evals)
+            home.root.mkdir()
+            home.migrate()
+            try:
+                home.start()
+                home.until_ready()
+                yield home, evals
+            finally:
+                home.stop()
+
+    def test_two_shards_wait_deferred_for_verdicts_and_end_with_a_leaderboard(
+        self, place: tuple[AirflowHome, Evals]
+    ) -> None:
+        home, evals = place
+        started = time.monotonic()
+        conf = {"shards": 2, "experiment": "over-rest", "prompts": ["v1"], "timeout": 30}
+        assert home.trigger("verdicts-1", conf)[0] == 200
+        assert home.trigger("verdicts-1", conf)[0] == 409, "a run id is an idempotency key"
+        assert home.trigger("wrong", {"shards": 65})[0] == 400
+        states = home.until("verdicts-1", "wait_for_verdicts", "deferred")
+        waits = time.monotonic() - started
+        assert states["collect/0"] == states["collect/1"] == "success"
+        exported = home.xcom("verdicts-1", "export")
+        assert exported["pending"] == 3
+        packet = evals.root / "from-mlflow"
+        command = [sys.executable, "-m", "mlflow", "artifacts", "download", "-u",
+                   f"runs:/{exported['mlflow_run']}/packet.json", "-d", str(packet)]  # fmt: skip
+        done = subprocess.run(command, env=evals.environment(), check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        evals.score("from-mlflow/packet.json")
+        assert "applied 3, unchanged 0, still pending 0" in evals.pytest("--judge-apply", "from-mlflow/packet.json").out
+        judged = time.monotonic()
+        states = home.until("verdicts-1", "", "success")
+        ends = time.monotonic() - judged
+        assert states["approve"] == states["judge"] == "skipped"
+        (board,) = home.xcom("verdicts-1", "compare")["leaderboards"]
+        assert [(r["composite"], r["judged"], r["pending"]) for r in board["rows"]] == [(12.0, 3, 0)]
+        memory = {name: memory_mb(process.pid) for name, process in home.processes.items()}
+        print(f"waits after {waits:.0f} s, ends {ends:.0f} s after the verdicts; MB: {memory}")
+
+    def test_a_person_approves_in_airflow(self, place: tuple[AirflowHome, Evals]) -> None:
+        home, _ = place
+        conf = {"experiment": "approved", "prompts": ["v2"], "k": "s0 or s1", "wait": "approval"}
+        assert home.trigger("approval-1", conf)[0] == 200
+        home.until("approval-1", "approve", "awaiting_input")
+        base = "/api/v2/dags/bench_collect/dagRuns/approval-1"
+        _, waiting = home.api("GET", f"{base}/hitlDetails?response_received=false")
+        (detail,) = waiting["hitl_details"]
+        assert "pytest --judge-apply" in detail["body"]
+        assert home.xcom("approval-1", "export")["packet"] in detail["body"]
+        answer = {"chosen_options": ["Approve"], "params_input": {}}
+        path = f"{base}/taskInstances/approve/-1/hitlDetails"
+        assert home.api("PATCH", path, answer)[0] == 200
+        assert home.api("PATCH", path, answer)[0] == 409
+        states = home.until("approval-1", "", "success")
+        assert states["wait_for_verdicts"] == "skipped"
+
+    def test_a_run_that_is_failed_ends_its_pytest(self, place: tuple[AirflowHome, Evals]) -> None:
+        home, evals = place
+        evals.provider.latency_s = 120
+        try:
+            assert home.trigger("killed-1", {"experiment": "killed"})[0] == 200
+            deadline = time.monotonic() + 120
+            while not any("--bench-experiment=killed" in c for c in children_of(evals.root)):
+                assert time.monotonic() < deadline, home.states("killed-1")
+                time.sleep(0.5)
+            path = "/api/v2/dags/bench_collect/dagRuns/killed-1"
+            assert home.api("PATCH", path, {"state": "failed"})[0] == 200
+            deadline = time.monotonic() + 60
+            while children_of(evals.root):
+                assert time.monotonic() < deadline, children_of(evals.root)
+                time.sleep(0.5)
+        finally:
+            evals.provider.latency_s = 0

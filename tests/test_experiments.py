@@ -1,0 +1,134 @@
+"""An experiment from the tracking store alone: no suite, prompt or rubric file at hand."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_promptbench.experiments import (
+    AmbiguousError,
+    Experiment,
+    Experiments,
+    NotFoundError,
+    RubricTextError,
+    parse_rubric,
+)
+from pytest_promptbench.leaderboard import leaderboard_json
+from pytest_promptbench.records import LoggedCandidate, sha256
+
+from .project import RUBRIC, Project, migrated_database
+from .provider import ScriptedProvider
+
+LONG = "\n" + "A level that needs many words. é\n" * 400
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """One model and prompt, two scenarios: first under a short rubric, then under one longer than a tag holds."""
+    root = tmp_path_factory.mktemp("experiments")
+    migrated_database(root / "mlflow.db")
+    with ScriptedProvider() as provider:
+        project = Project(root, provider, models=("haiku",), prompts=("v1",), scenarios=2).write()
+        assert project.pytest("--bench-experiment", "e").code == 0
+        (root / "rubrics/tip-v1.md").write_text(RUBRIC.lstrip("\n") + LONG, encoding="utf-8")
+        assert project.pytest("--bench-experiment", "e").code == 0
+        yield project
+
+
+def experiments(project: Project) -> Experiments:
+    return Experiments(lambda: project.store)
+
+
+def test_rubrics_come_back_from_tag_and_artifact(project: Project) -> None:
+    found = experiments(project)
+    newest, oldest = found.read("e").groups
+    assert found.rubric(oldest).text == RUBRIC.lstrip("\n")
+    assert found.rubric(newest).text == RUBRIC.lstrip("\n") + LONG
+    assert [len(g.pending) for g in (newest, oldest)] == [2, 2]
+    assert found.read("e").group("tip", oldest.rubric_sha256) == oldest
+
+
+def test_the_newest_rubric_is_meant_unless_another_is_named(project: Project) -> None:
+    found = experiments(project)
+    newest, oldest = found.read("e").groups
+    board = leaderboard_json(found.leaderboard("e"))
+    assert (board["task"], board["rubric_sha256"]) == ("tip", newest.rubric_sha256)
+    assert found.leaderboard("e", rubric_sha256=oldest.rubric_sha256).rubric.sha256 == oldest.rubric_sha256
+    assert found.agreement("e").pairs == ()
+    packet = found.packet("e")
+    assert packet["rubric"]["sha256"] == newest.rubric_sha256
+    assert [i["item"] for i in found.packet("e")["items"]] == [i["item"] for i in packet["items"]]
+
+
+def test_a_packet_under_an_old_rubric_is_refused(project: Project) -> None:
+    found = experiments(project)
+    oldest = found.read("e").groups[1]
+    old = found.packet("e") | {"rubric": {**found.packet("e")["rubric"], "sha256": oldest.rubric_sha256}}
+    with pytest.raises(Exception, match="its sha256 does not fit"):
+        found.apply(old)
+    rubric = found.rubric(oldest).to_json()
+    old["rubric"] = {k: rubric[k] for k in ("id", "sha256", "text", "criteria")}
+    with pytest.raises(Exception, match="the rubric tip-v1 changed since the export: export again"):
+        found.apply(old)
+
+
+def test_what_is_not_there_is_named(project: Project) -> None:
+    found = experiments(project)
+    with pytest.raises(NotFoundError, match=r"MLflow has no experiment nightly; there are: e, Default"):
+        found.read("nightly")
+    with pytest.raises(NotFoundError, match="the experiment e has no task tips; there are: tip"):
+        found.leaderboard("e", task="tips")
+    with pytest.raises(NotFoundError, match="no candidate of the task tip was logged under a rubric of sha256 00"):
+        found.leaderboard("e", rubric_sha256="00")
+
+
+def test_a_deleted_experiment_is_not_there(project: Project, tmp_path: Path) -> None:
+    store = project.store
+    store.open()
+    store._client.delete_experiment(store._client.create_experiment("gone"))
+    with pytest.raises(NotFoundError, match="no experiment gone"):
+        experiments(project).read("gone")
+
+
+def candidate(task: str, started_at: int) -> LoggedCandidate:
+    return LoggedCandidate(
+        run_id=f"{task}{started_at}", experiment="e", task=task, model="m", prompt="p", scenario="s", cell="c",
+        candidate=f"{task}{started_at}", rubric="r", rubric_sha256="x", pending=True, started_at=started_at,
+    )  # fmt: skip
+
+
+def test_of_several_tasks_one_must_be_named() -> None:
+    both = Experiment(name="e", candidates=(candidate("tip", 1), candidate("reply", 2)))
+    assert both.tasks == ("reply", "tip")
+    with pytest.raises(AmbiguousError, match="holds several tasks: name one as task; there are: reply, tip"):
+        both.group()
+    assert both.group("tip").task == "tip"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "sha", "message"),
+    [
+        (RUBRIC, "tip-v1", "0" * 64, "is not the text of that hash"),
+        ("", "", sha256(""), "its name is none"),
+        (RUBRIC, "../tip-v1", None, "its name is none"),
+        ("no rubric", "tip-v1", None, "a rubric begins with its criteria"),
+        (RUBRIC.lstrip("\n"), "other", None, "id is 'tip-v1'; the file's name says 'other'"),
+        ("\ud800", "tip-v1", None, "surrogates not allowed"),
+    ],
+)
+def test_a_text_that_is_no_rubric(text: str, name: str, sha: str | None, message: str) -> None:
+    with pytest.raises(RubricTextError, match=message) as raised:
+        parse_rubric(text, name, sha or sha256(text))
+    assert "/tmp" not in str(raised.value)
+
+
+def test_a_store_whose_rubric_was_cut_says_so(project: Project) -> None:
+    with sqlite3.connect(project.root / "mlflow.db") as db:
+        db.execute("UPDATE tags SET value = 'cut' WHERE key = 'rubric_text' AND length(value) < 8000")
+    found = experiments(project)
+    oldest = found.read("e").groups[1]
+    with pytest.raises(RubricTextError, match="the text that MLflow holds is not the text of that hash"):
+        found.leaderboard("e", rubric_sha256=oldest.rubric_sha256)

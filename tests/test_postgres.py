@@ -1,0 +1,85 @@
+"""A team's store: ``mlflow server`` on PostgreSQL with proxied artifacts, and several sessions at once against it."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .project import Project
+from .provider import ScriptedProvider
+from .test_server import free_port, mlflow_server
+
+BINARIES = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None, key=lambda p: int(p.parent.name))
+pytestmark = pytest.mark.skipif(
+    BINARIES is None, reason="no PostgreSQL: the team's store was NOT tried (apt install postgresql)"
+)
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """The address of a PostgreSQL server of this module's own, on loopback, with its data in a temporary folder."""
+    assert BINARIES is not None
+    folder = Path(tempfile.mkdtemp(prefix="promptbench-pg-"))  # short: a Unix socket's path has 107 characters
+    owner: int | None = None
+    if os.getuid() == 0:  # PostgreSQL refuses to run as root
+        owner = pwd.getpwnam("postgres").pw_uid
+        shutil.chown(folder, "postgres")
+    data, port = folder / "data", free_port()
+    initdb = [str(BINARIES / "initdb"), "-D", str(data), "-U", "promptbench", "--auth=trust", "-E", "UTF8"]
+    subprocess.run(initdb, user=owner, check=True, capture_output=True, cwd=folder)
+    options = {
+        "listen_addresses": "127.0.0.1", "unix_socket_directories": str(folder), "fsync": "off",
+        "max_connections": "200",
+    }  # fmt: skip
+    command = [str(BINARIES / "postgres"), "-D", str(data), "-p", str(port)]
+    command += [x for name, value in options.items() for x in ("-c", f"{name}={value}")]
+    with (folder / "log.txt").open("w") as log:
+        process = subprocess.Popen(command, user=owner, cwd=folder, stdout=log, stderr=log)
+    try:
+        ready = [str(BINARIES / "pg_isready"), "-h", "127.0.0.1", "-p", str(port)]
+        deadline = time.monotonic() + 60
+        while subprocess.run(ready, capture_output=True, check=False).returncode != 0:
+            assert process.poll() is None, (folder / "log.txt").read_text()[-2000:]
+            assert time.monotonic() < deadline, "PostgreSQL did not start"
+            time.sleep(0.2)
+        yield f"postgresql+psycopg2://promptbench@127.0.0.1:{port}/postgres"
+    finally:
+        process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
+        process.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_four_sessions_at_once_log_every_candidate_exactly_once(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, postgres: str
+) -> None:
+    with mlflow_server(tmp_path_factory.mktemp("pgserver"), postgres) as address, ScriptedProvider() as provider:
+        project = Project(
+            tmp_path, provider, models=("haiku",), scenarios=10, environ={"MLFLOW_TRACKING_URI": address}
+        ).write()
+        named = ("--bench-experiment", "team")
+        sessions = [project.start("-n", "2", *named, "--bench-report", f"report{i}") for i in range(4)]
+        said = [session.communicate(timeout=400)[0] for session in sessions]
+        assert [session.returncode for session in sessions] == [0] * 4, said
+        assert provider.count == 20
+        runs = project.runs("team")
+        cells = Counter((r.data.params["prompt"], r.data.params["scenario"]) for r in runs)
+        assert len(cells) == 20
+        assert set(cells.values()) == {1}
+        assert {r.info.status for r in runs} == {"FINISHED"}
+
+        # The packet's texts come back through the server's artifact proxy; verdicts go the same way.
+        assert project.pytest("--judge-export", "packet.json", *named).code == 0
+        assert len(project.packet()["items"]) == 20
+        project.score()
+        applied = project.pytest("--judge-apply", "packet.json")
+        assert "applied 20, unchanged 0, still pending 0" in applied.out, applied.text

@@ -1,0 +1,308 @@
+"""The pages over the API: what they escape, and judging by keyboard in a real browser."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from pytest_promptbench.api.pages import rubric_html
+from pytest_promptbench.records import Rubric, Tier
+from pytest_promptbench.tracking.store import TrackingStore
+
+from .project import RUBRIC, Project, migrated_database
+from .provider import ScriptedProvider
+from .test_api import TOKEN, answer, client_of, copy_of, scored, served
+
+EXPERIMENT = "a/b <i>&\"' night"
+CHROMEDRIVER = shutil.which("chromedriver")
+needs_chromium = pytest.mark.skipif(
+    CHROMEDRIVER is None, reason="no chromedriver: the page was NOT tried in a browser (apt install chromium-driver)"
+)
+EVIL_RUBRIC = RUBRIC.lstrip("\n") + (
+    "\n<script>document.documentElement.dataset.owned=2</script>\n\n[x](javascript:alert(1)) ![y](http://evil.example/y)\n\n"
+    "| score | the output |\n| ---: | --- |\n| 5 | is **best** |\n"
+)
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """Two prompts of one model on two scenarios; texts, rubric and experiment's name are full of markup."""
+    root = tmp_path_factory.mktemp("web")
+    migrated_database(root / "mlflow.db")
+    with ScriptedProvider(reply=answer) as provider:
+        project = Project(root, provider, models=("haiku",), scenarios=2).write()
+        (root / "rubrics/tip-v1.md").write_text(EVIL_RUBRIC, encoding="utf-8")
+        done = project.pytest("--bench-experiment", EXPERIMENT)
+        assert done.code == 0, done.text
+        yield project
+
+
+def markup(page: str) -> str:
+    """A page's tags, without their texts: what is not escaped would show up here."""
+    return " ".join(re.findall(r"<[^>]*>", page))
+
+
+# -- what is sent
+
+
+def test_every_text_of_others_is_escaped(logged: Project) -> None:
+    client = client_of(logged.root)
+    pages = [client.get("/"), client.get("/experiment", params={"name": EXPERIMENT, "scenario": "s0"})]
+    pages.append(client.get("/judge", params={"name": EXPERIMENT}))
+    for page in pages:
+        assert page.status_code == 200, page.text
+        tags = markup(page.text)
+        assert "<i>" not in tags
+        assert "dataset.owned" not in tags
+        assert "onerror" not in tags
+        assert "javascript:" not in tags
+        assert "evil.example" not in tags
+        assert re.findall(r"<script[^>]*>", page.text) in ([], ['<script src="/static/judge.js" defer>'])
+        assert not re.search(r'\s(style|on[a-z]+)="', tags)
+    assert "&lt;script&gt;document.documentElement.dataset.owned=1" in pages[1].text
+    assert "\x1b" not in pages[1].text
+    assert "\u202e" not in pages[1].text
+
+
+def test_a_rubric_is_shown_as_tables_and_nothing_else(logged: Project) -> None:
+    html = rubric_html(Rubric(id="r", text=EVIL_RUBRIC, criteria=(), sha256="x"))
+    assert "<strong>best</strong>" in html
+    assert "<table>" in html
+    assert set(re.findall(r"<([a-z0-9]+)", html)) <= {
+        "h3", "p", "table", "thead", "tbody", "tr", "th", "td", "strong",
+    }  # fmt: skip
+    assert "style=" not in html
+
+
+def test_the_judging_page_is_blind(logged: Project) -> None:
+    page = client_of(logged.root).get("/judge", params={"name": EXPERIMENT}).text
+    assert not any(word in page for word in ("haiku", "v2", "s0", "s1"))
+
+
+def test_pages_hold_what_screen_readers_need(logged: Project) -> None:
+    client = client_of(logged.root)
+    for path in ("/", "/experiment", "/judge"):
+        page = client.get(path, params={"name": EXPERIMENT}).text
+        assert '<html lang="en">' in page
+        assert page.count("<h1") == 1
+        assert 'href="#main"' in page
+        for control in re.findall(r"<(?:input|textarea)[^>]*id=\"([a-z]+)\"", page):
+            assert f'for="{control}"' in page or re.search(rf"<label[^>]*>[^<]*<[^>]*id=\"{control}\"", page)
+        for svg in re.findall(r"<svg[^>]*>", page):
+            assert "aria-label" in svg or '<div class="axis" aria-hidden' in page
+
+
+def test_what_is_not_there_is_a_page_for_people(logged: Project) -> None:
+    client = client_of(logged.root)
+    page = client.get("/experiment", params={"name": "<b>nightly"}, headers={"Accept": "text/html"})
+    assert page.status_code == 404
+    assert "Not found" in page.text
+    assert "&lt;b&gt;nightly" in page.text
+    assert client.get("/static/../app.py").status_code == 404
+    assert client.get("/static/%2e%2e%2fapp.py").status_code == 404
+    for name in ("pages.css", "judge.js"):
+        file = client.get(f"/static/{name}")
+        again = client.get(f"/static/{name}", headers={"If-None-Match": file.headers["etag"]})
+        assert (file.status_code, again.status_code) == (200, 304)
+
+
+def test_a_leaderboard_with_verdicts_has_its_picture(logged: Project, tmp_path: Path) -> None:
+    client = client_of(copy_of(logged, tmp_path))
+    packet = client.get("/api/bench/packet/" + quoted(EXPERIMENT)).json()
+    for name, value in (("Ada", 4), ("Bob", 3)):
+        sent = scored(packet, value=value, judge_kind="human", judged_by=name)
+        assert client.post("/api/bench/verdicts", json=sent).json()["applied"] == 4
+    page = client.get("/experiment", params={"name": EXPERIMENT}).text
+    assert '<circle class="dot"' in page
+    assert "Agreement of human: Ada and human: Bob" in page
+
+
+def quoted(name: str) -> str:
+    return "".join(f"%{b:02X}" for b in name.encode())
+
+
+# -- in a browser
+
+
+class Browser:
+    """Headless Chromium over the WebDriver protocol."""
+
+    def __init__(self, profile: Path) -> None:
+        assert CHROMEDRIVER is not None
+        self.driver = subprocess.Popen([CHROMEDRIVER, "--port=0"], stdout=subprocess.PIPE, text=True)
+        assert self.driver.stdout is not None
+        line = next(x for x in self.driver.stdout if "successfully on port" in x)
+        port = int(re.findall(r"[0-9]+", line)[-1])
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
+        arguments = [
+            "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+            "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
+            "--window-size=1280,1000", f"--user-data-dir={profile}",
+        ]  # fmt: skip
+        wanted = {"goog:chromeOptions": {"args": arguments}, "goog:loggingPrefs": {"browser": "ALL"}}
+        self.session = ""
+        self.session = (
+            "/session/" + self.call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
+        )
+
+    def call(self, method: str, path: str, body: object = None) -> Any:
+        response = self.http.request(method, self.session + path, json={} if body is None else body)
+        value = response.json()["value"]
+        assert response.status_code == 200, value
+        return value
+
+    def open(self, url: str) -> None:
+        self.call("POST", "/url", {"url": url})
+
+    def run(self, script: str) -> Any:
+        return self.call("POST", "/execute/sync", {"script": script, "args": []})
+
+    def press(self, keys: str) -> None:
+        """Real key presses, wherever the focus is."""
+        actions = [a for k in keys for a in ({"type": "keyDown", "value": k}, {"type": "keyUp", "value": k})]
+        self.call("POST", "/actions", {"actions": [{"type": "key", "id": "keys", "actions": actions}]})
+
+    def wait(self, condition: str) -> Any:
+        for _ in range(150):
+            found = self.run(f"return {condition}")
+            if found:
+                return found
+            time.sleep(0.1)
+        raise AssertionError(f"{condition}: {self.run('return document.body.innerText')}")
+
+    def complaints(self) -> list[str]:
+        """What the console has of errors; what it merely advises is left out."""
+        log = self.call("POST", "/se/log", {"type": "browser"})
+        return [entry["message"] for entry in log if entry["level"] == "SEVERE"]
+
+    def close(self) -> None:
+        try:
+            self.http.request("DELETE", self.session)
+        finally:
+            self.http.close()
+            self.driver.terminate()
+            self.driver.wait(20)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    found = Browser(tmp_path / "profile")
+    yield found
+    found.close()
+
+
+ENTER, ESCAPE = "\ue007", "\ue00c"
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_a_person_judges_by_keyboard(logged: Project, tmp_path: Path, browser: Browser) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    root = copy_of(logged, folder)
+    with served(root, PROMPTBENCH_API_TOKEN=TOKEN) as address:
+        browser.open(f"{address}/")
+        assert browser.run("return location.pathname") == "/login"
+        browser.press(TOKEN + ENTER)
+        browser.wait("location.pathname === '/'")
+        assert browser.run("return document.cookie") == ""
+        browser.run("document.querySelector('tbody td a').click()")
+        browser.wait("document.documentElement.dataset.ready")
+        assert browser.run("return document.activeElement.id") == "name"
+
+        browser.press("Ada Lovelace" + ENTER)
+        browser.press("45")
+        browser.press("2")
+        assert browser.run("return document.querySelector('fieldset.current legend').textContent") == "format_ok"
+        assert browser.run("return document.getElementById('next').disabled")
+        browser.press(ENTER)
+        assert "Score format_ok first" in browser.run("return document.getElementById('problem').innerText")
+        browser.press("y" + ENTER)
+        assert browser.wait("document.getElementById('count').textContent === '1 of 4 judged'")
+
+        # Taken back before it was sent, and judged otherwise, with a reason.
+        browser.press("u")
+        assert browser.run("return document.getElementById('count').textContent") == "0 of 4 judged"
+        checked = "return [...document.querySelectorAll('input:checked')].map((i) => i.value)"
+        assert browser.run(checked) == ["4", "5", "2", "true"]
+        browser.press("f")
+        assert browser.run(checked) == ["4", "5", "2", "false"]
+        browser.press("r")
+        browser.press("too long, 5 of 5 words" + ESCAPE)
+        browser.press(ENTER)
+        browser.press("333n" + ENTER)
+        browser.press("s")
+        browser.wait("document.getElementById('saved').textContent === 'all saved'")
+        assert browser.run("return document.documentElement.dataset.owned") is None
+        assert browser.complaints() == []
+
+        # What is skipped stays pending.
+        browser.press("l")
+        browser.press("111y" + ENTER)
+        browser.wait("document.getElementById('done-title').textContent === '1 skipped, the rest is judged'")
+        browser.wait("document.getElementById('saved').textContent === 'all saved'")
+        assert browser.run("return document.getElementById('progress').value") == 3
+
+    store = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=None)
+    found = store.read(EXPERIMENT)
+    verdicts = [v for c in found for v in c.verdicts]
+    assert {(v.judge.tier, v.judge.name) for v in verdicts} == {(Tier.HUMAN, "Ada Lovelace")}
+    assert sum(c.pending for c in found) == 1
+    scores = sorted(tuple(v.scores[k] for k in ("relevance", "actionability", "tone", "format_ok")) for v in verdicts)
+    assert scores == [(1.0, 1.0, 1.0, True), (3.0, 3.0, 3.0, False), (4.0, 5.0, 2.0, False)]
+    assert [v.rationale for v in verdicts if v.scores["relevance"] == 4] == ["too long, 5 of 5 words"]
+    judged = next(c for c in found if not c.pending)
+    assert judged.trace_id is not None
+    feedback = store._traces.get_trace_info(judged.trace_id).assessments
+    assert {f.source.source_type for f in feedback} == {"HUMAN"}
+    assert {f.source.source_id for f in feedback} == {"Ada Lovelace"}
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_no_script_of_a_model_runs(logged: Project, browser: Browser) -> None:
+    with served(logged.root) as address:
+        for path in ("/experiment?scenario=s0&name=", "/judge?name="):
+            browser.open(f"{address}{path}{quoted(EXPERIMENT)}")
+            browser.wait("document.readyState === 'complete'")
+            assert browser.run("return document.documentElement.dataset.owned") is None
+            assert browser.run("return document.querySelectorAll('img, i, iframe').length") == 0
+        browser.wait("document.documentElement.dataset.ready")
+        seen = set()
+        browser.press("Eve" + ENTER)
+        for _ in range(4):
+            seen.add(browser.run("return document.getElementById('output').textContent"))
+            browser.press("l")
+        assert any("<script>" in text for text in seen), seen
+        assert all("\u202e" not in text and "\x1b" not in text for text in seen)
+        assert browser.run("return document.documentElement.dataset.owned") is None
+        # An inline script that got into the page all the same would not run either.
+        browser.run(
+            "const s = document.createElement('script'); s.textContent = 'document.title = 1'; document.body.append(s)"
+        )
+        assert browser.run("return document.title") != "1"
+        assert any("Content Security Policy" in c for c in browser.complaints())
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_a_refused_verdict_is_shown_and_kept(logged: Project, tmp_path: Path, browser: Browser) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    root = copy_of(logged, folder)
+    with served(root) as address:
+        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
+        browser.wait("document.documentElement.dataset.ready")
+        browser.press("Eve" + ENTER)
+        browser.press("111y" + ENTER)
+    browser.press("s")
+    browser.wait("document.getElementById('problem').innerText.includes('does not answer')")
+    assert browser.run("return document.getElementById('saved').textContent") == "1 not saved yet"
