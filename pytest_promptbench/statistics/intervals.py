@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -120,32 +120,41 @@ def _against_later_rows(table: Floats, i: int, *, level: float, seed: int) -> li
     """
     from scipy.special import stdtr
 
-    d = table[i] - table[i + 1 :]
-    there = np.isfinite(d)
+    later = table[i + 1 :]
+    there = np.isfinite(table[i] - later)
     n = there.sum(axis=1)
-    found: list[tuple[int, float]] = []
-    for k in np.flatnonzero(n >= 2):
-        j = i + 1 + int(k)
-        known = there[k]
-        p = _difference_p_value(
-            table[i, known], table[j, known], stdtr=stdtr, level=level, seed=seed, bca=len(table) <= MOST_BCA
-        )
-        found.append((j, p))
-    return found
+    enough = np.flatnonzero(n >= 2)
+    if len(table) > MOST_BCA:
+        d = np.where(there, table[i] - later, 0.0)[enough]
+        n, there = n[enough], there[enough]
+        mean = d.sum(axis=1) / n
+        spread = np.sqrt((np.where(there, d - mean[:, None], 0.0) ** 2).sum(axis=1) / (n - 1))
+        spread = np.maximum(spread, _step(table[np.isfinite(table)]) / math.sqrt(6))
+        p = np.where(mean == 0, 1.0, 2 * stdtr(n - 1, -np.abs(mean) / spread * np.sqrt(n)))
+        return [(i + 1 + int(k), float(x)) for k, x in zip(enough, p, strict=True)]
+    return [
+        (i + 1 + int(k), _difference_p_value(table[i, there[k]], later[k, there[k]], level=level, seed=seed))
+        for k in enough
+    ]
 
 
-def _difference_p_value(
-    first: Floats, second: Floats, *, stdtr: Callable[..., float], level: float, seed: int, bca: bool
-) -> float:
+def _step(scores: Floats) -> float:
+    """The smallest step between scores, at most 1: what rounding leaves open."""
+    steps = np.diff(np.unique(np.round(scores, 9)))
+    return min(1.0, float(steps.min())) if len(steps) else 1.0
+
+
+def _difference_p_value(first: Floats, second: Floats, *, level: float, seed: int) -> float:
+    from scipy.special import stdtr
+
     d = first - second
     n = len(d)
     mean = float(d.mean())
     if mean == 0:
         return 1.0
-    steps = np.diff(np.unique(np.round(np.concatenate([first, second]), 9)))
-    step = min(1.0, float(steps.min()))
+    step = _step(np.concatenate([first, second]))
     spread = max(float(d.std(ddof=1)), step / math.sqrt(6))  # two roundings, each uniform over one step: 2 step**2 / 12
     by_t = 2 * float(stdtr(n - 1, -abs(mean) / spread * math.sqrt(n)))
-    if not bca or by_t > 1 - level or np.ptp(d) == 0:
+    if by_t > 1 - level or np.ptp(d) == 0:
         return by_t
     return max(by_t, bca_p_value(mean, bootstrap_means(d, seed=seed), acceleration(-d), n=n))

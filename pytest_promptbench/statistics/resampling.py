@@ -25,7 +25,7 @@ EXACT_BOOTSTRAP = 8
 """Up to this many scenarios, all C(2n-1, n) bootstrap multisets are enumerated (6,435 for 8)."""
 EXACT_FLIPS = 14
 """Up to this many non-zero differences, all 2**n sign patterns are enumerated (16,384 for 14)."""
-MANY = 1_000
+MANY = 300
 """From this many scenarios on, distributions come from their expansions: resampling would only add its own noise."""
 _CACHED = 2_000_000  # cells of a resampling matrix that is worth keeping (16 MB)
 
