@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from .errors import UsageError
 from .grid import cells
 from .leaderboard import current_candidates
 from .promotion import PROMOTION_SCHEMA, Policy, Promotion, decide, parse_bound
+from .records import Prompt
 from .session import Task, where
 from .settings import Settings
 from .sitdown import Sitting, experiment_of
@@ -53,31 +55,46 @@ def promote(settings: Settings, tasks: Sequence[Task], name: str) -> Sitting:
         policy=policy,
         bounds=dict(parse_bound(text) for text in settings.promote_within),
     )
-    receipt = {
+    prompt = next((p for p in task.suite.prompts if p.sha256 == decision.winner_sha256), None)
+    if decision.granted and not decision.stays and prompt is None:
+        raise UsageError(
+            f"--bench-promote {name}: the file of {decision.winner} has changed since it was judged; run the evals "
+            "with it as it is now, and have it judged"
+        )
+    registered = settle(registry, decision, prompt, settings.report)
+    return _said(decision, registered)
+
+
+def settle(registry: PromptRegistry, decision: Promotion, prompt: Prompt | None, folder: Path) -> Registered | None:
+    """Write the receipt to ``folder``; where every condition is met, keep it in MLflow and move the alias."""
+    granted = decision.granted and not decision.stays and prompt is not None
+    receipt: dict[str, object] = {
         "schema": PROMOTION_SCHEMA,
         "decided_at": utc_now(),
-        "granted": decision.granted and not decision.stays,
+        "granted": granted,
         **decision.to_json(),
     }
     registered = None
-    if decision.granted and not decision.stays:
-        prompt = next((p for p in task.suite.prompts if p.sha256 == decision.winner_sha256), None)
-        if prompt is None:
-            raise UsageError(
-                f"--bench-promote {name}: the file of {decision.winner} has changed since it was judged; run the evals "
-                "with it as it is now, and have it judged"
-            )
-        receipt["receipt_run"] = registry.keep_receipt(name, receipt)
+    if granted and prompt is not None:
+        receipt["receipt_run"] = registry.keep_receipt(decision.task, receipt)
         registered = registry.promote(
-            name,
+            decision.task,
             prompt,
             lineage=_lineage(decision, receipt),
-            message=f"promoted by {policy.value} from {task.experiment}",
+            message=f"promoted by {decision.policy.value} from {decision.experiment}",
         )
         receipt["registry_version"] = registered.number
-    settings.report.mkdir(parents=True, exist_ok=True)
-    (settings.report / "promotion.json").write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
-    return _said(decision, registered)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "promotion.json").write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
+    return registered
+
+
+def condition_lines(decision: Promotion) -> list[str]:
+    """Each condition as a line for the terminal, with what would meet it."""
+    return [
+        f"  {'met    ' if c.met else 'NOT MET'}  {c.name}: {c.found}" + (f"; {c.remedy}" if c.remedy else "")
+        for c in decision.conditions
+    ]
 
 
 def _lineage(decision: Promotion, receipt: dict[str, object]) -> dict[str, str]:
@@ -96,10 +113,7 @@ def _lineage(decision: Promotion, receipt: dict[str, object]) -> dict[str, str]:
 
 
 def _said(decision: Promotion, registered: Registered | None) -> Sitting:
-    lines = [
-        f"  {'met    ' if c.met else 'NOT MET'}  {c.name}: {c.found}" + (f"; {c.remedy}" if c.remedy else "")
-        for c in decision.conditions
-    ]
+    lines = condition_lines(decision)
     if decision.stays:
         return Sitting(message=f"{decision.winner} is the champion of {decision.task} already, and the best of it")
     if registered is None:

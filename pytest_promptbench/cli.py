@@ -47,6 +47,16 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", default=8642, type=_port, help="port to bind, 0 for any free one (%(default)s)")
     serve.add_argument("--root", default=".", type=Path, metavar="DIR", help="the project with its evals (%(default)s)")
     serve.set_defaults(run=_serve)
+    optimize = commands.add_parser(
+        "optimize",
+        help="propose better prompts, try them, and promote a winner",
+        description="Propose new versions of a prompt from its weakest answers, try them on the suite's scenarios, and "
+        "compare the best with the start on scenarios that were locked away. Exit code 3: it waits for a judge.",
+    )
+    from .optimize.command import add_arguments
+
+    add_arguments(optimize)
+    optimize.set_defaults(run=_optimize)
     return parser
 
 
@@ -62,6 +72,12 @@ def _serve(args: argparse.Namespace) -> int:
 
     serve(ServiceSettings.from_environment(root=args.root, host=args.host, port=args.port), say=_say)
     return 0
+
+
+def _optimize(args: argparse.Namespace) -> int:
+    from .optimize.command import run
+
+    return run(args, _say)
 
 
 def _say(line: str) -> None:

@@ -93,6 +93,12 @@ class Ledger:
         with self._mutex:
             self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", row)
 
+    def cost(self, session: str) -> float:
+        """US dollars of all answers that a session paid for, as far as their prices are known."""
+        with self._mutex:
+            query = "SELECT total(json_extract(answer, '$.cost_usd')) FROM answers WHERE session = ?"
+            return float(self._db.execute(query, (session,)).fetchone()[0])
+
     # -- outbox
 
     def post(self, store: str, entries: Iterable[Entry], *, session: str) -> None:

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "pytest_promptbench"
 LAYERS = [
     ["plugin", "__main__"],
     ["cli"],
-    ["api"],
+    ["api", "optimize"],
     ["experiments"],
     ["ending"],
     ["regression", "champions", "reviewing"],
@@ -54,7 +54,7 @@ DOORS = {
     "starlette": ["api/app.py", "api/guard.py", "api/routes.py"],
     "uvicorn": ["api/serve.py"],
     "httpx": ["api/airflow.py", "api/routes.py"],
-    "gepa": [],
+    "gepa": ["optimize/search.py"],
 }
 
 

@@ -72,11 +72,15 @@ def _folders(suite: Path, root: Path, kind: str) -> list[Path]:
     return list(dict.fromkeys([suite.absolute().parent.parent / kind, suite.parent / kind, root / kind]))
 
 
+def prompt_folder(suite: Path, root: Path, task: str) -> Path | None:
+    """Where a task's prompts are for a suite; None where there is no such folder."""
+    return next((f / task for f in _folders(suite, root, "prompts") if (f / task).is_dir()), None)
+
+
 def _load_prompts(shape: SuiteFile, document: Located, root: Path, scenarios: Sequence[Scenario]) -> tuple[Prompt, ...]:
-    folders = [f / shape.task for f in _folders(document.file, root, "prompts")]
-    folder = next((f for f in folders if f.is_dir()), None)
+    folder = prompt_folder(document.file, root, shape.task)
     if folder is None:
-        looked = ", ".join(str(f) for f in folders)
+        looked = ", ".join(str(f / shape.task) for f in _folders(document.file, root, "prompts"))
         place = f"{document.file}:{document.line(('task',))}"
         raise CatalogError(f"{place}: there are no prompts for task {shape.task!r}; looked for {looked}")
     files = versions(folder)

@@ -109,14 +109,14 @@ def render_leaderboard(
 ) -> str:
     """The page as HTML text. It holds no outside address, and only its own script, known by hash, may run in it."""
     rubric = lb.rubric
-    script = _asset("leaderboard.js")
+    script = asset("leaderboard.js")
     scale = pictures.scale(lb)
     states = Counter(_state(c) for c in candidates)
     return (
-        _environment()
+        environment()
         .get_template("leaderboard.html.j2")
         .render(
-            css=_asset("leaderboard.css"),
+            css=asset("leaderboard.css"),
             script=script,
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             task=visible(lb.task),
@@ -148,11 +148,11 @@ def render_leaderboard(
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
     import jinja2
 
     return jinja2.Environment(
-        loader=jinja2.FunctionLoader(_asset),
+        loader=jinja2.FunctionLoader(asset),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -162,7 +162,7 @@ def _environment() -> jinja2.Environment:
 
 
 @cache
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -209,3 +210,14 @@ def _style(title: str, row: Row) -> str:
     if title == "pending" and row.pending:
         return "yellow"
     return "dim" if title in {"tier", "auto", "cost", "latency"} else ""
+
+
+@contextlib.contextmanager
+def live_line() -> Iterator[Callable[[str], None]]:
+    """One line on the terminal that is written anew with each call, and stays when it ends."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(Text(""), console=Console(), refresh_per_second=4) as live:
+        yield lambda line: live.update(Text(line))

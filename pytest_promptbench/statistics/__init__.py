@@ -24,9 +24,11 @@ if TYPE_CHECKING:
         minimum_detectable_effect,
         sign_flip_p_value,
     )
+    from .sequential import BehindTest
 
 _HOME = {
     "AgreementReport": "agreement",
+    "BehindTest": "sequential",
     "Calibrated": "calibration",
     "Estimate": "agreement",
     "FlagAgreement": "agreement",
@@ -49,6 +51,7 @@ _HOME = {
 
 __all__ = [
     "AgreementReport",
+    "BehindTest",
     "Calibrated",
     "Estimate",
     "FlagAgreement",
