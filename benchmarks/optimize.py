@@ -4,7 +4,7 @@
 
 A simulated task: a prompt is a set of instructions, each with a true effect on the composite (3 to 15 points) that
 differs by scenario, and every answer is judged with noise. A rationale names an instruction that would help with
-probability 1/2; the proposer follows it, or else adds or drops something at random. The loop (`optimize.search`), its
+probability 1/4; the proposer follows it, or else adds or drops something at random. The loop (`optimize.search`), its
 early stopping and the gate (`promotion.decide`) are the real ones; only answers, scores and proposals are simulated.
 
 Three arms on the same worlds and seeds: the loop; the loop without early stopping; random search, which proposes as
@@ -113,7 +113,7 @@ class Simulated:
     def _hint(self, prompt: Prompt) -> str:
         missing = [i for i, e in self.world.effect.items() if e > 0 and i not in self.world.parts(prompt)]
         missing += [f"-{i}" for i in self.world.parts(prompt) if self.world.effect[i] < 0]
-        return self._rng.choice(missing) if missing and self._rng.random() < 0.5 else ""
+        return self._rng.choice(missing) if missing and self._rng.random() < 0.25 else ""
 
     def propose(
         self, number: int, prompt: Prompt, component: int, examples: Sequence[Example], tried: Sequence[str]
@@ -158,13 +158,15 @@ class Ended:
     promoted: bool
     gained: float
     calls: int
-    dropped: int
+    dropped: int = 0
+    as_good: int = 0  # proposals that are in truth no worse than their parent ...
+    lost: int = 0  # ... and were dropped
 
 
-def finish(world: World, plan: Plan, winner: Prompt, lab: Simulated, rubric: Rubric, dropped: int) -> Ended:
+def finish(world: World, plan: Plan, winner: Prompt, lab: Simulated, rubric: Rubric, **counts: int) -> Ended:
     """The locked test split, and the gate."""
     if winner.version == plan.base.version:
-        return Ended(False, 0.0, lab.calls, dropped)
+        return Ended(False, 0.0, lab.calls, **counts)
     candidates = []
     for prompt in (plan.base, winner):
         for s in plan.test:
@@ -192,14 +194,21 @@ def finish(world: World, plan: Plan, winner: Prompt, lab: Simulated, rubric: Rub
     champion = (plan.base.version, plan.base.sha256)
     decision = decide(candidates, rubric, task="t", experiment="e", champion=champion, policy=Policy.AUTO)
     promoted = decision.granted and not decision.stays
-    return Ended(promoted, world.truth(winner) - world.truth(plan.base), lab.calls, dropped)
+    return Ended(promoted, world.truth(winner) - world.truth(plan.base), lab.calls, **counts)
 
 
 def loop(world: World, rubric: Rubric, *, rounds: int, early: bool) -> Ended:
     plan = plan_of(world, rounds=rounds, early=early)
     lab = Simulated(world, reflects=True)
     found = search(plan, rubric, lab, lab)
-    return finish(world, plan, found.prompts[found.best], lab, rubric, sum(t.dropped for t in found.trials))
+    tried = [t for t in found.trials if t.prompt is not None]
+    good = [t for t in tried if t.prompt and world.truth(t.prompt) >= world.truth(found.prompts[t.parent]) - 1e-9]
+    counts = {
+        "dropped": sum(t.dropped for t in tried),
+        "as_good": len(good),
+        "lost": sum(t.dropped for t in good),
+    }
+    return finish(world, plan, found.prompts[found.best], lab, rubric, **counts)
 
 
 def random_search(world: World, rubric: Rubric, *, rounds: int) -> Ended:
@@ -216,7 +225,7 @@ def random_search(world: World, rubric: Rubric, *, rounds: int) -> Ended:
         mean = float(np.mean([m.score for m in lab.measure(prompt, plan.train).values()]))
         if mean > best_mean:
             best, best_mean = prompt, mean
-    return finish(world, plan, best, lab, rubric, 0)
+    return finish(world, plan, best, lab, rubric)
 
 
 def main() -> None:
@@ -238,8 +247,11 @@ def main() -> None:
     print(
         f"{args.runs} runs an arm and kind of world, {args.rounds} rounds, 30 scenarios (18 train, 12 test), 2 models\n"
     )
-    print("| worlds | arm | better champion, % | wrong promotions, % | mean true gain, points | calls | dropped |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        "| worlds | arm | better champion, % | wrong promotions, % | mean true gain, points | calls | dropped a run "
+        "| of those as good as their parent, dropped, % |"
+    )
+    print("| --- " * 8 + "|")
     for gain in (True, False):
         for name, arm in arms.items():
             ended = [arm(World(seed, gain)) for seed in range(args.runs)]
@@ -248,10 +260,12 @@ def main() -> None:
             gained = sum(e.gained for e in ended if e.promoted) / len(ended)
             calls = sum(e.calls for e in ended) / len(ended)
             dropped = sum(e.dropped for e in ended) / len(ended)
+            good = sum(e.as_good for e in ended)
+            lost = f"{100 * sum(e.lost for e in ended) / good:.1f}" if good else "-"
             kind = "something to gain" if gain else "nothing to gain"
             print(
                 f"| {kind} | {name} | {100 * better / len(ended):.1f} | {100 * wrong / len(ended):.1f} | "
-                f"{gained:.2f} | {calls:.0f} | {dropped:.1f} |"
+                f"{gained:.2f} | {calls:.0f} | {dropped:.1f} | {lost} |"
             )
 
 
