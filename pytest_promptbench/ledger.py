@@ -117,13 +117,14 @@ class Ledger:
                 rows,
             )
 
-    def sessions_waiting(self, store: str) -> list[str]:
-        """Sessions that still have candidates pending for this store."""
+    def sessions_waiting(self, store: str) -> dict[str, float]:
+        """Sessions that still have candidates pending for this store, and when the oldest of them was posted."""
         with self._mutex:
             rows = self._db.execute(
-                "SELECT DISTINCT session FROM outbox WHERE store = ? AND state = 'pending'", (store,)
+                "SELECT session, MIN(created) FROM outbox WHERE store = ? AND state = 'pending' GROUP BY session",
+                (store,),
             ).fetchall()
-        return [r[0] for r in rows]
+        return {r[0]: r[1] for r in rows}
 
     def pending(self, store: str, sessions: Sequence[str], *, limit: int, share: str = HEX) -> list[Entry]:
         """Up to ``limit`` candidates of these sessions that are not in MLflow yet, oldest first.

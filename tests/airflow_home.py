@@ -36,7 +36,8 @@ COMPONENTS = (
 def airflow_python() -> str | None:
     """An interpreter with Airflow: the one that PROMPTBENCH_AIRFLOW_PYTHON names, else this one, if it has it."""
     named = os.environ.get("PROMPTBENCH_AIRFLOW_PYTHON")
-    for python in [named] if named else [sys.executable]:
+    # Absolute, as it is started in other folders; not resolved, as an environment is known by its link.
+    for python in [str(Path(named).absolute())] if named else [sys.executable]:
         look = "import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ('airflow', 'pytest_promptbench'))))"
         if subprocess.run([python, "-c", look], check=False, capture_output=True).returncode == 0:
             return python

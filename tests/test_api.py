@@ -691,6 +691,8 @@ class ScriptedAirflow:
     def __init__(self) -> None:
         self.runs: dict[str, Any] = {}
         self.refuse: tuple[int, str] | None = None
+        self.paused = False
+        self.log: list[dict[str, Any]] = [{"event": "4 passed"}]
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -709,6 +711,8 @@ class ScriptedAirflow:
                 path = self.path.partition("?")[0]
                 if path == "/api/v2/monitor/health":
                     return self.reply(200, {"metadatabase": {"status": "healthy"}})
+                if path == "/api/v2/dags/bench_collect":
+                    return self.reply(200, {"dag_id": "bench_collect", "is_paused": outer.paused})
                 _, _, rest = path.partition("/dagRuns/")
                 run, _, what = rest.partition("/")
                 if self.headers["Authorization"] != "Bearer jwt" or run not in outer.runs:
@@ -720,7 +724,7 @@ class ScriptedAirflow:
                         "start_date": "2026-11-23T12:00:01Z"}  # fmt: skip
                 if what == "taskInstances":
                     return self.reply(200, {"task_instances": [task, {"task_id": "compare", "state": None}]})
-                return self.reply(200, {"content": [{"event": "4 passed"}]})
+                return self.reply(200, {"content": outer.log})
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -786,6 +790,31 @@ def test_what_airflow_refuses(
     airflow.refuse = refuse
     answer = with_airflow(logged.root, airflow.url).post("/api/bench/run", json={"suite": "evals"})
     assert message in problem(answer, status)
+
+
+def test_a_paused_dag_takes_no_run(logged: Project, airflow: ScriptedAirflow) -> None:
+    """Airflow itself would answer 200 and keep the run queued."""
+    airflow.paused = True
+    answer = with_airflow(logged.root, airflow.url).post("/api/bench/run", json={"suite": "evals"})
+    assert "the DAG bench_collect is paused in Airflow at http" in (detail := problem(answer, 503))
+    assert "airflow dags unpause bench_collect" in detail
+    assert airflow.runs == {}
+
+
+def test_a_runs_log_says_what_a_task_failed_with(logged: Project, airflow: ScriptedAirflow) -> None:
+    """As Airflow 3.3 logs it: the event names no reason."""
+    reason = {"exc_type": "AirflowFailException", "exc_value": "the gate did not pass:\ntip: regressed", "frames": []}
+    airflow.log = [
+        {"event": "pytest ended with 1"},
+        {"event": "Task failed with exception", "level": "error", "error_detail": [reason]},
+        {"event": "::endgroup::", "error_detail": None},
+    ]
+    client = with_airflow(logged.root, airflow.url)
+    run = client.post("/api/bench/run", json={"suite": "evals"}).json()["id"]
+    assert client.get(f"/api/bench/run/{run}").json()["log"] == [
+        "pytest ended with 1", "Task failed with exception", "AirflowFailException: the gate did not pass:",
+        "tip: regressed", "::endgroup::",
+    ]  # fmt: skip
 
 
 def test_a_password_that_airflow_does_not_take(logged: Project, airflow: ScriptedAirflow) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_promptbench.ledger import Ledger
+from pytest_promptbench.locks import LockFile
 from pytest_promptbench.tracking.recorder import Outcome, Recorder, Where
 
 from .test_tracking import failed, logged
@@ -127,3 +128,36 @@ def test_one_candidate_that_mlflow_refuses_does_not_hold_up_the_rest(project: Pr
     assert outcome.unlogged == 1
     assert outcome.error is not None
     assert scenarios_of(outcome) == ["bad", "fine"]
+
+
+def test_a_session_that_is_only_starting_is_left_alone(project: Project) -> None:
+    """It has posted candidates, from the cache, before its recorder had its lock; a crashed one is told by its mark."""
+    project.post("new", ["n1", "n2"])
+    begun = project.where("new").begun("new")
+    begun.parent.mkdir(parents=True)
+    keys = project.post("old", ["o1"])
+    recorder = project.recorder("old")
+    recorder.start()
+    assert scenarios_of(recorder.finish(keys, ["e"])) == ["o1"]
+    assert project.ledger.waiting(project.uri, [], session="new") == 2
+    begun.touch()
+    recorder.close()
+    keys = project.post("later", ["l1"])
+    third = project.recorder("later")
+    third.start()
+    deadline = time.monotonic() + 30
+    while project.ledger.waiting(project.uri, [], session="new") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert scenarios_of(third.finish(keys, ["e"])) == ["l1", "n1", "n2", "o1"]
+
+
+def test_a_recorder_has_its_lock_before_it_imports_anything_slow(project: Project) -> None:
+    begun = project.where("a").begun("a")
+    begun.parent.mkdir(parents=True)
+    project.recorder("a").start()
+    while not begun.exists():
+        time.sleep(0.01)
+    locks = LockFile(project.folder / "locks")
+    assert not locks.is_free("session:a")
+    assert not (project.folder / "mlflow.db").exists()
+    locks.close()

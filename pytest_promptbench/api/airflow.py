@@ -37,10 +37,23 @@ class Airflow:
             return False
 
     def start(self, conf: Mapping[str, Any]) -> str:
-        """Start a run of the DAG and return its id. UsageError where Airflow refuses the configuration."""
+        """Start a run of the DAG and return its id. UsageError where Airflow refuses the configuration.
+
+        AirflowError for a paused DAG too: Airflow would take the run and keep it queued for ever.
+        """
         run_id = f"bench-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
         with self._client() as client:
             headers = self._login(client)
+            try:
+                dag = client.get(self._dag, headers=headers)
+            except httpx.HTTPError as error:
+                raise AirflowError(self._down(error)) from None
+            self._check(dag)
+            if _object(dag).get("is_paused"):
+                raise AirflowError(
+                    f"the DAG {DAG_ID} is paused in Airflow at {self._settings.url}, so no run of it starts: unpause "
+                    f"it there (airflow dags unpause {DAG_ID})"
+                )
             body = {"logical_date": None, "dag_run_id": run_id, "conf": dict(conf)}
             try:
                 response = client.post(f"{self._dag}/dagRuns", json=body, headers=headers)
@@ -84,7 +97,7 @@ class Airflow:
         content = _object(response).get("content", []) if response.status_code == 200 else []
         if not isinstance(content, list):
             return str(content).splitlines()
-        return [str(line.get("event", "")) if isinstance(line, dict) else str(line) for line in content]
+        return [text for line in content for text in _lines(line)]
 
     def _client(self) -> httpx.Client:
         return httpx.Client(base_url=self._settings.url, timeout=TIMEOUT_S, trust_env=False, follow_redirects=False)
@@ -126,6 +139,16 @@ def _object(response: httpx.Response) -> dict[str, Any]:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _lines(entry: object) -> list[str]:
+    """An entry of a structured log. What a task failed with stands beside its event, not in it."""
+    if not isinstance(entry, dict):
+        return [str(entry)]
+    errors = entry.get("error_detail")
+    raised = [e for e in errors if isinstance(e, dict)] if isinstance(errors, list) else []
+    said = (f"{e.get('exc_type')}: {e.get('exc_value')}".splitlines() for e in raised)
+    return [str(entry.get("event", "")), *(line for lines in said for line in lines)]
 
 
 def _detail(response: httpx.Response) -> str:

@@ -9,8 +9,8 @@ never meet. The session talks to it in JSON lines:
   of file means that the session is over, or gone.
 * standard output: one line, the answer, to each but the first.
 
-It holds the lock ``session:<id>``, so that another session can tell a crashed one's candidates from a living one's and
-log them in its place.
+It holds the lock ``session:<id>`` from its first moment, before anything slow is imported, so that another session can
+tell a crashed one's candidates from a living one's and log them in its place.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ IDLE_S = 0.05
 ADOPT_EVERY_S = 2.0
 TRIES_AT_THE_END = 3
 WAIT_FOR_OTHERS_S = 120.0
+STARTING_S = 60.0
+"""So long after its first candidate, a session whose recorder has not begun is no longer taken for one that starts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,10 @@ class Where(Record):
     artifact_root: str | None
     ledger: str
     locks: str
+
+    def begun(self, session: str) -> Path:
+        """A file in a session's folder that says that its recorder has had its lock."""
+        return Path(self.ledger).parent / "sessions" / session / "recorder"
 
     def store(self, locks: LockFile | None = None) -> TrackingStore:
         root = Path(self.artifact_root) if self.artifact_root else None
@@ -237,11 +243,11 @@ def _write_share(where: Where, parent: int) -> None:
 
 
 class _Work:
-    def __init__(self, where: Where, *, share: str = HEX) -> None:
+    def __init__(self, where: Where, *, share: str = HEX, locks: LockFile | None = None) -> None:
         self.where = where
         self.share = share
         self.ledger = Ledger(Path(where.ledger))
-        self.locks = LockFile(Path(where.locks))
+        self.locks = locks or LockFile(Path(where.locks))
         self.store = where.store(self.locks)
         self.sessions = [where.session]
         self.error: str | None = None
@@ -255,8 +261,10 @@ class _Work:
         if now - self._adopted_at < ADOPT_EVERY_S:
             return
         self._adopted_at = now
-        for session in self.ledger.sessions_waiting(self.where.uri):
-            if session not in self.sessions and self.locks.try_acquire(f"session:{session}"):
+        for session, since in self.ledger.sessions_waiting(self.where.uri).items():
+            begun = self.where.begun(session)
+            starting = begun.parent.exists() and not begun.exists() and time.time() - since < STARTING_S
+            if session not in self.sessions and not starting and self.locks.try_acquire(f"session:{session}"):
                 self.sessions.append(session)
                 self.store.forget()
 
@@ -363,10 +371,14 @@ def main() -> None:
     """Serve one session until it closes the line."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     where = Where.from_json(json.loads(sys.stdin.readline()))
+    locks = LockFile(Path(where.locks))
+    locks.acquire(f"session:{where.session}")
+    begun = where.begun(where.session)
+    if begun.parent.exists():
+        begun.touch()
     _prefer_speed_over_power_loss()
     second = _Second(where)
-    work = _Work(where)
-    work.locks.acquire(f"session:{where.session}")
+    work = _Work(where, locks=locks)
     questions = _Questions()
     failures, asked_at = 0, 0.0
     while True:

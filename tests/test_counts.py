@@ -1,0 +1,117 @@
+"""A guard on what a session costs, in counts that are the same on every machine: calls, statements, imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+from pytest_promptbench.leaderboard import build_leaderboard
+from pytest_promptbench.records import Answer, Candidate, Usage
+from pytest_promptbench.tracking.entry import Logged
+from pytest_promptbench.tracking.store import TrackingStore
+
+from .project import Project, migrated_database
+from .provider import ScriptedProvider
+from .scripted import cell
+from .test_tracking import RUBRIC
+
+STATEMENTS_A_CANDIDATE = 47
+COMMITS_A_CANDIDATE = 7
+STATEMENTS_A_READ = 12
+"""Whatever the number of candidates, up to a page of 5,000."""
+
+
+class Counts:
+    def __init__(self) -> None:
+        self.statements = self.commits = 0
+
+
+@contextmanager
+def counted() -> Iterator[Counts]:
+    counts = Counts()
+
+    def statement(*_: Any) -> None:
+        counts.statements += 1
+
+    def commit(*_: Any) -> None:
+        counts.commits += 1
+
+    event.listen(Engine, "before_cursor_execute", statement)
+    event.listen(Engine, "commit", commit)
+    try:
+        yield counts
+    finally:
+        event.remove(Engine, "before_cursor_execute", statement)
+        event.remove(Engine, "commit", commit)
+
+
+def entries(start: int, count: int) -> list[Any]:
+    answer = Answer(text="drink water", usage=Usage(prompt_tokens=3, completion_tokens=5), started_at=1e9)
+    return [
+        Logged(candidate=Candidate(cell=cell(f"s{i}"), answers=(answer,)), rubric=RUBRIC, session="s").entry("e")
+        for i in range(start, start + count)
+    ]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> TrackingStore:
+    migrated_database(tmp_path / "mlflow.db")
+    it = TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path / "mlartifacts")
+    it.log(entries(0, 1))
+    return it
+
+
+def test_a_candidate_costs_so_many_statements_and_commits(store: TrackingStore) -> None:
+    with counted() as counts:
+        store.log(entries(1, 40))
+    assert counts.statements <= 40 * STATEMENTS_A_CANDIDATE
+    assert counts.commits <= 40 * COMMITS_A_CANDIDATE + 5
+
+
+def test_a_leaderboard_takes_the_same_few_statements_for_more_candidates(store: TrackingStore) -> None:
+    found = []
+    for start, more in ((1, 9), (10, 90)):
+        store.log(entries(start, more))
+        with counted() as counts:
+            candidates = store.read("e")
+        assert len(candidates) == start + more
+        build_leaderboard(candidates, RUBRIC, experiment="e", task="tip")
+        found.append(counts.statements)
+    assert found[0] == found[1] <= STATEMENTS_A_READ
+
+
+def test_a_cell_is_one_request_and_a_rerun_is_none(tmp_path: Path) -> None:
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider).write()
+        migrated_database(tmp_path / "mlflow.db")
+        assert project.pytest().code == 0
+        assert len(provider.requests) == 12
+        assert project.pytest().code == 0
+        assert len(provider.requests) == 12
+
+
+def test_starting_up_imports_the_plugin_and_nothing_heavy(tmp_path: Path) -> None:
+    """The modules that a pytest without evals loads because of us, by name."""
+    (tmp_path / "test_plain.py").write_text(
+        "import sys, json, pathlib\n\ndef test_it():\n"
+        "    ours = sorted(m for m in sys.modules if m.startswith('pytest_promptbench'))\n"
+        "    pathlib.Path('modules.json').write_text(json.dumps([ours, sorted(sys.modules)]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    import json
+
+    ours, everything = json.loads((tmp_path / "modules.json").read_text())
+    assert ours == ["pytest_promptbench", "pytest_promptbench.plugin"]
+    heavy = {"mlflow", "litellm", "pandas", "numpy", "pydantic", "yaml", "jinja2", "rich.console", "gepa", "fastapi"}
+    assert not heavy & set(everything)
