@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .errors import GenerationError, PermanentError, TransientError
-from .quiet import quiet_environment
+from .quiet import quiet_environment, without_collections
 from .records import Answer, Model, Request, Usage
 
 DEFAULT_TIMEOUT_S = 120.0
@@ -54,7 +54,8 @@ class LiteLLMCompleter:
         quiet_environment()
         # Pydantic's remarks on LiteLLM's own types. A running test filters warnings its own way: see the plugin.
         warnings.filterwarnings("ignore", "Items? .* using the `ReadOnly` qualifier", UserWarning)
-        import litellm
+        with without_collections():
+            import litellm
 
         litellm.telemetry = False
         litellm.suppress_debug_info = True

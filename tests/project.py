@@ -39,7 +39,9 @@ import pytest
 def test_tip(candidate):
     assert candidate.text.strip()
 """
-_FEWER_PLUGINS = [x for name in ("cacheprovider", "hypothesispytest", "anyio") for x in ("-p", f"no:{name}")]
+_FEWER_PLUGINS = [
+    x for name in ("cacheprovider", "hypothesispytest", "schemathesis", "anyio") for x in ("-p", f"no:{name}")
+]
 
 
 @dataclass

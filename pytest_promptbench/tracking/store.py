@@ -26,7 +26,7 @@ from urllib.parse import unquote, urlsplit
 from ..errors import PromptbenchError, TrackingError
 from ..ledger import Entry
 from ..locks import LockFile
-from ..quiet import quiet_environment
+from ..quiet import quiet_environment, without_collections
 from ..records import Judge, LoggedCandidate, Rubric, Tier, Verdict
 from . import entry as names
 from . import verdicts
@@ -50,9 +50,10 @@ def load_mlflow() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     # SQLAlchemy's remark on MLflow's own models, once per process.
     warnings.filterwarnings("ignore", "The ``noload`` loader strategy is deprecated")
-    import mlflow.store.tracking.sqlalchemy_store
-    import mlflow.tracing.client
-    import mlflow.tracking  # noqa: F401
+    with without_collections():
+        import mlflow.store.tracking.sqlalchemy_store
+        import mlflow.tracing.client
+        import mlflow.tracking  # noqa: F401
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
 
