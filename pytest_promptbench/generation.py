@@ -247,6 +247,9 @@ class Generator:
 
     def candidate(self, cell: Cell) -> Future[Candidate]:
         """A cell's candidate, which may be a failed one. What a test waits for goes to the front."""
+        order = self._orders.get(_order_key(cell))
+        if order is not None and order.future.done():
+            return order.future
         future: Future[Future[Candidate]] = Future()
         self._call(lambda: future.set_result(self._wanted(cell)))
         return future.result()
@@ -319,7 +322,7 @@ class Generator:
             self._wake.set()
 
     def _order(self, cell: Cell) -> _Order:
-        key = (*cell.names, cell.id)
+        key = _order_key(cell)
         if key in self._orders:
             return self._orders[key]
         order = self._orders[key] = _Order(cell=cell, jobs=[], missing=0)
@@ -537,6 +540,10 @@ class Generator:
         """Let nobody wait for what will not come. These cells were never asked for, so they are not logged either."""
         for order in self._orders.values():
             self._fail(order, self._stopping or "the session ended")
+
+
+def _order_key(cell: Cell) -> tuple[str, str, str, str]:
+    return (*cell.names, cell.id)
 
 
 def _lock_name(request: Request) -> str:

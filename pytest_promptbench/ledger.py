@@ -160,11 +160,14 @@ class Ledger:
             ).fetchall()
         return sum(r[2] == session or (r[0], r[1]) in wanted for r in rows)
 
-    def done(self, store: str, logged: Iterable[tuple[Entry, str, str]]) -> None:
-        """Mark (entry, run id, texts) as being in MLflow; ``texts`` is what a report shows of it, as JSON."""
+    def done(self, store: str, logged: Iterable[tuple[Entry, str, str | None]]) -> None:
+        """Mark (entry, run id, texts) as being in MLflow.
+
+        ``texts`` is what a report shows of it, as JSON; None leaves those that it was logged with before.
+        """
         with self._mutex:
             self._db.executemany(
-                "UPDATE outbox SET state = 'done', run_id = ?, texts = ?, record = NULL "
+                "UPDATE outbox SET state = 'done', run_id = ?, texts = COALESCE(?, texts), record = NULL "
                 "WHERE store = ? AND experiment = ? AND candidate = ?",
                 [(run_id, texts, store, e.experiment, e.candidate) for e, run_id, texts in logged],
             )

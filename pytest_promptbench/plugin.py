@@ -578,7 +578,7 @@ class Mistakes:
 
 
 class Brake:
-    """Stops generation as soon as pytest has decided to stop (``-x``, ``--maxfail``), not only when it has stopped."""
+    """Stops generation as soon as pytest is to stop (``-x``, ``--maxfail``, Ctrl-C), not only when it has stopped."""
 
     def __init__(self, session: pytest.Session, bench: Bench) -> None:
         self._session, self._bench = session, bench
@@ -589,9 +589,14 @@ class Brake:
         if reason:
             self._bench.halt(str(reason))
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_keyboard_interrupt(self) -> None:
+        """Before the terminal reporter's, which takes seconds to word a long traceback on a busy machine."""
+        self._bench.halt("the session was interrupted")
+
 
 class Attendance:
-    """Notes which candidates tests have seen; a plugin of its own, as the hook does not say whose session it is."""
+    """Notes which candidates tests have seen, and an interrupt; a plugin of its own, as the hooks name no session."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
@@ -600,6 +605,10 @@ class Attendance:
         about = getattr(report, "promptbench", None)
         if about is not None:
             self._desk.ran(about["experiment"], about["candidate"])
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_keyboard_interrupt(self) -> None:
+        self._desk.halt()
 
 
 class Ticker:

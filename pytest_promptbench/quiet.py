@@ -27,9 +27,10 @@ def quiet_environment() -> None:
 
 @contextlib.contextmanager
 def without_collections() -> Iterator[None]:
-    """Import a large library without garbage collections, which find nothing then and cost a fifth of its time.
+    """Make very many objects without garbage collections, which find nothing meanwhile.
 
-    Harmless where two threads overlap: at worst the second one's import has collections again.
+    They take a fifth of the time of importing LiteLLM or MLflow, and half of the time of reading MLflow's runs.
+    Harmless where two threads overlap: at worst the second one has collections again.
     """
     enabled = gc.isenabled()
     gc.disable()

@@ -36,7 +36,7 @@ from .leaderboard import build_leaderboard
 from .ledger import Ledger
 from .localmodels import LocalServer, installed
 from .locks import LockFile
-from .quiet import quiet_environment
+from .quiet import quiet_environment, without_collections
 from .records import Candidate, Cell, Leaderboard, LoggedCandidate, Model, Record, Suite
 from .settings import Settings
 from .tracking.entry import Logged
@@ -363,11 +363,15 @@ class Desk:
     def progress(self) -> Progress:
         return self._folder.progress()
 
+    def halt(self) -> None:
+        """Have every process start no further request."""
+        self._folder.write("stop.json", True)
+
     def stop_workers(self, *, grace_s: float = 60.0) -> None:
         """Have every process start no further request, and wait for answers that are paid for."""
         if self.plan is None:
             return
-        self._folder.write("stop.json", True)
+        self.halt()
         deadline = time.monotonic() + grace_s
         time.sleep(2 * PROGRESS_EVERY_S)
         while self.progress().in_flight and time.monotonic() < deadline:
@@ -382,6 +386,7 @@ class Desk:
             return Closing()
         tasks = self.plan.tasks
         judged: tuple[Judged, ...] = ()
+        threading.Thread(target=_load_what_reports_need, daemon=True).start()
         try:
             outcome = self._recorder.finish(self._keys, list(dict.fromkeys(t.experiment for t in tasks)))
             if judge and self.settings.judge_auto and outcome.unlogged >= 0:
@@ -433,6 +438,13 @@ class Desk:
             self._starter.join(5)
         self._server.stop()
         self._folder.remove()
+
+
+def _load_what_reports_need() -> None:
+    """Half a second of imports, while the recorder is at work."""
+    with without_collections():
+        import jinja2  # noqa: F401
+        import scipy.special  # noqa: F401
 
 
 def _every(seconds: float, tell: Callable[[int, int], None]) -> Callable[[int, int], None]:

@@ -292,7 +292,7 @@ def killed_and_resumed(project: Project, provider: ScriptedProvider, answers: in
     return asked(provider), outcome(project, loop)["outcome"]
 
 
-@pytest.mark.parametrize("answers", [4, 31, 70])
+@pytest.mark.parametrize("answers", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (31, 70))])
 def test_a_killed_loop_goes_on_without_paying_twice(project: Project, provider: ScriptedProvider, answers: int) -> None:
     """Of the question that was in the air when SIGKILL came, nobody has the answer: it may be asked once more."""
     questions, ended = killed_and_resumed(project, provider, answers)

@@ -8,8 +8,9 @@ import re
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,9 @@ def project(tmp_path: Path, provider: ScriptedProvider) -> Project:
 
 
 @pytest.mark.parametrize(
-    "workers", [(), ("-n", "2"), ("-n", "2", "--dist", "loadscope")], ids=["n0", "n2", "loadscope"]
+    "workers",
+    [(), ("-n", "2"), pytest.param(("-n", "2", "--dist", "loadscope"), marks=pytest.mark.slow)],
+    ids=["n0", "n2", "loadscope"],
 )
 def test_every_cell_is_generated_and_logged_once_and_a_rerun_adds_nothing(
     project: Project, workers: tuple[str, ...]
@@ -501,60 +504,33 @@ def test_verdicts_are_carried_to_another_experiment(project: Project) -> None:
     assert {row["composite"] for row in project.leaderboard()["rows"]} == {15.0}
 
 
-def damaged(project: Project, change: object) -> str:
-    project.pytest("-k", "haiku and v1")
-    project.pytest("--judge-export", "packet.json")
+def test_damaged_packets_are_refused_whole_and_in_one_clear_line(project: Project) -> None:
+    assert project.pytest("-k", "haiku and v1").code == 0
+    assert project.pytest("--judge-export", "packet.json").code == 0
     project.score()
-    packet = project.packet()
-    assert callable(change)
-    change(packet)
-    (project.root / "packet.json").write_text(json.dumps(packet))
-    result = project.pytest("--judge-apply", "packet.json")
-    assert result.code == 4, result.text
-    assert "Traceback" not in result.text
-    assert all(r.data.tags["judge_pending"] == "true" for r in project.runs()), "all or nothing"
-    return result.text
+    whole = (project.root / "packet.json").read_text()
 
+    def refused(change: Callable[[Any], object]) -> str:
+        packet = json.loads(whole)
+        change(packet)
+        return refused_text(json.dumps(packet))
 
-def test_scores_out_of_range_are_refused_with_item_criterion_and_value(project: Project) -> None:
-    def change(packet: dict) -> None:  # type: ignore[type-arg]
-        packet["items"][1]["candidates"][0]["scores"]["tone"] = 7
+    def refused_text(text: str) -> str:
+        (project.root / "packet.json").write_text(text)
+        result = project.pytest("--judge-apply", "packet.json")
+        assert result.code == 4, result.text
+        assert "Traceback" not in result.text
+        assert all(r.data.tags["judge_pending"] == "true" for r in project.runs()), "all or nothing"
+        return result.text
 
-    text = damaged(project, change)
+    text = refused(lambda p: p["items"][1]["candidates"][0]["scores"].update(tone=7))
     assert re.search(r"item [0-9a-f]+.*tone is 7.*1 to 5", text)
-
-
-def test_an_edited_output_is_refused(project: Project) -> None:
-    def change(packet: dict) -> None:  # type: ignore[type-arg]
-        packet["items"][0]["candidates"][0]["output"] += " edited"
-
-    assert "changed since the export" in damaged(project, change)
-
-
-def test_a_packet_from_another_experiment_is_refused(project: Project) -> None:
-    def change(packet: dict) -> None:  # type: ignore[type-arg]
-        packet["experiment"] = "elsewhere"
-
-    assert "no experiment 'elsewhere'" in damaged(project, change)
-
-
-def test_a_packet_for_a_rubric_that_changed_is_refused(project: Project) -> None:
-    def change(packet: dict) -> None:  # type: ignore[type-arg]
-        with (project.root / "rubrics/tip-v1.md").open("a") as file:
-            file.write("\nOne more anchor.\n")
-
-    assert "changed since the export" in damaged(project, change)
-
-
-def test_a_truncated_packet_is_one_clear_line(project: Project) -> None:
-    project.pytest("-k", "haiku and v1")
-    project.pytest("--judge-export", "packet.json")
-    text = (project.root / "packet.json").read_text()
-    (project.root / "packet.json").write_text(text[: len(text) // 2])
-    result = project.pytest("--judge-apply", "packet.json")
-    assert result.code == 4
-    assert "packet.json" in result.text
-    assert "Traceback" not in result.text
+    assert "changed since the export" in refused(lambda p: p["items"][0]["candidates"][0].update(output="edited"))
+    assert "no experiment 'elsewhere'" in refused(lambda p: p.update(experiment="elsewhere"))
+    assert "packet.json" in refused_text(whole[: len(whole) // 2])
+    with (project.root / "rubrics/tip-v1.md").open("a") as file:
+        file.write("\nOne more anchor.\n")
+    assert "changed since the export" in refused_text(whole)
 
 
 def test_exporting_before_anything_ran_says_what_to_do(project: Project) -> None:

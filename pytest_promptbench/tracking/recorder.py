@@ -33,6 +33,7 @@ from typing import IO, Any
 from ..errors import PromptbenchError, TrackingError
 from ..ledger import HEX, Entry, Ledger
 from ..locks import LockFile
+from ..quiet import without_collections
 from ..records import Judge, LoggedCandidate, Record, Rubric, Verdict
 from .entry import Logged
 from .store import TrackingStore, load_mlflow
@@ -295,8 +296,10 @@ class _Work:
         return True
 
     def log(self, batch: Sequence[Entry]) -> None:
-        run_ids = self.store.log(batch)
-        self.ledger.done(self.where.uri, [(e, run_id, _texts(e)) for e, run_id in zip(batch, run_ids, strict=True)])
+        with without_collections():
+            run_ids = self.store.log(batch)
+        logged = zip(batch, run_ids, strict=True)
+        self.ledger.done(self.where.uri, [(e, r, None if e.run_id == r else _texts(e)) for e, r in logged])
 
     def _one_by_one(self, batch: Sequence[Entry]) -> None:
         """After a batch failed: log what can be, so that one refused candidate does not hold up the rest."""

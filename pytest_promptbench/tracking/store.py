@@ -171,8 +171,8 @@ class TrackingStore:
                 run_id, status = known.get(item.candidate, ("", ""))
                 if not run_id and item.run_id and self._finished(item.run_id):
                     run_id, status = item.run_id, "FINISHED"  # another session has logged it since we looked
-                record = Logged.from_json(item.record)
                 if status not in ("FINISHED", "FAILED"):
+                    record = Logged.from_json(item.record)
                     carried = None if record.candidate.failed else self._judged_before(record)
                     run_id = self._write_run(record, experiment_id, run_id or None, known, carried)
                     fresh.append((record, experiment_id, run_id))
@@ -213,9 +213,10 @@ class TrackingStore:
     def _runs(self, experiment_ids: list[str], filter_string: str, *, limit: int | None = None) -> Iterable[Any]:
         token = None
         while True:
-            page = self._client.search_runs(
-                experiment_ids, filter_string=filter_string, max_results=limit or PAGE, page_token=token
-            )
+            with without_collections():
+                page = self._client.search_runs(
+                    experiment_ids, filter_string=filter_string, max_results=limit or PAGE, page_token=token
+                )
             yield from page
             token = page.token
             if not token or limit:
