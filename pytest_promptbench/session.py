@@ -237,7 +237,7 @@ class Bench:
         assert self._ledger is not None
         tasks = self._owners[*candidate.cell.names, candidate.cell.id]
         entries = [self._logged(t, candidate).entry(t.experiment) for t in tasks]
-        self._ledger.post(self.settings.tracking_uri, entries, session=self.settings.identity.session)
+        self._ledger.post(where(self.settings).store_name, entries, session=self.settings.identity.session)
 
     def _report(self) -> None:
         """Tell the desk how far this process is, and look for its stop sign."""

@@ -161,3 +161,9 @@ def test_a_recorder_has_its_lock_before_it_imports_anything_slow(project: Projec
     assert not locks.is_free("session:a")
     assert not (project.folder / "mlflow.db").exists()
     locks.close()
+
+
+def test_the_ledger_knows_a_store_without_its_password() -> None:
+    uri = "postgresql+psycopg2://bench:canary@127.0.0.1:5432/mlflow"
+    where = Where(session="s", uri=uri, artifact_root=None, ledger="l", locks="k")
+    assert where.store_name == "postgresql+psycopg2://***@127.0.0.1:5432/mlflow"

@@ -36,7 +36,7 @@ from ..locks import LockFile
 from ..quiet import without_collections
 from ..records import Judge, LoggedCandidate, Record, Rubric, Verdict
 from .entry import Logged
-from .store import TrackingStore, load_mlflow
+from .store import TrackingStore, load_mlflow, redacted
 
 BATCH = 40
 IDLE_S = 0.05
@@ -56,6 +56,11 @@ class Where(Record):
     artifact_root: str | None
     ledger: str
     locks: str
+
+    @property
+    def store_name(self) -> str:
+        """The store as the ledger knows it: its address without user and password."""
+        return redacted(self.uri)
 
     def begun(self, session: str) -> Path:
         """A file in a session's folder that says that its recorder has had its lock."""
@@ -262,7 +267,7 @@ class _Work:
         if now - self._adopted_at < ADOPT_EVERY_S:
             return
         self._adopted_at = now
-        for session, since in self.ledger.sessions_waiting(self.where.uri).items():
+        for session, since in self.ledger.sessions_waiting(self.where.store_name).items():
             begun = self.where.begun(session)
             starting = begun.parent.exists() and not begun.exists() and time.time() - since < STARTING_S
             if session not in self.sessions and not starting and self.locks.try_acquire(f"session:{session}"):
@@ -271,13 +276,14 @@ class _Work:
 
     def mine(self) -> list[Entry]:
         """The next batch for this process."""
-        batch = self.ledger.pending(self.where.uri, self.sessions, limit=BATCH + len(self.refused), share=self.share)
+        most = BATCH + len(self.refused)
+        batch = self.ledger.pending(self.where.store_name, self.sessions, limit=most, share=self.share)
         return [e for e in batch if (e.experiment, e.candidate) not in self.refused][:BATCH]
 
     def waits_for_the_second(self) -> bool:
         """Whether the second writer still has candidates, and is getting on with them."""
         now = time.monotonic()
-        left = self.ledger.left(self.where.uri, self.where.session, share=_Second.SHARE)
+        left = self.ledger.left(self.where.store_name, self.where.session, share=_Second.SHARE)
         if left != self._left:
             self._left, self._moved_at = left, now
         return left > 0 and now - self._moved_at < WAIT_FOR_OTHERS_S
@@ -299,7 +305,7 @@ class _Work:
         with without_collections():
             run_ids = self.store.log(batch)
         logged = zip(batch, run_ids, strict=True)
-        self.ledger.done(self.where.uri, [(e, r, None if e.run_id == r else _texts(e)) for e, r in logged])
+        self.ledger.done(self.where.store_name, [(e, r, None if e.run_id == r else _texts(e)) for e, r in logged])
 
     def _one_by_one(self, batch: Sequence[Entry]) -> None:
         """After a batch failed: log what can be, so that one refused candidate does not hold up the rest."""
@@ -315,7 +321,7 @@ class _Work:
                 self.store.forget()
 
     def outcome(self, keys: Sequence[tuple[str, str]], experiments: Sequence[str]) -> Outcome:
-        left = self.ledger.waiting(self.where.uri, keys, session=self.where.session)
+        left = self.ledger.waiting(self.where.store_name, keys, session=self.where.session)
         candidates: dict[str, tuple[LoggedCandidate, ...]] = {}
         try:
             for name in experiments:
@@ -333,7 +339,7 @@ class _Work:
     def _with_texts(self, experiment: str) -> list[LoggedCandidate]:
         """The experiment's candidates; texts from the ledger where this project made them, else from MLflow."""
         candidates = self.store.read(experiment)
-        local = self.ledger.texts(self.where.uri, experiment)
+        local = self.ledger.texts(self.where.store_name, experiment)
         mine = {c.run_id for c in candidates if c.run_id in local}
         fetched = {c.run_id: c for c in self.store.texts([c for c in candidates if c.run_id not in mine])}
         return [_fill(c, json.loads(local[c.run_id])) if c.run_id in mine else fetched[c.run_id] for c in candidates]
@@ -422,7 +428,7 @@ def main() -> None:
 
 def _settled(work: _Work, keys: Sequence[tuple[str, str]], since: float) -> bool:
     """All is logged; or what is left was refused, or has been in another living session's hands for too long."""
-    if work.ledger.waiting(work.where.uri, keys, session=work.where.session) == 0:
+    if work.ledger.waiting(work.where.store_name, keys, session=work.where.session) == 0:
         return True
     return not work.mine() and (bool(work.refused) or time.monotonic() - since > WAIT_FOR_OTHERS_S)
 
