@@ -11,6 +11,7 @@
     │   ├── TransientError      worth another try: rate limit, 5xx, timeout, connection lost
     │   ├── PermanentError      not worth another try: wrong key, unknown model, bad request
     │   └── NotGeneratedError   nobody was asked: the session stopped, or its money is used up
+    ├── LedgerError             answers and candidates cannot be kept: the disk is full, or the file cannot be written
     └── TrackingError           MLflow could not be reached or refused
 
 Every message names the file, key or item, the value found and what would be right.
@@ -22,6 +23,7 @@ __all__ = [
     "BaselineError",
     "CatalogError",
     "GenerationError",
+    "LedgerError",
     "NotGeneratedError",
     "PacketError",
     "PermanentError",
@@ -83,6 +85,10 @@ class PermanentError(GenerationError):
 
 class NotGeneratedError(GenerationError):
     """Nobody was asked: the session was stopped, or the request might pass ``--bench-max-cost``. Never logged."""
+
+
+class LedgerError(PromptbenchError):
+    """The ledger cannot be written, so nothing more may be paid for."""
 
 
 class TrackingError(PromptbenchError):

@@ -28,7 +28,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from .errors import GenerationError, NotGeneratedError, PermanentError, TransientError
+from .errors import GenerationError, LedgerError, NotGeneratedError, PermanentError, TransientError
 from .ledger import Ledger
 from .locks import LockFile
 from .records import Answer, Candidate, Cell, Model, Record, Request
@@ -247,12 +247,24 @@ class Generator:
 
     def candidate(self, cell: Cell) -> Future[Candidate]:
         """A cell's candidate, which may be a failed one. What a test waits for goes to the front."""
+        known = self._done(cell)
+        if known is not None:
+            return known
+        reply: Future[Future[Candidate]] = Future()
+        self._call(lambda: reply.set_result(self._wanted(cell)))
+        while self._thread.is_alive():
+            with contextlib.suppress(TimeoutError):
+                return reply.result(timeout=0.5)
+        return self._done(cell) or self._unanswered(cell)  # it was stopped, and nobody answers
+
+    def _done(self, cell: Cell) -> Future[Candidate] | None:
         order = self._orders.get(_order_key(cell))
-        if order is not None and order.future.done():
-            return order.future
-        future: Future[Future[Candidate]] = Future()
-        self._call(lambda: future.set_result(self._wanted(cell)))
-        return future.result()
+        return order.future if order is not None and order.future.done() else None
+
+    def _unanswered(self, cell: Cell) -> Future[Candidate]:
+        future: Future[Candidate] = Future()
+        future.set_result(Candidate(cell=cell, error=f"not generated: {self._stopping or 'the session ended'}"))
+        return future
 
     def progress(self) -> Progress:
         """A snapshot; safe to call from any thread."""
@@ -450,6 +462,9 @@ class Generator:
                 self._broken.setdefault(request.model.name, error)
         except NotGeneratedError as error:
             failure = error
+        except LedgerError as error:  # what comes now would be paid for and lost
+            self._stop(str(error))
+            failure = NotGeneratedError(f"not generated: an answer came and could not be kept: {error}")
         except asyncio.CancelledError:
             failure = NotGeneratedError("given up: the session was stopped before the answer came")
         except Exception as error:  # whatever a provider's client raises is this cell's failure, not ours
@@ -518,6 +533,9 @@ class Generator:
             return
         try:
             self._landed(candidate)
+        except LedgerError as error:
+            self._stop(str(error))
+            self._fail(order, f"its answer is kept, but could not be handed over for logging: {error}")
         except Exception as error:  # the waiting test must hear of it instead of waiting for ever
             order.future.set_exception(error)
         else:

@@ -12,16 +12,17 @@ nothing in it may ever be evicted, and values are JSON text that a person can re
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import UsageError
+from .errors import LedgerError, UsageError
 from .records import Answer, Request
 
 SCHEMA = 1
@@ -55,9 +56,10 @@ class Entry:
 
 
 class Ledger:
-    """One process's connection to the ledger; safe to use from several threads."""
+    """One process's connection to the ledger; safe to use from several threads. Writing may raise LedgerError."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._mutex = threading.RLock()
         self._db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
@@ -76,6 +78,16 @@ class Ledger:
         with self._mutex:
             self._db.close()
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self._mutex:
+            try:
+                yield
+            except sqlite3.OperationalError as error:
+                raise LedgerError(
+                    f"{self._path} cannot be written ({error}): make room or mend it, and run again"
+                ) from error
+
     # -- answers
 
     def answer(self, key: str, *, session: str | None = None) -> Answer | None:
@@ -90,7 +102,7 @@ class Ledger:
     def keep(self, request: Request, answer: Answer, *, session: str) -> None:
         """Remember an answer for good. On return it survives the end of this process."""
         row = (request.key, session, time.time(), json.dumps(request.to_json()), json.dumps(answer.to_json()))
-        with self._mutex:
+        with self._writing():
             self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", row)
 
     def cost(self, session: str) -> float:
@@ -109,7 +121,7 @@ class Ledger:
         """
         now = time.time()
         rows = [(store, e.experiment, e.candidate, session, json.dumps(e.record), now) for e in entries]
-        with self._mutex:
+        with self._writing():
             self._db.executemany(
                 "INSERT INTO outbox (store, experiment, candidate, state, session, record, created) "
                 "VALUES (?, ?, ?, 'pending', ?, ?, ?) ON CONFLICT DO UPDATE SET "
@@ -165,7 +177,7 @@ class Ledger:
 
         ``texts`` is what a report shows of it, as JSON; None leaves those that it was logged with before.
         """
-        with self._mutex:
+        with self._writing():
             self._db.executemany(
                 "UPDATE outbox SET state = 'done', run_id = ?, texts = COALESCE(?, texts), record = NULL "
                 "WHERE store = ? AND experiment = ? AND candidate = ?",
@@ -185,7 +197,7 @@ class Ledger:
 
     def reserve(self, session: str, request: str, usd: float, *, limit: float) -> bool:
         """Set ``usd`` aside for a request unless the session's total would pass ``limit``; says whether it did."""
-        with self._mutex:
+        with self._writing():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 total = self._db.execute("SELECT TOTAL(usd) FROM spend WHERE session = ?", (session,)).fetchone()[0]
@@ -198,7 +210,7 @@ class Ledger:
 
     def settle(self, session: str, request: str, usd: float) -> None:
         """Replace a reservation by what the request did cost."""
-        with self._mutex:
+        with self._writing():
             self._db.execute("INSERT OR REPLACE INTO spend VALUES (?, ?, ?)", (session, request, usd))
 
     def spent(self, session: str) -> float:

@@ -443,8 +443,11 @@ class Desk:
 def _load_what_reports_need() -> None:
     """Half a second of imports, while the recorder is at work."""
     with without_collections():
-        import jinja2  # noqa: F401
         import scipy.special  # noqa: F401
+
+        from .report.html import environment
+
+        environment()
 
 
 def _every(seconds: float, tell: Callable[[int, int], None]) -> Callable[[int, int], None]:

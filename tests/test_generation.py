@@ -210,6 +210,36 @@ def test_an_error_in_logging_reaches_the_test_that_waits(tmp_path: Path) -> None
     generator.stop()
 
 
+def test_a_full_disk_stops_before_more_is_paid_for(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l")
+    pages = ledger._db.execute("PRAGMA page_count").fetchone()[0]
+    ledger._db.execute(f"PRAGMA max_page_count = {pages + 4}")  # SQLite's own error, as on a full disk
+    completer = ScriptedCompleter(latency_s=0.01)
+    generator = Generator(
+        completer=completer,
+        ledger=ledger,
+        locks=LockFile(tmp_path / "k"),
+        session="s",
+        limits=Limits(concurrency=2),
+    )
+    generator.start()
+    cells = [cell(f"s{i}") for i in range(60)]
+    generator.plan(cells)
+    made = [generator.candidate(c).result(30) for c in cells]
+    generator.stop()
+    kept = [c for c in made if not c.failed]
+    assert 0 < len(kept) < 60
+    assert len(completer.asked) <= len(kept) + 2, "only what was in the air is lost"
+    lost = [c.error for c in made if c.failed]
+    assert all(e is not None and e.startswith("not generated: ") and "make room" in e for e in lost), lost
+
+
+def test_what_is_asked_for_after_the_end_is_told_so(rig: Rig) -> None:
+    generator = rig.start(ScriptedCompleter())
+    generator.stop("enough")
+    assert generator.candidate(cell("late")).result(5).error == "not generated: enough"
+
+
 def test_additive_increase_multiplicative_decrease() -> None:
     limit = AdaptiveLimit(20)
     limit.in_flight = 20
