@@ -53,10 +53,42 @@ def _argnames(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, ...]
     return tuple(n.strip() for n in names.split(",") if n.strip()) if isinstance(names, str) else tuple(names)
 
 
+def overridden(markers: Sequence[Any], *, test: str) -> dict[str, list[str]]:
+    """``models`` and ``prompts`` that ``markers`` (of ``parametrize``) name in place of the suite's.
+
+    Raises CatalogError for a value that is no name.
+    """
+    found: dict[str, list[str]] = {}
+    for marker in markers:
+        for axis, value in (pair for row in _rows(marker) for pair in row.items()):
+            if not isinstance(value, str):
+                raise CatalogError(f"{test}: {axis} is parametrized with {value!r}; expected a name, which is a text")
+            if axis != "scenario":
+                found.setdefault(f"{axis}s", []).append(value)
+    return found
+
+
+def _rows(marker: Any) -> list[dict[str, Any]]:
+    """Axis -> value, for each parameter set of a ``parametrize`` marker."""
+    names = _argnames(marker.args, marker.kwargs)
+    rows = []
+    for value in _argvalues(marker):
+        plain = getattr(value, "values", None)  # pytest.param(...)
+        row = tuple(plain) if plain is not None and not callable(plain) else (value,)
+        row = row[0] if plain is None and len(names) > 1 else row
+        rows.append({name: one for name, one in zip(names, row, strict=False) if name in AXES})
+    return rows
+
+
+def _argvalues(marker: Any) -> list[Any]:
+    return list(marker.kwargs.get("argvalues", marker.args[1] if len(marker.args) > 1 else ()))
+
+
 def arrange(suite: Suite, markers: Sequence[Any], *, test: str) -> list[Axis]:
     """One Axis for each axis of the suite, those that ``markers`` (of ``parametrize``) name replaced by theirs.
 
-    Raises CatalogError for a value that is not one of the suite's names.
+    ``suite`` was loaded with the models and prompts that they name; of these, what it was narrowed to is taken. Raises
+    CatalogError for a scenario that it does not have.
     """
     known = {
         "model": [m.name for m in suite.models],
@@ -66,30 +98,29 @@ def arrange(suite: Suite, markers: Sequence[Any], *, test: str) -> list[Axis]:
     groups: dict[int, Axis] = {}
     taken: set[str] = set()
     for marker in markers:
-        names = _argnames(marker.args, marker.kwargs)
-        values = list(marker.kwargs.get("argvalues", marker.args[1] if len(marker.args) > 1 else ()))
-        for value in values:
-            plain = getattr(value, "values", None)  # pytest.param(...)
-            row = tuple(plain) if plain is not None and not callable(plain) else (value,)
-            row = row[0] if plain is None and len(names) > 1 else row
-            for name, one in zip(names, row, strict=False):
-                if name in known and one not in known[name]:
-                    raise CatalogError(_unknown(test, suite, name, one, known[name]))
+        names, rows, ids = _argnames(marker.args, marker.kwargs), _rows(marker), marker.kwargs.get("ids")
+        for row in rows:
+            if row.get("scenario", known["scenario"][0]) not in known["scenario"]:
+                raise CatalogError(_unknown(test, suite, row["scenario"], known["scenario"]))
+        chosen = [i for i, row in enumerate(rows) if all(value in known[axis] for axis, value in row.items())]
+        values = _argvalues(marker)
         axes_here = [a for a in AXES if a in names]
         taken.update(axes_here)
-        ids = marker.kwargs.get("ids")
-        given = marker.kwargs.get("argnames", marker.args[0] if marker.args else names)
-        groups[AXES.index(axes_here[0])] = Axis(argnames=given, values=values, ids=ids)
+        groups[AXES.index(axes_here[0])] = Axis(
+            argnames=marker.kwargs.get("argnames", marker.args[0] if marker.args else names),
+            values=[values[i] for i in chosen],
+            ids=[ids[i] for i in chosen] if isinstance(ids, list | tuple) else ids,
+        )
     for position, name in enumerate(AXES):
         if name not in taken:
             groups[position] = Axis(argnames=name, values=known[name], ids=known[name])
     return [groups[position] for position in sorted(groups)]
 
 
-def _unknown(test: str, suite: Suite, axis: str, value: object, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(str(value), known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{test}: {suite.path} has no {axis} {value!r}{hint} Known: {', '.join(known)}"
+def _unknown(test: str, suite: Suite, scenario: object, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(str(scenario), known, n=1)
+    hint = f"; did you mean {close[0]!r}" if close else ""
+    return f"{test}: {suite.path} has no scenario {scenario!r}{hint}. Known: {', '.join(known)}"
 
 
 def planned(task: Task, model: str, prompt: str, scenario: str) -> Planned:

@@ -22,6 +22,9 @@ class Name(str):
         self.record = record
         return self
 
+    def __reduce__(self) -> tuple[type[Name], tuple[Model | Prompt | Scenario]]:
+        return Name, (self.record,)
+
     def __getattr__(self, attribute: str) -> Any:
         return getattr(self.record, attribute)
 
@@ -51,8 +54,8 @@ class GeneratedCandidate:
         return self._candidate
 
     @property
-    def outputs(self) -> tuple[str, ...]:
-        return self._answered().outputs
+    def outputs(self) -> list[str]:
+        return list(self._answered().outputs)
 
     @property
     def text(self) -> str:

@@ -30,8 +30,10 @@ class Redactor:
 
     def __init__(self, models: Iterable[Model], environ: Mapping[str, str]) -> None:
         named = {m.api_key_env for m in models if m.api_key_env}
-        values = {v for k, v in environ.items() if k in named or k.endswith(("_API_KEY", "_SECRET", "_TOKEN"))}
-        self._values = sorted((v for v in values if len(v) >= 6), key=len, reverse=True)
+        guessed = {v for k, v in environ.items() if k.endswith(("_API_KEY", "_SECRET", "_TOKEN")) and len(v) >= 6}
+        # A key that the models name is taken out even where it is as short as a typing error.
+        values = {environ[k] for k in named if len(environ.get(k, "")) >= 3} | guessed
+        self._values = sorted(values, key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
         for value in self._values:
@@ -100,7 +102,9 @@ class LiteLLMCompleter:
                 **_params(request),
             )
         except Exception as error:
-            raise self._classify(error, model) from None
+            problem = self._classify(error, model)
+            problem.refused = _refused(getattr(error, "status_code", None))
+            raise problem from None
         latency = time.perf_counter() - clock
         try:
             choice = response.choices[0]
@@ -190,6 +194,11 @@ def _remedy(finish_reason: object) -> str:
     if finish_reason == "content_filter":
         return "the provider's content filter stopped it: change the prompt or the scenario"
     return "nothing was stored, so the next run asks again"
+
+
+def _refused(status: object) -> bool:
+    """Whether an error's status says that nothing was generated. A timeout (408) or a 500 may come after it was."""
+    return isinstance(status, int) and ((400 <= status < 500 and status != 408) or status in (503, 529))
 
 
 def _retry_after(error: Exception) -> float | None:

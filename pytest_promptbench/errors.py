@@ -55,7 +55,14 @@ class CatalogError(PromptbenchError):
 
 
 class GenerationError(PromptbenchError):
-    """A provider gave no usable answer for one request."""
+    """A provider gave no usable answer for one request.
+
+    ``refused`` is true where it answered with an error instead of generating, so that nothing is charged for it.
+    """
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 class TransientError(GenerationError):
@@ -65,8 +72,10 @@ class TransientError(GenerationError):
     ``throttled`` is true for a rate limit (429), which also lowers the model's concurrency.
     """
 
-    def __init__(self, message: str, *, retry_after: float | None = None, throttled: bool = False) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, throttled: bool = False, refused: bool = False
+    ) -> None:
+        super().__init__(message, refused=refused)
         self.retry_after = retry_after
         self.throttled = throttled
 
@@ -78,8 +87,8 @@ class PermanentError(GenerationError):
     session need not ask again.
     """
 
-    def __init__(self, message: str, *, whole_model: bool = False) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, whole_model: bool = False, refused: bool = False) -> None:
+        super().__init__(message, refused=refused)
         self.whole_model = whole_model
 
 

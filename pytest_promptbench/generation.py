@@ -449,6 +449,7 @@ class Generator:
                 await self._store(request, answer)
             limit.succeeded()
         except TransientError as error:
+            self._release(request, error)
             if error.throttled:
                 limit.throttled(started=started, now=time.monotonic(), retry_after=error.retry_after)
             allowed = self._retry.throttled_attempts if error.throttled else self._retry.attempts
@@ -457,6 +458,7 @@ class Generator:
             else:
                 failure = PermanentError(f"{error} (tried {job.attempts} times)")
         except PermanentError as error:
+            self._release(request, error)
             failure = error
             if error.whole_model:
                 self._broken.setdefault(request.model.name, error)
@@ -491,6 +493,11 @@ class Generator:
                 f"{spent:.4f} USD, this request may cost up to {worst:.4f} USD); raise the limit and run again"
             )
             raise NotGeneratedError(reason)
+
+    def _release(self, request: Request, error: GenerationError) -> None:
+        if self._limits.max_cost_usd is not None and error.refused:
+            with contextlib.suppress(LedgerError):  # it stays set aside, which is the safe side
+                self._ledger.release(self._session, request.key)
 
     async def _store(self, request: Request, answer: Answer) -> None:
         loop = asyncio.get_running_loop()

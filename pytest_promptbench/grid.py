@@ -57,17 +57,14 @@ def _pick(known: dict[str, T], name: str, option: str, suite: Suite) -> T:
         return known[name]
     if name in suite.skipped:
         raise UsageError(f"{option}: {name!r} cannot be used: {suite.skipped[name]}")
+    raise UsageError(unknown_name(option, name, list(known), [suite.path]))
+
+
+def unknown_name(option: str, name: str, known: Sequence[str], files: Sequence[str]) -> str:
+    """What to say of a name that no suite has."""
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise UsageError(f"{option}: {suite.path} has no {name!r}.{hint} Known: {', '.join(known)}")
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """``I/N`` as numbers, 1-based. UsageError for anything else."""
-    index, slash, count = text.partition("/")
-    if slash and index.strip().isdecimal() and count.strip().isdecimal() and 1 <= int(index) <= int(count):
-        return int(index), int(count)
-    raise UsageError(f"--bench-shard {text!r}: expected I/N with 1 <= I <= N, as in 2/4")
+    return f"{option}: {', '.join(dict.fromkeys(files))} has no {name!r}.{hint} Known: {', '.join(known)}"
 
 
 def shard(items: Sequence[T], index: int, count: int) -> list[T]:

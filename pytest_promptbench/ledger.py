@@ -196,11 +196,15 @@ class Ledger:
     # -- money
 
     def reserve(self, session: str, request: str, usd: float, *, limit: float) -> bool:
-        """Set ``usd`` aside for a request unless the session's total would pass ``limit``; says whether it did."""
+        """Set ``usd`` aside for a request unless the session's total would pass ``limit``; says whether it did.
+
+        What was set aside for an earlier try of the same request is set aside anew, not once more.
+        """
         with self._writing():
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                total = self._db.execute("SELECT TOTAL(usd) FROM spend WHERE session = ?", (session,)).fetchone()[0]
+                query = "SELECT TOTAL(usd) FROM spend WHERE session = ? AND request != ?"
+                total = self._db.execute(query, (session, request)).fetchone()[0]
                 fits = bool(total + usd <= limit)
                 if fits:
                     self._db.execute("INSERT OR REPLACE INTO spend VALUES (?, ?, ?)", (session, request, usd))
@@ -212,6 +216,11 @@ class Ledger:
         """Replace a reservation by what the request did cost."""
         with self._writing():
             self._db.execute("INSERT OR REPLACE INTO spend VALUES (?, ?, ?)", (session, request, usd))
+
+    def release(self, session: str, request: str) -> None:
+        """Take back a reservation: the request was refused, and costs nothing."""
+        with self._writing():
+            self._db.execute("DELETE FROM spend WHERE session = ? AND request = ?", (session, request))
 
     def spent(self, session: str) -> float:
         with self._mutex:

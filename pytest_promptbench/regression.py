@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import BaselineError, UsageError
+from .errors import BaselineError
 from .gate import (
     Baseline,
     GateOutcome,
@@ -39,10 +39,10 @@ def check(settings: Settings) -> None:
     """Refuse, before anything runs, what could only fail at the end. UsageError or BaselineError."""
     for text in settings.compare_fail:
         parse_tolerance(text)
-    if settings.compare is None and settings.self_test is None and (settings.compare_fail or settings.strict):
-        raise UsageError("--bench-compare-fail and --bench-strict say how to compare: give them with --bench-compare")
     if settings.compare is not None:
         read_baseline(settings.compare)
+    if settings.save is not None and settings.save.is_dir():
+        raise BaselineError(f"--bench-save {settings.save}: that is a folder; name a file, as in evals/baseline.json")
 
 
 def read_baseline(path: Path) -> tuple[Baseline, ...]:

@@ -26,12 +26,12 @@ from typing import Any
 
 from .agreement import Agreement, agreement_report
 from .autojudge import Judged, asking, judge_and_write, unscored
-from .catalog import load_suite
+from .catalog import Choice, load_suite
 from .checks import fill_checks
 from .completer import LiteLLMCompleter, spare_loopback_from_proxies
-from .errors import CatalogError, PromptbenchError, TrackingError
+from .errors import CatalogError, PromptbenchError, TrackingError, UsageError
 from .generation import Completer, Generator, Limits, Progress
-from .grid import cells, select
+from .grid import cells, shard, unknown_name
 from .leaderboard import build_leaderboard
 from .ledger import Ledger
 from .localmodels import LocalServer, installed
@@ -41,6 +41,7 @@ from .records import Candidate, Cell, Leaderboard, LoggedCandidate, Model, Recor
 from .settings import Settings
 from .tracking.entry import Logged
 from .tracking.recorder import Outcome, Recorder, Where
+from .tracking.store import file_name
 
 PROGRESS_EVERY_S = 0.3
 STALE_FOLDER_S = 86400.0
@@ -114,7 +115,7 @@ class Bench:
     def __init__(self, settings: Settings, *, completer: Callable[[Iterable[Model]], Completer] | None = None) -> None:
         self.settings = settings
         self._completer = completer
-        self._tasks: dict[tuple[Path, str | None], Task] = {}
+        self._tasks: dict[tuple[Any, ...], Task] = {}
         self._generator: Generator | None = None
         self._ledger: Ledger | None = None
         self._locks: LockFile | None = None
@@ -125,20 +126,79 @@ class Bench:
 
     # -- collecting
 
-    def task(self, path: Path, experiment: str | None = None) -> Task:
-        """The suite at ``path``, narrowed to the models and prompts that this session was asked for.
+    def task(
+        self,
+        path: Path,
+        experiment: str | None = None,
+        *,
+        models: Sequence[str] | None = None,
+        prompts: Sequence[str] | None = None,
+    ) -> Task:
+        """The suite at ``path``, with ``models`` and ``prompts`` in place of its own where a test names them.
 
-        Raises CatalogError for a mistake in its files, UsageError for a name that it does not have.
+        It is narrowed to the models and prompts that this session was asked for, where it has any of them. Raises
+        CatalogError for a mistake in its files.
         """
-        key = (path, experiment)
+        settings = self.settings
+        key = (path, experiment, tuple(models or ()), tuple(prompts or ()))
         if key not in self._tasks:
-            suite = load_suite(path, root=self.settings.root, environ=os.environ)
-            suite = select(suite, self.settings.models, self.settings.prompts)
+            choice = Choice(
+                models=models,
+                prompts=prompts,
+                only_models=settings.models,
+                only_prompts=settings.prompts,
+                asks_models=settings.runs_tests,
+                asks_judge=settings.judge_auto or settings.audit is not None,
+            )
+            suite = load_suite(path, root=settings.root, environ=os.environ, choice=choice)
             asked = (*suite.models, *self._judges(suite))
             self._check_embedded(suite, asked)
             self._check_prices(suite, asked)
-            self._tasks[key] = Task(suite=suite, experiment=self.settings.experiment_of(suite.task, experiment))
+            self._tasks[key] = Task(suite=suite, experiment=settings.experiment_of(suite.task, experiment))
         return self._tasks[key]
+
+    def select(self, planned: Sequence[Planned]) -> list[Planned]:
+        """Of all that was collected what this session was asked for: models, prompts, and its shard of the cells.
+
+        A cell that several tests look at is in one shard, with all of them. UsageError for a name that no suite has,
+        CatalogError for two cells of the same name in one experiment.
+        """
+        settings = self.settings
+        self._check_names("--bench-models", settings.models, {p.cell.model.name for p in planned}, "models")
+        self._check_names("--bench-prompts", settings.prompts, {p.cell.prompt.version for p in planned}, "prompts")
+        chosen = [
+            p
+            for p in planned
+            if p.cell.model.name in (settings.models or (p.cell.model.name,))
+            and p.cell.prompt.version in (settings.prompts or (p.cell.prompt.version,))
+        ]
+        places: dict[tuple[str, ...], Planned] = {}
+        for p in chosen:
+            first = places.setdefault((p.task.experiment, p.cell.task, *p.cell.names), p)
+            if first.cell.id != p.cell.id:
+                raise CatalogError(
+                    f"{p.task.suite.path}: the cell {'-'.join(p.cell.names)} of task {p.cell.task} is another one in "
+                    f"{first.task.suite.path}; rename its scenario or model in one of them, or give one test an "
+                    "experiment of its own"
+                )
+        if settings.shard is None:
+            return chosen
+        keys = list(dict.fromkeys((p.task.experiment, *p.cell.names, p.cell.id) for p in chosen))
+        mine = set(shard(keys, *settings.shard))
+        return [p for p in chosen if (p.task.experiment, *p.cell.names, p.cell.id) in mine]
+
+    def _check_names(self, option: str, names: Sequence[str] | None, collected: set[str], axis: str) -> None:
+        for name in names or ():
+            if name not in collected:
+                reasons = [t.suite.skipped[name] for t in self.tasks if name in t.suite.skipped]
+                if reasons:
+                    raise UsageError(f"{option}: {name!r} cannot be used: {reasons[0]}")
+                files = list(dict.fromkeys(t.suite.path for t in self.tasks))
+                anyone = Choice(asks_models=False, asks_judge=False)
+                suites = [load_suite(Path(f), root=self.settings.root, environ={}, choice=anyone) for f in files]
+                known = sorted({x.name for suite in suites for x in getattr(suite, axis)})
+                if files and name not in known:  # else -k or the like has left its cells out
+                    raise UsageError(unknown_name(option, name, known, files))
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -386,13 +446,15 @@ class Desk:
             return Closing()
         tasks = self.plan.tasks
         judged: tuple[Judged, ...] = ()
-        threading.Thread(target=_load_what_reports_need, daemon=True).start()
+        imports = threading.Thread(target=_load_what_reports_need, name="promptbench-imports", daemon=True)
+        imports.start()
         try:
             outcome = self._recorder.finish(self._keys, list(dict.fromkeys(t.experiment for t in tasks)))
             if judge and self.settings.judge_auto and outcome.unlogged >= 0:
                 outcome, judged = self._judge(outcome, say)
         finally:
             self.close()
+            imports.join()  # a thread that still imports when Python ends holds locks that its ending needs
         boards = build_boards(tasks, outcome, self.settings.report)
         problem = outcome.error
         files: tuple[Path, ...] = ()
@@ -480,7 +542,7 @@ def build_boards(tasks: Sequence[Task], outcome: Outcome, report: Path) -> tuple
         (t.experiment, t.suite.task, t.suite.rubric.sha256): t for t in tasks if t.experiment in outcome.candidates
     }
     boards = []
-    for task in groups.values():
+    for task, folder in zip(groups.values(), _folders(list(groups.values()), report), strict=True):
         suite = task.suite
         candidates = tuple(
             c
@@ -491,10 +553,18 @@ def build_boards(tasks: Sequence[Task], outcome: Outcome, report: Path) -> tuple
         leaderboard = build_leaderboard(
             candidates, suite.rubric, experiment=task.experiment, task=suite.task, cells_now=now
         )
-        folder = report if len(groups) == 1 else report / suite.task
         agreement = agreement_report(candidates, suite.rubric, experiment=task.experiment, task=suite.task)
         boards.append(Board(leaderboard=leaderboard, candidates=candidates, agreement=agreement, folder=folder))
     return tuple(boards)
+
+
+def _folders(tasks: Sequence[Task], report: Path) -> list[Path]:
+    """Where each leaderboard's files go: ``report`` for a single one, else folders with names as short as will do."""
+    if len(tasks) == 1:
+        return [report]
+    names = [(t.suite.task, t.suite.rubric.id, t.experiment, t.suite.rubric.sha256[:8]) for t in tasks]
+    short = [next(own[:n] for n in range(1, 5) if sum(x[:n] == own[:n] for x in names) == 1) for own in names]
+    return [report / file_name("-".join(parts)) for parts in short]
 
 
 def write_reports(boards: Iterable[Board]) -> list[Path]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
-from .grid import parse_shard
 from .records import Record
 
 HOME = ".promptbench"
@@ -26,6 +25,10 @@ class Identity(Record):
     today: str
     workers: int = 1
 
+    def folder(self, root: Path) -> Path:
+        """What they share on disk while the session runs; made when the first eval is about to run."""
+        return root / HOME / "sessions" / self.session
+
     @classmethod
     def new(cls, *, workers: int = 1) -> Identity:
         now = datetime.datetime.now().astimezone()
@@ -34,16 +37,10 @@ class Identity(Record):
         )
 
 
-_INSTEAD_OF_TESTS = {
-    "judge_export": "--judge-export",
-    "judge_apply": "--judge-apply",
-    "judge_queue": "--judge-queue",
-    "judge_collect": "--judge-collect",
-    "promote": "--bench-promote",
-    "rollback": "--bench-rollback",
-    "self_test": "--bench-self-test",
-}
-"""Settings that have a session do something else than run tests, and their options."""
+_INSTEAD_OF_TESTS = (
+    "judge_export", "judge_apply", "judge_queue", "judge_collect", "bench_promote", "bench_rollback", "bench_self_test",
+)  # fmt: skip
+"""Options that have a session do something else than run tests."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +85,16 @@ class Settings:
 
     @property
     def folder(self) -> Path:
-        """What this session's processes share on disk while it runs."""
-        return self.home / "sessions" / self.identity.session
+        return self.identity.folder(self.root)
 
     @property
     def runs_tests(self) -> bool:
         """Whether this session runs tests; else it works on what earlier ones have left."""
-        return all(getattr(self, name) is None for name in _INSTEAD_OF_TESTS)
+        steps = (
+            self.judge_export, self.judge_apply, self.judge_queue, self.judge_collect, self.promote, self.rollback,
+            self.self_test,
+        )  # fmt: skip
+        return all(step is None for step in steps)
 
     @property
     def artifact_root(self) -> Path | None:
@@ -112,12 +112,15 @@ def resolve(
     root: Path,
     cwd: Path,
     identity: Identity,
+    given: Callable[[str], bool] = lambda _: True,
     worker: int = 0,
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
     """Settings from ``option(name)``, which gives the command line's value, else the ini's, else None.
 
-    Raises UsageError for values that cannot be used.
+    ``given(name)`` says whether it is the command line's. What the ini says waits until it is of use: a step on the
+    command line goes over another in the ini, and an option that only modifies a step is ignored without that step. On
+    the command line each of these is a mistake. Raises UsageError for values that cannot be used.
     """
 
     def path(name: str, default: str = "") -> Path | None:
@@ -130,23 +133,22 @@ def resolve(
         value = option(name)
         return None if not value else tuple(n.strip() for n in value.split(",") if n.strip())
 
+    _check_modifiers(option, given)
+    steps = [name for name in _INSTEAD_OF_TESTS if option(name) is not None]
+    steps = [name for name in steps if given(name)] or steps
+    if len(steps) > 1:
+        raise UsageError(f"{' and '.join(map(_flag, steps))} are two steps: give one of them")
+    if steps and given("judge_auto") and option("judge_auto"):
+        raise UsageError(
+            f"--judge-auto belongs to a session that runs tests; {_flag(steps[0])} does not: give one of them"
+        )
+
+    def step(name: str) -> Any:
+        return option(name) if name in steps else None
+
+    exports = "judge_export" in steps
     shard = option("bench_shard")
-    audit = option("judge_audit")
-    export, applied = path("judge_export"), path("judge_apply")
-    promote = option("bench_promote")
-    if promote is None and (option("bench_promote_policy") or option("bench_promote_within")):
-        raise UsageError(
-            "--bench-promote-policy and --bench-promote-within say how to promote: give --bench-promote TASK"
-        )
-    duplicates = option("judge_duplicates")
-    if option("judge_reveal") and export is None and option("judge_queue") is None:
-        raise UsageError(
-            "--judge-reveal says what a judge sees: give it together with --judge-export PATH or --judge-queue NAME"
-        )
-    for name, value in (("--judge-audit", audit), ("--judge-duplicates", duplicates)):
-        if value and export is None:
-            raise UsageError(f"{name} says what goes into a packet: give it together with --judge-export PATH")
-    settings = Settings(
+    return Settings(
         root=root,
         identity=identity,
         worker=worker,
@@ -164,27 +166,52 @@ def resolve(
         shard=parse_shard(shard) if shard else None,
         max_cost_usd=option("bench_max_cost"),
         allow_unpriced=bool(option("bench_allow_unpriced")),
-        judge_export=export,
-        judge_apply=applied,
-        judge_queue=option("judge_queue"),
-        judge_collect=option("judge_collect"),
-        judge_auto=bool(option("judge_auto")),
-        audit=audit,
-        duplicates=duplicates or 0,
-        self_test=option("bench_self_test"),
+        judge_export=path("judge_export") if exports else None,
+        judge_apply=path("judge_apply") if "judge_apply" in steps else None,
+        judge_queue=step("judge_queue"),
+        judge_collect=step("judge_collect"),
+        judge_auto=bool(option("judge_auto")) and not steps,
+        audit=option("judge_audit") if exports else None,
+        duplicates=option("judge_duplicates") or 0 if exports else 0,
+        self_test=step("bench_self_test"),
         reveal=bool(option("judge_reveal")),
-        promote=promote,
+        promote=step("bench_promote"),
         promote_policy=option("bench_promote_policy") or "both",
         promote_within=tuple(option("bench_promote_within") or ()),
-        rollback=option("bench_rollback"),
+        rollback=step("bench_rollback"),
         tracking_uri=_tracking_uri(environ, root=root, cwd=cwd),
     )
-    steps = [flag for name, flag in _INSTEAD_OF_TESTS.items() if getattr(settings, name) is not None]
-    if len(steps) > 1:
-        raise UsageError(f"{' and '.join(steps)} are two steps: give one of them")
-    if steps and settings.judge_auto:
-        raise UsageError(f"--judge-auto belongs to a session that runs tests; {steps[0]} does not: give one of them")
-    return settings
+
+
+_MODIFIERS = {
+    "judge_audit": ("judge_export",),
+    "judge_duplicates": ("judge_export",),
+    "judge_reveal": ("judge_export", "judge_queue"),
+    "bench_promote_policy": ("bench_promote",),
+    "bench_promote_within": ("bench_promote",),
+    "bench_compare_fail": ("bench_compare", "bench_self_test"),
+    "bench_strict": ("bench_compare", "bench_self_test"),
+}
+"""Options that say how a step is done, and the steps that they may belong to."""
+
+
+def _check_modifiers(option: Callable[[str], Any], given: Callable[[str], bool]) -> None:
+    for name, steps in _MODIFIERS.items():
+        if option(name) and given(name) and all(option(step) is None for step in steps):
+            wanted = " or ".join(map(_flag, steps))
+            raise UsageError(f"{_flag(name)} says how {wanted} is done: give it together with {wanted}")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """``I/N`` as numbers, 1-based. UsageError for anything else."""
+    index, slash, count = text.partition("/")
+    if slash and index.strip().isdecimal() and count.strip().isdecimal() and 1 <= int(index) <= int(count):
+        return int(index), int(count)
+    raise UsageError(f"--bench-shard {text!r}: expected I/N with 1 <= I <= N, as in 2/4")
 
 
 def _tag(text: str) -> tuple[str, str]:

@@ -39,9 +39,12 @@ import pytest
 def test_tip(candidate):
     assert candidate.text.strip()
 """
-_FEWER_PLUGINS = [
-    x for name in ("cacheprovider", "hypothesispytest", "schemathesis", "anyio") for x in ("-p", f"no:{name}")
-]
+_PLUGINS = (
+    "cacheprovider", "hypothesispytest", "schemathesis", "anyio", "randomly", "rerunfailures", "timeout", "asyncio",
+    "pytest_cov",
+)  # fmt: skip
+_FEWER_PLUGINS = [x for name in _PLUGINS for x in ("-p", f"no:{name}")]
+"""What this project's own environment has and a user's need not have; ``-p NAME`` behind it brings one back."""
 
 
 @dataclass

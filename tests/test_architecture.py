@@ -45,7 +45,7 @@ DOORS = {
     "litellm": ["completer.py"],
     "xllamacpp": ["localmodels/__main__.py"],
     "xdist": ["scheduling.py"],
-    "pytest": ["plugin.py"],
+    "pytest": ["plugin/__init__.py", "plugin/options.py", "plugin/watch.py"],
     "_pytest": [],
     "rich": ["report/terminal.py"],
     "jinja2": ["report/html.py", "api/pages.py"],

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pytest_promptbench.errors import UsageError
-from pytest_promptbench.grid import cells, parse_shard, select, shard
+from pytest_promptbench.grid import cells, select, shard
+from pytest_promptbench.settings import parse_shard
 
 from .test_catalog import SUITE, load
 

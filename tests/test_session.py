@@ -96,7 +96,7 @@ def test_what_the_candidate_tells(project: Project) -> None:
         def test_tip(candidate, model, prompt, scenario):
             assert (candidate.model, candidate.prompt, candidate.scenario) == (model, prompt, scenario)
             assert candidate.scenario.vars["situation"].startswith("situation-")
-            assert candidate.outputs == (candidate.text,)
+            assert candidate.outputs == [candidate.text]
             assert candidate.usage.completion_tokens > 0
             assert candidate.cost_usd is None
             assert candidate.latency_s > 0
@@ -382,6 +382,10 @@ def test_usage_mistakes(project: Project, args: list[str], code: int, message: s
         (TEST.replace("candidate)", ")").replace("candidate.text.strip()", "True"), "as an argument"),
         (TEST.replace('"tips.yaml"', '"tips.yaml", model="a"'), "not 'model'"),
         (TEST.replace("def test", '@pytest.mark.parametrize("model", ["c"])\ndef test'), "has no model 'c'"),
+        (
+            TEST.replace("def test", '@pytest.mark.parametrize("scenario", ["s9"])\ndef test'),
+            "has no scenario 's9'. Known: s0",
+        ),
     ],
 )
 def test_mistakes_in_the_marker(project: Project, test: str, message: str) -> None:
@@ -399,13 +403,154 @@ def test_a_mistake_in_a_file_is_a_collection_error_and_nothing_is_generated(proj
     assert project.provider.count == 0
 
 
+@pytest.mark.parametrize(
+    "args", [("-n", "0", "--bench-max-cost", "5", "--bench-allow-unpriced"), ("-n", "2")], ids=" ".join
+)
+def test_nothing_is_generated_beside_a_suite_with_a_mistake(project: Project, args: tuple[str, ...]) -> None:
+    project.file("evals/bad.yaml", "task: tip\nrubric: nope\nscenarios:\n  - {id: x, vars: {situation: y}}\n")
+    project.file("evals/test_bad.py", TEST.replace("tips.yaml", "bad.yaml"))
+    result = project.pytest(*args)
+    assert result.code == 2, result.text
+    assert "there is no rubric 'nope'" in result.out
+    assert project.provider.count == 0
+    assert not (project.root / ".promptbench").exists()
+    (project.root / "packet.json").write_text("kept")
+    assert project.pytest("--judge-export", "packet.json").code == 2
+    assert (project.root / "packet.json").read_text() == "kept"
+
+
+def test_a_parametrize_may_name_what_the_suite_left_out(project: Project) -> None:
+    project.suite = "models: [haiku]\nprompts: [v1]\n"
+    project.write()
+    project.file(
+        "evals/test_tips.py",
+        """
+        import pytest
+
+        @pytest.mark.parametrize("model", ["local", "haiku"])
+        class TestTips:
+            @pytest.mark.parametrize("prompt", ["v2"])
+            @pytest.mark.promptbench("tips.yaml")
+            def test_tip(self, candidate):
+                assert candidate.text.strip()
+        """,
+    )
+    listed = project.pytest("--collect-only", "-q")
+    assert re.findall(r"test_tip\[(.*)\]", listed.out) == [f"{m}-v2-s{i}" for m in ("local", "haiku") for i in range(3)]
+    assert project.pytest("--bench-models", "haiku").outcomes() == {"passed": 3}
+    assert project.provider.count == 3
+
+
+def test_names_on_the_command_line_are_of_any_suite(project: Project) -> None:
+    project.file("prompts/poem/verse.yaml", "messages:\n  - {role: user, content: 'Poem on {{ topic }}'}\n")
+    project.file("evals/poems.yaml", "task: poem\nrubric: tip-v1\nscenarios:\n  - {id: sea, vars: {topic: the sea}}\n")
+    project.file("evals/test_poems.py", TEST.replace("tips.yaml", "poems.yaml"))
+    for workers in ("0", "2"):
+        assert project.pytest("-n", workers, "--bench-prompts", "verse,v2").outcomes()["passed"] == 2 + 6
+        wrong = project.pytest("-n", workers, "--bench-prompts", "verse,v3")
+        assert (wrong.code, "has no 'v3'. Known: v1, v2, verse" in wrong.out) == (2, True), wrong.text
+    assert project.provider.count == 8
+
+
+def test_a_key_is_needed_only_of_models_that_are_asked(project: Project) -> None:
+    text = (project.root / "evals/models.yaml").read_text()
+    (project.root / "evals/models.yaml").write_text(text.replace("SCRIPTED_KEY", "MISSING_KEY", 1))
+    assert "MISSING_KEY is not set" in project.pytest().out
+    assert project.pytest("--bench-models", "local").outcomes() == {"passed": 6}
+    assert "exported 6 pending candidates" in project.pytest("--judge-export", "packet.json").out
+
+
+def test_tests_that_look_at_the_same_cells_share_a_shard(project: Project) -> None:
+    project.file("evals/test_tips.py", TEST + TEST.replace("test_tip(", "test_again(").replace("import pytest", ""))
+    asked = []
+    for part in ("1/2", "2/2"):
+        result = project.pytest("--bench-shard", part)
+        assert result.outcomes() == {"passed": 12, "deselected": 12}
+        asked.append(project.provider.count)
+    assert asked == [6, 12]
+
+
+def test_two_cells_of_one_name_are_a_mistake(project: Project) -> None:
+    text = (project.root / "evals/tips.yaml").read_text()
+    project.file("evals/more.yaml", text.replace("situation-1", "another"))
+    project.file("evals/test_more.py", TEST.replace("tips.yaml", "more.yaml"))
+    for workers in ("0", "2"):
+        result = project.pytest("-n", workers)
+        assert result.code == 2, result.text
+        assert "the cell haiku-v1-s1 of task tip is another one in" in result.out
+    assert project.provider.count == 0
+
+
+def test_suites_of_one_task_have_reports_of_their_own(project: Project) -> None:
+    rubric = (project.root / "rubrics/tip-v1.md").read_text()
+    project.file("rubrics/tip-v2.md", rubric.replace("tip-v1", "tip-v2"))
+    project.file("evals/more.yaml", (project.root / "evals/tips.yaml").read_text().replace("tip-v1", "tip-v2"))
+    project.file("evals/test_more.py", TEST.replace("tips.yaml", "more.yaml"))
+    assert project.pytest().code == 0
+    for rubric_id in ("tip-v1", "tip-v2"):
+        board = json.loads((project.root / f".promptbench/report/tip-{rubric_id}/leaderboard.json").read_text())
+        assert board["rubric"] == rubric_id
+
+
+# -- the configuration file
+
+
+def test_every_option_has_a_key_that_waits_until_it_is_of_use(project: Project) -> None:
+    project.file(
+        "evals/pytest.ini",
+        """
+        [pytest]
+        judge_audit = 3
+        judge_reveal = true
+        judge-auto = true
+        bench_compare_fail = composite:0.5
+        bench_promote_policy = auto
+        bench_report = out
+        bench_shard = 1/2
+        """,
+    )
+    suite = (project.root / "evals/tips.yaml").read_text()
+    project.file("evals/tips.yaml", suite.replace("scenarios:", "judge: {model: haiku}\nscenarios:"))
+    project.file("evals/test_plain.py", "def test_plain():\n    assert True\n")
+    assert project.pytest("-c", "evals/pytest.ini", "evals/test_plain.py").code == 0
+    result = project.pytest("-c", "evals/pytest.ini", "evals/test_tips.py", "--judge-export", "packet.json")
+    assert "Run the evals first" in result.text, "judge-auto of the file gives way to a step of the command line"
+    assert project.pytest("-c", "evals/pytest.ini", "evals/test_tips.py", "-k", "s0").code in (0, 1)
+    assert (project.root / "evals/out/leaderboard.json").exists(), "paths are relative to the file"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("bench_concurrency = none", "ini key bench_concurrency: 'none' is not a whole number above 0"),
+        ("bench_tag = x", "--bench-tag 'x': expected KEY=VALUE"),
+        ("bench_promote_policy = all", "'all' is none of both, sit-down, auto"),
+    ],
+)
+def test_mistakes_in_the_configuration_file(project: Project, line: str, message: str) -> None:
+    project.file("pytest.ini", f"[pytest]\n{line}\n")
+    for workers in ("0", "2"):
+        result = project.pytest("-n", workers)
+        assert (result.code, message in result.err, "Traceback" in result.text) == (4, True, False), result.text
+
+
 # -- an idle plugin
 
 
 PLAIN = """
 import sys
+import pytest
 
-def test_plain():
+@pytest.mark.parametrize("i", range(2))
+def test_plain(i):
+    names = {"mlflow", "litellm", "pandas", "numpy", "pydantic", "yaml", "pytest_promptbench.session"}
+    heavy = names & set(sys.modules)
+    assert not heavy, heavy
+"""
+IN_THE_CONTROLLER = """
+import sys
+
+def pytest_unconfigure(config):
     names = {"mlflow", "litellm", "pandas", "numpy", "pydantic", "yaml", "pytest_promptbench.session"}
     heavy = names & set(sys.modules)
     assert not heavy, heavy
@@ -418,11 +563,8 @@ def test_without_evals_the_plugin_imports_and_writes_nothing(
 ) -> None:
     project = Project(tmp_path, provider)
     project.file("tests/test_plain.py", PLAIN)
-    result = (
-        project.pytest("tests/", "-n", workers, "evals")
-        if (tmp_path / "evals").exists()
-        else run_plain(project, workers)
-    )
+    project.file("tests/conftest.py", IN_THE_CONTROLLER)
+    result = run_plain(project, workers)
     assert result.code == 0, result.text
     assert "promptbench" not in result.out.split("plugins:")[-1].split("\n", 1)[-1]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["tests"]

@@ -3,7 +3,16 @@
 from .models import load_models, server_answers
 from .prompts import load_prompt
 from .rubric import load_rubric
-from .suite import load_suite
+from .suite import Choice, load_suite
 from .template import placeholders, render
 
-__all__ = ["load_models", "load_prompt", "load_rubric", "load_suite", "placeholders", "render", "server_answers"]
+__all__ = [
+    "Choice",
+    "load_models",
+    "load_prompt",
+    "load_rubric",
+    "load_suite",
+    "placeholders",
+    "render",
+    "server_answers",
+]

@@ -35,8 +35,13 @@ def versions(folder: Path) -> Mapping[str, Path]:
     return {f.stem: f for f in sorted(folder.glob("*.yaml")) if not f.name.startswith(".") and is_file(f)}
 
 
-def check_placeholders(prompt: Prompt, document: Located, scenarios: Sequence[Scenario]) -> None:
-    """CatalogError for a placeholder that a scenario has no value for; vars that no placeholder uses are fine."""
+def check_placeholders(
+    prompt: Prompt, document: Located, scenarios: Sequence[Scenario], places: Mapping[str, str]
+) -> None:
+    """CatalogError for a placeholder that a scenario has no value for; vars that no placeholder uses are fine.
+
+    ``places`` says by scenario id in which file and line it stands.
+    """
     for i, message in enumerate(prompt.messages):
         for name in placeholders([message]):
             for scenario in scenarios:
@@ -45,5 +50,6 @@ def check_placeholders(prompt: Prompt, document: Located, scenarios: Sequence[Sc
                     raise CatalogError(
                         f"{document.file}:{document.line(('messages', i, 'content'))}: prompt {prompt.task}/"
                         f"{prompt.version}: the placeholder {{{{ {name} }}}} has no value in scenario "
-                        f"{scenario.id!r}{hint(name, list(scenario.vars))}; its vars are: {have}"
+                        f"{scenario.id!r} ({places[scenario.id]}){hint(name, list(scenario.vars))}; "
+                        f"its vars are: {have}"
                     )

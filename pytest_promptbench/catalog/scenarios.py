@@ -20,8 +20,8 @@ Placed = tuple[str, ScenarioFile]
 """A scenario, and the file and line where it begins."""
 
 
-def load_scenarios(given: Sequence[ScenarioFile] | str, suite: Located) -> tuple[Scenario, ...]:
-    """The scenarios of a suite, unique by id. CatalogError names file and line."""
+def load_scenarios(given: Sequence[ScenarioFile] | str, suite: Located) -> tuple[tuple[Scenario, ...], dict[str, str]]:
+    """The scenarios of a suite, unique by id, and where each stands, by id. CatalogError names file and line."""
     if isinstance(given, str):
         located = _from_file(suite.file.parent / given, suite)
     else:
@@ -36,7 +36,7 @@ def load_scenarios(given: Sequence[ScenarioFile] | str, suite: Located) -> tuple
     if not located:
         place = f"{suite.file}:{suite.line(('scenarios',))}"
         raise CatalogError(f"{place}: there are no scenarios; a suite needs at least one")
-    return tuple(Scenario(id=s.id, vars=s.vars, tags=tuple(s.tags)) for _, s in located)
+    return tuple(Scenario(id=s.id, vars=s.vars, tags=tuple(s.tags)) for _, s in located), seen
 
 
 def _from_file(file: Path, suite: Located) -> list[Placed]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
 from ..errors import CatalogError
-from ..records import Model, Prompt, Rubric, Scenario, Suite
+from ..records import Model, Prompt, Rubric, Suite
 from .models import available, find_models, read_models, server_answers
 from .prompts import check_placeholders, read_prompt, versions
 from .rubric import load_rubric
@@ -18,10 +19,34 @@ from .schema import JudgeFile, SuiteFile, hint, validate
 from .yamlfile import Located, Where, is_file, parse, read_text
 
 T = TypeVar("T")
+N = TypeVar("N", Model, Prompt)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What a caller wants of a suite. Names are of models and prompt versions; None leaves the suite's own choice.
+
+    ``models`` and ``prompts`` take the place of what the suite names; all of ``models.yaml`` and ``prompts/<task>/``
+    can be named. ``only_models`` and ``only_prompts`` then narrow it; names that the suite does not have are passed
+    over, and where none is left, so is the narrowing: the caller has to leave out what it did not ask for.
+    ``asks_models`` and ``asks_judge`` say who is going to be asked: nobody else needs a key or a server.
+    """
+
+    models: Sequence[str] | None = None
+    prompts: Sequence[str] | None = None
+    only_models: Sequence[str] | None = None
+    only_prompts: Sequence[str] | None = None
+    asks_models: bool = True
+    asks_judge: bool = True
 
 
 def load_suite(
-    file: Path, *, root: Path, environ: Mapping[str, str], reachable: Callable[[str], bool] = server_answers
+    file: Path,
+    *,
+    root: Path,
+    environ: Mapping[str, str],
+    reachable: Callable[[str], bool] = server_answers,
+    choice: Choice | None = None,
 ) -> Suite:
     """Read ``evals/<suite>.yaml`` and the files that it names.
 
@@ -31,23 +56,31 @@ def load_suite(
     address. An optional model that cannot be asked is named with the reason in ``Suite.skipped``, even where the suite
     names it; the judge stands there as ``judge:<name>``. CatalogError names file, line or key of any mistake.
     """
+    choice = choice or Choice()
     document = parse(read_text(file), file)
     shape = validate(SuiteFile, document)
-    scenarios = load_scenarios(shape.scenarios, document)
+    scenarios, places = load_scenarios(shape.scenarios, document)
     rubric = _load_rubric(shape.rubric, document, root)
-    prompts = _load_prompts(shape, document, root, scenarios)
+    prompts = _load_prompts(shape, document, root, choice)
+    for prompt, prompt_document in prompts:
+        check_placeholders(prompt, prompt_document, scenarios, places)
     everyone, models_document = read_models(find_models(file, root))
     known = {m.name: m for m in everyone}
     asked = cache(reachable)
     wanted = _chosen(known, shape.models, "model", document, models_document.file)
-    models, skipped = available(wanted, models_document, environ, asked)
+    if choice.models is not None:
+        wanted = _instead(known, choice.models, "model", file, models_document.file)
+    models, narrowed = _narrowed(wanted, choice.only_models)
+    skipped: dict[str, str] = {}
+    if choice.asks_models and narrowed:
+        models, skipped = available(models, models_document, environ, asked)
     if not models:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         raise CatalogError(f"{file}:{document.line(('models',))}: no model is left: {reasons}")
     judge = None
     if shape.judge is not None:
         named = _named(known, shape.judge.model, "model", document, ("judge", "model"), models_document.file)
-        there, missing = available([named], models_document, environ, asked)
+        there, missing = available([named], models_document, environ, asked) if choice.asks_judge else ([named], {})
         judge = _judge(there[0], shape.judge) if there else None
         skipped |= {f"judge:{name}": reason for name, reason in missing.items()}
     return Suite(
@@ -55,13 +88,32 @@ def load_suite(
         path=str(file),
         task=shape.task,
         rubric=rubric,
-        prompts=prompts,
+        prompts=tuple(_narrowed([p for p, _ in prompts], choice.only_prompts)[0]),
         models=tuple(models),
         scenarios=scenarios,
         samples=shape.samples,
         judge=judge,
         skipped=skipped,
     )
+
+
+def _narrowed(items: Sequence[N], only: Sequence[str] | None) -> tuple[list[N], bool]:
+    """Those of these names, in the order of the names, and whether any is left of what was asked for; else all."""
+    if only is None:
+        return list(items), True
+    by_name = {item.name: item for item in items}
+    found = [by_name[name] for name in dict.fromkeys(only) if name in by_name]
+    return (found, True) if found else (list(items), False)
+
+
+def _instead(known: Mapping[str, T], names: Sequence[str], kind: str, file: Path, source: Path) -> list[T]:
+    """What a test's own parametrization names in place of the suite's choice."""
+    for name in names:
+        if name not in known:
+            raise CatalogError(
+                f"{file} has no {kind} {name!r}{hint(name, list(known))}; {source} has: {', '.join(known)}"
+            )
+    return [known[name] for name in dict.fromkeys(names)]
 
 
 def _judge(model: Model, given: JudgeFile) -> Model:
@@ -77,7 +129,7 @@ def prompt_folder(suite: Path, root: Path, task: str) -> Path | None:
     return next((f / task for f in _folders(suite, root, "prompts") if (f / task).is_dir()), None)
 
 
-def _load_prompts(shape: SuiteFile, document: Located, root: Path, scenarios: Sequence[Scenario]) -> tuple[Prompt, ...]:
+def _load_prompts(shape: SuiteFile, document: Located, root: Path, choice: Choice) -> list[tuple[Prompt, Located]]:
     folder = prompt_folder(document.file, root, shape.task)
     if folder is None:
         looked = ", ".join(str(f / shape.task) for f in _folders(document.file, root, "prompts"))
@@ -86,12 +138,10 @@ def _load_prompts(shape: SuiteFile, document: Located, root: Path, scenarios: Se
     files = versions(folder)
     if not files:
         raise CatalogError(f"{folder}: there is no prompt in it; write one as <version>.yaml")
-    prompts = []
-    for path in _chosen(files, shape.prompts, "prompt", document, folder):
-        prompt, prompt_document = read_prompt(path, shape.task)
-        check_placeholders(prompt, prompt_document, scenarios)
-        prompts.append(prompt)
-    return tuple(prompts)
+    paths = _chosen(files, shape.prompts, "prompt", document, folder)
+    if choice.prompts is not None:
+        paths = _instead(files, choice.prompts, "prompt", document.file, folder)
+    return [read_prompt(path, shape.task) for path in paths]
 
 
 def _load_rubric(name: str, document: Located, root: Path) -> Rubric:

@@ -61,8 +61,7 @@ def load_mlflow() -> None:
 class TrackingStore:
     """One MLflow store. ``artifact_root`` is where new experiments keep artifacts; None leaves it to a server.
 
-    ``retries`` is how often MLflow's client tries an HTTP request again. Everything raises TrackingError where MLflow
-    cannot be reached or refuses.
+    Everything raises TrackingError where MLflow cannot be reached or refuses.
     """
 
     def __init__(self, uri: str, *, artifact_root: Path | None, locks: LockFile | None = None) -> None:
@@ -134,7 +133,7 @@ class TrackingStore:
                     return None
                 location = None
                 if self._artifact_root is not None:
-                    location = (self._artifact_root / _file_name(name)).absolute().as_uri()
+                    location = (self._artifact_root / file_name(name)).absolute().as_uri()
                 try:
                     self._ids[name] = str(self._client.create_experiment(name, artifact_location=location))
                 except Exception:
@@ -468,8 +467,8 @@ def _sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
-def _file_name(name: str) -> str:
-    """A folder for an experiment's artifacts: readable, and unique even where names differ only in odd characters."""
+def file_name(name: str) -> str:
+    """A folder's name for any name: readable, and unique even where names differ only in odd characters."""
     plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:80].strip(".")
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 

@@ -1,0 +1,179 @@
+"""The options: their table, and a value's way from the command line or the configuration file."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import pytest
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return value
+
+
+def _dollars(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an amount in US dollars")
+    return value
+
+
+_TABLE: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("--bench-experiment", {"metavar": "NAME", "help": "MLflow experiment (default: <task>-bench-<YYYY-MM-DD>)"}),
+    ("--bench-models", {"metavar": "A,B", "help": "only these models"}),
+    ("--bench-prompts", {"metavar": "A,B", "help": "only these prompt versions"}),
+    (
+        "--bench-tag",
+        {"metavar": "KEY=VALUE", "action": "append", "help": "one more MLflow tag on every run (repeatable)"},
+    ),
+    (
+        "--bench-concurrency",
+        {"metavar": "N", "type": _positive, "help": "generations in flight, all workers together (default: 16)"},
+    ),
+    (
+        "--bench-no-cache",
+        {"action": "store_true", "help": "generate again even what this exact request was answered before"},
+    ),
+    ("--bench-report", {"metavar": "DIR", "help": "where leaderboards go (default: .promptbench/report)"}),
+    (
+        "--bench-save",
+        {"metavar": "REF", "nargs": "?", "const": "", "help": "write a baseline (default: evals/baseline.json)"},
+    ),
+    (
+        "--bench-compare",
+        {"metavar": "REF", "nargs": "?", "const": "", "help": "compare with a baseline (default: evals/baseline.json)"},
+    ),
+    (
+        "--bench-compare-fail",
+        {
+            "metavar": "EXPR",
+            "action": "append",
+            "help": "tolerance: composite:0.5 (points) or composite:5%% (repeatable)",
+        },
+    ),
+    ("--bench-strict", {"action": "store_true", "help": "with --bench-compare: inconclusive fails too"}),
+    (
+        "--bench-self-test",
+        {
+            "metavar": "N",
+            "type": _positive,
+            "help": "compare the baseline N times with itself under resampling, and print how often the gate fails",
+        },
+    ),
+    ("--bench-promote", {"metavar": "TASK", "help": "make the task's best prompt its champion, if it has earned it"}),
+    (
+        "--bench-promote-policy",
+        {
+            "metavar": "TIERS",
+            "choices": ("both", "sit-down", "auto"),
+            "help": "with --bench-promote: which tiers decide, both (default), sit-down or auto",
+        },
+    ),
+    (
+        "--bench-promote-within",
+        {
+            "metavar": "EXPR",
+            "action": "append",
+            "help": "with --bench-promote: cost:1.5x, latency:2x of the champion's at most (default 2x; repeatable)",
+        },
+    ),
+    ("--bench-rollback", {"metavar": "TASK", "help": "make the task's champion before the present one champion again"}),
+    ("--bench-shard", {"metavar": "I/N", "help": "only the I-th of N disjoint shards of the selected cells"}),
+    (
+        "--bench-max-cost",
+        {"metavar": "USD", "type": _dollars, "help": "stop generating before the session's known cost passes this"},
+    ),
+    (
+        "--bench-allow-unpriced",
+        {"action": "store_true", "help": "with --bench-max-cost: allow models whose price is unknown"},
+    ),
+    ("--judge-export", {"metavar": "PATH", "help": "write a packet of the pending candidates; runs no test"}),
+    ("--judge-apply", {"metavar": "PATH", "help": "take in a scored packet; runs no test"}),
+    (
+        "--judge-queue",
+        {"metavar": "NAME", "help": "put the pending candidates into a review queue of MLflow's own pages"},
+    ),
+    ("--judge-collect", {"metavar": "NAME", "help": "take in what people completed in that review queue"}),
+    ("--judge-auto", {"action": "store_true", "help": "have the suite's automatic judge score what it has not scored"}),
+    (
+        "--judge-audit",
+        {
+            "metavar": "N",
+            "type": _positive,
+            "help": "with --judge-export: only N candidates, chosen to check the automatic judge",
+        },
+    ),
+    (
+        "--judge-duplicates",
+        {
+            "metavar": "K",
+            "type": _positive,
+            "help": "with --judge-export: K candidates stand there twice, to see how well a judge agrees with itself",
+        },
+    ),
+    ("--judge-reveal", {"action": "store_true", "help": "with --judge-export or --judge-queue: not blind"}),
+)
+_PATHS = {"bench_report", "bench_save", "bench_compare", "judge_export", "judge_apply"}
+OPTIONS = {flag.removeprefix("--").replace("-", "_"): (flag, details) for flag, details in _TABLE}
+"""Name, as in the configuration file -> the option and its ``add_argument`` keywords."""
+
+
+def add(parser: pytest.Parser) -> None:
+    """Each option, and a key of the same name for the configuration file, with underscores or as the option has it."""
+    group = parser.getgroup("promptbench", "LLM evals (pytest-promptbench)")
+    for name, (flag, details) in OPTIONS.items():
+        group.addoption(flag, default=None, **details)
+        kind: Any = {"store_true": "bool", "append": "linelist"}.get(details.get("action", ""), "string")
+        for spelling in _spellings(name):
+            parser.addini(spelling, f"default of {flag}", type=kind, default=None)
+
+
+def given(config: pytest.Config, name: str) -> bool:
+    """Whether the option stands on the command line."""
+    return config.getoption(name, default=None) is not None
+
+
+def in_use(config: pytest.Config) -> bool:
+    """Whether any option of ours stands on the command line or in the configuration file."""
+    return any(given(config, name) or _configured(config, name) is not None for name in OPTIONS)
+
+
+def value(config: pytest.Config, name: str) -> Any:
+    """The command line's value of an option, else the configuration file's, else None. UsageError names a bad key."""
+    if given(config, name):
+        return config.getoption(name)
+    found = _configured(config, name)
+    if found is None:
+        return None
+    spelling, text = found
+    details = OPTIONS[name][1]
+    if "choices" in details and text not in details["choices"]:
+        raise pytest.UsageError(f"ini key {spelling}: {text!r} is none of {', '.join(details['choices'])}")
+    if name in _PATHS:  # relative to the file that says so, as pytest's own
+        return str((config.inipath.parent if config.inipath else config.rootpath) / text)
+    try:
+        return details["type"](text) if "type" in details else text
+    except argparse.ArgumentTypeError as error:
+        raise pytest.UsageError(f"ini key {spelling}: {error}") from None
+
+
+def _configured(config: pytest.Config, name: str) -> tuple[str, Any] | None:
+    for spelling in _spellings(name):
+        text = config.getini(spelling)
+        if text not in (None, "", [], False):
+            return spelling, text
+    return None
+
+
+def _spellings(name: str) -> tuple[str, str]:
+    return name, name.replace("_", "-")

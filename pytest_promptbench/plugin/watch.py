@@ -1,0 +1,108 @@
+"""Plugins that a session registers once there are evals: what they see and when they step in."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from ..session import Bench, Desk
+
+
+class Mistakes:
+    """Ends an xdist session at a mistake in an eval's files, as pytest ends any other; xdist would run the rest."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if getattr(report, "promptbench_mistake", False) and not self._config.option.continue_on_collection_errors:
+            controller = self._config.pluginmanager.get_plugin("dsession")
+            if controller is not None:
+                controller.shouldstop = controller.shouldstop or "a mistake in an eval's files"
+
+
+class Brake:
+    """Stops generation as soon as pytest is to stop (``-x``, ``--maxfail``, Ctrl-C), not only when it has stopped."""
+
+    def __init__(self, session: pytest.Session, bench: Bench) -> None:
+        self._session, self._bench = session, bench
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self) -> None:
+        reason = self._session.shouldfail or self._session.shouldstop
+        if reason:
+            self._bench.halt(str(reason))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_keyboard_interrupt(self) -> None:
+        """Before the terminal reporter's, which takes seconds to word a long traceback on a busy machine."""
+        self._bench.halt("the session was interrupted")
+
+
+class Attendance:
+    """Notes which candidates tests have seen, and an interrupt; a plugin of its own, as the hooks name no session."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        about = getattr(report, "promptbench", None)
+        if about is not None:
+            self._desk.ran(about["experiment"], about["candidate"])
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_keyboard_interrupt(self) -> None:
+        self._desk.halt()
+
+
+class Ticker:
+    """Says from time to time how far generation is: a line every few seconds on a terminal, fewer in a log."""
+
+    def __init__(self, config: pytest.Config, desk: Desk) -> None:
+        self._config, self._desk = config, desk
+        reporter = config.pluginmanager.get_plugin("terminalreporter")
+        self._reporter = reporter
+        self._every = 2.0 if reporter is not None and reporter.isatty else 10.0
+        self._last, self._said = 0.0, ""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="promptbench-ticker", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(2)
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.25):
+            self.tick()
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        if self._reporter is None or self._config.option.verbose < 0 or now - self._last < self._every:
+            return
+        if self._last:
+            from ..ending import progress
+
+            line = progress(self._desk)
+            if line != self._said:
+                self._said = line
+                if self._reporter._tw.width_of_current_line:  # pytest's dots
+                    self._reporter.write("\n")
+                self._reporter.write_line(line)
+        self._last = now
+
+    def tick_uncaptured(self) -> None:
+        """Tick from within a test, past pytest's capturing."""
+        capture = self._config.pluginmanager.get_plugin("capturemanager")
+        if capture is None:
+            self.tick()
+        else:
+            with capture.global_and_fixture_disabled():
+                self.tick()

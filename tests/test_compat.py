@@ -1,0 +1,116 @@
+"""Beside what else a user's pytest may have: options of pytest's and xdist's own, and other plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from .project import TEST, Project, migrated_database
+from .provider import ScriptedProvider
+
+FAILING = TEST.replace("candidate.text.strip()", 'candidate.scenario != "s1"')
+
+
+@pytest.fixture
+def provider() -> Iterator[ScriptedProvider]:
+    with ScriptedProvider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def project(tmp_path: Path, provider: ScriptedProvider) -> Project:
+    migrated_database(tmp_path / "mlflow.db")
+    return Project(tmp_path, provider, models=("haiku",)).write()
+
+
+def everything_once(project: Project) -> None:
+    """All six cells were asked for once, logged once, and are on the leaderboard."""
+    assert project.provider.count == 6
+    assert [r.info.status for r in project.runs()] == ["FINISHED"] * 6
+    assert {row["candidates"] for row in project.leaderboard()["rows"]} == {3}
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("-p", "no:xdist"),
+        ("-p", "no:terminal"),
+        ("-p", "no:terminal", "-n", "2"),
+        ("-n", "2", "--dist", "load"),
+        ("-n", "2", "--dist", "loadfile"),
+        ("-n", "2", "--dist", "loadgroup"),
+        ("-n", "2", "--dist", "worksteal"),
+        ("--dist", "each", "--tx", "2*popen"),
+        ("-p", "no:logging", "-p", "no:capture", "-s"),
+        ("--import-mode", "importlib"),
+    ],
+    ids=" ".join,
+)
+def test_a_session_under_other_options_of_pytest_and_xdist(project: Project, args: tuple[str, ...]) -> None:
+    result = project.pytest(*args)
+    assert result.code == 0, result.text
+    everything_once(project)
+
+
+def test_last_failed_and_stepwise_select_cells_and_ask_nobody_again(project: Project) -> None:
+    project.file("evals/test_tips.py", FAILING)
+    assert project.pytest("-p", "cacheprovider").outcomes() == {"failed": 2, "passed": 4}
+    again = project.pytest("-p", "cacheprovider", "--lf")
+    assert again.outcomes().get("failed") == 2
+    assert "passed" not in again.outcomes()
+    project.pytest("-p", "cacheprovider", "--sw")
+    stepped = project.pytest("-p", "cacheprovider", "--sw")
+    assert stepped.outcomes().get("failed") == 1, "it stops at the first failure"
+    everything_once(project)
+
+
+def test_in_random_order(project: Project) -> None:
+    needs("pytest_randomly")
+    result = project.pytest("-p", "randomly", "-n", "2", "-v")
+    assert result.code == 0, result.text
+    assert "random seed" in result.out
+    everything_once(project)
+
+
+def test_a_rerun_of_a_failed_test_gets_the_same_candidate(project: Project) -> None:
+    needs("pytest_rerunfailures")
+    project.file("evals/test_tips.py", FAILING)
+    result = project.pytest("-p", "rerunfailures", "--reruns", "2")
+    assert result.outcomes() == {"failed": 2, "passed": 4, "rerun": 4}
+    everything_once(project)
+
+
+def test_a_test_that_times_out_does_not_lose_its_answer(project: Project) -> None:
+    needs("pytest_timeout")
+    project.provider.latency_s = 4.0
+    result = project.pytest("-p", "timeout", "--timeout", "2", "-k", "v1 and s0")
+    assert result.code == 1
+    assert "Timeout" in result.out
+    project.provider.latency_s = 0.0
+    assert project.pytest("-p", "timeout", "--timeout", "60").code == 0
+    everything_once(project)
+
+
+def test_an_async_test(project: Project) -> None:
+    needs("pytest_asyncio")
+    project.file("pytest.ini", "[pytest]\nasyncio_mode = auto\n")
+    project.file("evals/test_tips.py", TEST.replace("def test_tip", "async def test_tip"))
+    result = project.pytest("-p", "asyncio", "-n", "2")
+    assert result.outcomes() == {"passed": 6}, result.text
+    everything_once(project)
+
+
+def test_with_coverage(project: Project) -> None:
+    needs("pytest_cov")
+    result = project.pytest("-p", "pytest_cov", "--cov=evals", "-n", "2")
+    assert result.code == 0, result.text
+    assert "evals/test_tips.py" in result.out
+    everything_once(project)
+
+
+def needs(plugin: str) -> None:
+    if find_spec(plugin) is None:
+        pytest.skip(f"NOT TRIED beside {plugin}, which is not installed (pip install -e '.[dev]')")
