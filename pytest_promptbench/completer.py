@@ -7,22 +7,27 @@ reaches for no network; its telemetry and callbacks are off.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import time
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import quote
 
+from .catalog import secret_name
 from .errors import GenerationError, PermanentError, TransientError
-from .quiet import quiet_environment, without_collections
+from .quiet import quiet_environment, without_collections, without_warnings
 from .records import Answer, Model, Request, Usage
 
 DEFAULT_TIMEOUT_S = 120.0
 EMBEDDED_TIMEOUT_S = 900.0
 """Embedded models answer one at a time: a request waits for all those before it."""
 
-_KEY_SHAPES = re.compile(r"\b(sk|pk|rk|xai|gsk|hf|AIza)[-_][A-Za-z0-9_\-*]{6,}|(?i:bearer)\s+[A-Za-z0-9._\-*]{6,}")
+_KEY_SHAPES = re.compile(
+    r"\b(?:sk|pk|rk|xai|gsk|hf)[-_][A-Za-z0-9_.\-*]{6,}|\bAIza[A-Za-z0-9_\-]{20,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"
+    r"|(?i:\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=\-*]{6,}|(?i:\b(?:x-)?api-key['\"]?\s*[:=]\s*['\"]?)[A-Za-z0-9._\-*]{6,}"
+)
 
 
 class Redactor:
@@ -30,10 +35,10 @@ class Redactor:
 
     def __init__(self, models: Iterable[Model], environ: Mapping[str, str]) -> None:
         named = {m.api_key_env for m in models if m.api_key_env}
-        guessed = {v for k, v in environ.items() if k.endswith(("_API_KEY", "_SECRET", "_TOKEN")) and len(v) >= 6}
+        guessed = {v for k, v in environ.items() if (secret_name(k) or k.endswith("_TOKEN")) and len(v) >= 6}
         # A key that the models name is taken out even where it is as short as a typing error.
         values = {environ[k] for k in named if len(environ.get(k, "")) >= 3} | guessed
-        self._values = sorted(values, key=len, reverse=True)
+        self._values = sorted(values | {quote(v, safe="") for v in values}, key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
         for value in self._values:
@@ -54,9 +59,7 @@ class LiteLLMCompleter:
     def prepare(self) -> None:
         """Import LiteLLM (seconds) and switch off what an eval does not need."""
         quiet_environment()
-        # Pydantic's remarks on LiteLLM's own types. A running test filters warnings its own way: see the plugin.
-        warnings.filterwarnings("ignore", "Items? .* using the `ReadOnly` qualifier", UserWarning)
-        with without_collections():
+        with without_collections(), without_warnings():
             import litellm
 
         litellm.telemetry = False
@@ -208,7 +211,8 @@ def _retry_after(error: Exception) -> float | None:
     milliseconds, value = headers.get("retry-after-ms"), headers.get("retry-after")
     for number, unit in ((milliseconds, 1000.0), (value, 1.0)):
         with contextlib.suppress(TypeError, ValueError):
-            return max(0.0, float(number or "") / unit)
+            seconds = float(number or "") / unit
+            return max(0.0, seconds) if math.isfinite(seconds) else None
     if isinstance(value, str):
         from email.utils import parsedate_to_datetime
 

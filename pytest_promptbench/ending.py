@@ -51,6 +51,12 @@ def summary(closing: Closing, desk: Desk, *, width: int, color: bool) -> Iterato
             for name, reason in task.suite.skipped.items():
                 yield (f"left out: {name} ({reason})", _WARN)
     yield from automatic(closing.judged)
+    if closing.stuck:
+        yield (
+            f"still not in MLflow: {closing.stuck} candidates of earlier sessions. {closing.stuck_error}. They stay in "
+            ".promptbench and are tried again next time",
+            _WARN,
+        )
     if closing.problem is not None or closing.unlogged:
         count = "some candidates" if closing.unlogged < 0 else f"{closing.unlogged} candidates"
         if closing.unlogged:
@@ -79,6 +85,8 @@ def settle(settings: Settings, boards_: tuple[Board, ...], tasks: tuple[Task, ..
     results: tuple[GateResult, ...] = ()
     code = 0
     try:
+        if not boards_ and (settings.compare is not None or settings.save is not None):
+            raise UsageError("there is no leaderboard to compare or save: see above why")
         if settings.compare is not None:
             results = regression.compare(settings, boards_, tasks)
             said += regression.lines(results)

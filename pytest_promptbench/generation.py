@@ -31,6 +31,7 @@ from typing import Protocol
 from .errors import GenerationError, LedgerError, NotGeneratedError, PermanentError, TransientError
 from .ledger import Ledger
 from .locks import LockFile
+from .quiet import without_warnings
 from .records import Answer, Candidate, Cell, Model, Record, Request
 
 POLL_S = 0.03
@@ -69,9 +70,12 @@ class RetryPolicy:
         """
         window = min(self.cap_s, self.base_s * 2.0 ** (attempt - 1))
         pause = window * (0.5 + draw() / 2) if error.throttled else window * draw()
-        if error.retry_after is not None:
-            pause = max(pause, min(error.retry_after, self.retry_after_cap_s)) + draw() * 0.1
-        return pause
+        asked = self.hold(error)
+        return pause if asked is None else max(pause, asked) + draw() * 0.1
+
+    def hold(self, error: TransientError) -> float | None:
+        """Seconds of Retry-After that are honoured: a provider that asks for a day would stop the session."""
+        return None if error.retry_after is None else min(error.retry_after, self.retry_after_cap_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,11 +255,18 @@ class Generator:
         if known is not None:
             return known
         reply: Future[Future[Candidate]] = Future()
-        self._call(lambda: reply.set_result(self._wanted(cell)))
+        self._call(self._reply, cell, reply)
         while self._thread.is_alive():
             with contextlib.suppress(TimeoutError):
                 return reply.result(timeout=0.5)
         return self._done(cell) or self._unanswered(cell)  # it was stopped, and nobody answers
+
+    def _reply(self, cell: Cell, reply: Future[Future[Candidate]]) -> None:
+        try:
+            reply.set_result(self._wanted(cell))
+        except Exception as error:  # the ledger cannot be read: the waiting test must hear of it
+            self._stop(str(error))
+            reply.set_exception(error)
 
     def _done(self, cell: Cell) -> Future[Candidate] | None:
         order = self._orders.get(_order_key(cell))
@@ -299,7 +310,8 @@ class Generator:
                 self._loop.call_soon_threadsafe(function, *args)
 
     def _run(self) -> None:
-        asyncio.run(self._main())
+        with without_warnings():
+            asyncio.run(self._main())
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -451,7 +463,7 @@ class Generator:
         except TransientError as error:
             self._release(request, error)
             if error.throttled:
-                limit.throttled(started=started, now=time.monotonic(), retry_after=error.retry_after)
+                limit.throttled(started=started, now=time.monotonic(), retry_after=self._retry.hold(error))
             allowed = self._retry.throttled_attempts if error.throttled else self._retry.attempts
             if job.attempts < allowed and self._stopping is None:
                 again = self._retry.pause(error, job.attempts)
@@ -466,7 +478,8 @@ class Generator:
             failure = error
         except LedgerError as error:  # what comes now would be paid for and lost
             self._stop(str(error))
-            failure = NotGeneratedError(f"not generated: an answer came and could not be kept: {error}")
+            came = " an answer came and could not be kept:" if answer is not None else ""
+            failure = NotGeneratedError(f"not generated:{came} {error}")
         except asyncio.CancelledError:
             failure = NotGeneratedError("given up: the session was stopped before the answer came")
         except Exception as error:  # whatever a provider's client raises is this cell's failure, not ours

@@ -56,16 +56,21 @@ class Entry:
 
 
 class Ledger:
-    """One process's connection to the ledger; safe to use from several threads. Writing may raise LedgerError."""
+    """One process's connection to the ledger; safe to use from several threads.
+
+    Everything raises LedgerError where the file cannot be read or written; opening it, UsageError.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._mutex = threading.RLock()
-        self._db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        try:
+            version = self._open()
+        except (OSError, sqlite3.Error) as error:
+            raise UsageError(
+                f"{path} cannot be opened ({error}): it holds the answers that were paid for. Mend it or its folder, "
+                "or move it away to start a new one"
+            ) from error
         if version > SCHEMA:
             raise UsageError(
                 f"{path}: written by a newer pytest-promptbench (ledger format {version}, this one reads {SCHEMA}); "
@@ -74,18 +79,25 @@ class Ledger:
         if version < SCHEMA:
             self._db.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
 
+    def _open(self) -> int:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
     def close(self) -> None:
         with self._mutex:
             self._db.close()
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _at_work(self) -> Iterator[None]:
         with self._mutex:
             try:
                 yield
-            except sqlite3.OperationalError as error:
+            except sqlite3.Error as error:
                 raise LedgerError(
-                    f"{self._path} cannot be written ({error}): make room or mend it, and run again"
+                    f"{self._path} is not usable ({error}): make room or mend it, and run again"
                 ) from error
 
     # -- answers
@@ -95,19 +107,19 @@ class Ledger:
         query, args = "SELECT answer FROM answers WHERE key = ?", [key]
         if session is not None:
             query, args = query + " AND session = ?", [key, session]
-        with self._mutex:
+        with self._at_work():
             row = self._db.execute(query, args).fetchone()
         return Answer.from_json(json.loads(row[0])) if row else None
 
     def keep(self, request: Request, answer: Answer, *, session: str) -> None:
         """Remember an answer for good. On return it survives the end of this process."""
         row = (request.key, session, time.time(), json.dumps(request.to_json()), json.dumps(answer.to_json()))
-        with self._writing():
+        with self._at_work():
             self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", row)
 
     def cost(self, session: str) -> float:
         """US dollars of all answers that a session paid for, as far as their prices are known."""
-        with self._mutex:
+        with self._at_work():
             query = "SELECT total(json_extract(answer, '$.cost_usd')) FROM answers WHERE session = ?"
             return float(self._db.execute(query, (session,)).fetchone()[0])
 
@@ -121,7 +133,7 @@ class Ledger:
         """
         now = time.time()
         rows = [(store, e.experiment, e.candidate, session, json.dumps(e.record), now) for e in entries]
-        with self._writing():
+        with self._at_work():
             self._db.executemany(
                 "INSERT INTO outbox (store, experiment, candidate, state, session, record, created) "
                 "VALUES (?, ?, ?, 'pending', ?, ?, ?) ON CONFLICT DO UPDATE SET "
@@ -131,7 +143,7 @@ class Ledger:
 
     def sessions_waiting(self, store: str) -> dict[str, float]:
         """Sessions that still have candidates pending for this store, and when the oldest of them was posted."""
-        with self._mutex:
+        with self._at_work():
             rows = self._db.execute(
                 "SELECT session, MIN(created) FROM outbox WHERE store = ? AND state = 'pending' GROUP BY session",
                 (store,),
@@ -139,17 +151,18 @@ class Ledger:
         return {r[0]: r[1] for r in rows}
 
     def pending(self, store: str, sessions: Sequence[str], *, limit: int, share: str = HEX) -> list[Entry]:
-        """Up to ``limit`` candidates of these sessions that are not in MLflow yet, oldest first.
+        """Up to ``limit`` candidates of these sessions that are not in MLflow yet: the first session's, then by age.
 
         Of the first session only those whose key ends in one of the hexadecimal digits ``share``.
         """
         marks = ",".join("?" * len(sessions))
         query = (
             "SELECT experiment, candidate, record, session, run_id FROM outbox WHERE store = ? AND state = 'pending' "  # noqa: S608 - only question marks are put in
-            f"AND session IN ({marks}) AND (session != ? OR instr(?, substr(candidate, -1))) ORDER BY created LIMIT ?"
+            f"AND session IN ({marks}) AND (session != ? OR instr(?, substr(candidate, -1))) "
+            "ORDER BY session != ?, created LIMIT ?"
         )
-        with self._mutex:
-            rows = self._db.execute(query, (store, *sessions, sessions[0], share, limit)).fetchall()
+        with self._at_work():
+            rows = self._db.execute(query, (store, *sessions, sessions[0], share, sessions[0], limit)).fetchall()
         return [
             Entry(experiment=r[0], candidate=r[1], record=json.loads(r[2]), session=r[3], run_id=r[4]) for r in rows
         ]
@@ -160,13 +173,13 @@ class Ledger:
             "SELECT COUNT(*) FROM outbox WHERE store = ? AND state = 'pending' AND session = ? "
             "AND instr(?, substr(candidate, -1))"
         )
-        with self._mutex:
+        with self._at_work():
             return int(self._db.execute(query, (store, session, share)).fetchone()[0])
 
     def waiting(self, store: str, keys: Iterable[tuple[str, str]], *, session: str) -> int:
         """How many candidates are still pending: those of ``session``, and those named by (experiment, candidate)."""
         wanted = set(keys)
-        with self._mutex:
+        with self._at_work():
             rows = self._db.execute(
                 "SELECT experiment, candidate, session FROM outbox WHERE store = ? AND state = 'pending'", (store,)
             ).fetchall()
@@ -177,7 +190,7 @@ class Ledger:
 
         ``texts`` is what a report shows of it, as JSON; None leaves those that it was logged with before.
         """
-        with self._writing():
+        with self._at_work():
             self._db.executemany(
                 "UPDATE outbox SET state = 'done', run_id = ?, texts = COALESCE(?, texts), record = NULL "
                 "WHERE store = ? AND experiment = ? AND candidate = ?",
@@ -186,7 +199,7 @@ class Ledger:
 
     def texts(self, store: str, experiment: str) -> dict[str, str]:
         """Run id -> texts, of the candidates of an experiment that this project logged itself."""
-        with self._mutex:
+        with self._at_work():
             rows = self._db.execute(
                 "SELECT run_id, texts FROM outbox WHERE store = ? AND experiment = ? AND state = 'done'",
                 (store, experiment),
@@ -200,7 +213,7 @@ class Ledger:
 
         What was set aside for an earlier try of the same request is set aside anew, not once more.
         """
-        with self._writing():
+        with self._at_work():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 query = "SELECT TOTAL(usd) FROM spend WHERE session = ? AND request != ?"
@@ -214,14 +227,14 @@ class Ledger:
 
     def settle(self, session: str, request: str, usd: float) -> None:
         """Replace a reservation by what the request did cost."""
-        with self._writing():
+        with self._at_work():
             self._db.execute("INSERT OR REPLACE INTO spend VALUES (?, ?, ?)", (session, request, usd))
 
     def release(self, session: str, request: str) -> None:
         """Take back a reservation: the request was refused, and costs nothing."""
-        with self._writing():
+        with self._at_work():
             self._db.execute("DELETE FROM spend WHERE session = ? AND request = ?", (session, request))
 
     def spent(self, session: str) -> float:
-        with self._mutex:
+        with self._at_work():
             return float(self._db.execute("SELECT TOTAL(usd) FROM spend WHERE session = ?", (session,)).fetchone()[0])

@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import threading
+import warnings
 from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
 
 SETTINGS = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -39,3 +43,37 @@ def without_collections() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+_hushed: ContextVar[bool] = ContextVar("promptbench_hushed", default=False)
+_hushing = threading.Lock()
+_hushers = 0
+_warn = warnings.warn
+
+
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """Drop what is warned of in this context: this thread, its asyncio tasks, and what they hand to other threads.
+
+    Filters are the whole process's. pytest sets its own around each test, so that one set here, beside a running test,
+    would come and go with those, and ``-W error`` would make errors of what LiteLLM and pydantic say of themselves.
+    Other contexts keep their warnings and their filters.
+    """
+    global _hushers  # noqa: PLW0603 - warnings.warn is one, too
+    with _hushing:
+        _hushers += 1
+        warnings.warn = _warn_aloud
+    token = _hushed.set(True)
+    try:
+        yield
+    finally:
+        _hushed.reset(token)
+        with _hushing:
+            _hushers -= 1
+            if not _hushers:
+                warnings.warn = _warn
+
+
+def _warn_aloud(message: Any, category: Any = None, stacklevel: int = 1, source: Any = None, **kwargs: Any) -> None:
+    if not _hushed.get():
+        _warn(message, category, stacklevel + 1, source, **kwargs)

@@ -377,6 +377,8 @@ class Closing:
     judged: tuple[Judged, ...] = ()
     unlogged: int = 0
     problem: str | None = None
+    stuck: int = 0
+    stuck_error: str | None = None
 
 
 class Desk:
@@ -463,7 +465,14 @@ class Desk:
         except OSError as error:
             problem = problem or f"the reports could not be written: {error}"
         return Closing(
-            tasks=tasks, boards=boards, files=files, judged=judged, unlogged=outcome.unlogged, problem=problem
+            tasks=tasks,
+            boards=boards,
+            files=files,
+            judged=judged,
+            unlogged=outcome.unlogged,
+            problem=problem,
+            stuck=outcome.stuck,
+            stuck_error=outcome.stuck_error,
         )
 
     def _judge(self, outcome: Outcome, say: Callable[[str], None]) -> tuple[Outcome, tuple[Judged, ...]]:

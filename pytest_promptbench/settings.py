@@ -15,6 +15,7 @@ from .records import Record
 
 HOME = ".promptbench"
 DEFAULT_BASELINE = "evals/baseline.json"
+LONGEST_EXPERIMENT = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +103,16 @@ class Settings:
         return None if self.tracking_uri.startswith(("http:", "https:", "databricks")) else self.root / "mlartifacts"
 
     def experiment_of(self, task: str, marker: str | None = None) -> str:
-        """The MLflow experiment of a task: as named on the command line, else by the marker, else by the day."""
-        return self.experiment or marker or f"{task}-bench-{self.identity.today}"
+        """The MLflow experiment of a task: as named on the command line, else by the marker, else by the day.
+
+        UsageError for a name that MLflow would not take.
+        """
+        name = self.experiment or marker or f"{task}-bench-{self.identity.today}"
+        if len(name) > LONGEST_EXPERIMENT:
+            raise UsageError(
+                f"the experiment's name {name[:40]!r}... has {len(name)} characters; MLflow takes {LONGEST_EXPERIMENT}"
+            )
+        return name
 
 
 def resolve(

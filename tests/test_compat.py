@@ -44,8 +44,9 @@ def everything_once(project: Project) -> None:
         ("-n", "2", "--dist", "loadgroup"),
         ("-n", "2", "--dist", "worksteal"),
         ("--dist", "each", "--tx", "2*popen"),
-        ("-p", "no:logging", "-p", "no:capture", "-s"),
+        ("-p", "no:logging", "-s"),
         ("--import-mode", "importlib"),
+        ("-W", "error"),
     ],
     ids=" ".join,
 )
@@ -61,8 +62,8 @@ def test_last_failed_and_stepwise_select_cells_and_ask_nobody_again(project: Pro
     again = project.pytest("-p", "cacheprovider", "--lf")
     assert again.outcomes().get("failed") == 2
     assert "passed" not in again.outcomes()
-    project.pytest("-p", "cacheprovider", "--sw")
-    stepped = project.pytest("-p", "cacheprovider", "--sw")
+    project.pytest("-p", "cacheprovider", "-p", "stepwise", "--sw")
+    stepped = project.pytest("-p", "cacheprovider", "-p", "stepwise", "--sw")
     assert stepped.outcomes().get("failed") == 1, "it stops at the first failure"
     everything_once(project)
 
@@ -71,7 +72,7 @@ def test_in_random_order(project: Project) -> None:
     needs("pytest_randomly")
     result = project.pytest("-p", "randomly", "-n", "2", "-v")
     assert result.code == 0, result.text
-    assert "random seed" in result.out
+    assert "--randomly-seed=" in result.out
     everything_once(project)
 
 

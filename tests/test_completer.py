@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import email.utils
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -119,6 +123,7 @@ class _Response:
         ({"retry-after": "3"}, 3.0),
         ({"retry-after": "-3"}, 0.0),
         ({"retry-after": "soon"}, None),
+        ({"retry-after": "inf"}, None),
         ({"retry-after-ms": "250"}, 0.25),
         ({"retry-after-ms": "x", "retry-after": "2"}, 2.0),
     ],
@@ -141,3 +146,68 @@ def test_secrets_are_redacted_by_value_and_by_shape() -> None:
     )
     text = redact("key hunter2-hunter2, sk-abcdef1234567, Bearer abc.def.ghi, home /root")
     assert text == "key ***, ***, ***, home /root"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "sk-ant-abcdefgh.defghi", "AIzaSyA1234567890abcdefghijklmnopqrstuv", "AKIAABCDEFGHIJKLMNOP",
+        "Authorization: Basic dXNlcjpwYXNz", "x-api-key: 0123456789abcdef", '"api-key": "0123456789abcdef"',
+        "a%2Fb%2Bcanary", "canary-of-aws",
+    ],
+)  # fmt: skip
+def test_what_providers_quote_of_a_key(said: str) -> None:
+    redact = Redactor(
+        [Model(name="m", model="x", api_key_env="MY_KEY")],
+        {"MY_KEY": "a/b+canary", "AWS_SECRET_ACCESS_KEY": "canary-of-aws"},
+    )
+    kept = redact(f"told: {said} end")
+    assert kept.startswith("told: ")
+    assert kept.endswith(" end")
+    assert "***" in kept
+    for secret in ("ant", "AIza", "AKIA", "dXNl", "0123456789", "canary"):
+        assert secret not in kept
+
+
+def test_a_short_key_that_a_model_names_is_redacted() -> None:
+    assert Redactor([Model(name="m", model="x", api_key_env="K")], {"K": "wrong"})("key: wrong") == "key: ***"
+
+
+def test_litellm_loads_under_warnings_that_are_errors() -> None:
+    code = (
+        "from pytest_promptbench.completer import LiteLLMCompleter\n"
+        "LiteLLMCompleter([]).prepare()\n"
+        "import warnings\n"
+        "try: warnings.warn('of the user')\n"
+        "except UserWarning: print('still an error')"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "still an error\n", done.stderr
+
+
+def test_importing_litellm_and_asking_it_reaches_no_other_address(provider: ScriptedProvider) -> None:
+    """Neither a price list nor telemetry: sockets to anything but loopback are noted instead of opened."""
+    code = (
+        "import asyncio, socket, sys\n"
+        "real, seen = socket.socket.connect, []\n"
+        "def connect(self, address):\n"
+        "    if address[0] not in ('127.0.0.1', '::1') and self.family != socket.AF_UNIX:\n"
+        "        seen.append(address); raise OSError('refused by the test')\n"
+        "    return real(self, address)\n"
+        "socket.socket.connect = connect\n"
+        "real_info = socket.getaddrinfo\n"
+        "def info(host, *a, **k):\n"
+        "    if host not in ('127.0.0.1', 'localhost', None): seen.append(host)\n"
+        "    return real_info(host, *a, **k)\n"
+        "socket.getaddrinfo = info\n"
+        "from tests.test_completer import *\n"
+        "class P: api_base = sys.argv[1]\n"
+        "c = LiteLLMCompleter([model(P)]); c.prepare()\n"
+        "print(bool(ask(c, P, 'hello').text), seen)"
+    )
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("LITELLM_", "MLFLOW_", "DO_NOT_TRACK"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code, provider.api_base], capture_output=True, text=True, check=False,
+        cwd=Path(__file__).parent.parent, env=environ,
+    )  # fmt: skip
+    assert done.stdout == "True []\n", done.stderr

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pytest_promptbench.errors import PermanentError, TransientError
+from pytest_promptbench.errors import LedgerError, PermanentError, TransientError
 from pytest_promptbench.generation import AdaptiveLimit, Generator, Limits, Progress, RetryPolicy, Slots
 from pytest_promptbench.ledger import Ledger
 from pytest_promptbench.locks import LockFile
@@ -168,6 +168,30 @@ def test_retry_after_is_honoured_and_lowers_the_concurrency(rig: Rig) -> None:
     start = time.monotonic()
     generator.candidate(cell()).result(5)
     assert time.monotonic() - start >= 0.3
+
+
+def test_retry_after_is_capped(rig: Rig) -> None:
+    """A provider that asks for a day does not stop the session for a day, neither this cell nor the model's others."""
+    completer = ScriptedCompleter(act=fail_times(1, TransientError("429", retry_after=86400.0, throttled=True)))
+    generator = rig.start(completer)
+    generator._retry = RetryPolicy(base_s=0.01, cap_s=0.02, retry_after_cap_s=0.2)
+    generator.plan([cell("s0"), cell("s1")])
+    for name in ("s0", "s1"):
+        assert not generator.candidate(cell(name)).result(5).failed
+
+
+def test_a_ledger_that_fails_while_reading_reaches_the_test_that_waits(rig: Rig) -> None:
+    generator = rig.start(ScriptedCompleter())
+    rig.ledger._db.execute("DROP TABLE answers")
+    with pytest.raises(LedgerError, match="not usable"):
+        generator.candidate(cell())
+
+
+def test_a_refused_request_gives_its_money_back(rig: Rig) -> None:
+    completer = ScriptedCompleter(act=fail_times(1, TransientError("429", throttled=True, refused=True)), price_usd=0.6)
+    generator = rig.start(completer, concurrency=1, max_cost_usd=1.0)
+    assert not generator.candidate(cell("s0")).result(5).failed
+    assert rig.ledger.spent("s") == pytest.approx(0.6)
 
 
 def test_stopping_starts_nothing_new_and_keeps_what_is_on_its_way(rig: Rig) -> None:

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -31,7 +32,9 @@ HOSTILE = (
 )
 EXPERIMENT = "x' or tags.y != '' -- <script> {{ 7*7 }} =1+1"
 CANARIES = {
-    "SCRIPTED_KEY": "canary-of-the-provider-4711",
+    "SCRIPTED_KEY": "canary-of/the+provider-4711",
+    "AWS_SECRET_ACCESS_KEY": "canary-of-aws-4715",
+    "DB_PASSWORD": "canary-of-a-database-4716",
     "OPENAI_API_KEY": "canary-of-openai-4712",
     "ANTHROPIC_API_KEY": "canary-of-anthropic-4713",
     "SOME_SERVICE_TOKEN": "canary-of-a-service-4714",
@@ -56,7 +59,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Any:
     migrated_database(root / "mlflow.db")
     with ScriptedProvider(reply=reply) as provider:
         project = Project(root, provider, prompts=("v1",), scenarios=len(HOSTILE), environ=dict(CANARIES)).write()
-        provider.script("local", Fault(401))  # its message quotes the key
+        quoted = " ".join([*CANARIES.values(), quote(CANARIES["SCRIPTED_KEY"], safe="")])
+        provider.script("local", Fault(401, body=f"Incorrect API key provided: {quoted}"))
         done = project.pytest("--bench-experiment", EXPERIMENT, "-v")
         provider.reset()
         yield done, project

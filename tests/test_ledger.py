@@ -2,11 +2,12 @@
 
 import dataclasses
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pytest_promptbench.errors import UsageError
+from pytest_promptbench.errors import LedgerError, UsageError
 from pytest_promptbench.ledger import Entry, Ledger
 from pytest_promptbench.records import Answer, Usage
 
@@ -57,6 +58,28 @@ def test_money_is_reserved_up_to_the_limit_and_settled_to_what_it_was(ledger: Le
     ledger.settle("s", "a", 0.1)
     assert ledger.reserve("s", "b", 0.6, limit=1.0)
     assert ledger.spent("s") == pytest.approx(0.7)
+
+
+def test_a_retry_sets_its_cost_aside_once_and_a_refusal_gives_it_back(ledger: Ledger) -> None:
+    assert ledger.reserve("s", "a", 0.6, limit=1.0)
+    assert ledger.reserve("s", "a", 0.6, limit=1.0)
+    ledger.release("s", "a")
+    assert ledger.spent("s") == 0.0
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda p: p.write_bytes(b"no database" * 99), lambda p: p.mkdir()], ids=["garbage", "folder"]
+)
+def test_a_file_that_is_no_ledger_is_named_with_its_remedy(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
+    spoil(tmp_path / "ledger.sqlite3")
+    with pytest.raises(UsageError, match=r"ledger\.sqlite3 cannot be opened .*move it away"):
+        Ledger(tmp_path / "ledger.sqlite3")
+
+
+def test_a_ledger_that_cannot_be_read_any_more_is_said_so(ledger: Ledger) -> None:
+    ledger._db.execute("DROP TABLE answers")
+    with pytest.raises(LedgerError, match="not usable"):
+        ledger.answer("x")
 
 
 def test_a_newer_format_is_refused_with_its_remedy(tmp_path: Path) -> None:

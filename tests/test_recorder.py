@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -128,6 +130,58 @@ def test_one_candidate_that_mlflow_refuses_does_not_hold_up_the_rest(project: Pr
     assert outcome.unlogged == 1
     assert outcome.error is not None
     assert scenarios_of(outcome) == ["bad", "fine"]
+
+
+def test_an_experiment_that_is_gone_holds_up_no_other_session(project: Project) -> None:
+    first = project.recorder("one")
+    first.start()
+    first.finish(project.post("one", ["a"]), ["e"])
+    first.close()
+    client = project.where("x").store().client
+    client.delete_experiment(client.get_experiment_by_name("e").experiment_id)
+    project.post("dead", [f"d{i}" for i in range(60)])  # more than a batch, and older than what comes now
+    mine = logged("fine").entry("other")
+    project.ledger.post(project.uri, [mine], session="two")
+    second = project.recorder("two")
+    second.start()
+    outcome = second.finish([("other", mine.candidate)], ["other"])
+    assert (outcome.unlogged, outcome.error) == (0, None)
+    assert [c.scenario for c in outcome.candidates["other"]] == ["fine"]
+    assert outcome.stuck == 60
+    assert "restore it" in (outcome.stuck_error or "")
+
+
+def test_half_a_line_from_a_killed_session_ends_the_recorder(project: Project) -> None:
+    recorder = project.recorder("one")
+    recorder.start()
+    process = recorder._process
+    assert process is not None
+    assert process.stdin is not None
+    process.stdin.write('{"finish": {"ke')
+    process.stdin.close()
+    assert process.wait(30) == 0
+    process.stdin = None
+    project.recorders.clear()
+
+
+def test_what_a_living_second_writer_may_be_writing_is_not_taken_over(project: Project) -> None:
+    project.post("dead", ["d1"])
+    code = (
+        "import sys; from pathlib import Path; from pytest_promptbench.locks import LockFile\n"
+        f"l = LockFile(Path({str(project.folder / 'locks')!r})); l.acquire('second-writer:dead')\n"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == "held\n"
+    recorder = project.recorder("two")
+    recorder.start()
+    assert scenarios_of(recorder.finish(project.post("two", ["t1"]), ["e"])) == ["t1"]
+    writer.communicate()
+    deadline = time.monotonic() + 30
+    while project.ledger.waiting(project.uri, [], session="dead") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert scenarios_of(recorder.finish([], ["e"])) == ["d1", "t1"]
 
 
 def test_a_session_that_is_only_starting_is_left_alone(project: Project) -> None:

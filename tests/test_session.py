@@ -69,9 +69,10 @@ def test_ids_select_cells(project: Project) -> None:
     assert project.provider.count == 3
 
 
-def test_collect_only_touches_nothing(project: Project) -> None:
+@pytest.mark.parametrize("mode", ["--collect-only", "--fixtures", "--setup-plan"])
+def test_showing_what_there_is_touches_nothing(project: Project, mode: str) -> None:
     (project.root / "mlflow.db").unlink()
-    project.pytest("--collect-only", "-q")
+    project.pytest(mode, "-q")
     assert not (project.root / ".promptbench").exists()
     assert not (project.root / "mlflow.db").exists()
 
@@ -290,10 +291,28 @@ def test_with_mlflow_down_the_session_says_so_and_the_next_one_logs(project: Pro
     assert "NOT IN MLFLOW: 3 candidates" in down.out
     assert "127.0.0.1:9" in down.out
     assert project.provider.count == 3
+    gated = project.pytest("-k", "haiku and v1", "--bench-save=base.json")
+    assert gated.code == 4, "a gate without a leaderboard is not green"
+    assert "there is no leaderboard to compare or save" in gated.out
     project.environ = {}
     assert project.pytest("-k", "haiku and v1").code == 0
     assert project.provider.count == 3
     assert len(project.runs()) == 3
+
+
+def test_an_experiment_that_mlflow_would_not_take_is_refused_at_once(project: Project) -> None:
+    result = project.pytest("--bench-experiment", "x" * 501)
+    assert (result.code, "has 501 characters; MLflow takes 500" in result.out) == (2, True), result.text
+    assert project.provider.count == 0
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_home_that_cannot_be_used_is_named(project: Project, workers: str) -> None:
+    (project.root / ".promptbench").write_text("a file")
+    result = project.pytest("-n", workers)
+    assert (result.code, "INTERNALERROR" in result.out) == (2, False), result.text
+    assert f"{project.root}/.promptbench" in result.out
+    assert project.provider.count == 0
 
 
 def test_two_sessions_at_once_share_the_work(project: Project) -> None:

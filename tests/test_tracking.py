@@ -255,4 +255,48 @@ def test_a_store_that_cannot_be_reached_is_named_without_its_password(monkeypatc
     with pytest.raises(TrackingError, match=r"MLflow at http://\*\*\*@127\.0\.0\.1:9/x") as caught:
         store.read("x")
     assert "hunter2" not in str(caught.value)
-    assert redacted("sqlite:////a/b.db") == "sqlite:////a/b.db"
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("sqlite:////a@b/c.db", "sqlite:////a@b/c.db"),
+        ("http://127.0.0.1:9/a@b", "http://127.0.0.1:9/a@b"),
+        ("http://u:p@h:9/x", "http://***@h:9/x"),
+        ("postgresql://u:pa/s?s#@h/db", "postgresql://***@h/db"),
+        ("postgresql://h/db?user=u&password=hunter2&x=1", "postgresql://h/db?user=u&password=***&x=1"),
+        ("http://[::1", "http://[::1"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_an_address_is_shown_without_its_password(uri: str, shown: str) -> None:
+    assert redacted(uri) == shown
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"promptbench.verdict.human.x": "not json"},
+        {"promptbench.verdict.human.x": "[]"},
+        {"promptbench.verdict.king.x": '{"judge": "x", "at": "", "scores": {}}'},
+        {"promptbench.checks": "nope"},
+        {"promptbench.sampling_probability": "abc"},
+    ],
+    ids=str,
+)
+def test_a_tag_that_somebody_spoilt_is_named_with_its_run(store: TrackingStore, tags: dict[str, str]) -> None:
+    experiment = f"spoilt-{sha256(tags)[:8]}"
+    (run_id,) = store.log([logged().entry(experiment)])
+    store.client.log_metric(run_id, "prompt_tokens", float("nan"))
+    assert store.read(experiment)[0].prompt_tokens is None
+    store.tag(run_id, tags)
+    with pytest.raises(TrackingError, match=f"run {run_id} of experiment '{experiment}': .* mend or delete"):
+        store.read(experiment)
+
+
+def test_a_run_that_is_there_gets_the_tags_of_a_later_session(store: TrackingStore) -> None:
+    entry = logged().entry("tagged")
+    (run_id,) = store.log([entry])
+    entry.record["tags"] = {"airflow.run_id": "r2"}
+    assert store.log([entry]) == [run_id]
+    assert store.client.get_run(run_id).data.tags["airflow.run_id"] == "r2"

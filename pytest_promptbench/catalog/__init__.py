@@ -1,5 +1,6 @@
 """Files that a user writes -> records. A mistake is a CatalogError that names file, line and key."""
 
+from .credentials import secret_name
 from .models import load_models, server_answers
 from .prompts import load_prompt
 from .rubric import load_rubric
@@ -14,5 +15,6 @@ __all__ = [
     "load_suite",
     "placeholders",
     "render",
+    "secret_name",
     "server_answers",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -12,8 +12,13 @@ _SECRET = re.compile(
     r"|(?:^|_)(?:access|api|auth|bearer|session|security|ad|hf)_token$"
     r"|^(?:token|bearer)$"
 )
-_CARRIERS = ("extra_headers", "headers", "default_headers", "extra_body", "extra_query")
-"""Parameters that are handed on as they are, so that a key may stand right in them; further down are schemas."""
+_HEADERS = ("extra_headers", "headers", "default_headers", "extra_query")
+_CARRIERS = (*_HEADERS, "extra_body")
+"""Parameters that are handed on as they are, so that a key may stand in them."""
+_SIGNED = re.compile(r"(?:^|_)(?:key|auth|token|sig|signature|code)$")
+"""What a header or a query calls a key besides."""
+_SCHEMAS = ("response_format", "json_schema", "schema", "guided_json", "properties", "tools")
+"""Below these, names are what a model is to write, not what we send."""
 
 
 def secret_name(name: str) -> bool:
@@ -27,7 +32,7 @@ def secret_in(params: Mapping[str, Any]) -> str | None:
     for name, value in params.items():
         if secret_name(name):
             return name
-        inner = _first(value) if name in _CARRIERS and isinstance(value, Mapping) else None
+        inner = _below(value, header=name in _HEADERS) if name in _CARRIERS else None
         if inner is not None:
             return f"{name}.{inner}"
     return None
@@ -36,8 +41,24 @@ def secret_in(params: Mapping[str, Any]) -> str | None:
 def secret_in_address(url: str) -> bool:
     """Whether an address holds a user, a password, or a query with a key. ValueError where it is no address."""
     parts = urlsplit(url)
-    return "@" in parts.netloc or _first(name for name, _ in parse_qsl(parts.query, keep_blank_values=True)) is not None
+    names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+    return "@" in parts.netloc or any(_carries(name, header=True) for name in names)
 
 
-def _first(names: Iterable[str]) -> str | None:
-    return next((name for name in names if secret_name(name)), None)
+def _carries(name: str, *, header: bool) -> bool:
+    return secret_name(name) or (header and _SIGNED.search(name.replace("-", "_").lower()) is not None)
+
+
+def _below(value: Any, *, header: bool) -> str | None:
+    """The dotted name of the first entry below that holds a key."""
+    if isinstance(value, list | tuple):
+        return next((found for one in value if (found := _below(one, header=header))), None)
+    if not isinstance(value, Mapping):
+        return None
+    for name, inner in value.items():
+        if _carries(str(name), header=header):
+            return str(name)
+        found = None if name in _SCHEMAS else _below(inner, header=header)
+        if found is not None:
+            return f"{name}.{found}"
+    return None

@@ -86,6 +86,8 @@ def _jsonl(file: Path) -> Iterator[Placed]:
                     "a line holds one scenario as one object"
                 ) from None
             except (ValueError, RecursionError) as error:
+                if "integer string conversion" in str(error):
+                    error = ValueError("holds a whole number of thousands of digits; write it as a text")
                 what = f"is nested too deeply; at most {MAX_DEPTH} levels are read"
                 raise CatalogError(f"{file}:{number}: {what if isinstance(error, RecursionError) else error}") from None
             yield _row(item, file, number)
@@ -120,7 +122,12 @@ def _refuse_odd(value: Any, depth: int = 0) -> None:
 
 def _csv(file: Path) -> Iterator[Placed]:
     """The column ``id``, optionally ``tags`` (separated by ``;`` or ``,``), every other column a var, a text."""
-    reader = csv.reader(io.StringIO(read_text(file)), strict=True)
+    text = read_text(file)
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise CatalogError(f"{file}:{line}: holds a NUL; save it as plain text")
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a cell may be as long as its file
+    reader = csv.reader(io.StringIO(text), strict=True)
     columns: list[str] = []
     line = 1
     try:

@@ -55,6 +55,8 @@ def read_packet(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     Stricter than JSON's readers are: no NaN, no Infinity, no key twice. PacketError says in one line what is wrong.
     """
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise PacketError(f"{path}: is no regular file, expected a packet's file")  # a pipe would be waited for
         with path.open("rb") as file:
             raw = file.read(max_bytes + 1)
     except FileNotFoundError:

@@ -36,8 +36,7 @@ _SITTING: pytest.StashKey[Sitting] = pytest.StashKey()
 _GATE_LINES: pytest.StashKey[Sequence[Line]] = pytest.StashKey()
 _TICKER: pytest.StashKey[Ticker] = pytest.StashKey()
 
-_NOT_OUR_WARNINGS = (  # of libraries below us, while they are imported beside a running test
-    "ignore:Items? .* using the `ReadOnly` qualifier:UserWarning",
+_NOT_OUR_WARNINGS = (  # of libraries below us, in threads of theirs beside a running test
     "ignore:::litellm",
     "ignore:::pydantic",
     "ignore:::aiohttp",
@@ -224,19 +223,31 @@ def _report_mistake(session: pytest.Session, message: str) -> None:
     session.ihook.pytest_collectreport(report=report)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist tells the controller, which then looks for the plan
 def pytest_collection_finish(session: pytest.Session) -> None:
     config = session.config
     planned = [i.stash[_PLANNED] for i in session.items if _PLANNED in i.stash]
-    if not planned or config.option.collectonly or not _settings(config).runs_tests or _broken(session):
+    if not planned or _only_shows(config) or not _settings(config).runs_tests or _broken(session):
         return
+    from ..errors import PromptbenchError
     from .watch import Brake
 
     bench = _bench(config)
-    bench.start(planned)
+    try:
+        bench.start(planned)
+    except (PromptbenchError, OSError) as error:
+        _report_mistake(session, f"{_settings(config).home}: {error}" if isinstance(error, OSError) else str(error))
+        return
     config.pluginmanager.register(Brake(session, bench), "promptbench-brake")
     if not _is_worker(config):
         bench.look_ahead([p.cell for p in planned])
         _begin(config)
+
+
+def _only_shows(config: pytest.Config) -> bool:
+    """Whether this session shows what there is and runs no test."""
+    modes = ("collectonly", "showfixtures", "show_fixtures_per_test", "setupplan")
+    return any(getattr(config.option, mode, False) for mode in modes)
 
 
 def _broken(session: pytest.Session) -> bool:
@@ -359,8 +370,8 @@ def pytest_configure_node(node: Any) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None:
-    if any("[" in i for i in ids) and _identity(node.config).folder(node.config.rootpath).exists():
+def pytest_xdist_node_collection_finished(node: Any) -> None:
+    if _identity(node.config).folder(node.config.rootpath).exists():
         _begin(node.config)
 
 
@@ -410,7 +421,7 @@ def _settle(session: pytest.Session, exitstatus: int) -> None:
     """Baseline and gate of what the session ended with. A worse exit status is never overwritten."""
     config = session.config
     done = config.stash.get(_CLOSING, None) or config.stash.get(_SITTING, None)
-    if done is None or not done.boards or _is_worker(config):
+    if done is None or not done.tasks or _is_worker(config):
         return
     from ..ending import settle
 

@@ -76,12 +76,15 @@ class Outcome(Record):
     """What a session's recording came to.
 
     ``unlogged`` candidates are not in MLflow and stay in the ledger for the next session; ``error`` says why.
-    ``candidates``: experiment -> all of its candidates, with texts.
+    ``candidates``: experiment -> all of its candidates, with texts. ``stuck`` counts those that earlier sessions have
+    left behind and MLflow refuses still; ``stuck_error`` says why.
     """
 
     unlogged: int = 0
     error: str | None = None
     candidates: Mapping[str, tuple[LoggedCandidate, ...]] = field(default_factory=dict)
+    stuck: int = 0
+    stuck_error: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,12 +236,17 @@ class _Second:
             os.kill(self._pid, signal.SIGKILL)
 
 
+def _second_lock(session: str) -> str:
+    return f"second-writer:{session}"
+
+
 def _write_share(where: Where, parent: int) -> None:
     """The second writer's life. Whatever goes wrong ends it: the first one takes over, and says what it was."""
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1):  # the pipe to the session is the first one's alone
         os.dup2(null, descriptor)
     work = _Work(where, share=_Second.SHARE)
+    work.locks.acquire(_second_lock(where.session))  # for as long as it lives, nobody takes over what it may be writing
     while os.getppid() == parent:
         work.store.open()
         batch = work.mine()
@@ -257,6 +265,7 @@ class _Work:
         self.store = where.store(self.locks)
         self.sessions = [where.session]
         self.error: str | None = None
+        self.error_of_others: str | None = None
         self._adopted_at = 0.0
         self._left, self._moved_at = -1, 0.0
         self.refused: set[tuple[str, str]] = set()
@@ -270,7 +279,9 @@ class _Work:
         for session, since in self.ledger.sessions_waiting(self.where.store_name).items():
             begun = self.where.begun(session)
             starting = begun.parent.exists() and not begun.exists() and time.time() - since < STARTING_S
-            if session not in self.sessions and not starting and self.locks.try_acquire(f"session:{session}"):
+            if session in self.sessions or starting or not self.locks.is_free(_second_lock(session)):
+                continue
+            if self.locks.try_acquire(f"session:{session}"):
                 self.sessions.append(session)
                 self.store.forget()
 
@@ -308,15 +319,20 @@ class _Work:
         self.ledger.done(self.where.store_name, [(e, r, None if e.run_id == r else _texts(e)) for e, r in logged])
 
     def _one_by_one(self, batch: Sequence[Entry]) -> None:
-        """After a batch failed: log what can be, so that one refused candidate does not hold up the rest."""
+        """After a batch failed: log what can be, so that one refused candidate does not hold up the rest.
+
+        Raises TrackingError where MLflow cannot be reached, which is nobody's fault among them.
+        """
         self.store.forget()
-        self.store.open()
-        self.store.experiment(batch[0].experiment, create=True)
+        self.store.ping()
         for item in batch:
             try:
                 self.log([item])
             except TrackingError as error:
-                self.error = str(error)
+                if item.session == self.where.session:
+                    self.error = str(error)
+                else:
+                    self.error_of_others = str(error)
                 self.refused.add((item.experiment, item.candidate))
                 self.store.forget()
 
@@ -328,7 +344,20 @@ class _Work:
                 candidates[name] = tuple(self._with_texts(name))
         except PromptbenchError as error:
             return Outcome(unlogged=left, error=str(error))
-        return Outcome(unlogged=left, error=self.error if left else None, candidates=candidates)
+        stuck = sum(e.session != self.where.session for e in self._refused_entries())
+        return Outcome(
+            unlogged=left,
+            error=self.error if left else None,
+            candidates=candidates,
+            stuck=stuck,
+            stuck_error=self.error_of_others if stuck else None,
+        )
+
+    def _refused_entries(self) -> list[Entry]:
+        if not self.refused:
+            return []
+        waiting = self.ledger.pending(self.where.store_name, self.sessions, limit=1 << 30)
+        return [e for e in waiting if (e.experiment, e.candidate) in self.refused]
 
     def judge(self, judgements: Sequence[Judgement]) -> dict[str, Any]:
         try:
@@ -363,9 +392,13 @@ class _Questions:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
-        for line in sys.stdin:
-            self._waiting.append(json.loads(line))
-        self.gone.set()
+        try:
+            for line in sys.stdin:
+                self._waiting.append(json.loads(line))
+        except ValueError:
+            pass  # half a line: the session was killed while it wrote
+        finally:
+            self.gone.set()
 
     def next(self) -> dict[str, Any] | None:
         return self._waiting[0] if self._waiting else None
@@ -382,6 +415,8 @@ def main() -> None:
     where = Where.from_json(json.loads(sys.stdin.readline()))
     locks = LockFile(Path(where.locks))
     locks.acquire(f"session:{where.session}")
+    locks.acquire(_second_lock(where.session))  # the second writer of a recorder that was killed has to end first
+    locks.release(_second_lock(where.session))
     begun = where.begun(where.session)
     if begun.parent.exists():
         begun.touch()

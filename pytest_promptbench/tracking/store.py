@@ -12,6 +12,8 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
+import re
 import sqlite3
 import tempfile
 import time
@@ -20,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from ..errors import PromptbenchError, TrackingError
@@ -37,10 +39,18 @@ PAGE = 5000
 _SPANS_A_CALL = 40
 
 
+_SECRET_QUERY = re.compile(r"([?&;][^=&;]*(?:pass|pwd|secret|token|key|sig)[^=&;]*=)[^&;#]*", re.IGNORECASE)
+
+
 def redacted(uri: str) -> str:
-    """A tracking address without its user and password."""
-    parts = urlsplit(uri)
-    return uri if "@" not in parts.netloc else parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]).geturl()
+    """A tracking address without its user and password, even where the password holds ``/``, ``?`` or ``#``."""
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme in ("sqlite", "file"):
+        return uri
+    user, at, host = rest.rpartition("@")
+    if at and (not scheme.startswith("http") or "/" not in user):
+        rest = "***@" + host
+    return _SECRET_QUERY.sub(r"\1***", f"{scheme}://{rest}")
 
 
 def load_mlflow() -> None:
@@ -58,6 +68,14 @@ def load_mlflow() -> None:
     logging.getLogger("mlflow").setLevel(logging.ERROR)
 
 
+class _Known(NamedTuple):
+    """A run that MLflow has of a candidate."""
+
+    run_id: str
+    status: str
+    tags: Mapping[str, str]
+
+
 class TrackingStore:
     """One MLflow store. ``artifact_root`` is where new experiments keep artifacts; None leaves it to a server.
 
@@ -71,7 +89,7 @@ class TrackingStore:
         self._client: Any = None
         self._traces: Any = None
         self._ids: dict[str, str] = {}
-        self._known: dict[str, dict[str, tuple[str, str]]] = {}
+        self._known: dict[str, dict[str, _Known]] = {}
         self._carried: dict[str, dict[str, Any]] = {}
 
     # -- opening
@@ -156,8 +174,17 @@ class TrackingStore:
         """Ask MLflow afresh which candidates exist: another process may have written some."""
         self._known.clear()
 
+    def ping(self) -> None:
+        """TrackingError where MLflow cannot be reached at all."""
+        self.open()
+        with translated(self.uri):
+            self._client.search_experiments(max_results=1)
+
     def log(self, entries: Sequence[Entry]) -> list[str]:
-        """Make sure that each entry has its run, complete with artifacts and trace. Returns the run ids, in order."""
+        """Make sure that each entry has its run, complete with artifacts and trace. Returns the run ids, in order.
+
+        A run that is there already gets the tags that the user asked for in this session.
+        """
         self.open()
         with translated(self.uri):
             logged: list[str] = []
@@ -167,18 +194,24 @@ class TrackingStore:
                 experiment_id = self.experiment(item.experiment, create=True)
                 assert experiment_id is not None
                 known = self._existing(item.experiment, experiment_id)
-                run_id, status = known.get(item.candidate, ("", ""))
+                run_id, status, tags = known.get(item.candidate, _Known("", "", {}))
                 if not run_id and item.run_id and self._finished(item.run_id):
                     run_id, status = item.run_id, "FINISHED"  # another session has logged it since we looked
-                if status not in ("FINISHED", "FAILED"):
+                if status in ("FINISHED", "FAILED"):
+                    asked = {k: str(v) for k, v in item.record.get("tags", {}).items() if tags.get(k) != v}
+                    if asked:
+                        self.tag(run_id, asked)
+                        tags = {**tags, **asked}
+                else:
                     record = Logged.from_json(item.record)
+                    tags = record.tags
                     carried = None if record.candidate.failed else self._judged_before(record)
                     run_id = self._write_run(record, experiment_id, run_id or None, known, carried)
                     fresh.append((record, experiment_id, run_id))
                     if carried is not None:
                         taken_over.append((record.rubric, run_id, verdicts.carried(carried)))
                 logged.append(run_id)
-                known[item.candidate] = (run_id, "FINISHED")
+                known[item.candidate] = _Known(run_id, "FINISHED", tags)
             self._write_traces(fresh)
             for rubric, run_id, given in taken_over:
                 for verdict in given:
@@ -189,13 +222,13 @@ class TrackingStore:
                 self._client.set_terminated(run_id, status, end_time=end)
             return logged
 
-    def _existing(self, name: str, experiment_id: str) -> dict[str, tuple[str, str]]:
-        """Candidate key -> (run id, status) of an experiment, and likewise the key of a failed cell -> its run."""
+    def _existing(self, name: str, experiment_id: str) -> dict[str, _Known]:
+        """Candidate key -> its run in an experiment, and likewise the key of a failed cell -> its run."""
         if name not in self._known:
-            known: dict[str, tuple[str, str]] = {}
+            known: dict[str, _Known] = {}
             for run in self._runs([experiment_id], f"tags.`{names.CANDIDATE}` != ''"):
                 tags = run.data.tags
-                value = (run.info.run_id, run.info.status)
+                value = _Known(run.info.run_id, run.info.status, tags)
                 known.setdefault(tags[names.CANDIDATE], value)
                 if run.info.status == "FAILED":
                     known[_cell_key(run.data.params, tags)] = value
@@ -226,7 +259,7 @@ class TrackingStore:
         record: Logged,
         experiment_id: str,
         run_id: str | None,
-        known: Mapping[str, tuple[str, str]],
+        known: Mapping[str, _Known],
         carried: Any = None,
     ) -> str:
         """Everything of a run but its trace and its end. ``carried``: the run whose sit-down verdicts it takes over."""
@@ -269,7 +302,7 @@ class TrackingStore:
         late_tags: list[Any] = []
         if run_id is None and failed_before is not None and not candidate.failed:
             # The cell failed in an earlier session and has an answer now: its run is completed, not doubled.
-            run_id = failed_before[0]
+            run_id = failed_before.run_id
             self._client.delete_tag(run_id, names.ERROR)
             late_tags = [RunTag(k, v) for k, v in tags.items()]
         if run_id is None:
@@ -345,7 +378,7 @@ class TrackingStore:
         condition = f"tags.`{names.CANDIDATE}` != ''" + (f" and {extra_filter}" if extra_filter else "")
         with translated(self.uri):
             runs = [r for r in self._runs([experiment_id], condition) if r.info.status in ("FINISHED", "FAILED")]
-        candidates = [_read_run(run, experiment) for run in runs]
+        candidates = [_read(run, experiment) for run in runs]
         return sorted(candidates, key=lambda c: (c.started_at, c.run_id))
 
     def texts(self, candidates: Sequence[LoggedCandidate]) -> list[LoggedCandidate]:
@@ -500,6 +533,17 @@ def _artifacts(record: Logged) -> dict[str, str]:
     return texts
 
 
+def _read(run: Any, experiment: str) -> LoggedCandidate:
+    """``_read_run``, or a TrackingError that names the run, where somebody has written what no tag of ours holds."""
+    try:
+        return _read_run(run, experiment)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise TrackingError(
+            f"run {run.info.run_id} of experiment {experiment!r}: its promptbench tags cannot be read "
+            f"({type(error).__name__}: {error}); mend or delete the run in MLflow"
+        ) from error
+
+
 def _read_run(run: Any, experiment: str) -> LoggedCandidate:
     tags, params, metrics = run.data.tags, run.data.params, run.data.metrics
     failed = run.info.status == "FAILED"
@@ -536,7 +580,7 @@ def _read_run(run: Any, experiment: str) -> LoggedCandidate:
 
 
 def _whole(value: float | None) -> int | None:
-    return None if value is None else int(value)
+    return None if value is None or not math.isfinite(value) else int(value)
 
 
 def utc_now() -> str:
