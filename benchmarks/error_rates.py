@@ -297,7 +297,14 @@ def ties_table(repetitions: int) -> None:
                 )
                 scores = np.clip(np.round(scores * 3) / 3, 3, 15)
                 order = np.argsort(-scores.mean(axis=1), kind="stable")
-                ranks = stats.tied_ranks([dict(enumerate_names(scores[r])) for r in order])
+                ranks = stats.tied_ranks(
+                    stats.Board(
+                        layers=scores[None, order],
+                        groups=[(0,)],
+                        estimates=[None] * count,
+                        calibrated=[False] * count,
+                    )
+                )
                 apart += max(ranks) > 1
             shares.append(100 * apart / repetitions)
         rows.append([count, *shares])

@@ -6,7 +6,8 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .records import LoggedCandidate, Record, Rubric, Tier, Verdict, composite
+from .records import LoggedCandidate, Record, Rubric, Tier, Verdict
+from .scores import verdict_composite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ def disagreement(candidate: LoggedCandidate, rubric: Rubric, *, with_itself: boo
         other = next((v for v in candidate.second_verdicts if v.judge.tier is Tier.AUTO), None)
     if first is None or other is None:
         return None
-    values = [composite({**v.scores, **candidate.checks}, rubric) for v in (first, other)]
+    values = [verdict_composite(v, candidate, rubric) for v in (first, other)]
     return None if values[0] is None or values[1] is None else abs(values[0] - values[1])
 
 
