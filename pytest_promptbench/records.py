@@ -475,13 +475,28 @@ def composite(scores: Mapping[str, Score], rubric: Rubric) -> float | None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Draw(Record):
+    """That an audit drew a candidate, with which probability: at random, or picked (``random`` false, 1).
+
+    round: audits that had been taken in before, plus one. seed: of the random part.
+    """
+
+    probability: float
+    random: bool
+    round: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoggedCandidate(Record):
     """A candidate as MLflow holds it: what leaderboards, packets, agreement and gates are made from.
 
     ``verdicts`` are all that are known, the latest of every judge; ``second_verdicts`` are what a judge said when it
     saw the same candidate once more without knowing; ``failed_verdicts`` maps an automatic judge's name to what was
-    wrong with its replies. ``sampling_probability`` is that with which an audit drew the candidate. ``outputs`` and
-    ``context`` are None where the reader did not ask for texts. ``checks`` are the flags that a program filled.
+    wrong with its replies. ``draws`` maps the audits that drew it, taken in or not, to how; ``audited`` is the audit
+    whose packet brought its first sit-down verdict, and ``sampling_probability`` that with which audits labelled it.
+    ``outputs`` and ``context`` are None where the reader did not ask for texts. ``checks`` are the flags that a program
+    filled.
     ``started_at`` is milliseconds since the epoch.
     """
 
@@ -511,6 +526,8 @@ class LoggedCandidate(Record):
     session: str = ""
     carried_from: str | None = None
     sampling_probability: float | None = None
+    draws: Mapping[str, Draw] = field(default_factory=dict)
+    audited: str | None = None
     outputs: tuple[str, ...] | None = None
     context: Mapping[str, Any] | None = None
 

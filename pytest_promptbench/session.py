@@ -32,7 +32,7 @@ from .completer import LiteLLMCompleter, spare_loopback_from_proxies
 from .errors import CatalogError, PromptbenchError, TrackingError
 from .generation import Completer, Generator, Limits, Progress
 from .grid import cells, select
-from .leaderboard import build_leaderboard
+from .leaderboard import build_leaderboard, current_candidates
 from .ledger import Ledger
 from .localmodels import LocalServer, installed
 from .locks import LockFile
@@ -416,7 +416,10 @@ class Desk:
         with asking(self.settings, _SessionCompleter(judges, folder=self._folder)) as ask:
             for task in groups.values():
                 rubric, judge = task.suite.rubric, task.suite.judge
-                found = [c for c in everyone.get(task.experiment, ()) if c.task == task.suite.task]
+                now = cells_now(self.plan.tasks, task.suite.task)
+                found, _ = current_candidates(
+                    everyone.get(task.experiment, ()), rubric, task=task.suite.task, cells_now=now
+                )
                 todo = [c for c in found if mine is None or c.candidate in mine]
                 assert judge is not None
                 todo = unscored(todo, rubric, judge)
@@ -487,14 +490,22 @@ def build_boards(tasks: Sequence[Task], outcome: Outcome, report: Path) -> tuple
             for c in outcome.candidates[task.experiment]
             if c.task == suite.task and c.rubric_sha256 == suite.rubric.sha256
         )
-        now = {c.names: c.id for t in tasks if t.suite.task == suite.task for c in cells(t.suite)}
         leaderboard = build_leaderboard(
-            candidates, suite.rubric, experiment=task.experiment, task=suite.task, cells_now=now
+            candidates,
+            suite.rubric,
+            experiment=task.experiment,
+            task=suite.task,
+            cells_now=cells_now(tasks, suite.task),
         )
         folder = report if len(groups) == 1 else report / suite.task
         agreement = agreement_report(candidates, suite.rubric, experiment=task.experiment, task=suite.task)
         boards.append(Board(leaderboard=leaderboard, candidates=candidates, agreement=agreement, folder=folder))
     return tuple(boards)
+
+
+def cells_now(tasks: Iterable[Task], task: str) -> dict[tuple[str, str, str], str]:
+    """(model, prompt, scenario) -> the id of the cell that the collected files give today."""
+    return {c.names: c.id for t in tasks if t.suite.task == task for c in cells(t.suite)}
 
 
 def write_reports(boards: Iterable[Board]) -> list[Path]:
