@@ -162,7 +162,7 @@ _NOT_OUR_WARNINGS = (  # of libraries below us, while they are imported beside a
     "ignore:::mlflow",
     "ignore:::sqlalchemy",
 )
-_GATE = ("bench_compare", "bench_compare_fail", "bench_strict")
+_GATE = ("bench_save", "bench_compare", "bench_compare_fail", "bench_strict")
 _NO_INI = {
     "judge_export", "judge_apply", "judge_queue", "judge_collect", "judge_audit", "judge_duplicates", "judge_reveal",
     "bench_shard", "bench_self_test", "bench_promote", "bench_rollback",

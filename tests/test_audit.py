@@ -133,18 +133,21 @@ def test_what_several_audits_drew_at_random_has_one_probability_and_what_was_pic
 
 @pytest.mark.parametrize("rounds", [1, 2, 3])
 def test_the_calibrated_mean_covers_the_truth_after_any_number_of_audits(rounds: int) -> None:
-    """The judge wavers where it is wrong, so the first audit picks what it is too kind to. 150 populations of 90."""
+    """The judge wavers where it is too kind, so the first audit picks what people score lower. 150 populations of 90.
+
+    With each audit's own share as the probability, 2 audits cover in 89 of 100 cases, and 3 in 86.
+    """
     hits = 0
     for seed in range(150):
         rng = random.Random(seed)
         truth, pool = [], []
         for i in range(90):
-            wrong = rng.random() < 0.25
-            quality = rng.gauss(5, 1)
-            truth.append(quality)
-            pool.append(candidate(i, auto=quality + rng.gauss(3 if wrong else 0, 1), again=quality + rng.gauss(0, 1)))
+            wrong = rng.random() < 1 / 3
+            quality = rng.gauss(6, 1)
+            truth.append(quality - 3 * wrong)
+            pool.append(candidate(i, auto=quality, again=quality + rng.gauss(0, 2 if wrong else 0.5)))
         for number in range(rounds):
-            audit = next_audit(pool, RUBRIC, 16, experiment=f"e{seed}", task="tip")
+            audit = next_audit(pool, RUBRIC, (60, 50, 4)[number], experiment=f"e{seed}", task="tip")
             assert audit.round == number + 1
             pool, _ = taken_in(pool, audit, truth)
         scored = [tier_scores(c, RUBRIC) for c in pool]
