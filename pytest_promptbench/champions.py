@@ -114,7 +114,11 @@ def _lineage(decision: Promotion, receipt: dict[str, object]) -> dict[str, str]:
 def _said(decision: Promotion, registered: Registered | None) -> Sitting:
     lines = condition_lines(decision)
     if decision.stays:
-        return Sitting(message=f"{decision.winner} is the champion of {decision.task} already, and the best of it")
+        best = "and the best of it" if decision.granted else "and nothing that compares with it is better"
+        return Sitting(
+            message=f"{decision.winner} is the champion of {decision.task} already, {best}",
+            lines=() if decision.granted else tuple(lines),
+        )
     if registered is None:
         after = f"; {decision.champion} stays" if decision.champion else ""
         return Sitting(
