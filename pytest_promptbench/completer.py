@@ -162,7 +162,7 @@ class LiteLLMCompleter:
         if isinstance(error, kinds.Timeout):
             return TransientError(message)
         if isinstance(error, kinds.BadRequestError | kinds.UnprocessableEntityError) or status in (400, 413, 422):
-            return PermanentError(message)
+            return PermanentError(message, refused=True)
         if status in (503, 529):
             return TransientError(message, retry_after=_retry_after(error), throttled=True)
         return TransientError(message, retry_after=_retry_after(error))

@@ -75,12 +75,14 @@ class PermanentError(GenerationError):
     """Another try would end the same way.
 
     ``whole_model`` is true where no request to this model can succeed (wrong key, unknown model), so that the
-    session need not ask again.
+    session need not ask again. ``refused`` is true where the provider refused this request for what is in it (HTTP
+    400, 413, 422): the same question put otherwise may be answered.
     """
 
-    def __init__(self, message: str, *, whole_model: bool = False) -> None:
+    def __init__(self, message: str, *, whole_model: bool = False, refused: bool = False) -> None:
         super().__init__(message)
         self.whole_model = whole_model
+        self.refused = refused
 
 
 class NotGeneratedError(GenerationError):

@@ -518,7 +518,8 @@ class Generator:
         errors = [j.error for j in order.jobs if j.error is not None]
         answers = tuple(j.answer for j in order.jobs if j.answer is not None)
         if errors:
-            candidate = Candidate(cell=order.cell, error=self._completer.redact(str(errors[0])))
+            refused = isinstance(errors[0], PermanentError) and errors[0].refused
+            candidate = Candidate(cell=order.cell, error=self._completer.redact(str(errors[0])), refused=refused)
         else:
             candidate = Candidate(cell=order.cell, answers=answers)
         p = self._progress

@@ -354,11 +354,15 @@ def _total(values: Sequence[float | int | None]) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate(Record):
-    """What a cell generated: one answer per sample, or the error that stopped it."""
+    """What a cell generated: one answer per sample, or the error that stopped it.
+
+    ``refused``: the provider refused the request for what is in it.
+    """
 
     cell: Cell
     answers: tuple[Answer, ...] = ()
     error: str | None = None
+    refused: bool = False
 
     @property
     def failed(self) -> bool:

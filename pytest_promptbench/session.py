@@ -151,7 +151,11 @@ class Bench:
         if suite.judge is not None:
             return (suite.judge,)
         left_out = next((f": {n[6:]}: {why}" for n, why in suite.skipped.items() if n.startswith("judge:")), None)
-        remedy = left_out or "; name one, as in  judge: {model: haiku}"
+        here = sorted(suite.models, key=lambda m: not m.embedded)
+        remedy = (left_out or "") + "; name one" + (" that runs here" if left_out else "")
+        remedy += f", as in  judge: {{model: {here[0].name if here else 'haiku'}}}"
+        if left_out:
+            remedy += f"  (here: {', '.join(m.name for m in here) or 'none'})"
         raise CatalogError(f"{suite.path}: --judge-auto needs the suite's automatic judge, and there is none{remedy}")
 
     def _check_embedded(self, suite: Suite, models: Iterable[Model]) -> None:
