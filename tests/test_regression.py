@@ -62,6 +62,15 @@ def test_what_cannot_be_compared_is_exit_4_and_never_green(judged: Project) -> N
     assert "gate of tip: ERROR" in result.out
 
 
+def test_without_mlflow_nothing_is_compared_or_saved_and_that_is_not_green(judged: Project) -> None:
+    judged.environ = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    result = judged.pytest("--bench-compare=base.json", "--bench-save=new.json", "-k", "s1")
+    judged.environ = {}
+    assert result.code == 4, result.text
+    assert "--bench-compare and --bench-save: ERROR: nothing of this session could be read back" in result.out
+    assert not (judged.root / "new.json").exists()
+
+
 def test_an_edited_prompt_is_not_passed_on_the_scores_of_its_old_text(judged: Project) -> None:
     rubric = judged.root / "rubrics/tip-v1.md"
     rubric.write_text(rubric.read_text().removesuffix("\nchanged\n"))
