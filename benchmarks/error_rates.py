@@ -463,7 +463,8 @@ def _judged(number: int, auto: float, again: float) -> LoggedCandidate:
     first, second = (Verdict(scores={"score": score}, judge=judge, at="1") for score in (auto, again))
     return LoggedCandidate(
         run_id=f"r{number:03}", experiment="e", task="t", model="m", prompt="v1", scenario=f"s{number}", cell="c",
-        candidate=str(number), rubric="r", rubric_sha256="r", pending=True, verdicts=(first,), second_verdicts=(second,),
+        candidate=str(number), rubric="r", rubric_sha256="r", pending=True, verdicts=(first,),
+        second_verdicts=(second,),
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .records import Leaderboard, LoggedCandidate, Row, Rubric, Tier, Verdict
-from .scores import TierScore, automatic_score, layered, pair, sit_down_score, table, tier_scores
+from .scores import Scored, automatic_score, layered, pair, sit_down_score, table, tier_scores
 
 if TYPE_CHECKING:
     from .statistics import MeanEstimate
@@ -246,7 +246,7 @@ class _Table:
         everyone = [*self.sound, *self.failed]
         calibrated = _calibrated(scored)
         estimated = calibrated is not None and _stands_for(calibrated)
-        by_tier = table(self.sound, rubric, lambda c: c.scenario)
+        by_tier = table(scored, lambda c: c.scenario)
         return Row(
             rank=None,
             model=model,
@@ -281,7 +281,7 @@ class _Table:
         return {name: mean.mean() for name, mean in means.items()}
 
 
-def _calibrated(scored: Sequence[tuple[LoggedCandidate, tuple[TierScore, ...]]]) -> Mapping[str, Any] | None:
+def _calibrated(scored: Sequence[Scored]) -> Mapping[str, Any] | None:
     """The sit-down composite by prediction-powered inference, where the automatic tier has scored more than it has.
 
     ``audited``: whether an audit drew any of the labels. Then a label without a sampling probability was there whatever

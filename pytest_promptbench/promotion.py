@@ -116,7 +116,10 @@ def decide(
     groups: dict[tuple[str, str], list[LoggedCandidate]] = defaultdict(list)
     for c in candidates:
         groups[c.prompt, c.prompt_sha256].append(c)
-    tables = {key: table(found, rubric, lambda c: (c.model, c.scenario)) for key, found in groups.items()}
+    tables = {
+        key: table([(c, tier_scores(c, rubric)) for c in found], lambda c: (c.model, c.scenario))
+        for key, found in groups.items()
+    }
     judged = {key: found for key, found in tables.items() if any(tier in found for tier in policy.deciding)}
     if not judged:
         how = "--judge-auto" if policy is Policy.AUTO else "--judge-export and --judge-apply"

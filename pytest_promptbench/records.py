@@ -537,7 +537,11 @@ class LoggedCandidate(Record):
 
     def latest(self, tier: Tier) -> Verdict | None:
         """The latest verdict of a tier, or None."""
-        return max((v for v in self.verdicts if v.judge.tier is tier), key=lambda v: v.at, default=None)
+        found: Verdict | None = None
+        for v in self.verdicts:
+            if v.judge.tier is tier and (found is None or v.at > found.at):
+                found = v
+        return found
 
     def sit_down(self) -> Verdict | None:
         """The latest verdict of the highest sit-down tier (a person before Claude Code), or None."""

@@ -48,8 +48,9 @@ def tier_scores(candidate: LoggedCandidate, rubric: Rubric) -> tuple[TierScore, 
     if candidate.error is not None:
         return ()
     found = []
+    judged = {v.judge.tier for v in candidate.verdicts}
     for tier in TIERS:
-        verdict = candidate.latest(tier)
+        verdict = candidate.latest(tier) if tier in judged else None
         value = None if verdict is None else verdict_composite(verdict, candidate, rubric)
         if value is not None:
             found.append(TierScore(tier, candidate.sampling_probability if tier in SIT_DOWN else None, value))
@@ -64,11 +65,14 @@ def automatic_score(scores: Sequence[TierScore]) -> TierScore | None:
     return next((s for s in scores if s.tier is Tier.AUTO), None)
 
 
-def table(candidates: Iterable[LoggedCandidate], rubric: Rubric, key: Callable[[LoggedCandidate], K]) -> Table[K]:
-    """Every tier's composites by ``key``."""
+Scored = tuple[LoggedCandidate, tuple[TierScore, ...]]
+
+
+def table(scored: Iterable[Scored], key: Callable[[LoggedCandidate], K]) -> Table[K]:
+    """Every tier's composites by ``key``, of candidates with their :func:`tier_scores`."""
     values: dict[Tier, dict[K, list[float]]] = {tier: defaultdict(list) for tier in TIERS}
-    for c in candidates:
-        for score in tier_scores(c, rubric):
+    for c, scores in scored:
+        for score in scores:
             values[score.tier][key(c)].append(score.value)
     return {
         tier: {k: math.fsum(v) / len(v) for k, v in sorted(found.items())} for tier, found in values.items() if found
