@@ -14,13 +14,18 @@ import functools
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pytest_promptbench import gate
 from pytest_promptbench import statistics as stats
+from pytest_promptbench.audit import Audit, next_audit, sampling_probabilities
 from pytest_promptbench.gate.verdict import Case, decide
+from pytest_promptbench.records import Criterion, Judge, LoggedCandidate, Rubric, Tier, Verdict
+from pytest_promptbench.scores import sit_down_score, tier_scores
 
 DATA = Path(__file__).parent / "data" / "hanna_scores.jsonl"
 CRITERIA = ("relevance", "coherence", "empathy", "surprise", "engagement", "complexity")
@@ -205,19 +210,26 @@ def power_table(repetitions: int) -> None:
         ["scale", "rows in the gate", "scenarios", "MDE it prints", "drop 0.25", "drop 0.5", "drop 1.0"],
         rows,
     )
-    rows = []
-    for n in (10, 20, 50):
+
+
+def mde_table(repetitions: int) -> None:
+    """With the spread of the population known, so that the formula is tested and not its estimate of the spread."""
+    rng = np.random.default_rng(12)
+    before, after = regenerated(np.random.default_rng(1), 4000, 1)
+    pool = (after - before)[0]
+    pool = pool - pool.mean()
+    rows: list[list[object]] = []
+    for n in (6, 10, 20, 50):
+        standard = np.random.default_rng(n).normal(size=n)  # any sample of n with SD 1 has the formula's quantiles
+        standard = (standard - standard.mean()) / standard.std(ddof=1)
+        effect = (stats.minimum_detectable_effect(standard.tolist()) or 0.0) * float(pool.std(ddof=1))
         found = []
-        before, after = regenerated(np.random.default_rng(1), 4000, 1)
-        pool = (after - before)[0]
-        pool = pool - pool.mean()
-        effect = (stats.minimum_detectable_effect(pool.tolist()) or 0.0) * np.sqrt(len(pool) / n)
         for _ in range(repetitions):
             d = rng.choice(pool, n) + effect
             found.append(stats.sign_flip_p_value(d.tolist()) <= 0.05)
         rows.append([n, f"{effect:.2f}", 100 * float(np.mean(found))])
     table(
-        "Is 2.8 SD / sqrt(n) the effect that a two-sided comparison finds in 80 %?",
+        f"How often a comparison finds a true effect as large as its MDE, % of {repetitions:,}; nominal 80",
         ["scenarios", "true effect", "found, %"],
         rows,
     )
@@ -297,7 +309,14 @@ def ties_table(repetitions: int) -> None:
                 )
                 scores = np.clip(np.round(scores * 3) / 3, 3, 15)
                 order = np.argsort(-scores.mean(axis=1), kind="stable")
-                ranks = stats.tied_ranks([dict(enumerate_names(scores[r])) for r in order])
+                ranks = stats.tied_ranks(
+                    stats.Board(
+                        layers=scores[None, order],
+                        groups=[(0,)],
+                        estimates=[None] * count,
+                        calibrated=[False] * count,
+                    )
+                )
                 apart += max(ranks) > 1
             shares.append(100 * apart / repetitions)
         rows.append([count, *shares])
@@ -400,6 +419,81 @@ def _label(
     return labels, probabilities
 
 
+AUDITED = Rubric(
+    id="r", text="t", sha256="r", criteria=(Criterion(name="score", type="scale", min=0, max=15, weight=1),)
+)
+
+
+def audits_table(repetitions: int) -> None:
+    """Several audits of one population, through the code that draws them and weighs their labels.
+
+    The judge wavers where it is too kind, so that the first audit picks what people score lower.
+    """
+    rows: list[list[object]] = []
+    for rounds in (1, 2, 3):
+        shown: list[object] = [rounds]
+        for own in (False, True):
+            hits, error = 0, 0.0
+            for seed in range(repetitions):
+                rng = np.random.default_rng([18, seed])
+                kind = rng.random(90) < 1 / 3
+                quality = rng.normal(9, 1, 90)
+                truth = quality - 3 * kind
+                again = quality + rng.normal(0, np.where(kind, 2, 0.5))
+                pool = [_judged(i, float(quality[i]), float(again[i])) for i in range(90)]
+                for number in range(rounds):
+                    audit = next_audit(pool, AUDITED, (60, 50, 4)[number], experiment=f"e{seed}", task="t")
+                    pool = _taken_in(pool, audit, truth)
+                found = _calibrated(pool, sampling_probabilities(pool), own=own)
+                assert found.ci is not None
+                assert found.estimate is not None
+                hits += found.ci[0] <= 8 <= found.ci[1]
+                error += found.estimate - 8
+            shown += [100 * hits / repetitions, f"{error / repetitions:+.2f}"]
+        rows.append(shown)
+    table(
+        f"calibrated_mean after several audits: coverage of 95 % intervals, % of {repetitions:,} populations of 90",
+        ["audits", "coverage", "bias", "with each audit's own share", "its bias"],
+        rows,
+    )
+
+
+def _judged(number: int, auto: float, again: float) -> LoggedCandidate:
+    judge = Judge(tier=Tier.AUTO, name="auto")
+    first, second = (Verdict(scores={"score": score}, judge=judge, at="1") for score in (auto, again))
+    return LoggedCandidate(
+        run_id=f"r{number:03}", experiment="e", task="t", model="m", prompt="v1", scenario=f"s{number}", cell="c",
+        candidate=str(number), rubric="r", rubric_sha256="r", pending=True, verdicts=(first,),
+        second_verdicts=(second,),
+    )  # fmt: skip
+
+
+def _taken_in(pool: list[LoggedCandidate], audit: Audit, truth: np.ndarray) -> list[LoggedCandidate]:
+    drawn = {d.candidate.run_id: audit.draw_of(d) for d in audit.drawn}
+    found = []
+    for c, score in zip(pool, truth, strict=True):
+        if c.run_id in drawn:
+            new: dict[str, Any] = {"draws": {**c.draws, audit.id: drawn[c.run_id]}}
+            if c.sit_down() is None:
+                label = Verdict(scores={"score": float(score)}, judge=Judge(tier=Tier.HUMAN, name="h"), at="1")
+                new |= {"verdicts": (*c.verdicts, label), "audited": audit.id}
+            found.append(replace(c, **new))
+        else:
+            found.append(c)
+    return found
+
+
+def _calibrated(pool: list[LoggedCandidate], chances: dict[str, float], *, own: bool) -> stats.Calibrated:
+    autos, labels, probabilities = [], [], []
+    for c in pool:
+        scores = tier_scores(c, AUDITED)
+        label = sit_down_score(scores)
+        autos.append(scores[-1].value)
+        labels.append(None if label is None else label.value)
+        probabilities.append(c.draws[c.audited].probability if own and c.audited else chances.get(c.run_id))
+    return stats.calibrated_mean(autos, labels, [c.scenario for c in pool], probabilities)
+
+
 def hanna_table(repetitions: int) -> None:
     rng = np.random.default_rng(17)
     human = composite(hanna()["human"]).mean(axis=2)
@@ -482,8 +576,6 @@ def _example(truth: np.ndarray, auto: np.ndarray, estimates: dict[str, list[floa
 
 
 def agreement_table(_: int) -> None:
-    from pytest_promptbench.records import Criterion
-
     criteria = [Criterion(name=c, type="scale", min=1, max=5, weight=1) for c in CRITERIA]
     human, auto = hanna()["human"], hanna()["auto"]
     sides = {"rater 1": human[:, :, 0], "rater 2": human[:, :, 1], "raters' mean": human.mean(axis=2)}
@@ -535,9 +627,11 @@ def icc2k(x: np.ndarray) -> float:
 TABLES: dict[str, tuple[Callable[[int], None], int]] = {
     "gate": (gate_table, 1000),
     "power": (power_table, 1000),
+    "mde": (mde_table, 4000),
     "coverage": (coverage_table, 2000),
     "ties": (ties_table, 1000),
     "calibration": (calibration_table, 2000),
+    "audits": (audits_table, 1000),
     "hanna": (hanna_table, 500),
     "agreement": (agreement_table, 1),
 }

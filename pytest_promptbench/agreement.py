@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
-from .records import Criterion, Judge, LoggedCandidate, Record, Rubric, Tier, Verdict, composite
+from .records import Criterion, Judge, LoggedCandidate, Record, Rubric, Tier, Verdict
+from .scores import verdict_composite
 
 if TYPE_CHECKING:
     from .statistics import AgreementReport, RatedPair
@@ -96,7 +97,7 @@ def _sides(candidates: Sequence[LoggedCandidate], rubric: Rubric) -> Iterator[tu
 
 
 def _of_tier(tier: Tier) -> Any:
-    return lambda c: max((v for v in c.verdicts if v.judge.tier is tier), key=lambda v: v.at, default=None)
+    return lambda c: c.latest(tier)
 
 
 def _of_judge(judge: Judge) -> Any:
@@ -119,5 +120,4 @@ def _common(candidates: Sequence[LoggedCandidate], rubric: Rubric, a: Any, b: An
 
 
 def _scores(verdict: Verdict, candidate: LoggedCandidate, rubric: Rubric) -> dict[str, float | bool | None]:
-    scores = {**verdict.scores, **candidate.checks}
-    return {**scores, COMPOSITE: composite(scores, rubric)}
+    return {**verdict.scores, **candidate.checks, COMPOSITE: verdict_composite(verdict, candidate, rubric)}

@@ -1,21 +1,71 @@
-"""Which candidates a person should look at to check the automatic judge, and with which probability each was drawn."""
+"""Which candidates a person should look at to check the automatic judge, and with which probability each was drawn.
+
+An audit that was drawn says nothing yet about the labels there are: only when its packet is taken in does it give those
+that it brought their sampling probability. Until then its draw stands on the candidates under the audit's own id.
+"""
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .records import LoggedCandidate, Record, Rubric, Tier, Verdict, composite
+from .records import Draw, LoggedCandidate, Record, Rubric, Tier, Verdict, sha256
+from .scores import verdict_composite
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn(Record):
-    """A candidate of an audit. ``probability`` is 1 for one that was picked by its ``disagreement`` (in points)."""
+    """A candidate of an audit: picked by its ``disagreement`` (in points), or at random with ``probability``."""
 
     candidate: LoggedCandidate
     probability: float
+    random: bool
     disagreement: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit(Record):
+    """What an audit draws. ``id`` is a hash of the draw, so that the same draw twice is one audit."""
+
+    id: str
+    round: int
+    seed: int
+    drawn: tuple[Drawn, ...]
+
+    def draw_of(self, drawn: Drawn) -> Draw:
+        return Draw(probability=drawn.probability, random=drawn.random, round=self.round, seed=self.seed)
+
+
+def next_audit(candidates: Sequence[LoggedCandidate], rubric: Rubric, n: int, *, experiment: str, task: str) -> Audit:
+    """The audit of ``n`` candidates that follows those that were taken in.
+
+    Its seed depends on experiment, task, rubric, round and ``n`` alone: exported twice, it draws the same.
+    """
+    number = 1 + len({c.audited for c in candidates if c.audited is not None})
+    seed = int(sha256(["promptbench-audit", experiment, task, rubric.sha256, number, n])[:8], 16)
+    drawn = tuple(draw(candidates, rubric, n, seed=seed))
+    content = sorted([d.candidate.run_id, d.probability, d.random] for d in drawn)
+    return Audit(id=sha256(["promptbench-audit", seed, content])[:12], round=number, seed=seed, drawn=drawn)
+
+
+def sampling_probabilities(candidates: Iterable[LoggedCandidate]) -> dict[str, float]:
+    """Run id -> the probability with which all audits so far labelled it, for every label that an audit brought.
+
+    1 for what was picked. What was drawn at random would have been labelled by any of the audits' draws, so its
+    probability is 1 - prod(1 - p) over all of them, whichever it was that drew it: with each audit's own share, the
+    later ones, drawn from a smaller rest, would weigh too little.
+    """
+    mine = list(candidates)
+    taken_in = {c.audited for c in mine if c.audited is not None}
+    shares = {i: d.probability for c in mine for i, d in c.draws.items() if d.random and i in taken_in}
+    together = 1 - math.prod(1 - p for p in shares.values())
+    return {
+        c.run_id: together if c.draws[c.audited].random else 1.0
+        for c in mine
+        if c.audited is not None and c.audited in c.draws
+    }
 
 
 def auditable(candidates: Iterable[LoggedCandidate]) -> list[LoggedCandidate]:
@@ -34,7 +84,7 @@ def disagreement(candidate: LoggedCandidate, rubric: Rubric, *, with_itself: boo
         other = next((v for v in candidate.second_verdicts if v.judge.tier is Tier.AUTO), None)
     if first is None or other is None:
         return None
-    values = [composite({**v.scores, **candidate.checks}, rubric) for v in (first, other)]
+    values = [verdict_composite(v, candidate, rubric) for v in (first, other)]
     return None if values[0] is None or values[1] is None else abs(values[0] - values[1])
 
 
@@ -58,6 +108,6 @@ def draw(candidates: Iterable[LoggedCandidate], rubric: Rubric, n: int, *, seed:
     chosen = unseen[: n - len(largest)]
     probability = len(chosen) / len(unseen) if unseen else 1.0
     return [
-        *(Drawn(candidate=c, probability=1.0, disagreement=gaps[c.run_id]) for c in largest),
-        *(Drawn(candidate=c, probability=probability, disagreement=gaps[c.run_id]) for c in chosen),
+        *(Drawn(candidate=c, probability=1.0, random=False, disagreement=gaps[c.run_id]) for c in largest),
+        *(Drawn(candidate=c, probability=probability, random=True, disagreement=gaps[c.run_id]) for c in chosen),
     ]

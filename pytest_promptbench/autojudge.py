@@ -172,7 +172,7 @@ class _Work:
         """What a reply comes to: the next try, one output's scores, or a whole judgement."""
         about = self._open[asked.place]
         if reply.error is not None:
-            if asked.structured and not reply.error.startswith("not generated"):
+            if asked.structured and reply.refused:  # it may be the schema that the model does not take
                 self._send(_Asked(asked.place, asked.output, unstructured(asked.cell), False, asked.tries))
             else:
                 self._unavailable.append(reply.error)

@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from .errors import UsageError
-from .grid import cells
 from .leaderboard import current_candidates
 from .promotion import PROMOTION_SCHEMA, Policy, Promotion, decide, parse_bound
 from .records import Prompt
-from .session import Task, where
+from .session import Task, cells_now, where
 from .settings import Settings
 from .sitdown import Sitting, experiment_of
 from .tracking.registry import CHAMPION, PromptRegistry, Registered
@@ -36,7 +35,7 @@ def promote(settings: Settings, tasks: Sequence[Task], name: str) -> Sitting:
     registry = PromptRegistry(store)
     task = replace(mine[0], experiment=experiment_of(store, settings, mine[0], option="--bench-promote"))
     rubric = task.suite.rubric
-    now = {c.names: c.id for t in mine for c in cells(t.suite)}
+    now = cells_now(mine, name)
     candidates, _ = current_candidates(store.read(task.experiment), rubric, task=name, cells_now=now)
     selected = {m.name for m in task.suite.models}, {p.version for p in task.suite.prompts}
     champion = registry.champion(name)
@@ -115,7 +114,11 @@ def _lineage(decision: Promotion, receipt: dict[str, object]) -> dict[str, str]:
 def _said(decision: Promotion, registered: Registered | None) -> Sitting:
     lines = condition_lines(decision)
     if decision.stays:
-        return Sitting(message=f"{decision.winner} is the champion of {decision.task} already, and the best of it")
+        best = "and the best of it" if decision.granted else "and nothing that compares with it is better"
+        return Sitting(
+            message=f"{decision.winner} is the champion of {decision.task} already, {best}",
+            lines=() if decision.granted else tuple(lines),
+        )
     if registered is None:
         after = f"; {decision.champion} stays" if decision.champion else ""
         return Sitting(

@@ -106,7 +106,7 @@ class LiteLLMCompleter:
             )
         except Exception as error:
             problem = self._classify(error, model)
-            problem.refused = _refused(getattr(error, "status_code", None))
+            problem.unpaid = _unpaid(getattr(error, "status_code", None))
             raise problem from None
         latency = time.perf_counter() - clock
         try:
@@ -169,7 +169,7 @@ class LiteLLMCompleter:
         if isinstance(error, kinds.Timeout):
             return TransientError(message)
         if isinstance(error, kinds.BadRequestError | kinds.UnprocessableEntityError) or status in (400, 413, 422):
-            return PermanentError(message)
+            return PermanentError(message, refused=True)
         if status in (503, 529):
             return TransientError(message, retry_after=_retry_after(error), throttled=True)
         return TransientError(message, retry_after=_retry_after(error))
@@ -199,7 +199,7 @@ def _remedy(finish_reason: object) -> str:
     return "nothing was stored, so the next run asks again"
 
 
-def _refused(status: object) -> bool:
+def _unpaid(status: object) -> bool:
     """Whether an error's status says that nothing was generated. A timeout (408) or a 500 may come after it was."""
     return isinstance(status, int) and ((400 <= status < 500 and status != 408) or status in (503, 529))
 

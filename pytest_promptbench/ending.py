@@ -80,13 +80,21 @@ def automatic(judged_: tuple[Judged, ...]) -> Iterator[Line]:
 
 
 def settle(settings: Settings, boards_: tuple[Board, ...], tasks: tuple[Task, ...]) -> tuple[int, list[Line]]:
-    """Save and compare as asked for: the exit code that follows (0: none), and what to say."""
+    """Save and compare as asked for: the exit code that follows (0: none), and what to say.
+
+    ``boards_`` is empty where the candidates of ``tasks`` could not be read back: then nothing was compared or saved,
+    and that is not green.
+    """
+    if not boards_:
+        asked = [
+            flag for flag, path in (("--bench-compare", settings.compare), ("--bench-save", settings.save)) if path
+        ]
+        problem = "nothing of this session could be read back from MLflow, so there is nothing to compare or save"
+        return (4, [(f"{' and '.join(asked)}: ERROR: {problem}", _LOUD)]) if asked else (0, [])
     said: list[Line] = []
     results: tuple[GateResult, ...] = ()
     code = 0
     try:
-        if not boards_ and (settings.compare is not None or settings.save is not None):
-            raise UsageError("there is no leaderboard to compare or save: see above why")
         if settings.compare is not None:
             results = regression.compare(settings, boards_, tasks)
             said += regression.lines(results)

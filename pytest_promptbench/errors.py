@@ -57,12 +57,12 @@ class CatalogError(PromptbenchError):
 class GenerationError(PromptbenchError):
     """A provider gave no usable answer for one request.
 
-    ``refused`` is true where it answered with an error instead of generating, so that nothing is charged for it.
+    ``unpaid`` is true where it answered with an error instead of generating, so that nothing is charged for it.
     """
 
-    def __init__(self, message: str, *, refused: bool = False) -> None:
+    def __init__(self, message: str, *, unpaid: bool = False) -> None:
         super().__init__(message)
-        self.refused = refused
+        self.unpaid = unpaid
 
 
 class TransientError(GenerationError):
@@ -73,9 +73,9 @@ class TransientError(GenerationError):
     """
 
     def __init__(
-        self, message: str, *, retry_after: float | None = None, throttled: bool = False, refused: bool = False
+        self, message: str, *, retry_after: float | None = None, throttled: bool = False, unpaid: bool = False
     ) -> None:
-        super().__init__(message, refused=refused)
+        super().__init__(message, unpaid=unpaid)
         self.retry_after = retry_after
         self.throttled = throttled
 
@@ -84,12 +84,14 @@ class PermanentError(GenerationError):
     """Another try would end the same way.
 
     ``whole_model`` is true where no request to this model can succeed (wrong key, unknown model), so that the
-    session need not ask again.
+    session need not ask again. ``refused`` is true where the provider refused this request for what is in it (HTTP
+    400, 413, 422): the same question put otherwise may be answered.
     """
 
     def __init__(self, message: str, *, whole_model: bool = False, refused: bool = False) -> None:
-        super().__init__(message, refused=refused)
+        super().__init__(message)
         self.whole_model = whole_model
+        self.refused = refused
 
 
 class NotGeneratedError(GenerationError):

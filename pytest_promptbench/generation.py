@@ -508,7 +508,7 @@ class Generator:
             raise NotGeneratedError(reason)
 
     def _release(self, request: Request, error: GenerationError) -> None:
-        if self._limits.max_cost_usd is not None and error.refused:
+        if self._limits.max_cost_usd is not None and error.unpaid:
             with contextlib.suppress(LedgerError):  # it stays set aside, which is the safe side
                 self._ledger.release(self._session, request.key)
 
@@ -538,7 +538,8 @@ class Generator:
         errors = [j.error for j in order.jobs if j.error is not None]
         answers = tuple(j.answer for j in order.jobs if j.answer is not None)
         if errors:
-            candidate = Candidate(cell=order.cell, error=self._completer.redact(str(errors[0])))
+            refused = isinstance(errors[0], PermanentError) and errors[0].refused
+            candidate = Candidate(cell=order.cell, error=self._completer.redact(str(errors[0])), refused=refused)
         else:
             candidate = Candidate(cell=order.cell, answers=answers)
         p = self._progress

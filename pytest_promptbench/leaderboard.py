@@ -8,8 +8,12 @@ Which candidates count, in this order:
    it, that started last: an edited prompt or model supersedes what it generated before;
 4. a failed candidate only while its cell has no successful one, and then as one failure, never as a score.
 
-A row rests on verdicts of the sit-down tier as soon as it has one, else on automatic ones, never on both. Repeats
-of a scenario are averaged first, then scenarios, so that a scenario that was run more often weighs no more.
+A row rests on verdicts of the sit-down tier as soon as it has one, else on automatic ones, never on both as if they
+were one scale. Where the sit-down tier has labelled only a part of what the automatic tier has scored, the row's
+composite is the sit-down mean of all of it, estimated from both (``statistics.calibrated_mean``): the plain mean of
+labels that an audit picked for their disagreement would be biased. Two rows are compared on a tier that both have
+(:mod:`.scores`). Repeats of a scenario are averaged first, then scenarios, so that a scenario that was run more often
+weighs no more.
 """
 
 from __future__ import annotations
@@ -18,17 +22,23 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .records import Leaderboard, LoggedCandidate, Row, Rubric, Verdict, composite
+from .records import Leaderboard, LoggedCandidate, Row, Rubric, Tier, Verdict
+from .scores import Scored, automatic_score, layered, pair, sit_down_score, table, tier_scores
+
+if TYPE_CHECKING:
+    from .statistics import MeanEstimate
 
 LEADERBOARD_SCHEMA = "promptbench/leaderboard/1"
 STATISTICS_SCHEMA = "promptbench/statistics/1"
+CALIBRATED = "calibrated"
+"""The ``tier`` of a comparison of estimates."""
 
 Interval = Callable[[Sequence[float]], tuple[float, float] | None]
 """95 % interval of a mean over scenarios, None where there is none."""
-Ranks = Callable[[Sequence[Mapping[str, float]]], list[int]]
-"""Ranks of rows that are sorted best first, each scenario -> composite."""
+Ranks = Callable[[Sequence[Row]], list[int]]
+"""Ranks of rows that are sorted best first."""
 
 
 def build_leaderboard(
@@ -44,8 +54,8 @@ def build_leaderboard(
     """The leaderboard of a task; candidates of other tasks and rubrics are passed over.
 
     ``cells_now`` maps (model, prompt, scenario) to the cell id that the files give today, as far as they are known.
-    ``interval`` and ``ranks`` default to ``statistics.mean_interval`` and ``statistics.tied_ranks``, which are imported
-    only where something is judged. ``superseded`` counts what rule 3 above leaves out.
+    ``interval`` and ``ranks`` default to ``statistics.mean_interval`` and :func:`tied`; what they need is imported only
+    where something is judged. ``superseded`` counts what rule 3 above leaves out.
     """
     current, superseded = current_candidates(candidates, rubric, task=task, cells_now=cells_now)
     tables: dict[tuple[str, str], _Table] = defaultdict(_Table)
@@ -106,35 +116,88 @@ def _ranked(rows: Sequence[Row], interval: Interval | None, ranks: Ranks | None)
     judged = [r for r in rows if r.composite is not None]
     if not judged:
         return list(rows)
-    if interval is None or ranks is None:
-        from . import statistics
+    if interval is None:
+        from .statistics import mean_interval
 
-        interval, ranks = interval or statistics.mean_interval, ranks or statistics.tied_ranks
+        interval = mean_interval
     placed = [
-        replace(r, rank=rank, ci95=_interval(r, interval))
-        for r, rank in zip(judged, ranks([r.scenario_scores for r in judged]), strict=True)
+        replace(r, rank=rank, ci95=r.ci95 if r.estimated else _interval(r, interval))
+        for r, rank in zip(judged, (ranks or tied)(judged), strict=True)
     ]
     return placed + [r for r in rows if r.composite is None]
-
-
-def _comparisons(judged: Sequence[Row]) -> Iterable[Mapping[str, Any]]:
-    """Every further row less the first, over the scenarios that both have."""
-    if len(judged) < 2:
-        return
-    from .statistics import compare, holm
-
-    first, *others = judged
-    found = [compare(row.scenario_scores, first.scenario_scores) for row in others]
-    tested = [c.p_value for c in found if c.p_value is not None]
-    adjusted = iter(holm(tested))
-    for row, c in zip(others, found, strict=True):
-        p_holm = None if c.p_value is None else next(adjusted)
-        yield {"model": row.model, "prompt": row.prompt, **c.to_json(), "p_holm": p_holm}
 
 
 def _interval(row: Row, interval: Interval) -> tuple[float, float] | None:
     values = list(row.scenario_scores.values())
     return interval(values) if len(values) >= 2 else None
+
+
+# -- rows against each other
+
+
+def tied(rows: Sequence[Row]) -> list[int]:
+    """Ranks of rows that are sorted best first, by ``statistics.tied_ranks``."""
+    from .statistics import Board, tied_ranks
+
+    layers, groups = layered([_table(r) for r in rows])
+    calibrated = [r.estimated for r in rows]
+    estimates = [_estimate(r) if any(calibrated) else None for r in rows]
+    return tied_ranks(Board(layers=layers.values, groups=groups, estimates=estimates, calibrated=calibrated))
+
+
+def _table(row: Row) -> Mapping[Tier, Mapping[str, float]]:
+    return {Tier(tier): scores for tier, scores in row.by_tier.items()}
+
+
+def _estimate(row: Row) -> MeanEstimate | None:
+    """The row's mean with its standard error; None where it has none."""
+    from .statistics import MeanEstimate
+
+    assert row.tier is not None
+    if row.estimated and row.calibrated is not None:
+        c = row.calibrated
+        if c["se"] is None:
+            return None
+        return MeanEstimate(c["estimate"], c["se"], c["df"], c["clusters"], row.tier, calibrated=True)
+    values = list(row.scenario_scores.values())
+    n = len(values)
+    if n < 2:
+        return None
+    mean = math.fsum(values) / n
+    se = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
+    return MeanEstimate(mean, se, n - 1, n, row.tier, calibrated=False)
+
+
+def _comparisons(judged: Sequence[Row]) -> Iterable[Mapping[str, Any]]:
+    """Every further row less the first."""
+    if len(judged) < 2:
+        return
+    from .statistics import holm
+
+    first, *others = judged
+    found = [_compared(row, first) for row in others]
+    tested = [c["p_value"] for c in found if c["p_value"] is not None]
+    adjusted = iter(holm(tested))
+    for row, c in zip(others, found, strict=True):
+        p_holm = None if c["p_value"] is None else next(adjusted)
+        yield {"model": row.model, "prompt": row.prompt, **c, "p_holm": p_holm}
+
+
+def _compared(row: Row, first: Row) -> dict[str, Any]:
+    """Estimates where one of the two is one and both are of one scale, else scores at common scenarios on one tier."""
+    from .statistics import compare, compare_estimates
+
+    estimated = row.estimated or first.estimated
+    if estimated and row.tier == first.tier:
+        a, b = _estimate(row), _estimate(first)
+        if a is not None and b is not None:
+            return {"tier": CALIBRATED, **compare_estimates(a, b).to_json()}
+    both = pair(_table(row), _table(first), (Tier.AUTO,) if estimated else tuple(Tier))
+    unpaired = [
+        tuple(sorted({s for scores in side.by_tier.values() for s in scores} - both.a.keys())) for side in (row, first)
+    ]
+    found = replace(compare(both.a, both.b), unpaired_a=unpaired[0], unpaired_b=unpaired[1])
+    return {"tier": both.tier, **found.to_json()}
 
 
 # -- one row
@@ -170,29 +233,39 @@ class _Table:
             (self.sound if c.error is None else self.failed).append(c)
 
     def row(self, model: str, prompt: str, rubric: Rubric) -> Row:
-        """Everything but rank and interval."""
+        """Everything but rank and interval, which of an estimate is there already."""
         sit_down = [(c, v) for c in self.sound if (v := c.sit_down()) is not None]
-        automatic = [(c, v) for c in self.sound if (v := c.automatic()) is not None]
-        counting = sit_down or automatic
-        scores = _composites(counting, rubric)
+        counting = sit_down or [(c, v) for c in self.sound if (v := c.automatic()) is not None]
+        scored = [(c, tier_scores(c, rubric)) for c in self.sound]
+        scores, automatic = _Means(), _Means()
+        for c, of_tiers in scored:
+            found = sit_down_score(of_tiers) if sit_down else automatic_score(of_tiers)
+            scores.add(c.scenario, found and found.value)
+            auto = automatic_score(of_tiers)
+            automatic.add(c.scenario, auto and auto.value)
         everyone = [*self.sound, *self.failed]
+        calibrated = _calibrated(scored)
+        estimated = calibrated is not None and _stands_for(calibrated)
+        by_tier = table(scored, lambda c: c.scenario)
         return Row(
             rank=None,
             model=model,
             prompt=prompt,
-            composite=scores.mean(),
-            ci95=None,
+            composite=calibrated["estimate"] if calibrated is not None and estimated else scores.mean(),
+            ci95=calibrated["ci"] if calibrated is not None and estimated else None,
             tier=_tier(v for _, v in counting),
             candidates=len(everyone),
             judged=len(sit_down),
             pending=sum(c.pending for c in self.sound),
             failed=len(self.failed),
             criteria=self._criteria(counting, rubric),
-            auto_composite=_composites(automatic, rubric).mean(),
+            auto_composite=automatic.mean(),
             cost_usd=_total([c.cost_usd for c in everyone]),
             latency_s=_mean([c.latency_s for c in everyone]),
             scenario_scores=scores.by_scenario(),
-            calibrated=_calibrated(self.sound, rubric),
+            by_tier={tier.value: found for tier, found in by_tier.items()},
+            calibrated=calibrated,
+            estimated=estimated,
         )
 
     def _criteria(self, counting: Sequence[tuple[LoggedCandidate, Verdict]], rubric: Rubric) -> dict[str, float | None]:
@@ -208,37 +281,41 @@ class _Table:
         return {name: mean.mean() for name, mean in means.items()}
 
 
-def _calibrated(sound: Sequence[LoggedCandidate], rubric: Rubric) -> Mapping[str, Any] | None:
+def _calibrated(scored: Sequence[Scored]) -> Mapping[str, Any] | None:
     """The sit-down composite by prediction-powered inference, where the automatic tier has scored more than it has.
 
-    A label without a sampling probability beside others that have one was not drawn by an audit: it counts as certain.
+    ``audited``: whether an audit drew any of the labels. Then a label without a sampling probability was there whatever
+    the audits drew (a packet of all that was pending), and counts as certain. ``plain_mean``: what the labels' own mean
+    would be, repeats averaged first.
     """
-    scored: list[tuple[LoggedCandidate, float, float | None]] = []
-    for c in sound:
-        automatic, sit_down = c.automatic(), c.sit_down()
-        auto = None if automatic is None else composite({**automatic.scores, **c.checks}, rubric)
-        if auto is not None:
-            label = None if sit_down is None else composite({**sit_down.scores, **c.checks}, rubric)
-            scored.append((c, auto, label))
-    labelled = sum(label is not None for _, _, label in scored)
-    if not 0 < labelled < len(scored):
+    both = [(c, auto.value, sit_down_score(s)) for c, s in scored if (auto := automatic_score(s)) is not None]
+    labels = [label for _, _, label in both if label is not None]
+    if not 0 < len(labels) < len(both):
         return None
     from .statistics import calibrated_mean
 
-    drawn = any(c.sampling_probability is not None for c, _, label in scored if label is not None)
-    return calibrated_mean(
-        [auto for _, auto, _ in scored],
-        [label for _, _, label in scored],
-        [c.scenario for c, _, _ in scored],
-        [c.sampling_probability or 1.0 for c, _, _ in scored] if drawn else None,
-    ).to_json()
+    audited = any(label.probability is not None for label in labels)
+    found = calibrated_mean(
+        [auto for _, auto, _ in both],
+        [None if label is None else label.value for _, _, label in both],
+        [c.scenario for c, _, _ in both],
+        [1.0 if label is None else label.probability or 1.0 for _, _, label in both] if audited else None,
+    )
+    plain = _Means()
+    for c, of_tiers in scored:
+        label = sit_down_score(of_tiers)
+        plain.add(c.scenario, label and label.value)
+    return {**found.to_json(), "audited": audited, "plain_mean": plain.mean()}
 
 
-def _composites(counting: Iterable[tuple[LoggedCandidate, Verdict]], rubric: Rubric) -> _Means:
-    means = _Means()
-    for c, verdict in counting:
-        means.add(c.scenario, composite({**verdict.scores, **c.checks}, rubric))
-    return means
+def _stands_for(calibrated: Mapping[str, Any]) -> bool:
+    """Whether an estimate takes the place of the labels' mean: always after an audit, whose picks bias that mean.
+
+    Of labels that came otherwise, only where there are enough scenarios of them for the automatic scores to be used.
+    """
+    from .statistics.calibration import FEWEST
+
+    return calibrated["estimate"] is not None and (calibrated["audited"] or calibrated["clusters"] >= FEWEST)
 
 
 def _tier(verdicts: Iterable[Verdict]) -> str | None:
@@ -288,7 +365,9 @@ def statistics_json(leaderboard: Leaderboard) -> dict[str, Any]:
         "rubric_sha256": leaderboard.rubric.sha256,
         "comparisons": [dict(c) for c in leaderboard.comparisons],
         "calibrated": [
-            {"model": r.model, "prompt": r.prompt, **r.calibrated} for r in leaderboard.rows if r.calibrated is not None
+            {"model": r.model, "prompt": r.prompt, "is_composite": r.estimated, **r.calibrated}
+            for r in leaderboard.rows
+            if r.calibrated is not None
         ],
     }
 

@@ -1,7 +1,8 @@
 """May a prompt become champion? Conditions that can each be met or not, with what would meet them.
 
 The unit is the scenario: within it, repeats and then models are averaged, over the (model, scenario) cells that both
-prompts have. A prompt is known by the hash of its content, so that an edited file does not pass for the champion.
+prompts have on one tier (:mod:`.scores`). A prompt is known by the hash of its content, so that an edited file does not
+pass for the champion.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import enum
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
-from .records import LoggedCandidate, Record, Rubric, Verdict, composite
+from .records import LoggedCandidate, Record, Rubric, Tier
+from .scores import SIT_DOWN, Table, automatic_score, pair, sit_down_score, table, tier_scores
 
 if TYPE_CHECKING:
     from .statistics import PairedComparison
@@ -31,6 +33,15 @@ class Policy(enum.StrEnum):
     BOTH = "both"
     SIT_DOWN = "sit-down"
     AUTO = "auto"
+
+    @property
+    def deciding(self) -> tuple[Tier, ...]:
+        """The tiers on which prompts are compared."""
+        return (Tier.AUTO,) if self is Policy.AUTO else SIT_DOWN
+
+    @property
+    def tier(self) -> str:
+        return "automatic" if self is Policy.AUTO else "sit-down"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,31 +116,38 @@ def decide(
     groups: dict[tuple[str, str], list[LoggedCandidate]] = defaultdict(list)
     for c in candidates:
         groups[c.prompt, c.prompt_sha256].append(c)
-    deciding = _automatic if policy is Policy.AUTO else _sit_down
-    tables = {key: _table(found, rubric, deciding) for key, found in groups.items()}
-    judged = {key: table for key, table in tables.items() if table}
+    tables = {
+        key: table([(c, tier_scores(c, rubric)) for c in found], lambda c: (c.model, c.scenario))
+        for key, found in groups.items()
+    }
+    judged = {key: found for key, found in tables.items() if any(tier in found for tier in policy.deciding)}
     if not judged:
         how = "--judge-auto" if policy is Policy.AUTO else "--judge-export and --judge-apply"
         raise UsageError(
-            f"--bench-promote {task}: nothing of {experiment} is scored by the {_tier(policy)} tier; see {how}"
+            f"--bench-promote {task}: nothing of {experiment} is scored by the {policy.tier} tier; see {how}"
         )
     reigning = next((key for key in groups if champion is not None and key[1] == champion[1]), None)
-    winner = _best(judged, judged.get(reigning) if reigning else None)
+    winner = _best(judged, judged.get(reigning) if reigning else None, policy)
     mine = groups[winner]
     conditions: list[Condition] = []
     comparison = None
     if champion is not None and winner[1] != champion[1]:
         theirs = groups.get(reigning, []) if reigning else []
         rivals = sum(key[1] != champion[1] for key in judged)
-        comparison = _compared(tables[winner], tables.get(reigning, {}) if reigning else {}, rivals)
+        comparison = _compared(tables[winner], tables.get(reigning, {}) if reigning else {}, policy, rivals)
         conditions += _against(comparison, champion[0], experiment, policy, rivals)
+        if policy is not Policy.AUTO:
+            conditions.append(_labels({winner[0]: mine, champion[0]: theirs}, rubric))
         if policy is Policy.BOTH:
-            conditions.append(_automatic_agrees(mine, theirs, rubric))
+            conditions.append(_automatic_agrees(tables[winner], tables.get(reigning, {}) if reigning else {}))
         conditions += _no_worse(mine, theirs, {**DEFAULT_BOUNDS, **(bounds or {})})
     elif champion is None:
-        conditions.append(_enough(len({s for _, s in tables[winner]}), "the first champion"))
+        scenarios = {scenario for tier in policy.deciding for _, scenario in tables[winner].get(tier, {})}
+        conditions += [_enough(len(scenarios), "the first champion", 1), _ahead_of_rivals(judged, winner, policy)]
+        if policy is not Policy.AUTO:
+            conditions.append(_labels({key[0]: groups[key] for key in judged}, rubric))
         if policy is Policy.BOTH:
-            conditions.append(_automatic_best(groups, winner, rubric))
+            conditions.append(_automatic_best(tables, winner))
         failed = sum(c.error is not None for c in mine)
         conditions.append(
             Condition(
@@ -139,6 +157,8 @@ def decide(
                 remedy="run the evals again until they do not" if failed else None,
             )
         )
+    else:
+        conditions.append(_ahead_of_rivals(judged, winner, policy))
     return Promotion(
         task=task,
         experiment=experiment,
@@ -150,8 +170,8 @@ def decide(
         champion=champion[0] if champion else None,
         champion_sha256=champion[1] if champion else None,
         scores={
-            "composite": _mean(_by_scenario(_table(mine, rubric, _sit_down)).values()),
-            "auto_composite": _mean(_by_scenario(_table(mine, rubric, _automatic)).values()),
+            "composite": _mean(_by_scenario(_sit_down(mine, rubric)).values()),
+            "auto_composite": _mean(_by_scenario(tables[winner].get(Tier.AUTO, {})).values()),
             "cost_usd": _mean([c.cost_usd for c in mine if c.cost_usd is not None]),
             "latency_s": _mean([c.latency_s for c in mine if c.latency_s is not None]),
         },
@@ -162,44 +182,36 @@ def decide(
 
 # -- scores
 
-Cells = Mapping[tuple[str, str], float]
-"""(model, scenario) -> composite, repeats averaged."""
+Cells = Table[tuple[str, str]]
+"""tier -> (model, scenario) -> composite, repeats averaged."""
 
 
-def _sit_down(candidate: LoggedCandidate) -> Verdict | None:
-    return candidate.sit_down()
-
-
-def _automatic(candidate: LoggedCandidate) -> Verdict | None:
-    return candidate.automatic()
-
-
-def _tier(policy: Policy) -> str:
-    return "automatic" if policy is Policy.AUTO else "sit-down"
-
-
-def _table(
-    candidates: Iterable[LoggedCandidate], rubric: Rubric, of: Callable[[LoggedCandidate], Verdict | None]
-) -> Cells:
+def _sit_down(candidates: Iterable[LoggedCandidate], rubric: Rubric) -> dict[tuple[str, str], float]:
+    """(model, scenario) -> composite of the sit-down verdict that counts."""
     values: dict[tuple[str, str], list[float]] = defaultdict(list)
     for c in candidates:
-        verdict = of(c) if c.error is None else None
-        score = None if verdict is None else composite({**verdict.scores, **c.checks}, rubric)
+        score = sit_down_score(tier_scores(c, rubric))
         if score is not None:
-            values[c.model, c.scenario].append(score)
+            values[c.model, c.scenario].append(score.value)
     return {key: math.fsum(v) / len(v) for key, v in values.items()}
 
 
-def _by_scenario(cells: Cells) -> dict[str, float]:
+def _by_scenario(cells: Mapping[tuple[str, str], float]) -> dict[str, float]:
     values: dict[str, list[float]] = defaultdict(list)
     for (_, scenario), value in cells.items():
         values[scenario].append(value)
     return {s: math.fsum(v) / len(v) for s, v in values.items()}
 
 
-def _common(a: Cells, b: Cells) -> tuple[dict[str, float], dict[str, float]]:
-    both = a.keys() & b.keys()
-    return _by_scenario({k: a[k] for k in both}), _by_scenario({k: b[k] for k in both})
+def _common(a: Cells, b: Cells, tiers: Iterable[Tier]) -> tuple[dict[str, float], dict[str, float]]:
+    both = pair(a, b, tiers)
+    return _by_scenario(both.a), _by_scenario(both.b)
+
+
+def _difference(a: Cells, b: Cells, tiers: Iterable[Tier]) -> tuple[float, int] | None:
+    """Mean of a less b over their common scenarios, and how many these are; None without one."""
+    mine, theirs = _common(a, b, tiers)
+    return (math.fsum(mine[s] - theirs[s] for s in mine) / len(mine), len(mine)) if mine else None
 
 
 def _mean(values: Iterable[float]) -> float | None:
@@ -207,23 +219,27 @@ def _mean(values: Iterable[float]) -> float | None:
     return math.fsum(found) / len(found) if found else None
 
 
-def _best(judged: Mapping[tuple[str, str], Cells], champion: Cells | None) -> tuple[str, str]:
-    """The prompt that is furthest ahead of the champion; without one, the best mean. Ties go by name."""
+def _best(judged: Mapping[tuple[str, str], Cells], champion: Cells | None, policy: Policy) -> tuple[str, str]:
+    """The prompt that is furthest ahead of the champion; without one, ahead of most others. Ties go by name.
 
-    def ahead(key: tuple[str, str]) -> float:
-        if champion:
-            mine, theirs = _common(judged[key], champion)
-            return (_mean(mine.values()) or 0.0) - (_mean(theirs.values()) or 0.0) if mine else -math.inf
-        return _mean(_by_scenario(judged[key]).values()) or 0.0
+    Always in pairs: means over different scenarios would rank the easier ones.
+    """
 
-    return min(judged, key=lambda key: (-ahead(key), key))
+    def place(key: tuple[str, str]) -> tuple[float, float, tuple[str, str]]:
+        others = [champion] if champion is not None else [found for other, found in judged.items() if other != key]
+        gaps = [gap[0] for found in others if (gap := _difference(judged[key], found, policy.deciding)) is not None]
+        if champion is not None:
+            return (-gaps[0] if gaps else math.inf), 0.0, key
+        return -sum((g > 0) - (g < 0) for g in gaps), -math.fsum(gaps), key
+
+    return min(judged, key=place)
 
 
-def _compared(winner: Cells, champion: Cells, rivals: int) -> PairedComparison:
+def _compared(winner: Cells, champion: Cells, policy: Policy, rivals: int) -> PairedComparison:
     """With an interval that allows for the winner being the best of ``rivals`` (Bonferroni)."""
     from .statistics import compare
 
-    return compare(*_common(winner, champion), level=1 - ALPHA / max(1, rivals))
+    return compare(*_common(winner, champion, policy.deciding), level=1 - ALPHA / max(1, rivals))
 
 
 # -- conditions
@@ -231,36 +247,45 @@ def _compared(winner: Cells, champion: Cells, rivals: int) -> PairedComparison:
 
 def _against(c: PairedComparison, champion: str, experiment: str, policy: Policy, rivals: int) -> list[Condition]:
     """Enough common scenarios, and ahead on them by more than chance, which has one go for each of the rivals."""
-    if not c.n or c.mean_difference is None:
+    if not c.n or c.mean_difference is None or c.p_value is None:
         return [
             Condition(
                 name="scenarios",
                 met=False,
-                found=f"the champion {champion} has no {_tier(policy)} score in {experiment} to compare with",
-                remedy=f"run and judge the champion's own text (prompt {champion}) in this experiment",
+                found=f"the champion {champion} has no {policy.tier} score in {experiment} to compare with: no tier of "
+                "judges has scored a cell of both",
+                remedy=f"run the champion's own text (prompt {champion}) in this experiment, and have the same tier "
+                "judge both",
             )
         ]
+    from .statistics import detectable, p_text
+
     figures = f"{c.mean_difference:+.2f}"
     if c.ci:
         figures += f" [{c.ci[0]:+.2f}, {c.ci[1]:+.2f}]"
-    if c.p_value is not None:
-        figures += f", p = {c.p_value:.3f}" + (f" as the best of {rivals} rivals" if rivals > 1 else "")
-    ahead = c.p_value is not None and c.p_value * rivals <= ALPHA and c.ci is not None and c.ci[0] > 0
+    p = min(1.0, c.p_value * rivals)
+    figures += f", p {p_text(p)}" + (f" as the best of {rivals} rivals" if rivals > 1 else "")
+    ahead = p <= ALPHA and c.ci is not None and c.ci[0] > 0
     return [
-        _enough(c.n, f"the comparison with {champion}"),
+        _enough(c.n, f"the comparison with {champion}", rivals),
         Condition(
             name="ahead",
             met=ahead,
-            found=f"{figures} points against {champion} on {c.n} scenarios",
-            remedy=None if ahead else _more(c),
+            found=f"{figures} points against {champion} on {c.n} scenarios, detectable: {detectable(c.mde, c.ci)}",
+            remedy=None if ahead else _more(c, rivals),
         ),
     ]
 
 
-def _enough(n: int, what: str) -> Condition:
+def _least(rivals: int) -> int:
+    """The fewest scenarios that can tell anything, where the winner is the best of ``rivals``."""
     from .statistics import fewest_pairs
 
-    least = fewest_pairs(ALPHA)
+    return fewest_pairs(ALPHA / max(1, rivals))
+
+
+def _enough(n: int, what: str, rivals: int) -> Condition:
+    least = _least(rivals)
     return Condition(
         name="scenarios",
         met=n >= least,
@@ -269,39 +294,79 @@ def _enough(n: int, what: str) -> Condition:
     )
 
 
-def _more(c: PairedComparison) -> str:
-    """How many more labels a difference like this one would need."""
+def _more(c: PairedComparison, rivals: int) -> str:
+    """How many more labels a difference like this one would need, at the error rate that it is tested at."""
     if c.mean_difference is None or c.mean_difference <= 0:
         return "it is not ahead: more labels are not what it lacks"
     if c.mde is None:
-        return "judge more scenarios"
+        return f"judge more scenarios, {_least(rivals)} at the least"
     needed = math.ceil(c.n * (c.mde / c.mean_difference) ** 2)
     return f"if the difference is real, about {max(1, needed - c.n)} more scenarios would show it (80 % power)"
 
 
-def _automatic_agrees(mine: Sequence[LoggedCandidate], theirs: Sequence[LoggedCandidate], rubric: Rubric) -> Condition:
-    a, b = _common(_table(mine, rubric, _automatic), _table(theirs, rubric, _automatic))
-    if not a:
+def _labels(sides: Mapping[str, Sequence[LoggedCandidate]], rubric: Rubric) -> Condition:
+    """Labels of a part that an audit picked do not stand for the rest, and so cannot be compared."""
+    open_: dict[str, int] = {}
+    for name, candidates in sides.items():
+        scores = [tier_scores(c, rubric) for c in candidates]
+        labels = [label for s in scores if (label := sit_down_score(s)) is not None]
+        if any(label.probability is not None for label in labels):
+            left = sum(sit_down_score(s) is None and automatic_score(s) is not None for s in scores)
+            if left:
+                open_[name] = left
+    listed = " and ".join(f"{n} of {name}" for name, n in open_.items())
+    return Condition(
+        name="labels",
+        met=not open_,
+        found=f"an audit picked the labels, and candidates have none: {listed}"
+        if open_
+        else "none were left by an audit",
+        remedy=f"judge the rest, {sum(open_.values())} candidates: pytest evals/ --judge-export packet.json"
+        if open_
+        else None,
+    )
+
+
+def _ahead_of_rivals(judged: Mapping[tuple[str, str], Cells], winner: tuple[str, str], policy: Policy) -> Condition:
+    """The first champion, or one that is to stay, compares with every other prompt, and is behind none."""
+    apart, behind = [], []
+    for key, cells in judged.items():
+        if key != winner:
+            gap = _difference(judged[winner], cells, policy.deciding)
+            if gap is None:
+                apart.append(key[0])
+            elif gap[0] < 0:
+                behind.append(f"{key[0]} ({gap[0]:+.2f} on {gap[1]} scenarios)")
+    said = [f"it shares no scored scenario with {', '.join(apart)}"] if apart else []
+    said += [f"it is behind {', '.join(behind)}"] if behind else []
+    return Condition(
+        name="rivals",
+        met=not said,
+        found="; ".join(said) or f"it is behind none of the other prompts ({len(judged) - 1}), pair by pair",
+        remedy="have all prompts judged on the same scenarios, by the same tier" if said else None,
+    )
+
+
+def _automatic_agrees(mine: Cells, theirs: Cells) -> Condition:
+    gap = _difference(mine, theirs, (Tier.AUTO,))
+    if gap is None:
         return Condition(
             name="automatic",
             met=False,
             found="the automatic judge has scored no common scenario",
             remedy="pytest evals/ --judge-auto, or --bench-promote-policy sit-down",
         )
-    difference = (_mean(a.values()) or 0.0) - (_mean(b.values()) or 0.0)
+    difference, scenarios = gap
     return Condition(
         name="automatic",
         met=difference > 0,
-        found=f"the automatic judge sees {difference:+.2f} points on {len(a)} scenarios",
+        found=f"the automatic judge sees {difference:+.2f} points on {scenarios} scenarios",
         remedy=None if difference > 0 else "an audit (--judge-audit) shows which of the two tiers is wrong",
     )
 
 
-def _automatic_best(
-    groups: Mapping[tuple[str, str], Sequence[LoggedCandidate]], winner: tuple[str, str], rubric: Rubric
-) -> Condition:
-    means = {key: _mean(_by_scenario(_table(found, rubric, _automatic)).values()) for key, found in groups.items()}
-    own = means[winner]
+def _automatic_best(tables: Mapping[tuple[str, str], Cells], winner: tuple[str, str]) -> Condition:
+    own = _mean(_by_scenario(tables[winner].get(Tier.AUTO, {})).values())
     if own is None:
         return Condition(
             name="automatic",
@@ -309,7 +374,8 @@ def _automatic_best(
             found="the automatic judge has not scored it",
             remedy="pytest evals/ --judge-auto, or --bench-promote-policy sit-down",
         )
-    better = [f"{key[0]} ({mean:.2f})" for key, mean in means.items() if mean is not None and mean > own]
+    gaps = {key: _difference(cells, tables[winner], (Tier.AUTO,)) for key, cells in tables.items() if key != winner}
+    better = [f"{key[0]} ({gap[0]:+.2f} on {gap[1]} scenarios)" for key, gap in gaps.items() if gap and gap[0] > 0]
     return Condition(
         name="automatic",
         met=not better,

@@ -354,11 +354,15 @@ def _total(values: Sequence[float | int | None]) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate(Record):
-    """What a cell generated: one answer per sample, or the error that stopped it."""
+    """What a cell generated: one answer per sample, or the error that stopped it.
+
+    ``refused``: the provider refused the request for what is in it.
+    """
 
     cell: Cell
     answers: tuple[Answer, ...] = ()
     error: str | None = None
+    refused: bool = False
 
     @property
     def failed(self) -> bool:
@@ -475,13 +479,28 @@ def composite(scores: Mapping[str, Score], rubric: Rubric) -> float | None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Draw(Record):
+    """That an audit drew a candidate, with which probability: at random, or picked (``random`` false, 1).
+
+    round: audits that had been taken in before, plus one. seed: of the random part.
+    """
+
+    probability: float
+    random: bool
+    round: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoggedCandidate(Record):
     """A candidate as MLflow holds it: what leaderboards, packets, agreement and gates are made from.
 
     ``verdicts`` are all that are known, the latest of every judge; ``second_verdicts`` are what a judge said when it
     saw the same candidate once more without knowing; ``failed_verdicts`` maps an automatic judge's name to what was
-    wrong with its replies. ``sampling_probability`` is that with which an audit drew the candidate. ``outputs`` and
-    ``context`` are None where the reader did not ask for texts. ``checks`` are the flags that a program filled.
+    wrong with its replies. ``draws`` maps the audits that drew it, taken in or not, to how; ``audited`` is the audit
+    whose packet brought its first sit-down verdict, and ``sampling_probability`` that with which audits labelled it.
+    ``outputs`` and ``context`` are None where the reader did not ask for texts. ``checks`` are the flags that a program
+    filled.
     ``started_at`` is milliseconds since the epoch.
     """
 
@@ -511,27 +530,30 @@ class LoggedCandidate(Record):
     session: str = ""
     carried_from: str | None = None
     sampling_probability: float | None = None
+    draws: Mapping[str, Draw] = field(default_factory=dict)
+    audited: str | None = None
     outputs: tuple[str, ...] | None = None
     context: Mapping[str, Any] | None = None
 
+    def latest(self, tier: Tier) -> Verdict | None:
+        """The latest verdict of a tier, or None."""
+        found: Verdict | None = None
+        for v in self.verdicts:
+            if v.judge.tier is tier and (found is None or v.at > found.at):
+                found = v
+        return found
+
     def sit_down(self) -> Verdict | None:
         """The latest verdict of the highest sit-down tier (a person before Claude Code), or None."""
-        return _latest([v for v in self.verdicts if v.judge.tier is not Tier.AUTO])
+        return self.latest(Tier.HUMAN) or self.latest(Tier.CLAUDE_CODE)
 
     def automatic(self) -> Verdict | None:
         """The latest verdict of an automatic judge, or None."""
-        return _latest([v for v in self.verdicts if v.judge.tier is Tier.AUTO])
+        return self.latest(Tier.AUTO)
 
     def verdict(self) -> Verdict | None:
         """The verdict that counts: the latest of the highest tier that judged at all."""
         return self.sit_down() or self.automatic()
-
-
-def _latest(verdicts: Sequence[Verdict]) -> Verdict | None:
-    if not verdicts:
-        return None
-    best = min(v.judge.tier.rank for v in verdicts)
-    return max((v for v in verdicts if v.judge.tier.rank == best), key=lambda v: v.at)
 
 
 # -- what is reported --------------------------------------------------------------------------------------------
@@ -544,8 +566,9 @@ class Row(Record):
     ``composite`` and ``criteria`` are means over scenarios (repeats of a scenario are averaged first) of the
     verdict that counts; ``tier`` says whose they are. ``ci95`` is a 95 % interval of ``composite``. ``cost_usd`` is the
     total over the row's candidates whose price is known, ``latency_s`` their mean. ``scenario_scores`` maps a scenario
-    to its composite. ``calibrated`` estimates the sit-down tier's composite from its few labels and the automatic
-    tier's many, as ``statistics.Calibrated`` has it; None where there is nothing to gain, or nothing to go by.
+    to its composite, ``by_tier`` a tier to its own such map. ``calibrated`` estimates the sit-down tier's composite
+    from its few labels and the automatic tier's many, as ``statistics.Calibrated`` has it; None where there is nothing
+    to gain, or nothing to go by. ``estimated``: ``composite`` and ``ci95`` are that estimate, not the labels' mean.
     """
 
     rank: int | None
@@ -563,7 +586,9 @@ class Row(Record):
     cost_usd: float | None = None
     latency_s: float | None = None
     scenario_scores: Mapping[str, float] = field(default_factory=dict)
+    by_tier: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     calibrated: Mapping[str, Any] | None = None
+    estimated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -578,4 +603,6 @@ class Leaderboard(Record):
     """Candidates left out because their cell has been generated anew from changed files since."""
     comparisons: tuple[Mapping[str, Any], ...] = ()
     """Each further row less the first, as ``statistics.PairedComparison`` has it, with ``model`` and ``prompt`` of the
-    row and ``p_holm``, its p-value after Holm's correction for all of them."""
+    row, ``p_holm``, its p-value after Holm's correction for all of them, and ``tier``, on which both were compared:
+    ``calibrated`` where one of the two is an estimate (``n`` is then the smaller number of labels), None where the two
+    have no scenario in common that one tier has scored."""

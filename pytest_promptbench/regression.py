@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import BaselineError
+from .errors import BaselineError, UsageError
 from .gate import (
     Baseline,
     GateOutcome,
@@ -23,9 +23,11 @@ from .gate import (
     self_test,
     snapshot,
 )
-from .session import Board, Task
+from .leaderboard import current_candidates
+from .session import Board, Task, cells_now
 from .settings import DEFAULT_BASELINE, Settings
 from .sitdown import Sitting
+from .statistics import detectable, p_text
 
 _MARKUP: Mapping[GateOutcome, Mapping[str, Any]] = {
     GateOutcome.PASS: {"green": True},
@@ -42,7 +44,11 @@ def check(settings: Settings) -> None:
     if settings.compare is not None:
         read_baseline(settings.compare)
     if settings.save is not None and settings.save.is_dir():
-        raise BaselineError(f"--bench-save {settings.save}: that is a folder; name a file, as in evals/baseline.json")
+        raise UsageError(
+            f"--bench-save {settings.save}: that is a folder; name a file, e.g. {settings.save}/baseline.json"
+        )
+    if settings.save is not None and settings.save.exists():
+        read_baseline(settings.save)  # other tasks in there stay, so it has to be readable
 
 
 def read_baseline(path: Path) -> tuple[Baseline, ...]:
@@ -86,7 +92,9 @@ def compare(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task]) 
         if task not in known:
             raise BaselineError(f"{settings.compare}: has no baseline of task {task!r}; it has {', '.join(known)}")
         narrowed = settings.models is not None or settings.prompts is not None
-        selected = [(r.model, r.prompt) for r in board.leaderboard.rows] if narrowed else None
+        mine = [t.suite for t in tasks if t.suite.task == task]
+        asked_for = [(m.name, p.version) for suite in mine for m in suite.models for p in suite.prompts]
+        selected = asked_for if narrowed else None
         result = evaluate_gate(
             known[task], _snapshot(board, tasks, ""), tolerances, strict=settings.strict, selected=selected
         )
@@ -119,7 +127,9 @@ def _snapshot(board: Board, tasks: Sequence[Task], now: str) -> Baseline:
     suite = next(
         t.suite for t in tasks if t.suite.task == board.leaderboard.task and t.suite.rubric == board.leaderboard.rubric
     )
-    return snapshot(board.leaderboard, board.candidates, suite, saved_at=now)
+    cells = cells_now(tasks, suite.task)
+    counting, _ = current_candidates(board.candidates, suite.rubric, task=suite.task, cells_now=cells)
+    return snapshot(board.leaderboard, counting, suite, cells_now=cells, saved_at=now)
 
 
 def lines(results: Iterable[GateResult]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -128,6 +138,8 @@ def lines(results: Iterable[GateResult]) -> Iterator[tuple[str, Mapping[str, Any
         yield f"gate of {result.task}: {result.outcome.value.upper()} ({result.pairs} pairs)", _MARKUP[result.outcome]
         for reason in result.reasons:
             yield f"  {reason}", {}
+        for kind, names in result.changed.items():
+            yield f"  changed since the baseline: {kind}: {'; '.join(names)}", {}
         for c in result.comparisons:
             if c.change is not None:
                 yield f"  {c.model} x {c.prompt}: {_figures(c.to_json())}", {}
@@ -138,10 +150,9 @@ def _figures(c: Mapping[str, Any]) -> str:
     if c["ci"]:
         parts.append(f"[{c['ci'][0]:+.2f}, {c['ci'][1]:+.2f}]")
     if c["p_value"] is not None:
-        parts.append(f"p = {c['p_value']:.3f}")
+        parts.append(f"p {p_text(c['p_value'])}")
     parts.append(f"n = {c['n']}")
-    if c["mde"] is not None:
-        parts.append(f"detectable from {c['mde']:.2f}")
+    parts.append(f"detectable: {detectable(c['mde'], c['ci'])}")
     return ", ".join(parts)
 
 

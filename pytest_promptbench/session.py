@@ -32,7 +32,7 @@ from .completer import LiteLLMCompleter, spare_loopback_from_proxies
 from .errors import CatalogError, PromptbenchError, TrackingError, UsageError
 from .generation import Completer, Generator, Limits, Progress
 from .grid import cells, shard, unknown_name
-from .leaderboard import build_leaderboard
+from .leaderboard import build_leaderboard, current_candidates
 from .ledger import Ledger
 from .localmodels import LocalServer, installed
 from .locks import LockFile
@@ -211,7 +211,11 @@ class Bench:
         if suite.judge is not None:
             return (suite.judge,)
         left_out = next((f": {n[6:]}: {why}" for n, why in suite.skipped.items() if n.startswith("judge:")), None)
-        remedy = left_out or "; name one, as in  judge: {model: haiku}"
+        here = sorted(suite.models, key=lambda m: not m.embedded)
+        remedy = (left_out or "") + "; name one" + (" that runs here" if left_out else "")
+        remedy += f", as in  judge: {{model: {here[0].name if here else 'haiku'}}}"
+        if left_out:
+            remedy += f"  (here: {', '.join(m.name for m in here) or 'none'})"
         raise CatalogError(f"{suite.path}: --judge-auto needs the suite's automatic judge, and there is none{remedy}")
 
     def _check_embedded(self, suite: Suite, models: Iterable[Model]) -> None:
@@ -487,7 +491,10 @@ class Desk:
         with asking(self.settings, _SessionCompleter(judges, folder=self._folder)) as ask:
             for task in groups.values():
                 rubric, judge = task.suite.rubric, task.suite.judge
-                found = [c for c in everyone.get(task.experiment, ()) if c.task == task.suite.task]
+                now = cells_now(self.plan.tasks, task.suite.task)
+                found, _ = current_candidates(
+                    everyone.get(task.experiment, ()), rubric, task=task.suite.task, cells_now=now
+                )
                 todo = [c for c in found if mine is None or c.candidate in mine]
                 assert judge is not None
                 todo = unscored(todo, rubric, judge)
@@ -558,13 +565,21 @@ def build_boards(tasks: Sequence[Task], outcome: Outcome, report: Path) -> tuple
             for c in outcome.candidates[task.experiment]
             if c.task == suite.task and c.rubric_sha256 == suite.rubric.sha256
         )
-        now = {c.names: c.id for t in tasks if t.suite.task == suite.task for c in cells(t.suite)}
         leaderboard = build_leaderboard(
-            candidates, suite.rubric, experiment=task.experiment, task=suite.task, cells_now=now
+            candidates,
+            suite.rubric,
+            experiment=task.experiment,
+            task=suite.task,
+            cells_now=cells_now(tasks, suite.task),
         )
         agreement = agreement_report(candidates, suite.rubric, experiment=task.experiment, task=suite.task)
         boards.append(Board(leaderboard=leaderboard, candidates=candidates, agreement=agreement, folder=folder))
     return tuple(boards)
+
+
+def cells_now(tasks: Iterable[Task], task: str) -> dict[tuple[str, str, str], str]:
+    """(model, prompt, scenario) -> the id of the cell that the collected files give today."""
+    return {c.names: c.id for t in tasks if t.suite.task == task for c in cells(t.suite)}
 
 
 def _folders(tasks: Sequence[Task], report: Path) -> list[Path]:

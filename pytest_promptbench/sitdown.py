@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .audit import auditable, draw
+from .audit import Audit, auditable, next_audit, sampling_probabilities
 from .autojudge import asking, judge_and_write
 from .completer import LiteLLMCompleter, spare_loopback_from_proxies
 from .errors import PacketError, UsageError
+from .leaderboard import current_candidates
 from .localmodels import LocalServer
 from .packet import Packet, build_packet, match_verdicts, parse_packet, read_packet, write_packet
 from .records import LoggedCandidate, Rubric, Tier
-from .session import Board, Task, build_boards, where, write_reports
+from .session import Board, Task, build_boards, cells_now, where, write_reports
 from .settings import Settings
-from .tracking.entry import SAMPLING
+from .tracking.entry import AUDIT, AUDITED, SAMPLING
 from .tracking.recorder import Outcome
 from .tracking.store import TrackingStore, utc_now
 
@@ -45,7 +47,8 @@ def export_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitt
     for task in groups.values():
         experiment = experiment_of(store, settings, task, option="--judge-export")
         candidates = found.setdefault(experiment, store.read(experiment))
-        mine = [c for c in candidates if c.rubric_sha256 == task.suite.rubric.sha256 and c.task == task.suite.task]
+        now = cells_now(tasks, task.suite.task)
+        mine, _ = current_candidates(candidates, task.suite.rubric, task=task.suite.task, cells_now=now)
         if settings.audit is None:
             mine = [c for c in mine if c.pending]
         chosen.append((dataclasses.replace(task, experiment=experiment), mine))
@@ -54,16 +57,18 @@ def export_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitt
         names = ", ".join(f"{t.suite.path} ({len(c)} pending)" for t, c in waiting)
         raise UsageError(f"--judge-export: one packet is for one rubric; export these suites one by one: {names}")
     task, candidates = waiting[0] if waiting else chosen[0]
-    what = f"{len(candidates)} pending candidates"
+    what, audit, seed = f"{len(candidates)} pending candidates", None, _seed(settings)
     if settings.audit is not None:
-        candidates, what = _audit(settings, store, task, candidates)
+        audit, what = _audit(settings, store, task, candidates)
+        candidates, seed = [d.candidate for d in audit.drawn], audit.seed
     packet = build_packet(
         store.texts(candidates),
         task.suite.rubric,
         experiment=task.experiment,
-        seed=_seed(settings),
+        seed=seed,
         reveal=settings.reveal,
         duplicates=settings.duplicates,
+        audit=None if audit is None else audit.id,
     )
     write_packet(path, packet)
     if not candidates:
@@ -72,7 +77,8 @@ def export_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitt
     return Sitting(
         message=f"exported {what} of {task.experiment} to {path}"
         + (f", {twice} of them twice" if twice else "")
-        + f"; score them against the rubric, then: --judge-apply {path.name}"
+        + f"; score them against the rubric, then: --judge-apply {path.name}",
+        lines=() if audit is None else (f"audit {audit.id}: round {audit.round}, seed {audit.seed}",),
     )
 
 
@@ -82,11 +88,8 @@ def _seed(settings: Settings) -> int:
 
 def _audit(
     settings: Settings, store: TrackingStore, task: Task, candidates: list[LoggedCandidate]
-) -> tuple[list[LoggedCandidate], str]:
-    """The candidates that check the automatic judge, their sampling probabilities written to MLflow, and what they are.
-
-    A probability that a candidate has from an earlier audit stays once a person has scored it: that draw labelled it.
-    """
+) -> tuple[Audit, str]:
+    """The audit that checks the automatic judge, its draw written to MLflow, and what it holds in words."""
     assert settings.audit is not None
     rubric = task.suite.rubric
     pool = auditable(candidates)
@@ -96,13 +99,12 @@ def _audit(
         )
     if all(c.sit_down() is None for c in pool):
         pool = _asked_twice(settings, store, task, pool)
-    drawn = draw(pool, rubric, settings.audit, seed=_seed(settings))
-    for d in drawn:
-        if d.candidate.sampling_probability is None or d.candidate.sit_down() is None:
-            store.tag(d.candidate.run_id, {SAMPLING: f"{d.probability:.6g}"})
-    certain = sum(d.probability == 1.0 and bool(d.disagreement) for d in drawn)
-    what = f"{len(drawn)} candidates ({certain} by disagreement, {len(drawn) - certain} at random of {len(pool)})"
-    return [d.candidate for d in drawn], what
+    audit = next_audit(pool, rubric, settings.audit, experiment=task.experiment, task=task.suite.task)
+    for d in audit.drawn:
+        store.tag(d.candidate.run_id, {AUDIT + audit.id: json.dumps(audit.draw_of(d).to_json())})
+    drawn, picked = len(audit.drawn), sum(not d.random for d in audit.drawn)
+    what = f"{drawn} candidates ({picked} by disagreement, {drawn - picked} at random of {len(pool)})"
+    return audit, what
 
 
 def _asked_twice(
@@ -189,6 +191,9 @@ def take_in(store: TrackingStore, packet: Packet, *, rubrics: Mapping[str, Rubri
     matched = match_verdicts(packet, texts, rubrics=rubrics, now=utc_now(), default_judge=packet.judge_kind)
     by_run = {c.run_id: c for c in texts}
     rubric = rubrics.get(packet.rubric.id) or packet.rubric
+    if packet.audit is not None:
+        new = {run_id for run_id in matched.verdicts if by_run[run_id].sit_down() is None}
+        _weigh(store, packet.audit, new, [c for c in everyone if c.rubric_sha256 == packet.rubric.sha256])
     for run_id, verdict in matched.verdicts.items():
         store.record(by_run[run_id], verdict, rubric)
     for run_id, verdict in matched.duplicates.items():
@@ -202,3 +207,17 @@ def take_in(store: TrackingStore, packet: Packet, *, rubrics: Mapping[str, Rubri
         pending=sum(c.pending for c in candidates),
         candidates=candidates,
     )
+
+
+def _weigh(store: TrackingStore, audit: str, new: Collection[str], candidates: Sequence[LoggedCandidate]) -> None:
+    """Give every label that audits brought its sampling probability, now that this one labels the runs ``new``.
+
+    Before the verdicts are written: should writing be interrupted, applying the packet again ends the same.
+    """
+    tasks = {c.task for c in candidates if c.run_id in new}
+    known = [dataclasses.replace(c, audited=audit) if c.run_id in new else c for c in candidates if c.task in tasks]
+    stored = {c.run_id: c.sampling_probability for c in candidates}
+    for run_id, probability in sampling_probabilities(known).items():
+        value = f"{probability:.6g}"
+        if run_id in new or stored[run_id] != float(value):
+            store.tag(run_id, {SAMPLING: value, **({AUDITED: audit} if run_id in new else {})})

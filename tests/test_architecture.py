@@ -24,6 +24,7 @@ LAYERS = [
     ["autojudge"],
     ["report", "localmodels", "completer", "tracking"],
     ["generation", "leaderboard", "agreement", "audit", "promotion", "packet", "gate", "judging", "settings"],
+    ["scores"],
     ["statistics", "grid", "ledger", "candidate"],
     ["catalog"],
     ["checks", "locks", "quiet"],

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pytest_promptbench.audit import disagreement, draw
+from pytest_promptbench.audit import Audit, disagreement, draw, next_audit, sampling_probabilities
 from pytest_promptbench.records import Criterion, Judge, LoggedCandidate, Rubric, Tier, Verdict
+from pytest_promptbench.scores import sit_down_score, tier_scores
+from pytest_promptbench.statistics import calibrated_mean
 
 from .project import Project
 from .provider import ScriptedProvider
@@ -76,6 +83,86 @@ def test_asking_for_more_than_there_is_gives_all_of_it_for_certain() -> None:
     assert {d.probability for d in drawn} == {1.0}
 
 
+def test_the_same_audit_twice_is_one_and_the_round_after_it_another() -> None:
+    pool = [candidate(i, again=5 + i % 2) for i in range(40)]
+    first, again = (next_audit(pool, RUBRIC, 9, experiment="e", task="tip") for _ in range(2))
+    assert first == again
+    assert (first.round, len(first.id)) == (1, 12)
+    other = next_audit(pool, RUBRIC, 9, experiment="another", task="tip")
+    assert other.seed != first.seed
+    labelled, _ = taken_in(pool, first)
+    after = next_audit(labelled, RUBRIC, 9, experiment="e", task="tip")
+    assert after.round == 2
+    assert after.id != first.id
+    assert not {d.candidate.run_id for d in after.drawn if d.random} & {d.candidate.run_id for d in first.drawn}
+
+
+def taken_in(pool: list[LoggedCandidate], audit: Audit, truth: Sequence[float] | None = None):
+    """The candidates once the audit's packet is judged, and every label's sampling probability."""
+    drawn = {d.candidate.run_id: audit.draw_of(d) for d in audit.drawn}
+    found = []
+    for i, before in enumerate(pool):
+        after = before
+        if before.run_id in drawn:
+            after = replace(before, draws={**before.draws, audit.id: drawn[before.run_id]})
+            if before.sit_down() is None:
+                score = 5.0 if truth is None else truth[i]
+                verdict = Verdict(scores={"score": score}, judge=Judge(tier=Tier.HUMAN, name="ann"), at="2026")
+                after = replace(after, verdicts=(*after.verdicts, verdict), audited=audit.id)
+        found.append(after)
+    chances = sampling_probabilities(found)
+    return [replace(c, sampling_probability=chances.get(c.run_id)) for c in found], chances
+
+
+def test_what_several_audits_drew_at_random_has_one_probability_and_what_was_picked_1() -> None:
+    pool = [candidate(i, again=9 if i < 4 else 5) for i in range(44)]
+    first = next_audit(pool, RUBRIC, 8, experiment="e", task="tip")
+    pool, chances = taken_in(pool, first)
+    assert sorted(chances.values()) == [pytest.approx(4 / 40)] * 4 + [1.0] * 4
+    second = next_audit(pool, RUBRIC, 12, experiment="e", task="tip")
+    share = next(d.probability for d in second.drawn if d.random)
+    pool, chances = taken_in(pool, second)
+    union = 1 - (1 - 4 / 40) * (1 - share)
+    assert {round(p, 9) for p in chances.values()} == {1.0, round(union, 9)}
+    assert [chances[f"r{i:03}"] for i in range(4)] == [1.0] * 4
+    drawn_and_never_taken_in = next_audit(pool, RUBRIC, 5, experiment="e", task="tip")
+    stale = {d.candidate.run_id: drawn_and_never_taken_in.draw_of(d) for d in drawn_and_never_taken_in.drawn}
+    also = [replace(c, draws={**c.draws, "never": stale[c.run_id]}) if c.run_id in stale else c for c in pool]
+    assert sampling_probabilities(also) == chances
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+def test_the_calibrated_mean_covers_the_truth_after_any_number_of_audits(rounds: int) -> None:
+    """The judge wavers where it is too kind, so the first audit picks what people score lower. 150 populations of 90.
+
+    With each audit's own share as the probability, 2 audits cover in 89 of 100 cases, and 3 in 86.
+    """
+    hits = 0
+    for seed in range(150):
+        rng = random.Random(seed)
+        truth, pool = [], []
+        for i in range(90):
+            wrong = rng.random() < 1 / 3
+            quality = rng.gauss(6, 1)
+            truth.append(quality - 3 * wrong)
+            pool.append(candidate(i, auto=quality, again=quality + rng.gauss(0, 2 if wrong else 0.5)))
+        for number in range(rounds):
+            audit = next_audit(pool, RUBRIC, (60, 50, 4)[number], experiment=f"e{seed}", task="tip")
+            assert audit.round == number + 1
+            pool, _ = taken_in(pool, audit, truth)
+        scored = [tier_scores(c, RUBRIC) for c in pool]
+        labels = [sit_down_score(s) for s in scored]
+        found = calibrated_mean(
+            [s[-1].value for s in scored],
+            [None if label is None else label.value for label in labels],
+            [c.scenario for c in pool],
+            [None if label is None else label.probability for label in labels],
+        )
+        assert found.ci is not None
+        hits += found.ci[0] <= 5 <= found.ci[1]
+    assert hits >= 136, f"{hits} of 150 nominal 95 % intervals hold the truth"
+
+
 def test_the_random_half_is_uniform() -> None:
     pool = [candidate(i, again=9 if i < 3 else 5) for i in range(13)]
     counts = Counter(d.candidate.run_id for seed in range(2000) for d in draw(pool, RUBRIC, 6, seed=seed)[3:])
@@ -99,6 +186,11 @@ def probabilities(project: Project) -> list[str]:
     return sorted(r.data.tags[tag] for r in project.runs() if tag in r.data.tags)
 
 
+def draws(project: Project, audit: str) -> list[dict[str, Any]]:
+    tag = f"promptbench.audit.{audit}"
+    return [json.loads(r.data.tags[tag]) for r in project.runs() if tag in r.data.tags]
+
+
 def test_an_audit_from_export_to_a_calibrated_leaderboard(audited: Project) -> None:
     asked = audited.provider.count
     exported = audited.pytest("--judge-export", "audit.json", "--judge-audit", "2", "--judge-duplicates", "1")
@@ -106,8 +198,14 @@ def test_an_audit_from_export_to_a_calibrated_leaderboard(audited: Project) -> N
     assert "exported 2 candidates (0 by disagreement, 2 at random of 6) of tip-bench-" in exported.out
     assert ", 1 of them twice" in exported.out
     assert audited.provider.count == asked + 3  # the judge's second call, once for each different text
-    assert probabilities(audited) == ["0.333333", "0.333333"]
     packet = audited.packet("audit.json")
+    named, number, seed = re.search(r"audit (\w{12}): round (\d), seed (\d+)", exported.out).groups()  # type: ignore[union-attr]
+    assert packet["audit"] == named
+    assert draws(audited, named) == [{"probability": 2 / 6, "random": True, "round": 1, "seed": int(seed)}] * 2
+    assert number == "1"
+    assert probabilities(audited) == [], "what was only drawn says nothing about labels"
+    assert audited.pytest("--judge-export", "again.json", "--judge-audit", "2", "--judge-duplicates", "1").code == 0
+    assert audited.packet("again.json") == packet, "the same audit exported twice is the same"
     assert len(packet["items"]) == 3
     text = json.dumps(packet)
     assert "haiku" not in text
@@ -117,6 +215,7 @@ def test_an_audit_from_export_to_a_calibrated_leaderboard(audited: Project) -> N
     applied = audited.pytest("--judge-apply", "audit.json")
     assert applied.code == 0, applied.text
     assert "applied 2, unchanged 0, still pending 4" in applied.out
+    assert probabilities(audited) == ["0.333333", "0.333333"]
     assert "Agreement of human: ann and auto: judge: scales" in applied.out
     report = audited.root / ".promptbench/report"
     agreement = json.loads((report / "agreement.json").read_text())
@@ -128,6 +227,73 @@ def test_an_audit_from_export_to_a_calibrated_leaderboard(audited: Project) -> N
     assert "## Calibrated to the sit-down tier" in (report / "leaderboard.md").read_text()
     again = audited.pytest("--judge-apply", "audit.json")
     assert "applied 0, unchanged 2, still pending 4" in again.out
+    assert probabilities(audited) == ["0.333333", "0.333333"]
+
+
+def test_a_second_audit_and_a_label_that_no_audit_brought(audited: Project) -> None:
+    """After the test before. An audit that is drawn and put aside changes nothing; one that is taken in does."""
+    aside = audited.pytest("--judge-export", "aside.json", "--judge-audit", "3")
+    assert aside.code == 0, aside.text
+    assert "round 2, seed" in aside.out
+    assert probabilities(audited) == ["0.333333", "0.333333"]
+    assert audited.pytest("--judge-export", "second.json", "--judge-audit", "2").code == 0
+    audited.score("second.json", value=3, judge_kind="human", judged_by="ann")
+    applied = audited.pytest("--judge-apply", "second.json")
+    assert applied.code == 0, applied.text
+    second = audited.packet("second.json")["audit"]
+    (share,) = {d["probability"] for d in draws(audited, second) if d["random"]}
+    assert share < 1
+    found = probabilities(audited)
+    assert set(found) == {f"{1 - (1 - 1 / 3) * (1 - share):.6g}"}
+    labels = [r for r in audited.runs() if r.data.tags["judge_pending"] == "false"]
+    assert len(found) == len(labels)
+    assert audited.pytest("--judge-export", "rest.json").code == 0
+    assert "audit" not in audited.packet("rest.json")
+    audited.score("rest.json", value=2, only=1, judge_kind="human", judged_by="ann")
+    assert audited.pytest("--judge-apply", "rest.json").code == 0
+    assert probabilities(audited) == found, "a label from an ordinary packet has no sampling probability"
+
+
+def test_a_packet_of_an_audit_that_did_not_draw_its_items_is_refused(audited: Project) -> None:
+    packet = audited.packet("rest.json")
+    packet["audit"] = "0123456789ab"
+    (audited.root / "wrong.json").write_text(json.dumps(packet))
+    refused = audited.pytest("--judge-apply", "wrong.json")
+    assert refused.code == 4, refused.text
+    assert "was not drawn by the audit 0123456789ab: export again" in refused.text
+
+
+def test_a_carried_verdict_keeps_its_sampling_probability(audited: Project) -> None:
+    before = Counter(probabilities(audited))
+    assert audited.pytest("--bench-experiment", "another-day").code == 0
+    carried = [r.data.tags for r in audited.runs("another-day") if "promptbench.carried_from" in r.data.tags]
+    tags = [t["promptbench.sampling_probability"] for t in carried if "promptbench.sampling_probability" in t]
+    assert tags
+    assert set(tags) <= set(before)
+    assert all(t["promptbench.audited"] and f"promptbench.audit.{t['promptbench.audited']}" in t for t in carried
+               if "promptbench.sampling_probability" in t)  # fmt: skip
+
+
+def test_what_an_edited_prompt_superseded_is_neither_exported_nor_audited_nor_judged(tmp_path: Path) -> None:
+    def by_prompt(body: dict[str, Any]) -> str:
+        system, question = (m["content"] for m in body["messages"][:2])
+        return reply(body) if "Score it now" in question else f"{system}: {reply(body)}"
+
+    with ScriptedProvider(reply=by_prompt) as provider:
+        project = project_in(tmp_path, provider)
+        assert project.pytest().code == 0
+        prompt = project.root / "prompts/tip/v1.yaml"
+        prompt.write_text(prompt.read_text().replace("be v1", "be kind"))
+        asked = provider.count
+        assert project.pytest("--judge-auto").code == 0
+        assert provider.count == asked + 3 + 6, "three new texts, six questions: none about the old text"
+        assert len(project.runs()) == 9
+        assert project.pytest("--judge-export", "packet.json", "--judge-reveal").code == 0
+        items = project.packet()["items"]
+        assert len(items) == 6
+        assert not any("be v1" in i["candidates"][0]["output"] for i in items)
+        exported = project.pytest("--judge-export", "audit.json", "--judge-audit", "9")
+        assert "exported 6 candidates (0 by disagreement, 6 at random of 6)" in exported.out, exported.text
 
 
 def test_auditing_what_no_judge_has_scored_says_what_to_do(tmp_path: Path) -> None:

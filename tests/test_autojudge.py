@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_promptbench.autojudge import JudgeUnavailableError, judge_candidates
+from pytest_promptbench.catalog.rubric import load_rubric
 from pytest_promptbench.localmodels import installed
+from pytest_promptbench.records import Answer, Candidate, Cell, LoggedCandidate, Model
 from pytest_promptbench.tracking.spans import trace_id
 
 from .project import Project, migrated_database
@@ -161,6 +166,38 @@ def test_a_model_that_takes_no_schema_is_asked_without(tmp_path: Path) -> None:
         assert sum("response_format" in q for q in questions) == 1
 
 
+@pytest.mark.parametrize(("refused", "without_schema"), [(False, 0), (True, 4)])
+def test_only_a_refused_request_puts_the_questions_without_a_schema(refused: bool, without_schema: int) -> None:
+    """One of four questions ends in an error: a timeout is about the network, a 400 about the request."""
+    rubric = load_rubric(Path(__file__).parent.parent / "rubrics/tip-v1.md")
+    judge = Model(name="judge", model="openai/judge")
+    candidates = [
+        LoggedCandidate(
+            run_id=f"r{i}", experiment="e", task="tip", model="m", prompt="v1", scenario=f"s{i}", cell="c",
+            candidate=str(i), rubric=rubric.id, rubric_sha256=rubric.sha256, pending=True,
+            outputs=(f"long {i}",), context={},
+        )
+        for i in range(4)
+    ]  # fmt: skip
+    asked: list[bool] = []
+
+    def ask(cell: Cell) -> Future[Candidate]:
+        structured = "response_format" in cell.params
+        asked.append(structured)
+        future: Future[Candidate] = Future()
+        body = {"messages": [m.to_json() for m in cell.messages]}
+        if len(asked) == (1 if refused else 2) and structured:
+            future.set_result(Candidate(cell=cell, error="Timeout: no answer", refused=refused))
+        else:
+            future.set_result(Candidate(cell=cell, answers=(Answer(text=reply(body)),)))
+        return future
+
+    unavailable = pytest.raises(JudgeUnavailableError, match="not be asked about 1 candidates: Timeout: no answer")
+    with contextlib.nullcontext() if refused else unavailable:
+        list(judge_candidates(candidates, rubric, judge, ask))
+    assert asked.count(False) == without_schema
+
+
 def test_a_judge_that_cannot_be_asked_fails_the_session_and_keeps_what_was_generated(tmp_path: Path) -> None:
     with ScriptedProvider(reply=reply) as provider:
         project = project_in(tmp_path, provider)
@@ -179,6 +216,20 @@ def test_without_a_judge_in_the_suite_it_is_a_mistake(tmp_path: Path) -> None:
         assert result.code == 2
         assert "--judge-auto needs the suite's automatic judge, and there is none; name one" in result.out
         assert provider.count == 0
+
+
+def test_a_judge_whose_key_is_missing_is_named_with_those_that_run_here(tmp_path: Path) -> None:
+    with ScriptedProvider(reply=reply) as provider:
+        project = project_in(tmp_path, provider)
+        models = project.root / "evals/models.yaml"
+        *others, judge = models.read_text().splitlines()
+        judge = judge.replace("SCRIPTED_KEY", "NO_SUCH_KEY, optional: true")
+        models.write_text("\n".join([*others, judge]) + "\n")
+        result = project.pytest("--judge-auto")
+        assert result.code == 2
+        assert (
+            "NO_SUCH_KEY is not set; name one that runs here, as in  judge: {model: haiku}  (here: haiku)" in result.out
+        )
 
 
 def test_the_controller_judges_once_under_xdist(tmp_path: Path) -> None:

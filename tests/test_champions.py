@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
+from pytest_promptbench.errors import UsageError
+from pytest_promptbench.records import Message, Prompt
 from pytest_promptbench.tracking.registry import PromptRegistry
+from pytest_promptbench.tracking.store import TrackingStore
 
 from .project import Project, migrated_database
 from .provider import ScriptedProvider
@@ -112,6 +115,51 @@ def test_the_whole_life_of_a_champion(project: Project) -> None:
         "--bench-promote", "tip", "--bench-promote-policy", "sit-down", "--bench-promote-within", "latency:1000x"
     )
     assert "v3 is champion of tip: version 2" in forth.out, forth.text  # the same text is not registered twice
+
+
+def test_rollbacks_go_back_through_the_whole_history_and_end(tmp_path: Path) -> None:
+    """A, B, A: back to B, back to A, and no further; and a champion that was made by hand is one to go back to."""
+    migrated_database(tmp_path / "mlflow.db")
+    registry = PromptRegistry(TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path / "artifacts"))
+
+    def prompt(version: str) -> Prompt:
+        return Prompt(task="tip", version=version, messages=(Message(role="user", content=version),), sha256=version)
+
+    for version in ("a", "b", "a"):
+        registry.promote("tip", prompt(version), lineage={}, message="test")
+    assert [registry.roll_back("tip")[1].version for _ in range(2)] == ["b", "a"]
+    with pytest.raises(UsageError, match="there is none to go back to"):
+        registry.roll_back("tip")
+    registry.promote("tip", prompt("c"), lineage={}, message="test")
+    registry._store.client.set_prompt_alias("tip", "champion", 2)
+    assert registry.roll_back("tip")[1].version == "c"
+    assert registry.roll_back("tip")[1].version == "a"
+
+
+def test_under_the_policy_both_the_automatic_judge_has_its_say(tmp_path: Path) -> None:
+    """From generating to a granted promotion: a person's scores, the automatic judge's, and the alias."""
+
+    def answer(body: dict[str, Any]) -> str:
+        text = "".join(str(m["content"]) for m in body["messages"])
+        if "Score it now" not in text:
+            return f"Tip of {'v1' if 'be v1' in text else 'v2'}, {len(text) % 3}."
+        score = 5 if "Tip of v2" in text else 3
+        return json.dumps(
+            {"rationale": "", "relevance": score, "actionability": score, "tone": score, "format_ok": True}
+        )
+
+    migrated_database(tmp_path / "mlflow.db")
+    with ScriptedProvider(reply=answer) as provider:
+        project = Project(tmp_path, provider, models=("haiku",), scenarios=8, suite="judge: {model: haiku}\n").write()
+        collected = project.pytest("--judge-auto")
+        assert collected.code == 0, collected.text
+        judge(project, {"v1": 2, "v2": 5})
+        granted = project.pytest("--bench-promote", "tip")
+        assert granted.code == 0, granted.text
+        assert "v2 is champion of tip: version 1" in granted.out
+        for line in ("scenarios: the first champion", "rivals: it is behind none", "automatic: the automatic judge"):
+            assert f"met      {line}" in granted.out
+        assert receipt(project)["policy"] == "both"
 
 
 @pytest.mark.parametrize(

@@ -637,6 +637,61 @@ def test_a_snapshot_is_the_leaderboards():
     }
 
 
+def test_what_another_content_scored_is_not_scored_now():
+    """v1 was edited after it had been judged, and its new text was not generated in this session."""
+    candidates = [candidate("a", 4, number=1), candidate("b", 5, number=2)]
+    leaderboard = build_leaderboard(candidates, RUBRIC, experiment="e", task="tip")
+    now = {("haiku", "v1", "a"): "c", ("haiku", "v1", "b"): "another"}
+    found = gate.snapshot(leaderboard, candidates, SUITE, cells_now=now)
+    assert found.rows[0].scores["a"]["composite"] == 8.0
+    assert found.rows[0].scores["b"] == {}
+    everything = gate.snapshot(leaderboard, candidates, SUITE)
+    result = evaluate_gate(everything, found, HALF)
+    assert [(c.scenario, c.reason) for c in result.unpaired] == [("b", "not scored now")]
+    assert result.outcome is GateOutcome.INCONCLUSIVE
+    gone = gate.snapshot(leaderboard, candidates, SUITE, cells_now={})
+    assert evaluate_gate(everything, gone, HALF).outcome is GateOutcome.ERROR
+
+
+def test_a_row_of_which_an_audit_labelled_a_part_rests_on_its_automatic_scores():
+    both = [
+        replace(c, verdicts=(*c.verdicts, *candidate("x", 1, tier=Tier.HUMAN).verdicts), sampling_probability=1.0)
+        for c in (candidate("a", 4), candidate("b", 4))
+    ]
+    candidates = [*both, *(candidate(s, 4) for s in "cdefghij")]
+    leaderboard = build_leaderboard(candidates, RUBRIC, experiment="e", task="tip")
+    found = gate.snapshot(leaderboard, candidates, SUITE)
+    (only,) = found.rows
+    assert (only.tier, only.judge, only.aside) == ("auto", JUDGE.sha256, 2)
+    assert {s: v["composite"] for s, v in only.scores.items()} == dict.fromkeys("abcdefghij", 8.0)
+    result = evaluate_gate(found, found, HALF)
+    assert result.outcome is GateOutcome.PASS
+    assert result.reasons[-1] == (
+        "haiku x v1 rests on its automatic scores: an audit drew its 2 sit-down labels, and there are candidates "
+        "without one"
+    )
+
+
+def test_other_people_are_named_and_no_error():
+    def judged_by(name: str) -> list[LoggedCandidate]:
+        found = []
+        for s in "abcdefgh":
+            c = candidate(s, 4, tier=Tier.HUMAN)
+            found.append(replace(c, verdicts=(replace(c.verdicts[0], judge=Judge(tier=Tier.HUMAN, name=name)),)))
+        return found
+
+    ann, bob = (
+        gate.snapshot(build_leaderboard(c, RUBRIC, experiment="e", task="tip"), c, SUITE)
+        for c in (judged_by("ann"), judged_by("bob"))
+    )
+    assert ann.rows[0].judges == {"human": ("ann",)}
+    (read,) = gate.parse_baseline(gate.baseline_json([ann]))
+    result = evaluate_gate(read, bob, HALF)
+    assert result.outcome is GateOutcome.PASS
+    assert result.changed == {"judges": ("haiku x v1: human ann, now human bob",)}
+    assert evaluate_gate(read, ann, HALF).changed == {}
+
+
 def test_a_snapshot_knows_a_changed_model():
     hotter = replace(SUITE, models=(replace(SUITE.models[0], params={"temperature": 0.9}),))
     assert gate.snapshot(board(), [], SUITE).models != gate.snapshot(board(), [], hotter).models

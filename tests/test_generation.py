@@ -188,7 +188,7 @@ def test_a_ledger_that_fails_while_reading_reaches_the_test_that_waits(rig: Rig)
 
 
 def test_a_refused_request_gives_its_money_back(rig: Rig) -> None:
-    completer = ScriptedCompleter(act=fail_times(1, TransientError("429", throttled=True, refused=True)), price_usd=0.6)
+    completer = ScriptedCompleter(act=fail_times(1, TransientError("429", throttled=True, unpaid=True)), price_usd=0.6)
     generator = rig.start(completer, concurrency=1, max_cost_usd=1.0)
     assert not generator.candidate(cell("s0")).result(5).failed
     assert rig.ledger.spent("s") == pytest.approx(0.6)

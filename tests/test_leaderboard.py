@@ -12,8 +12,12 @@ from typing import Any
 
 import pytest
 
-from pytest_promptbench.leaderboard import build_leaderboard, leaderboard_json
+from pytest_promptbench.leaderboard import build_leaderboard, leaderboard_json, statistics_json
 from pytest_promptbench.records import Criterion, Judge, Leaderboard, LoggedCandidate, Row, Rubric, Tier, Verdict
+from pytest_promptbench.report import terminal
+from pytest_promptbench.report.markdown import render_leaderboard
+from pytest_promptbench.report.text import notes
+from pytest_promptbench.scores import pair
 
 RUBRIC = Rubric(
     id="tip-v1",
@@ -67,7 +71,7 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
     return min(values), max(values)
 
 
-def in_order(rows: Sequence[Mapping[str, float]]) -> list[int]:
+def in_order(rows: Sequence[Row]) -> list[int]:
     return [n + 1 for n in range(len(rows))]
 
 
@@ -104,6 +108,7 @@ def test_a_row_says_all_that_is_known() -> None:
         cost_usd=0.75,
         latency_s=3.0,
         scenario_scores={"s1": 1.0, "s2": 8.0},
+        by_tier={"claude-code": {"s1": 1.0, "s2": 8.0}},
     )
 
 
@@ -294,10 +299,10 @@ def test_an_interval_needs_two_scenarios_and_gets_their_scores_in_order() -> Non
 
 
 def test_rows_stand_best_first_the_unjudged_last_and_equals_by_name() -> None:
-    asked: list[Sequence[Mapping[str, float]]] = []
+    asked: list[list[Mapping[str, float]]] = []
 
-    def ties(rows: Sequence[Mapping[str, float]]) -> list[int]:
-        asked.append(rows)
+    def ties(rows: Sequence[Row]) -> list[int]:
+        asked.append([r.scenario_scores for r in rows])
         return [1, 1, 3]
 
     cells = [
@@ -338,6 +343,158 @@ def test_the_projects_own_statistics_are_the_default() -> None:
         assert r.ci95 is not None
         assert r.composite is not None
         assert r.ci95[0] < r.composite < r.ci95[1]
+
+
+# -- rows of different tiers
+
+
+def ranked(*candidates: LoggedCandidate) -> Leaderboard:
+    """The leaderboard by the project's own statistics."""
+    return build_leaderboard(candidates, RUBRIC, experiment="e", task="tip")
+
+
+def test_rows_of_different_tiers_are_compared_on_the_tier_that_both_have() -> None:
+    """Claude Code's scale is 4 points kinder; by the automatic judge, which saw both, the two are equal."""
+    noise = [0.3 * (i % 3) for i in range(12)]
+    kind = [candidate(f"s{i}", judged(4.0 + n), judged(3 + n, AUTO), prompt="kind") for i, n in enumerate(noise)]
+    strict = [
+        candidate(f"s{i}", judged(2.0 + n, HUMAN), judged(3 + n, AUTO), prompt="strict") for i, n in enumerate(noise)
+    ]
+    found = ranked(*kind, *strict)
+    assert [(r.rank, r.prompt, r.tier) for r in found.rows] == [(1, "kind", "claude-code"), (1, "strict", "human")]
+    (difference,) = found.comparisons
+    assert (difference["tier"], difference["mean_difference"], difference["n"]) == ("auto", 0.0, 12)
+
+
+def test_one_sit_down_tier_on_both_sides_goes_before_the_automatic_one() -> None:
+    """A person saw half of it, Claude Code all of it: each scenario on the highest tier that both have there."""
+    mine = [
+        candidate(f"s{i}", judged(4), judged(5, AUTO), *([judged(3, HUMAN)] if i < 6 else []), prompt="v1")
+        for i in range(12)
+    ]
+    theirs = [
+        candidate(f"s{i}", judged(1 + 0.1 * i), judged(5, AUTO), *([judged(2, HUMAN)] if i < 3 else []), prompt="v2")
+        for i in range(12)
+    ]
+    found = ranked(*mine, *theirs)
+    (difference,) = found.comparisons
+    assert difference["tier"] == "claude-code+human"
+    expected = [-2.0] * 3 + [2 * (1 + 0.1 * i - 4) for i in range(3, 12)]
+    assert difference["mean_difference"] == pytest.approx(sum(expected) / 12)
+    assert [r.rank for r in found.rows] == [1, 2]
+
+
+def test_rows_without_a_tier_in_common_are_tied_and_named() -> None:
+    mine = [candidate(f"s{i}", judged(5), prompt="v1") for i in range(12)]
+    theirs = [candidate(f"s{i}", judged(1, AUTO), prompt="v2") for i in range(12)]
+    found = ranked(*mine, *theirs)
+    assert [r.rank for r in found.rows] == [1, 1]
+    (difference,) = found.comparisons
+    assert (difference["tier"], difference["n"], difference["mean_difference"]) == (None, 0, None)
+    assert len(difference["unpaired_a"]) == 12
+    said = " ".join(notes(found))
+    assert "m x v2 is not compared with the first row: no tier of judges has scored a scenario of both" in said
+    assert "none in common" in render_leaderboard(found)
+
+
+# -- labels of a part
+
+
+def audited(prompt: str, quality: float, *, seed: int, labelled: bool = True) -> list[LoggedCandidate]:
+    """40 scenarios. A person has labelled every fourth, picked where the judge is 5 points too kind, and 8 more.
+
+    The person's mean of everything is 2 * quality - 0.5 points.
+    """
+    draw = random.Random(seed)
+    found = []
+    chosen = set(draw.sample([i for i in range(40) if i % 4], 8))
+    for i in range(40):
+        truth = quality + draw.choice([-0.5, 0.0, 0.5])
+        auto = truth + (1.5 if i % 4 == 0 else 0.0)
+        picked, drawn = i % 4 == 0, i in chosen
+        known = labelled and (picked or drawn)
+        found.append(
+            candidate(
+                f"s{i}", judged(auto, AUTO), *([judged(truth - (1.0 if picked else 0.0), HUMAN)] if known else []),
+                prompt=prompt, sampling_probability=(1.0 if picked else 8 / 30) if known else None,
+            )
+        )  # fmt: skip
+    return found
+
+
+def test_after_an_audit_the_composite_is_the_calibrated_estimate_with_its_interval() -> None:
+    """A person gives 3.0 x 2 where the judge is right, and 1 point x 2 less where the audit looked: 5.5 of all."""
+    found = ranked(*audited("v1", 3.0, seed=1))
+    (row,) = found.rows
+    assert row.calibrated is not None
+    assert row.estimated
+    assert (row.composite, row.ci95) == (row.calibrated["estimate"], row.calibrated["ci"])
+    assert row.composite == pytest.approx(5.5, abs=0.4)
+    assert row.calibrated["plain_mean"] == pytest.approx(4.9, abs=0.3), "what the picked labels would have said"
+    assert row.tier == "human"
+    assert row.judged == 18
+    (entry,) = statistics_json(found)["calibrated"]
+    assert entry["is_composite"] is True
+    assert entry["estimate"] == row.composite
+    assert list(leaderboard_json(found)["rows"][0])[3:6] == ["composite", "ci95", "tier"]
+    text = render_leaderboard(found)
+    assert f"\\~{row.composite:.2f} [" in text
+    assert "\\~ marks an estimate on the scale of the row's tier" in text
+    assert f"~{row.composite:.2f} [" in terminal.render_leaderboard(found, width=120, color=False)
+
+
+def test_labels_that_no_audit_drew_calibrate_from_four_scenarios_on() -> None:
+    def part(count: int) -> Row:
+        return ranked(
+            *(
+                candidate(f"s{i}", judged(2 + i % 3, AUTO), *([judged(1 + i % 3, HUMAN)] if i < count else []))
+                for i in range(12)
+            )
+        ).rows[0]
+
+    three, four = part(3), part(4)
+    assert (three.estimated, three.composite) == (False, pytest.approx(4.0))
+    assert three.calibrated is not None
+    assert four.estimated
+    assert four.composite == four.calibrated["estimate"]  # type: ignore[index]
+    assert part(12).calibrated is None
+
+
+def test_calibrated_rows_are_told_apart_by_their_estimates() -> None:
+    far = ranked(*audited("good", 4.5, seed=1), *audited("bad", 2.0, seed=2))
+    assert [(r.rank, r.prompt) for r in far.rows] == [(1, "good"), (2, "bad")]
+    (difference,) = far.comparisons
+    assert difference["tier"] == "calibrated"
+    assert difference["mean_difference"] == pytest.approx(far.rows[1].composite - far.rows[0].composite)  # type: ignore[operator]
+    near = ranked(*audited("good", 3.0, seed=1), *audited("bad", 2.9, seed=2))
+    assert [r.rank for r in near.rows] == [1, 1]
+
+
+def test_a_calibrated_row_and_one_of_another_tier_are_compared_by_the_automatic_judge() -> None:
+    found = ranked(*audited("audited", 3.0, seed=1), *audited("not", 2.0, seed=2, labelled=False))
+    assert {r.prompt: r.tier for r in found.rows} == {"audited": "human", "not": "auto"}
+    (difference,) = found.comparisons
+    assert (difference["tier"], difference["n"]) == ("auto", 40)
+
+
+def test_both_ways_to_pair_two_sides_are_one_rule() -> None:
+    """What the ranks rest on (arrays, many rows at once) and what comparisons rest on (two tables)."""
+    draw = random.Random(5)
+    for _ in range(50):
+        tables = [
+            {t: {f"s{i}": draw.random() for i in range(6) if draw.random() < 0.4} for t in Tier if draw.random() < 0.7}
+            for _ in range(2)
+        ]
+        found = pair(tables[0], tables[1])
+        for group in ((Tier.HUMAN, Tier.CLAUDE_CODE), (Tier.AUTO,)):
+            expected = {
+                s: t for t in reversed(group) for s in tables[0].get(t, {}).keys() & tables[1].get(t, {}).keys()
+            }
+            if expected:
+                break
+        assert found.tiers == expected
+        assert found.a == {s: tables[0][t][s] for s, t in expected.items()}
+        assert found.b == {s: tables[1][t][s] for s, t in expected.items()}
 
 
 # -- its file

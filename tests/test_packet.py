@@ -370,7 +370,7 @@ def drop(*keys: Any) -> Callable[[dict[str, Any]], None]:
 
 ENTRY = ("items", 0, "candidates", 0)
 CRITERION = ("rubric", "criteria", 0)
-TOP = "schema, experiment, judge_kind, rubric, items, judged_by"
+TOP = "schema, experiment, judge_kind, rubric, items, judged_by, audit"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -60,7 +62,9 @@ BASE = EASY[:20]
 def test_a_prompt_that_is_ahead_on_both_tiers_is_promoted() -> None:
     found = decided([*prompt("v1", BASE), *prompt("v2", better(1.0))])
     assert (found.winner, found.granted, unmet(found)) == ("v2", True, {})
-    assert [c.name for c in found.conditions] == ["scenarios", "ahead", "automatic", "failures", "cost", "latency"]
+    names = ["scenarios", "ahead", "labels", "automatic", "failures", "cost", "latency"]
+    assert [c.name for c in found.conditions] == names
+    assert re.search(r"p < 0.001 points .* on 20 scenarios, detectable: 0\.\d\d$", found.conditions[1].found)
     assert found.comparison is not None
     assert found.comparison["mean_difference"] == pytest.approx(1.0)
 
@@ -139,7 +143,73 @@ def test_the_first_champion_is_the_best_with_enough_scenarios() -> None:
     few = decided(prompt("v1", BASE[:3]), champion=None)
     assert "judge 3 more scenarios" in unmet(few)["scenarios"]
     doubted = decided([*prompt("v1", BASE), *prompt("v2", better(1.0), auto=-3)], champion=None)
-    assert "and more to v1 (0.95)" in unmet(doubted)["automatic"]
+    assert "and more to v1 (+2.00 on 20 scenarios)" in unmet(doubted)["automatic"]
+
+
+def by(tier: Tier, candidates: list[LoggedCandidate]) -> list[LoggedCandidate]:
+    """The same candidates, judged at the desk by another tier."""
+
+    def moved(v: Verdict) -> Verdict:
+        return v if v.judge.tier is Tier.AUTO else replace(v, judge=Judge(tier=tier, name=tier.value))
+
+    return [replace(c, verdicts=tuple(moved(v) for v in c.verdicts)) for c in candidates]
+
+
+def test_a_winner_of_another_tier_than_the_champions_is_refused() -> None:
+    """Claude Code is a point kinder than the person: that is no gain."""
+    found = decided([*prompt("v1", BASE), *by(Tier.CLAUDE_CODE, prompt("v2", better(1.0)))])
+    assert (found.winner, found.stays) == ("v1", True)
+    assert "it shares no scored scenario with v2" in unmet(found)["rivals"]
+    elsewhere = decided(by(Tier.CLAUDE_CODE, prompt("v2", better(1.0))))
+    assert "no tier of judges has scored a cell of both" in unmet(elsewhere)["scenarios"]
+    assert decided([*prompt("v1", BASE), *by(Tier.CLAUDE_CODE, prompt("v2", better(1.0)))], policy=Policy.AUTO).granted
+
+
+def test_labels_that_an_audit_picked_of_a_part_are_refused_until_the_rest_is_judged() -> None:
+    def audited(name: str, scores: list[float | None], labelled: int) -> list[LoggedCandidate]:
+        return [
+            replace(c, verdicts=c.verdicts if i < labelled else c.verdicts[1:], sampling_probability=0.5)
+            for i, c in enumerate(prompt(name, scores))
+        ]
+
+    found = decided([*audited("v1", BASE, 20), *audited("v2", better(1.0), 14)])
+    assert set(unmet(found)) == {"labels"}
+    assert "an audit picked the labels, and candidates have none: 6 of v2" in unmet(found)["labels"]
+    assert "judge the rest, 6 candidates: pytest evals/ --judge-export packet.json" in unmet(found)["labels"]
+    assert decided([*audited("v1", BASE, 20), *audited("v2", better(1.0), 20)]).granted
+    first = decided([*audited("v1", BASE, 20), *audited("v2", better(1.0), 14)], champion=None)
+    assert set(unmet(first)) == {"labels"}
+
+
+def test_the_first_champion_is_picked_in_pairs_and_not_by_means_of_other_scenarios() -> None:
+    """v1 was judged on easy scenarios beside those that both have, and there v2 is better."""
+    easy = [candidate("v1", 100 + i, person=10.0, auto=10.0) for i in range(20)]
+    found = decided([*prompt("v1", BASE), *easy, *prompt("v2", better(1.0))], champion=None)
+    assert (found.winner, found.granted) == ("v2", True)
+    apart = [candidate("v3", 200 + i, person=9.0, auto=9.0) for i in range(10)]
+    unclear = decided([*prompt("v1", BASE), *prompt("v2", better(1.0)), *apart], champion=None)
+    assert "it shares no scored scenario with v3" in unmet(unclear)["rivals"]
+    assert "have all prompts judged on the same scenarios" in unmet(unclear)["rivals"]
+
+
+def test_several_rivals_are_corrected_for_in_what_is_said_too() -> None:
+    noisy = [EASY[i] + (2.4 if i % 2 else -1.2) for i in range(12)]
+    others = [*prompt("v3", BASE[:12]), *prompt("v4", BASE[:12])]
+    one = decided([*prompt("v1", BASE[:12]), *prompt("v2", noisy)])
+    three = decided([*prompt("v1", BASE[:12]), *prompt("v2", noisy), *others])
+    assert one.comparison is not None
+    assert three.comparison is not None
+    assert f"p = {min(1.0, 3 * three.comparison['p_value']):.3f} as the best of 3 rivals" in unmet(three)["ahead"]
+
+    def asked(found: Promotion) -> int:
+        return int(unmet(found)["ahead"].split("about ")[1].split()[0])
+
+    assert asked(three) > asked(one), "each of three rivals is tested at a third of the error rate"
+    few = decided(
+        [*prompt("v1", BASE[:6]), *prompt("v2", better(3.0, 6)), *prompt("v3", BASE[:6]), *prompt("v4", BASE)]
+    )
+    assert "judge 1 more scenarios: 7 are the least" in unmet(few)["scenarios"]
+    assert "detectable: none: too few pairs" in unmet(few)["ahead"]
 
 
 def test_nothing_judged_is_a_usage_error() -> None:

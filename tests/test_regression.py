@@ -62,11 +62,38 @@ def test_what_cannot_be_compared_is_exit_4_and_never_green(judged: Project) -> N
     assert "gate of tip: ERROR" in result.out
 
 
+def test_without_mlflow_nothing_is_compared_or_saved_and_that_is_not_green(judged: Project) -> None:
+    judged.environ = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    result = judged.pytest("--bench-compare=base.json", "--bench-save=new.json", "-k", "s1")
+    judged.environ = {}
+    assert result.code == 4, result.text
+    assert "--bench-compare and --bench-save: ERROR: nothing of this session could be read back" in result.out
+    assert not (judged.root / "new.json").exists()
+
+
+def test_an_edited_prompt_is_not_passed_on_the_scores_of_its_old_text(judged: Project) -> None:
+    rubric = judged.root / "rubrics/tip-v1.md"
+    rubric.write_text(rubric.read_text().removesuffix("\nchanged\n"))
+    prompt = judged.root / "prompts/tip/v1.yaml"
+    before = prompt.read_text()
+    prompt.write_text(before.replace("be v1", "be rude"))
+    result = judged.pytest("--bench-compare=base.json", "-k", "s0")
+    prompt.write_text(before)
+    assert result.code == 4, result.text
+    assert "no cell is scored both in the baseline and now" in result.out
+    assert "  changed since the baseline: prompts: v1" in result.out
+    found = gate(judged)
+    assert found["changed"]["prompts"] == ["v1"]  # type: ignore[index]
+    assert {c["reason"] for c in found["unpaired"]} == {"not scored now"}  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (("--bench-compare=nowhere.json",), "there is no baseline; write one with --bench-save"),
         (("--bench-compare",), "evals/baseline.json: there is no baseline"),
+        (("--bench-save=prompts",), "prompts: that is a folder; name a file, e.g. "),
+        (("--bench-save=rubrics/tip-v1.md",), "tip-v1.md: not JSON"),
         (("--bench-compare-fail", "composite:0.5"), "give them with --bench-compare"),
         (("--bench-compare=base.json", "--bench-compare-fail", "composite"), "composite"),
     ],

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -32,7 +33,7 @@ from pytest_promptbench.records import (
     composite,
 )
 from pytest_promptbench.report import html, markdown, pictures, terminal, write_all
-from pytest_promptbench.report.text import dollars, duration, markdown_cell, number, points, visible
+from pytest_promptbench.report.text import dollars, duration, markdown_cell, number, points, row_points, visible
 
 GOLDEN = Path(__file__).parent / "golden"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -216,6 +217,9 @@ def test_figures() -> None:
     assert points(12.75, (12.1, 13.3)) == "12.75 [12.10, 13.30]"
     assert points(12.75, None) == "12.75"
     assert points(None, None) == "-"
+    row = dataclasses.replace(board().rows[0], composite=12.75, ci95=(12.1, 13.3))
+    assert row_points(row) == "12.75 [12.10, 13.30]"
+    assert row_points(dataclasses.replace(row, estimated=True)) == "~12.75 [12.10, 13.30]"
     assert [dollars(x) for x in (None, 0.0, 0.00001, 0.012, 3.456)] == ["-", "$0.0000", "<$0.0001", "$0.0120", "$3.46"]
     assert [duration(x) for x in (None, 0.042, 1.9, 75.25)] == ["-", "42 ms", "1.9 s", "75.2 s"]
 
@@ -445,6 +449,63 @@ def test_in_a_browser_our_script_runs_and_no_candidates_does(tmp_path: Path) -> 
     assert "data-ready" in start
     assert "data-owned" not in start
     assert 'disabled=""' not in dom[dom.index("<table id") : dom.index("</table>")]
+
+
+MEASURE = """
+const box = (e) => { const r = e.getBoundingClientRect(); return [r.left, r.right, r.top, r.bottom]; };
+const plot = document.querySelector("ol.plot");
+const found = {
+  ticks: [...plot.parentElement.querySelectorAll(".axis text")].map((e) => [Number(e.textContent), box(e)]),
+  rows: [...plot.querySelectorAll("li")].map((li) => ({
+    prompt: li.querySelector(".who").textContent,
+    dots: [...li.querySelectorAll(".dot")].map(box),
+    whiskers: [...li.querySelectorAll(".whisker")].map(box),
+    color: [...li.querySelectorAll(".dot, .whisker")].map((e) => getComputedStyle(e).visibility),
+  })),
+};
+document.documentElement.dataset.measured = encodeURIComponent(JSON.stringify(found));
+"""
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: the page was NOT tried in a browser (apt install chromium)")
+@pytest.mark.parametrize("width", [1280, 420])
+def test_in_a_browser_dots_and_whiskers_stand_at_their_values_on_the_axis(tmp_path: Path, width: int) -> None:
+    path = tmp_path / "leaderboard.html"
+    open_to_us = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page())
+    path.write_text(open_to_us.replace("</body>", f"<script>{MEASURE}</script></body>"), encoding="utf-8")
+    dom = look(path, tmp_path, f"--window-size={width},900")
+    measured = re.search(r'data-measured="([^"]*)"', dom)
+    assert measured is not None
+    found = json.loads(unquote(measured[1]))
+    (low, at_low), *_, (high, at_high) = found["ticks"]
+    middle = [(box[0] + box[1]) / 2 for box in (at_low, at_high)]
+    assert middle[1] - middle[0] > 100, "the axis has a width"
+
+    def pixel(value: float) -> float:
+        return middle[0] + (value - low) / (high - low) * (middle[1] - middle[0])
+
+    scored = 0
+    for row, seen in zip(board().rows, found["rows"], strict=True):
+        assert visible(row.prompt) in seen["prompt"]
+        if row.composite is None:
+            assert (seen["dots"], seen["whiskers"]) == ([], [])
+            continue
+        scored += 1
+        assert set(seen["color"]) == {"visible"}
+        ((left, right, top, bottom),) = seen["dots"]
+        assert 8 <= right - left <= 14, "a dot of some pixels"
+        assert bottom - top == pytest.approx(right - left, abs=0.5)
+        assert (left + right) / 2 == pytest.approx(pixel(row.composite), abs=1.5)
+        line, lower, upper = seen["whiskers"]
+        assert row.ci95 is not None
+        assert line[0] == pytest.approx(pixel(row.ci95[0]), abs=1.5)
+        assert line[1] == pytest.approx(pixel(row.ci95[1]), abs=1.5)
+        assert line[1] - line[0] > 10
+        assert lower[3] - lower[2] > 5, "its ends are strokes of some height"
+        assert upper[3] - upper[2] > 5
+        assert top < line[2] < bottom, "the whisker goes through the dot"
+    assert scored == 4
 
 
 # -- files -------------------------------------------------------------------------------------------------------

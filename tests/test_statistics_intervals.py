@@ -18,6 +18,14 @@ def table(*rows: list[float]) -> list[dict[str, float]]:
     return [{f"s{i}": x for i, x in enumerate(row)} for row in rows]
 
 
+def tied(rows: list[dict[str, float]]) -> list[int]:
+    """The ranks of rows that one tier has scored."""
+    names = sorted({s for row in rows for s in row})
+    values = np.array([[[row.get(s, np.nan) for s in names] for row in rows]]).reshape(1, len(rows), len(names))
+    no, nothing = [False] * len(rows), [None] * len(rows)
+    return stats.tied_ranks(stats.Board(layers=values, groups=[(0,)], estimates=nothing, calibrated=no))
+
+
 def test_importing_the_package_is_free():
     code = "import sys, pytest_promptbench.statistics; print({'numpy', 'scipy', 'sklearn'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
@@ -153,47 +161,57 @@ def test_wilson_without_trials_and_with_impossible_ones():
 
 
 def test_no_rows_have_no_ranks():
-    assert stats.tied_ranks([]) == []
-    assert stats.tied_ranks([{}]) == [1]
+    assert tied([]) == []
+    assert tied([{}]) == [1]
 
 
 def test_clearly_different_rows_have_their_own_ranks():
     rng = np.random.default_rng(1)
     rows = table(*(np.round(rng.normal(m, 1, 20)).tolist() for m in (14, 11, 8)))
-    assert stats.tied_ranks(rows) == [1, 2, 3]
+    assert tied(rows) == [1, 2, 3]
 
 
 def test_equal_rows_share_a_rank_and_the_next_rank_is_skipped():
     rng = np.random.default_rng(2)
     same = rng.normal(12, 1, 20)
     rows = table(same.tolist(), (same + rng.normal(0, 1, 20) - 0.1).tolist(), (same - 6).tolist())
-    assert stats.tied_ranks(rows) == [1, 1, 3]
+    assert tied(rows) == [1, 1, 3]
 
 
 def test_identical_rows_share_a_rank():
-    assert stats.tied_ranks(table([5.0] * 10, [5.0] * 10)) == [1, 1]
+    assert tied(table([5.0] * 10, [5.0] * 10)) == [1, 1]
 
 
 def test_a_row_is_compared_with_its_groups_leader():
     noise = np.random.default_rng(3).normal(0, 1, 40)
     rows = table(*((noise * k + 12 - 0.3 * k).tolist() for k in range(4)))
-    alone = stats.tied_ranks([rows[0], rows[3]])
+    alone = tied([rows[0], rows[3]])
     assert alone == [1, 1]
     steps = table(*([10 - 0.4 * k + (0.9 if (i + k) % 2 else -0.9) for i in range(12)] for k in range(4)))
-    assert stats.tied_ranks(steps)[0:2] == [1, 1]  # neighbours are tied ...
-    assert stats.tied_ranks(steps)[-1] > 1  # ... and yet the last is not tied with the first
+    assert tied(steps)[0:2] == [1, 1]  # neighbours are tied ...
+    assert tied(steps)[-1] > 1  # ... and yet the last is not tied with the first
 
 
 def test_few_scenarios_tell_apart_only_what_lies_far_apart():
-    assert stats.tied_ranks(table([15.0] * 3, [6.0] * 3)) == [1, 2]
-    assert stats.tied_ranks(table([12.0] * 3, [11.0] * 3)) == [1, 1]  # one point, thrice: rounding alone can do that
-    assert stats.tied_ranks(table([12.0] * 12, [11.0] * 12)) == [1, 2]
+    assert tied(table([15.0] * 3, [6.0] * 3)) == [1, 2]
+    assert tied(table([12.0] * 3, [11.0] * 3)) == [1, 1]  # one point, thrice: rounding alone can do that
+    assert tied(table([12.0] * 12, [11.0] * 12)) == [1, 2]
 
 
 def test_too_few_common_scenarios_are_a_tie():
-    assert stats.tied_ranks([{"a": 15.0}, {"a": 3.0}]) == [1, 1]
+    assert tied([{"a": 15.0}, {"a": 3.0}]) == [1, 1]
     far = [{"a": 15.0, "b": 15.0, "c": 15.0}, {"x": 3.0, "y": 3.0, "c": 3.0}]
-    assert stats.tied_ranks(far) == [1, 1]
+    assert tied(far) == [1, 1]
+
+
+@pytest.mark.parametrize("rows", [2, 50])
+def test_an_order_that_the_common_scenarios_contradict_is_a_tie(rows):
+    """The first row stands first by scenarios that the second was spared: on all common ones, the second is better."""
+    hard = {f"s{i}": 8.0 + i % 2 for i in range(10)}
+    easy = {f"easy{i}": 15.0 for i in range(40)}
+    better = {s: v + 2 + 0.1 * i for i, (s, v) in enumerate(hard.items())}
+    filler = [{f"s{i}": 1.0 + i % 3 for i in range(10)}] * (rows - 2)
+    assert tied([{**hard, **easy}, better, *filler])[:2] == [1, 1]
 
 
 def test_many_rows_are_corrected_for():
@@ -202,7 +220,7 @@ def test_many_rows_are_corrected_for():
     for _ in range(120):
         scores = np.round(rng.normal(12, 1.5, (6, 12)))
         ordered = scores[np.argsort(-scores.mean(axis=1), kind="stable")]
-        false += max(stats.tied_ranks(table(*ordered.tolist()))) > 1
+        false += max(tied(table(*ordered.tolist()))) > 1
     assert false <= 12  # at 5 % each of 15 pairs by itself, 40 or more
 
 
@@ -224,5 +242,5 @@ def test_many_rows_of_many_scenarios_are_ranked_at_once() -> None:
         for k in range(30)
     ]
     rows.sort(key=lambda row: -sum(row.values()))
-    ranks = stats.tied_ranks(rows)
+    ranks = tied(rows)
     assert sorted(set(ranks)) == [1, 11, 21]

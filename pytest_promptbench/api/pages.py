@@ -23,7 +23,7 @@ from ..leaderboard import build_leaderboard
 from ..records import Leaderboard, LoggedCandidate, Row, Rubric, Score, Verdict, composite
 from ..report import pictures
 from ..report.tables import all_tables
-from ..report.text import dollars, duration, interval, notes, number, plural, ranks, visible
+from ..report.text import composite_text, dollars, duration, interval, notes, number, plural, ranks, visible
 from .guard import COOKIE, SESSION_S, WRITE, Tokens, session_of
 from .problems import ProblemError
 from .settings import ServiceSettings
@@ -342,7 +342,7 @@ def _board(board: Leaderboard) -> dict[str, Any]:
 
 
 def _row(row: Row, rank: str, scale: pictures.Scale, *, tied: bool) -> _RowView:
-    value, ends = number(row.composite), interval(row.ci95)
+    value, ends = composite_text(row), interval(row.ci95)
     return _RowView(
         rank=rank,
         best=row.rank == 1 and not tied,

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from .. import statistics as stats
 from ..errors import BaselineError
-from ..records import Leaderboard, LoggedCandidate, Record, Rubric, Suite, Tier, sha256
+from ..records import Leaderboard, LoggedCandidate, Record, Row, Rubric, Suite, Tier, Verdict, sha256
+from ..scores import automatic_score, sit_down_score, tier_scores
 
 BASELINE_SCHEMA = "promptbench/baseline/1"
 
@@ -25,13 +26,16 @@ class BaselineRow(Record):
     """One (model, prompt): scenario -> metric -> score (mean over repeats); ``{}`` for a scenario nobody has scored.
 
     tier: whose verdicts these are. judge: the judge's fingerprint within the tier (for the automatic tier: model,
-    parameters, rubric and judge prompt in one hash).
+    parameters, rubric and judge prompt in one hash). judges: of the sit-down tiers, who judged. aside: how many
+    sit-down labels were left aside for automatic scores, as an audit drew them and they are not all there could be.
     """
 
     model: str
     prompt: str
     tier: str | None
     judge: str | None = None
+    judges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    aside: int = 0
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
@@ -72,30 +76,24 @@ def snapshot(
     candidates: Iterable[LoggedCandidate],
     suite: Suite,
     *,
+    cells_now: Mapping[tuple[str, str, str], str] | None = None,
     saved_at: str = "",
 ) -> Baseline:
     """A session's scores as a Baseline, to be saved or to be compared with one.
 
-    Composites are the leaderboard's own. Criteria are means over the verdicts of ``candidates``, which should be those
-    that the leaderboard counts, of the tier that its row rests on; a scenario that only has candidates without such a
-    verdict is there as unscored.
+    Composites and criteria are means over the verdicts of ``candidates``, which should be those that the leaderboard
+    counts, of the tier that its row rests on. A row of which an audit has labelled a part rests on its automatic scores
+    here: the labels were picked. ``cells_now``: (model, prompt, scenario) -> the cell that the files give today; what
+    another content was scored says nothing about them. A scenario without a score that counts is there as unscored.
     """
     cells: dict[RowName, list[LoggedCandidate]] = {(row.model, row.prompt): [] for row in board.rows}
     for candidate in candidates:
         if (candidate.model, candidate.prompt) in cells:
             cells[candidate.model, candidate.prompt].append(candidate)
-    rows = []
-    for row in sorted(board.rows, key=lambda r: (r.model, r.prompt)):
-        mine = cells[row.model, row.prompt]
-        scores: dict[str, dict[str, float]] = {
-            s: {} for s in sorted({c.scenario for c in mine} | {*row.scenario_scores})
-        }
-        for scenario, total in row.scenario_scores.items():
-            of_scenario = [_criteria(c, row.tier, board.rubric) for c in mine if c.scenario == scenario]
-            named = ((name, value) for one in of_scenario for name, value in one.items())
-            scores[scenario] = {"composite": total, **stats.cluster_means(named)}
-        of_auto = _automatic_judge(mine) if row.tier == Tier.AUTO else None
-        rows.append(BaselineRow(model=row.model, prompt=row.prompt, tier=row.tier, judge=of_auto, scores=scores))
+    rows = [
+        _row(row, cells[row.model, row.prompt], board.rubric, cells_now)
+        for row in sorted(board.rows, key=lambda r: (r.model, r.prompt))
+    ]
     return Baseline(
         task=board.task,
         experiment=board.experiment,
@@ -113,21 +111,51 @@ def snapshot(
     )
 
 
-def _automatic_judge(candidates: Iterable[LoggedCandidate]) -> str | None:
+def _row(
+    row: Row,
+    candidates: Sequence[LoggedCandidate],
+    rubric: Rubric,
+    cells_now: Mapping[tuple[str, str, str], str] | None,
+) -> BaselineRow:
+    partly = row.calibrated is not None and bool(row.calibrated["audited"])
+    automatic = partly or row.tier == Tier.AUTO
+    found: dict[str, list[tuple[str, float]]] = {c.scenario: [] for c in candidates}
+    counting: list[tuple[LoggedCandidate, Verdict]] = []
+    for c in candidates:
+        verdict = c.automatic() if automatic else c.sit_down()
+        score = (automatic_score if automatic else sit_down_score)(tier_scores(c, rubric))
+        now = cells_now is None or cells_now.get((c.model, c.prompt, c.scenario)) == c.cell
+        if verdict is not None and score is not None and now:
+            counting.append((c, verdict))
+            found[c.scenario] += [("composite", score.value), *_criteria(verdict, c, rubric)]
+    return BaselineRow(
+        model=row.model,
+        prompt=row.prompt,
+        tier=Tier.AUTO.value if automatic else row.tier,
+        judge=_automatic_judge(v for _, v in counting) if automatic else None,
+        judges={} if automatic else _judges(v for _, v in counting),
+        aside=row.judged if partly else 0,
+        scores={scenario: stats.cluster_means(named) for scenario, named in sorted(found.items())},
+    )
+
+
+def _automatic_judge(verdicts: Iterable[Verdict]) -> str | None:
     """The fingerprint of the automatic judge, or of all of them where there were several; None where none is known."""
-    verdicts = (c.automatic() for c in candidates if c.error is None)
-    found = sorted({v.fingerprint.sha256 for v in verdicts if v is not None and v.fingerprint is not None})
+    found = sorted({v.fingerprint.sha256 for v in verdicts if v.fingerprint is not None})
     return found[0] if len(found) == 1 else sha256(found) if found else None
 
 
-def _criteria(candidate: LoggedCandidate, tier: str | None, rubric: Rubric) -> dict[str, float]:
-    """The rubric's criteria in the candidate's verdict of the row's tier, and what programs filled; else nothing."""
-    verdict = candidate.automatic() if tier == Tier.AUTO else candidate.sit_down()
-    if verdict is None or candidate.error is not None:
-        return {}
+def _judges(verdicts: Iterable[Verdict]) -> dict[str, tuple[str, ...]]:
+    """Tier -> who judged."""
+    found = sorted({(v.judge.tier.value, v.judge.name) for v in verdicts})
+    return {tier: tuple(name for t, name in found if t == tier) for tier in dict.fromkeys(t for t, _ in found)}
+
+
+def _criteria(verdict: Verdict, candidate: LoggedCandidate, rubric: Rubric) -> list[tuple[str, float]]:
+    """The rubric's criteria in a verdict, and what programs filled."""
     merged = {**verdict.scores, **candidate.checks}
     known = {c.name: merged.get(c.name) for c in rubric.criteria}
-    return {name: float(value) for name, value in known.items() if value is not None}
+    return [(name, float(value)) for name, value in known.items() if value is not None]
 
 
 def baseline_json(baselines: Sequence[Baseline]) -> str:
@@ -212,6 +240,10 @@ def _parse_suite(data: Any, place: str, refuse: Callable[[str], BaselineError]) 
             check(row.get(key), f"{at}.{key}", str, "a text")
         for key in ("tier", "judge"):
             check(row.get(key), f"{at}.{key}", str | None, "a text or null")  # type: ignore[arg-type]  # a union serves isinstance
+        for tier, names in check(row.get("judges", {}), f"{at}.judges", dict, "an object").items():
+            for name in check(names, f"{at}.judges.{tier}", list, "a list of names"):
+                check(name, f"{at}.judges.{tier}", str, "a list of names")
+        check(row.get("aside", 0), f"{at}.aside", int, "a number")
         for scenario, scores in check(row.get("scores"), f"{at}.scores", dict, "an object").items():
             for metric, score in check(scores, f"{at}.scores.{scenario}", dict, "an object").items():
                 check(score, f"{at}.scores.{scenario}.{metric}", (int, float), "a number")

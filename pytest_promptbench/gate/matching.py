@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -64,8 +64,11 @@ def match(baseline: Baseline, current: Baseline, selected: Collection[RowName] |
     return Pairing(old, now, pairs, tuple(new), tuple(vanished), tuple(unpaired))
 
 
-def changed(baseline: Baseline, current: Baseline) -> dict[str, tuple[str, ...]]:
-    """Names that both sides have, with another fingerprint: kind -> names; kinds without any are left out."""
+def changed(baseline: Baseline, current: Baseline, cells: Pairing) -> dict[str, tuple[str, ...]]:
+    """Names that both sides have, with another fingerprint: kind -> names; kinds without any are left out.
+
+    ``judges``: rows whose sit-down tiers were judged by others, with who it was and is, where both are known.
+    """
     kinds = {
         "models": (baseline.models, current.models),
         "prompts": (baseline.prompts, current.prompts),
@@ -75,7 +78,19 @@ def changed(baseline: Baseline, current: Baseline) -> dict[str, tuple[str, ...]]
         kind: tuple(sorted(n for n in before.keys() & after.keys() if before[n] != after[n]))
         for kind, (before, after) in kinds.items()
     }
+    rows = [
+        (name, cells.old[name].judges, cells.now[name].judges) for name in sorted(cells.old.keys() & cells.now.keys())
+    ]
+    found["judges"] = tuple(
+        f"{' x '.join(name)}: {_people(before)}, now {_people(after)}"
+        for name, before, after in rows
+        if before and after and _people(before) != _people(after)
+    )
     return {kind: names for kind, names in found.items() if names}
+
+
+def _people(judges: Mapping[str, Collection[str]]) -> str:
+    return " and ".join(f"{tier} {', '.join(names)}" for tier, names in sorted(judges.items()))
 
 
 def problems(baseline: Baseline, current: Baseline, cells: Pairing) -> list[str]:

@@ -63,7 +63,8 @@ class GateResult(Record):
 
     reasons: sentences for a person, the deciding ones first. new: cells that the baseline lacks. vanished: cells that
     only the baseline has. unpaired: cells of both that are not scored on both sides or whose scenario was changed.
-    deselected: rows of the baseline that this session was not asked for. changed: what has another fingerprint now.
+    deselected: rows of the baseline that this session was not asked for. changed: what has another fingerprint now, and
+    rows that other people judged.
     """
 
     outcome: GateOutcome
@@ -131,7 +132,7 @@ def evaluate_gate(
         "vanished": cells.vanished,
         "unpaired": cells.unpaired,
         "deselected": tuple(" x ".join(row.name) for row in baseline.rows if row.name not in cells.old),
-        "changed": changed(baseline, current),
+        "changed": changed(baseline, current, cells),
     }
     hindrances = problems(baseline, current, cells)
     if hindrances:
@@ -148,6 +149,12 @@ def evaluate_gate(
     for word, names in (("new", cells.new), ("vanished", cells.vanished), ("unpaired", cells.unpaired)):
         if names:
             reasons.append(f"{len(names)} {word} {'cell' if len(names) == 1 else 'cells'}: {_listed(names)}")
+    reasons += [
+        f"{' x '.join(row.name)} rests on its automatic scores: an audit drew its {row.aside} sit-down labels, and "
+        "there are candidates without one"
+        for name, row in sorted(cells.now.items())
+        if row.aside and name in cells.old
+    ]
     return GateResult(outcome=outcome, reasons=tuple(reasons), comparisons=comparisons, **common)
 
 

@@ -24,12 +24,14 @@ def build_packet(
     seed: int,
     reveal: bool = False,
     duplicates: int = 0,
+    audit: str | None = None,
 ) -> dict[str, Any]:
     """A packet of these candidates, read with their texts; failed ones are left out.
 
     ``duplicates``: so many of them, drawn at random, stand there a second time under another id, which shows how well
     a judge agrees with itself. Order and draw depend on ``seed`` alone, not on the order of ``candidates``. ``reveal``
-    adds model, prompt, scenario and run id to every item. ValueError for candidates without texts or of another rubric.
+    adds model, prompt, scenario and run id to every item. ``audit``: the id of the audit that drew these candidates,
+    which the packet then carries. ValueError for candidates without texts or of another rubric.
     """
     exported = sorted({c.run_id: c for c in candidates if c.error is None}.values(), key=lambda c: item_id(c.run_id))
     for c in exported:
@@ -46,6 +48,7 @@ def build_packet(
         "schema": PACKET_SCHEMA,
         "experiment": experiment,
         "judge_kind": Tier.CLAUDE_CODE.value,
+        **({} if audit is None else {"audit": audit}),
         "rubric": {
             "id": rubric.id,
             "sha256": rubric.sha256,

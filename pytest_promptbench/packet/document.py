@@ -56,6 +56,7 @@ class Packet:
     judged_by: str | None
     rubric: Rubric
     items: tuple[PacketItem, ...]
+    audit: str | None = None
 
 
 # -- saying what was found
@@ -102,7 +103,7 @@ def parse_packet(data: object) -> Packet:
         check_schema(data),
         "the packet",
         required=("schema", "experiment", "judge_kind", "rubric", "items"),
-        optional=("judged_by",),
+        optional=("judged_by", "audit"),
     )
     kind = top["judge_kind"]
     if kind not in [t.value for t in SIT_DOWN]:
@@ -111,6 +112,7 @@ def parse_packet(data: object) -> Packet:
         experiment=_typed(top["experiment"], str, "experiment", "a text"),
         judge_kind=Tier(kind),
         judged_by=_judge_name(top.get("judged_by")),
+        audit=None if top.get("audit") is None else _typed(top["audit"], str, "audit", "the id that the export wrote"),
         rubric=_rubric(top["rubric"]),
         items=tuple(_item(item, f"items[{i}]") for i, item in enumerate(_typed(top["items"], list, "items", "a list"))),
     )

@@ -69,6 +69,8 @@ def match_verdicts(
         if item.item not in stored:
             continue
         candidate, again = stored[item.item]
+        if packet.audit is not None and packet.audit not in candidate.draws:
+            problems.append(f"{item.place} was not drawn by the audit {plain(packet.audit)}: export again")
         if scores is None:
             left += not again
             continue

@@ -421,7 +421,7 @@ def _settle(session: pytest.Session, exitstatus: int) -> None:
     """Baseline and gate of what the session ended with. A worse exit status is never overwritten."""
     config = session.config
     done = config.stash.get(_CLOSING, None) or config.stash.get(_SITTING, None)
-    if done is None or not done.tasks or _is_worker(config):
+    if done is None or not (done.boards or done.tasks) or _is_worker(config):
         return
     from ..ending import settle
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from ..records import Criterion, Leaderboard, LoggedCandidate, Row, Rubric, Score, Verdict, composite
 from . import pictures
 from .tables import all_tables
-from .text import EXPORT, dollars, duration, interval, notes, number, plural, ranks, visible
+from .text import EXPORT, composite_text, dollars, duration, interval, notes, number, plural, ranks, visible
 
 if TYPE_CHECKING:
     import jinja2
@@ -188,7 +188,7 @@ def _rows(lb: Leaderboard, candidates: Iterable[LoggedCandidate], scale: picture
             model=visible(row.model),
             prompt=visible(row.prompt),
             tier=visible(row.tier or "-"),
-            composite=number(row.composite),
+            composite=composite_text(row),
             interval=interval(row.ci95),
             auto=number(row.auto_composite),
             cost=dollars(row.cost_usd),

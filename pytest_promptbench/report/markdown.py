@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..records import Leaderboard, Row
 from .tables import Table, all_tables
-from .text import EXPORT, dollars, duration, markdown_cell, notes, number, points, ranks
+from .text import EXPORT, dollars, duration, markdown_cell, notes, number, ranks, row_points
 
 if TYPE_CHECKING:
     from ..agreement import Agreement
@@ -33,7 +33,7 @@ def render_leaderboard(lb: Leaderboard, agreement: Agreement | None = None) -> s
         lines.append("No candidates yet.")
     pending = sum(row.pending for row in lb.rows)
     remarks = [f"{pending} pending: `{EXPORT}`"] if pending else []
-    remarks += notes(lb)
+    remarks += [markdown_cell(note) for note in notes(lb)]
     if remarks:
         lines += ["", *(f"- {remark}" for remark in remarks)]
     for table in all_tables(lb, agreement):
@@ -61,7 +61,7 @@ def _cells(rank: str, row: Row, names: list[str]) -> list[str]:
         rank,
         markdown_cell(row.model),
         markdown_cell(row.prompt),
-        points(row.composite, row.ci95),
+        row_points(row).replace("~", "\\~"),  # GitHub strikes out what stands between tildes
         markdown_cell(row.tier or "-"),
         f"{row.judged}/{row.candidates}",
         str(row.pending),

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..agreement import Agreement, JudgePair
 from ..records import Leaderboard
+from ..statistics import detectable, p_text
 from .text import interval, number, plural, visible
 
 MOST = 12
@@ -40,18 +41,20 @@ def comparisons(lb: Leaderboard) -> Table:
     title = "Differences" if first is None else f"Less {visible(first.model)} x {visible(first.prompt)}"
     return Table(
         title=title,
-        note="Paired over common scenarios; p by sign flips, after Holm. Differences below the last column would often "
-        "be missed (80 % power).",
-        head=("model", "prompt", "difference", "95 %", "p", "scenarios", "detectable"),
+        note="Paired over common scenarios, on a tier that scored both; p by sign flips, after Holm. Estimates "
+        "(calibrated) are compared as if independent. Differences below the last column would often be missed (80 % "
+        "power).",
+        head=("model", "prompt", "difference", "95 %", "p", "tier", "scenarios", "detectable"),
         rows=tuple(
             (
                 visible(c["model"]),
                 visible(c["prompt"]),
                 _signed(c["mean_difference"]),
                 interval(c["ci"]),
-                number(c["p_holm"], 3),
+                p_text(c["p_holm"]).removeprefix("= "),
+                visible(c["tier"] or "none in common"),
                 str(c["n"]),
-                number(c["mde"]),
+                detectable(c["mde"], c["ci"]),
             )
             for c in lb.comparisons
         ),
@@ -66,7 +69,7 @@ def calibration(lb: Leaderboard) -> Table:
     return Table(
         title="Calibrated to the sit-down tier",
         note="The automatic scores of all candidates, corrected by the sit-down labels of some (PPI++).",
-        head=("model", "prompt", "calibrated", "95 %", "labels", "worth", "labels alone", "automatic alone"),
+        head=("model", "prompt", "calibrated", "95 %", "labels", "worth", "labels' mean", "automatic alone"),
         rows=tuple(_calibrated(r.model, r.prompt, r.calibrated or {}, r.auto_composite) for r in rows),
         names=2,
     )
@@ -80,7 +83,7 @@ def _calibrated(model: str, prompt: str, c: Mapping[str, Any], auto: float | Non
         interval(c["ci"]),
         str(c["n_labels"]),
         number(c["effective_labels"], 1),
-        number(c["labels_alone"]),
+        number(c["plain_mean"]),
         number(auto),
     )
 

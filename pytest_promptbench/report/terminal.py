@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..records import Leaderboard, Row
 from .tables import Table, shortened
-from .text import EXPORT, amount, dollars, duration, notes, number, points, ranks, visible
+from .text import EXPORT, amount, composite_text, dollars, duration, notes, number, ranks, row_points, visible
 
 if TYPE_CHECKING:
     from rich.box import Box
@@ -32,7 +32,7 @@ class _Column:
 _COLUMNS = (
     _Column(title="model", cell=lambda r: visible(r.model), justify="left", name=True),
     _Column(title="prompt", cell=lambda r: visible(r.prompt), justify="left", name=True),
-    _Column(title="composite", cell=lambda r: points(r.composite, r.ci95), justify="left"),
+    _Column(title="composite", cell=row_points, justify="left"),
     _Column(title="tier", cell=lambda r: visible(r.tier or "-"), justify="left"),
     _Column(title="judged", cell=lambda r: f"{r.judged}/{r.candidates}"),
     _Column(title="pending", cell=lambda r: str(r.pending)),
@@ -190,7 +190,7 @@ def _fitting(lb: Leaderboard, width: int) -> list[_Column]:
             return columns
         columns = [column for column in columns if column.title != title]
     if not fits():
-        bare = _Column(title="composite", cell=lambda r: number(r.composite))
+        bare = _Column(title="composite", cell=composite_text)
         columns = [bare if column.title == "composite" else column for column in columns]
     return columns
 

@@ -73,9 +73,19 @@ def interval(ci95: Sequence[float] | None) -> str:
     return "" if not ci95 else f"[{', '.join(number(x) for x in ci95)}]"
 
 
+def composite_text(row: Row) -> str:
+    """``12.75``, ``~12.75`` where it is an estimate; ``-`` for what nobody has judged."""
+    return ("~" if row.estimated else "") + number(row.composite)
+
+
 def points(composite: float | None, ci95: Sequence[float] | None) -> str:
     """``12.75 [12.10, 13.30]``; ``-`` for what nobody has judged."""
     return " ".join(x for x in (number(composite), interval(ci95) if composite is not None else "") if x)
+
+
+def row_points(row: Row) -> str:
+    """``points`` of a row, with the sign of an estimate."""
+    return ("~" if row.estimated else "") + points(row.composite, row.ci95)
 
 
 def dollars(value: float | None) -> str:
@@ -113,11 +123,23 @@ def ranks(rows: Iterable[Row]) -> list[str]:
 
 
 def notes(lb: Leaderboard) -> list[str]:
-    """The sentences below a leaderboard: what it leaves out and what its signs mean. Plain text of our own only."""
+    """The sentences below a leaderboard: what it leaves out and what its signs mean. Plain text, names made visible."""
     found = []
     failed = sum(row.failed for row in lb.rows)
     if any(r.endswith("=") for r in ranks(lb.rows)):
         found.append("= marks rows that share a rank: their difference may be chance.")
+    estimated = [row for row in lb.rows if row.estimated]
+    if estimated:
+        found.append(
+            "~ marks an estimate on the scale of the row's tier: the automatic scores of all candidates, calibrated by "
+            "that tier's labels of some. A criterion's figure is the plain mean of those labels."
+        )
+    found += [
+        f"{visible(c['model'])} x {visible(c['prompt'])} is not compared with the first row: no tier of judges has "
+        "scored a scenario of both. They share no scale, so their order says nothing."
+        for c in lb.comparisons
+        if c["tier"] is None
+    ]
     if failed:
         found.append(f"{plural(failed, 'generation')} failed and {'is' if failed == 1 else 'are'} not scored.")
     if lb.superseded:

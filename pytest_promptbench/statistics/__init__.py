@@ -13,60 +13,72 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .agreement import AgreementReport, Estimate, FlagAgreement, RatedPair, ScaleAgreement, measure_agreement
     from .calibration import Calibrated, calibrated_mean
-    from .intervals import mean_interval, tied_ranks, wilson_interval
+    from .intervals import mean_interval, wilson_interval
     from .paired import (
         PairedComparison,
         cluster_means,
         compare,
         fewest_pairs,
         holm,
-        mcnemar_exact,
         minimum_detectable_effect,
+        on_one_layer,
         sign_flip_p_value,
     )
     from .sequential import BehindTest
+    from .ties import Board, MeanEstimate, compare_estimates, tied_ranks
+    from .wording import detectable, p_text
 
 _HOME = {
     "AgreementReport": "agreement",
     "BehindTest": "sequential",
+    "Board": "ties",
     "Calibrated": "calibration",
     "Estimate": "agreement",
     "FlagAgreement": "agreement",
+    "MeanEstimate": "ties",
     "PairedComparison": "paired",
     "RatedPair": "agreement",
     "ScaleAgreement": "agreement",
     "calibrated_mean": "calibration",
     "cluster_means": "paired",
     "compare": "paired",
+    "compare_estimates": "ties",
+    "detectable": "wording",
     "fewest_pairs": "paired",
     "holm": "paired",
-    "mcnemar_exact": "paired",
     "mean_interval": "intervals",
     "measure_agreement": "agreement",
     "minimum_detectable_effect": "paired",
+    "on_one_layer": "paired",
+    "p_text": "wording",
     "sign_flip_p_value": "paired",
-    "tied_ranks": "intervals",
+    "tied_ranks": "ties",
     "wilson_interval": "intervals",
 }
 
 __all__ = [
     "AgreementReport",
     "BehindTest",
+    "Board",
     "Calibrated",
     "Estimate",
     "FlagAgreement",
+    "MeanEstimate",
     "PairedComparison",
     "RatedPair",
     "ScaleAgreement",
     "calibrated_mean",
     "cluster_means",
     "compare",
+    "compare_estimates",
+    "detectable",
     "fewest_pairs",
     "holm",
-    "mcnemar_exact",
     "mean_interval",
     "measure_agreement",
     "minimum_detectable_effect",
+    "on_one_layer",
+    "p_text",
     "sign_flip_p_value",
     "tied_ranks",
     "wilson_interval",

@@ -29,7 +29,8 @@ class Calibrated(Record):
     ci: its interval. n_labels: labelled candidates. effective_labels: how many randomly drawn labels alone would give
     as narrow an interval; never below n_labels, never above the number of candidates. lam: the weight of the automatic
     scores; 0 uses labels alone, 1 takes the automatic scores at face value but for their bias. labels_alone and
-    labels_alone_ci: what the labels say without the automatic scores. None, with a ``reason``: it cannot be told.
+    labels_alone_ci: what the labels say without the automatic scores. se, df: standard error of the estimate and the
+    degrees of freedom of its Student's t. clusters: labelled scenarios. None, with a ``reason``: it cannot be told.
     """
 
     estimate: float | None
@@ -39,6 +40,9 @@ class Calibrated(Record):
     lam: float
     labels_alone: float | None = None
     labels_alone_ci: tuple[float, ...] | None = None
+    se: float | None = None
+    df: float | None = None
+    clusters: int = 0
     reason: str | None = None
 
 
@@ -82,6 +86,7 @@ def calibrated_mean(
             effective_labels=float(n_labels),
             lam=0.0,
             labels_alone=moments.mean,
+            clusters=moments.clusters,
             reason="labels of one scenario only: no interval",
         )
     return _calibrate(moments, n_labels=n_labels, candidates=len(auto), level=level)
@@ -207,7 +212,10 @@ def _calibrate(m: _Moments, *, n_labels: int, candidates: int, level: float) -> 
         of_all = count / (count - 1) * float(m.f_all @ m.f_all)
         variance = min(alone, max(0.0, of_left + 2 * lam * of_both + lam**2 * of_all))
     estimate = m.mean - lam * m.gap
-    half = min(reach(variance, m.df - 1 - shrink), alone_reach)
+    variance, df = min(
+        ((variance, m.df - 1 - shrink), (alone, m.df - 1)), key=lambda option: (reach(*option), option[0])
+    )
+    half = reach(variance, df)
     worth = n_labels * alone / variance if variance > 0 else float(n_labels)
     return Calibrated(
         estimate=estimate,
@@ -217,4 +225,7 @@ def _calibrate(m: _Moments, *, n_labels: int, candidates: int, level: float) -> 
         lam=lam,
         labels_alone=m.mean,
         labels_alone_ci=(m.mean - alone_reach, m.mean + alone_reach),
+        se=math.sqrt(variance),
+        df=df,
+        clusters=m.clusters,
     )

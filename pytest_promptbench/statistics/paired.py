@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..records import Record
 from .intervals import finite, mean_interval
@@ -18,10 +19,10 @@ class PairedComparison(Record):
     """What a comparison of ``a`` with ``b`` found; differences are a - b, in points.
 
     n: common scenarios. ci: interval of the mean difference. p_value: two-sided sign-flip permutation test. mde: the
-    true difference that a comparison like this one (as many scenarios, as much spread) finds with 80 % probability at
-    5 % two-sided. unpaired_a, unpaired_b: scenarios that only one side has. A figure is None where it cannot be told:
-    the mean and p without a common scenario, ci with fewer than two, mde with fewer than six (no difference could
-    reach 5 %) or without any spread.
+    true difference that a comparison like this one (as many scenarios, as much spread) finds with 80 % probability, at
+    the error rate of its interval (5 % two-sided for 95 %). unpaired_a, unpaired_b: scenarios that only one side has. A
+    figure is None where it cannot be told: the mean and p without a common scenario, ci with fewer than two, mde with
+    too few for any difference to be significant (fewer than six at 5 %) or without any spread.
     """
 
     n: int
@@ -47,10 +48,30 @@ def compare(a: Mapping[str, float], b: Mapping[str, float], *, level: float = 0.
         mean_difference=float(d.mean()) if len(d) else None,
         ci=mean_interval(d.tolist(), level=level, seed=seed),
         p_value=sign_flip_p_value(d.tolist(), seed=seed) if len(d) else None,
-        mde=minimum_detectable_effect(d.tolist()),
+        mde=minimum_detectable_effect(d.tolist(), alpha=1 - level),
         unpaired_a=tuple(sorted(a.keys() - b.keys())),
         unpaired_b=tuple(sorted(b.keys() - a.keys())),
     )
+
+
+def on_one_layer(a: Floats, b: Floats, groups: Sequence[Sequence[int]]) -> tuple[Floats, NDArray[np.intp]]:
+    """Differences a - b, each taken on one layer, and which layer that was.
+
+    a, b: shape (layers, ..., keys), NaN where a layer (a tier of judges) has no score. groups: places of layers, in the
+    order in which they count. The first group that has any key in common decides a pair (all but the first and last
+    axis); within it, each key is taken on the first layer that both sides have. Results: shape (..., keys), NaN and -1
+    where there is none.
+    """
+    gaps = a - b
+    found = np.full(gaps.shape[1:], np.nan)
+    layer = np.full(gaps.shape[1:], -1, dtype=np.intp)
+    for group in groups:
+        undecided = (layer < 0).all(axis=-1, keepdims=True)
+        for k in group:
+            take = undecided & (layer < 0) & np.isfinite(gaps[k])
+            found = np.where(take, gaps[k], found)
+            layer[take] = k
+    return found, layer
 
 
 def cluster_means(scores: Iterable[tuple[str, float]]) -> dict[str, float]:
@@ -61,13 +82,13 @@ def cluster_means(scores: Iterable[tuple[str, float]]) -> dict[str, float]:
     return {scenario: math.fsum(values) / len(values) for scenario, values in groups.items()}
 
 
-def sign_flip_p_value(differences: Sequence[float], *, less: bool = False, seed: int = 0) -> float:
+def sign_flip_p_value(differences: Sequence[float], *, seed: int = 0) -> float:
     """p-value of the sign-flip permutation test of paired ``differences``, shape (scenarios,); 1 where all are 0.
 
     Null hypothesis: each difference is as likely to have the other sign (the two cells are exchangeable within a
-    scenario). Statistic: the sum. Two-sided; ``less=True`` tests against a mean below 0. Exact over all 2**n sign
-    patterns for up to 14 non-zero differences, else (k + 1) / (19,999 + 1) with seeded patterns, which keeps the level
-    too. Zeros carry no sign and change nothing. Sources: Fisher 1935, section 21; Phipson and Smyth 2010 for the + 1.
+    scenario). Statistic: the sum. Two-sided. Exact over all 2**n sign patterns for up to 14 non-zero differences, else
+    (k + 1) / (19,999 + 1) with seeded patterns, which keeps the level too; from 300 on, the normal limit. Zeros carry
+    no sign and change nothing. Sources: Fisher 1935, section 21; Phipson and Smyth 2010 for the + 1.
     """
     d = finite(differences)
     d = d[d != 0]
@@ -76,8 +97,7 @@ def sign_flip_p_value(differences: Sequence[float], *, less: bool = False, seed:
     sums, exact = flipped_sums(d, seed=seed)
     observed = float(d.sum())
     tolerance = 1e-9 * float(np.abs(d).sum())  # equal sums may differ in their last bits
-    hits = sums <= observed + tolerance if less else np.abs(sums) >= abs(observed) - tolerance
-    count = int(np.count_nonzero(hits))
+    count = int(np.count_nonzero(np.abs(sums) >= abs(observed) - tolerance))
     return count / len(sums) if exact else (count + 1) / (len(sums) + 1)
 
 
@@ -123,19 +143,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (len(p_values) - place) * p_values[i]))
         adjusted[i] = running
     return adjusted
-
-
-def mcnemar_exact(a: Mapping[str, bool], b: Mapping[str, bool]) -> float | None:
-    """Two-sided exact McNemar test of two cells' flags over common scenarios; None where there is no common one.
-
-    The discordant scenarios are a fair coin's throws under the null hypothesis; fewer than 6 of them never reach 5 %.
-    Source: McNemar 1947, Psychometrika 12, with binomial probabilities.
-    """
-    common = a.keys() & b.keys()
-    if not common:
-        return None
-    only_a = sum(a[s] and not b[s] for s in common)
-    only_b = sum(b[s] and not a[s] for s in common)
-    n = only_a + only_b
-    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
-    return min(1.0, tail / 2 ** (n - 1)) if n else 1.0

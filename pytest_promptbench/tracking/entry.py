@@ -32,6 +32,10 @@ SECOND_VERDICT = "promptbench.second_verdict."
 """Likewise what the same judge said when it saw the candidate once more."""
 FAILED_VERDICT = "promptbench.failed_verdict."
 """Likewise that an automatic judge gave no valid reply, and what was wrong with it."""
+AUDIT = "promptbench.audit."
+"""Prefix of one tag per audit that drew the candidate, ``promptbench.audit.<id>``: a ``records.Draw`` as JSON."""
+AUDITED = "promptbench.audited"
+"""The id of the audit whose packet brought the first sit-down verdict."""
 SAMPLING = "promptbench.sampling_probability"
 
 

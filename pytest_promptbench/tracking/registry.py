@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import UsageError
@@ -15,13 +15,19 @@ from .store import TrackingStore, translated
 CHAMPION = "champion"
 VERSION = "promptbench.version"
 SHA256 = "promptbench.prompt_sha256"
-PREVIOUS = "promptbench.previous_champion"
+HISTORY = "promptbench.champions"
+"""Tag of the registered prompt: the numbers of its champions as JSON, oldest first, the present one last."""
+KEPT = 200
+"""So many of them are kept."""
 TAG_LIMIT = 4000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Registered(Record):
-    """A registered prompt: its number in the registry, and the version (file name) and hash that it was promoted as."""
+    """A registered prompt: its number in the registry, and the version (file name) and hash that it was promoted as.
+
+    previous: the number of the champion before, to which a rollback goes back.
+    """
 
     number: int
     version: str
@@ -44,7 +50,19 @@ class PromptRegistry:
                 if getattr(error, "error_code", None) in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                     return None
                 raise
-        return None if found is None else _registered(found)
+            if found is None:
+                return None
+            history = self._history(task, int(found.version))
+        return replace(_registered(found), previous=history[-2] if len(history) > 1 else None)
+
+    def _history(self, task: str, now: int) -> list[int]:
+        """The champions' numbers, oldest first, ``now`` last, even where the alias was moved by other means."""
+        found = self._store.client.get_prompt(task)
+        history: list[int] = json.loads((found.tags if found is not None else {}).get(HISTORY, "[]"))
+        return history if history[-1:] == [now] else [*history, now]
+
+    def _keep(self, task: str, history: Sequence[int]) -> None:
+        self._store.client.set_prompt_tag(task, HISTORY, json.dumps(list(history[-KEPT:])))
 
     def promote(self, task: str, prompt: Prompt, *, lineage: Mapping[str, str], message: str) -> Registered:
         """Register the prompt, unless this text is registered already, and move the alias to it."""
@@ -52,8 +70,6 @@ class PromptRegistry:
         tags = {VERSION: prompt.version, SHA256: prompt.sha256, **lineage}
         if prompt.params:
             tags["promptbench.params"] = json.dumps(dict(prompt.params), sort_keys=True)
-        if before is not None and before.sha256 != prompt.sha256:
-            tags[PREVIOUS] = str(before.number)
         tags = {k: storable(v)[:TAG_LIMIT] for k, v in tags.items()}
         client = self._store.client
         with translated(self._store.uri):
@@ -70,12 +86,16 @@ class PromptRegistry:
                 number = known.number
                 for key, value in tags.items():
                     client.set_prompt_version_tag(task, str(number), key, value)
+            history = [] if before is None else self._history(task, before.number)
+            # The alias first: should this be interrupted, the next reader of the history puts the alias at its end.
             client.set_prompt_alias(task, CHAMPION, number)
+            history = history if history[-1:] == [number] else [*history, number]
+            self._keep(task, history)
         return Registered(
             number=number,
             version=prompt.version,
             sha256=prompt.sha256,
-            previous=None if before is None else before.number,
+            previous=history[-2] if len(history) > 1 else None,
         )
 
     def roll_back(self, task: str) -> tuple[Registered, Registered]:
@@ -90,6 +110,8 @@ class PromptRegistry:
             )
         client = self._store.client
         with translated(self._store.uri):
+            # The history first: should this be interrupted, the present champion is put at its end again.
+            self._keep(task, self._history(task, now.number)[:-1])
             client.set_prompt_alias(task, CHAMPION, now.previous)
             back = _registered(client.get_prompt_version(task, str(now.previous)))
         return now, back
@@ -119,10 +141,8 @@ class PromptRegistry:
 
 def _registered(found: Any) -> Registered:
     tags = found.tags
-    previous = tags.get(PREVIOUS)
     return Registered(
         number=int(found.version),
         version=tags.get(VERSION, f"version {found.version}"),
         sha256=tags.get(SHA256, ""),
-        previous=int(previous) if previous else None,
     )

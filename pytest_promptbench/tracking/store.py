@@ -29,7 +29,7 @@ from ..errors import PromptbenchError, TrackingError
 from ..ledger import Entry
 from ..locks import LockFile
 from ..quiet import quiet_environment, without_collections
-from ..records import Judge, LoggedCandidate, Rubric, Tier, Verdict
+from ..records import Draw, Judge, LoggedCandidate, Rubric, Tier, Verdict
 from . import entry as names
 from . import verdicts
 from .entry import TAG_LIMIT, Logged, storable
@@ -576,6 +576,10 @@ def _read_run(run: Any, experiment: str) -> LoggedCandidate:
         session=tags.get(names.SESSION, ""),
         carried_from=tags.get(names.CARRIED_FROM),
         sampling_probability=float(probability) if probability else None,
+        draws={
+            k[len(names.AUDIT) :]: Draw.from_json(json.loads(v)) for k, v in tags.items() if k.startswith(names.AUDIT)
+        },
+        audited=tags.get(names.AUDITED),
     )
 
 

@@ -59,10 +59,14 @@ def failed_tag(judge: Judge) -> str:
 
 
 def carried_tags(run: Any) -> dict[str, str]:
-    """The tags by which a run takes over the sit-down verdicts of ``run``, whose text and rubric are the same."""
+    """The tags by which a run takes over the sit-down verdicts of ``run``, whose text and rubric are the same.
+
+    How an audit came to label it goes with them: the same label stands for as many candidates as before.
+    """
     tags: dict[str, str] = run.data.tags
     kept = {k: v for k, v in tags.items() if k.startswith(names.VERDICT) and not k.startswith(names.VERDICT + "auto")}
-    kept |= {k: tags[k] for k in (names.JUDGE_KIND, names.JUDGED_BY, names.JUDGED_AT) if k in tags}
+    about = (names.JUDGE_KIND, names.JUDGED_BY, names.JUDGED_AT, names.SAMPLING, names.AUDITED)
+    kept |= {k: v for k, v in tags.items() if k in about or k.startswith(names.AUDIT)}
     return kept | {names.JUDGE_PENDING: "false", names.CARRIED_FROM: tags.get(names.CARRIED_FROM, run.info.run_id)}
 
 
