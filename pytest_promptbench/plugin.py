@@ -101,6 +101,13 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
             "help": "compare the baseline N times with itself under resampling, and print how often the gate fails",
         },
     ),
+    (
+        "--bench-read",
+        {
+            "action": "store_true",
+            "help": "write the leaderboards of what MLflow holds; runs no test and generates nothing",
+        },
+    ),
     ("--bench-promote", {"metavar": "TASK", "help": "make the task's best prompt its champion, if it has earned it"}),
     (
         "--bench-promote-policy",
@@ -165,7 +172,7 @@ _NOT_OUR_WARNINGS = (  # of libraries below us, while they are imported beside a
 _GATE = ("bench_compare", "bench_compare_fail", "bench_strict")
 _NO_INI = {
     "judge_export", "judge_apply", "judge_queue", "judge_collect", "judge_audit", "judge_duplicates", "judge_reveal",
-    "bench_shard", "bench_self_test", "bench_promote", "bench_rollback",
+    "bench_shard", "bench_read", "bench_self_test", "bench_promote", "bench_rollback",
 }  # fmt: skip
 
 
@@ -438,16 +445,20 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     config = session.config
     if _is_worker(config) or _SETTINGS not in config.stash or _settings(config).runs_tests:
         return None
-    from . import champions, regression, reviewing, sitdown
+    from . import champions, reading, regression, reviewing, sitdown
     from .errors import PromptbenchError
 
     settings = _settings(config)
     tasks = config.stash[_BENCH].tasks if _BENCH in config.stash else ()
+    if settings.read:  # as a session that runs tests does, it looks at the suites of the selected tests alone
+        selected = {id(i.stash[_PLANNED].task) for i in session.items if _PLANNED in i.stash}
+        tasks = tuple(t for t in tasks if id(t) in selected)
     steps: dict[str, Any] = {
         "judge_export": sitdown.export_packet,
         "judge_apply": sitdown.apply_packet,
         "judge_queue": reviewing.fill_queue,
         "judge_collect": reviewing.collect_queue,
+        "read": reading.read_back,
         "promote": champions.promote,
         "rollback": champions.roll_back,
         "self_test": regression.run_self_test,

@@ -37,10 +37,11 @@ from .ledger import Ledger
 from .localmodels import LocalServer, installed
 from .locks import LockFile
 from .quiet import quiet_environment, without_collections
-from .records import Candidate, Cell, Leaderboard, LoggedCandidate, Model, Record, Suite
+from .records import Candidate, Cell, Group, Leaderboard, LoggedCandidate, Model, Record, Suite
 from .settings import Settings
 from .tracking.entry import Logged
 from .tracking.recorder import Outcome, Recorder, Where
+from .tracking.store import file_name
 
 PROGRESS_EVERY_S = 0.3
 STALE_FOLDER_S = 86400.0
@@ -134,7 +135,7 @@ class Bench:
         if key not in self._tasks:
             suite = load_suite(path, root=self.settings.root, environ=os.environ)
             suite = select(suite, self.settings.models, self.settings.prompts)
-            asked = (*suite.models, *self._judges(suite))
+            asked = (*(suite.models if self.settings.runs_tests else ()), *self._judges(suite))
             self._check_embedded(suite, asked)
             self._check_prices(suite, asked)
             self._tasks[key] = Task(suite=suite, experiment=self.settings.experiment_of(suite.task, experiment))
@@ -156,12 +157,12 @@ class Bench:
 
     def _check_embedded(self, suite: Suite, models: Iterable[Model]) -> None:
         for model in models:
-            reason = installed(model.model) if model.embedded and self.settings.runs_tests else None
+            reason = installed(model.model) if model.embedded else None
             if reason:
                 raise CatalogError(f"{suite.path}: model {model.name}: {reason}")
 
     def _check_prices(self, suite: Suite, models: Sequence[Model]) -> None:
-        if self.settings.max_cost_usd is None or self.settings.allow_unpriced or not self.settings.runs_tests:
+        if not models or self.settings.max_cost_usd is None or self.settings.allow_unpriced:
             return
         completer = LiteLLMCompleter(models)
         unknown = [m.name for m in models if not completer.is_priced(m)]
@@ -408,7 +409,7 @@ class Desk:
         """Ask the suites' automatic judges about what they have not scored; of a shard, about its own candidates."""
         assert self.plan is not None
         assert self._recorder is not None
-        groups = {(t.experiment, t.suite.task, t.suite.rubric.sha256): t for t in self.plan.tasks}
+        groups = by_group(self.plan.tasks)
         judges = [t.suite.judge for t in groups.values() if t.suite.judge is not None]
         mine = {key for _, key in self._keys} if self.settings.shard is not None else None
         everyone = {name: list(found) for name, found in outcome.candidates.items()}
@@ -416,7 +417,7 @@ class Desk:
         with asking(self.settings, _SessionCompleter(judges, folder=self._folder)) as ask:
             for task in groups.values():
                 rubric, judge = task.suite.rubric, task.suite.judge
-                found = [c for c in everyone.get(task.experiment, ()) if c.task == task.suite.task]
+                found = [c for c in everyone.get(task.experiment, ()) if c.group == task.suite.group]
                 todo = [c for c in found if mine is None or c.candidate in mine]
                 assert judge is not None
                 todo = unscored(todo, rubric, judge)
@@ -474,24 +475,31 @@ def where(settings: Settings) -> Where:
     )
 
 
+def by_group(tasks: Iterable[Task]) -> dict[tuple[str, Group], Task]:
+    """The tasks by what they share a leaderboard, a packet and a judge in: experiment, task and rubric."""
+    return {(t.experiment, t.suite.group): t for t in tasks}
+
+
+def labels(tasks: Sequence[Task]) -> list[str]:
+    """A part of a file name for each of several groups: its task, and as much more as tells all of them apart."""
+    parts = [(t.suite.task, t.suite.rubric.id, t.suite.rubric.sha256[:8], file_name(t.experiment)) for t in tasks]
+    names = [["-".join(p[:n]) for p in parts] for n in (1, 2, 3, 4)]
+    return next((found for found in names if len(set(found)) == len(tasks)), names[-1])
+
+
 def build_boards(tasks: Sequence[Task], outcome: Outcome, report: Path) -> tuple[Board, ...]:
     """One leaderboard per experiment, task and rubric; files in ``report``, or below it where there are several."""
-    groups = {
-        (t.experiment, t.suite.task, t.suite.rubric.sha256): t for t in tasks if t.experiment in outcome.candidates
-    }
+    groups = by_group(t for t in tasks if t.experiment in outcome.candidates)
+    names = labels(list(groups.values()))
     boards = []
-    for task in groups.values():
+    for task, name in zip(groups.values(), names, strict=True):
         suite = task.suite
-        candidates = tuple(
-            c
-            for c in outcome.candidates[task.experiment]
-            if c.task == suite.task and c.rubric_sha256 == suite.rubric.sha256
-        )
+        candidates = tuple(c for c in outcome.candidates[task.experiment] if c.group == suite.group)
         now = {c.names: c.id for t in tasks if t.suite.task == suite.task for c in cells(t.suite)}
         leaderboard = build_leaderboard(
             candidates, suite.rubric, experiment=task.experiment, task=suite.task, cells_now=now
         )
-        folder = report if len(groups) == 1 else report / suite.task
+        folder = report if len(groups) == 1 else report / name
         agreement = agreement_report(candidates, suite.rubric, experiment=task.experiment, task=suite.task)
         boards.append(Board(leaderboard=leaderboard, candidates=candidates, agreement=agreement, folder=folder))
     return tuple(boards)

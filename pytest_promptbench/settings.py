@@ -39,6 +39,7 @@ _INSTEAD_OF_TESTS = {
     "judge_apply": "--judge-apply",
     "judge_queue": "--judge-queue",
     "judge_collect": "--judge-collect",
+    "read": "--bench-read",
     "promote": "--bench-promote",
     "rollback": "--bench-rollback",
     "self_test": "--bench-self-test",
@@ -72,6 +73,7 @@ class Settings:
     judge_queue: str | None = None
     judge_collect: str | None = None
     judge_auto: bool = False
+    read: bool | None = None
     promote: str | None = None
     promote_policy: str = "both"
     promote_within: tuple[str, ...] = ()
@@ -169,6 +171,7 @@ def resolve(
         judge_queue=option("judge_queue"),
         judge_collect=option("judge_collect"),
         judge_auto=bool(option("judge_auto")),
+        read=option("bench_read") or None,
         audit=audit,
         duplicates=duplicates or 0,
         self_test=option("bench_self_test"),
@@ -182,8 +185,11 @@ def resolve(
     steps = [flag for name, flag in _INSTEAD_OF_TESTS.items() if getattr(settings, name) is not None]
     if len(steps) > 1:
         raise UsageError(f"{' and '.join(steps)} are two steps: give one of them")
-    if steps and settings.judge_auto:
-        raise UsageError(f"--judge-auto belongs to a session that runs tests; {steps[0]} does not: give one of them")
+    if steps and settings.judge_auto and settings.read is None:
+        raise UsageError(
+            f"--judge-auto belongs to a session that runs tests, or to --bench-read; {steps[0]} is neither: "
+            "give one of them"
+        )
     return settings
 
 

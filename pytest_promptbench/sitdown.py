@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .audit import auditable, draw
-from .autojudge import asking, judge_and_write
+from .autojudge import Ask, Judged, asking, judge_and_write
 from .completer import LiteLLMCompleter, spare_loopback_from_proxies
 from .errors import PacketError, UsageError
 from .localmodels import LocalServer
-from .packet import Packet, build_packet, match_verdicts, parse_packet, read_packet, write_packet
-from .records import LoggedCandidate, Rubric, Tier
-from .session import Board, Task, build_boards, where, write_reports
+from .packet import Packet, build_packet, item_ids, match_verdicts, parse_packet, read_packet, write_packet
+from .records import LoggedCandidate, Model, Rubric, Tier
+from .session import Board, Task, build_boards, by_group, labels, where, write_reports
 from .settings import Settings
 from .tracking.entry import SAMPLING
 from .tracking.recorder import Outcome
@@ -32,28 +33,53 @@ class Sitting:
     tasks: tuple[Task, ...] = ()
     boards: tuple[Board, ...] = ()
     files: tuple[Path, ...] = ()
+    judged: tuple[Judged, ...] = ()
 
 
 def export_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitting:
-    """Write the pending candidates of the collected suites to ``path``. UsageError where it cannot be one packet."""
+    """Write the pending candidates of the collected suites: one packet a task and rubric. UsageError.
+
+    Where candidates of only one group wait, the packet is ``path``; of several, each has the group's name behind the
+    stem of ``path``: ``packet-tip.json``.
+    """
     if not tasks:
         raise UsageError("--judge-export: no promptbench test was collected; name the evals, as in pytest evals/ ...")
     store = where(settings).store()
-    groups = {(t.experiment, t.suite.rubric.sha256): t for t in tasks}
     found: dict[str, list[LoggedCandidate]] = {}
     chosen: list[tuple[Task, list[LoggedCandidate]]] = []
-    for task in groups.values():
+    for task in by_group(tasks).values():
         experiment = experiment_of(store, settings, task, option="--judge-export")
-        candidates = found.setdefault(experiment, store.read(experiment))
-        mine = [c for c in candidates if c.rubric_sha256 == task.suite.rubric.sha256 and c.task == task.suite.task]
+        if experiment not in found:
+            found[experiment] = store.read(experiment)
+        mine = [c for c in found[experiment] if c.group == task.suite.group]
         if settings.audit is None:
             mine = [c for c in mine if c.pending]
         chosen.append((dataclasses.replace(task, experiment=experiment), mine))
-    waiting = [(t, c) for t, c in chosen if c]
-    if len(waiting) > 1:
-        names = ", ".join(f"{t.suite.path} ({len(c)} pending)" for t, c in waiting)
-        raise UsageError(f"--judge-export: one packet is for one rubric; export these suites one by one: {names}")
-    task, candidates = waiting[0] if waiting else chosen[0]
+    groups = [(t, c) for t, c in chosen if c] or chosen[:1]
+    names = labels([t for t, _ in groups])
+    packets = [_packet(settings, store, task, candidates) for task, candidates in groups]
+    paths = [path] if len(groups) == 1 else [path.with_name(f"{path.stem}-{n}{path.suffix}") for n in names]
+    for file, (packet, _) in zip(paths, packets, strict=True):
+        write_packet(file, packet)
+    if not any(packet["items"] for packet, _ in packets):
+        return Sitting(message=f"nothing is pending in {groups[0][0].experiment}; {path} is an empty packet")
+    return Sitting(message="\n".join(_exported(p, what, f) for f, (p, what) in zip(paths, packets, strict=True)))
+
+
+def _exported(packet: Mapping[str, Any], what: tuple[int, str], file: Path) -> str:
+    candidates, name = what
+    twice = len(packet["items"]) - candidates
+    return (
+        f"exported {name} of {packet['experiment']} to {file}"
+        + (f", {twice} of them twice" if twice else "")
+        + f"; score them against the rubric {packet['rubric']['id']}, then: --judge-apply {file.name}"
+    )
+
+
+def _packet(
+    settings: Settings, store: TrackingStore, task: Task, candidates: list[LoggedCandidate]
+) -> tuple[dict[str, Any], tuple[int, str]]:
+    """The packet of one group; how many candidates are in it, and which."""
     what = f"{len(candidates)} pending candidates"
     if settings.audit is not None:
         candidates, what = _audit(settings, store, task, candidates)
@@ -65,15 +91,7 @@ def export_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitt
         reveal=settings.reveal,
         duplicates=settings.duplicates,
     )
-    write_packet(path, packet)
-    if not candidates:
-        return Sitting(message=f"nothing is pending in {task.experiment}; {path} is an empty packet")
-    twice = len(packet["items"]) - len(candidates)
-    return Sitting(
-        message=f"exported {what} of {task.experiment} to {path}"
-        + (f", {twice} of them twice" if twice else "")
-        + f"; score them against the rubric, then: --judge-apply {path.name}"
-    )
+    return packet, (len(candidates), what)
 
 
 def _seed(settings: Settings) -> int:
@@ -105,6 +123,18 @@ def _audit(
     return [d.candidate for d in drawn], what
 
 
+@contextlib.contextmanager
+def asking_judges(settings: Settings, judges: Sequence[Model]) -> Iterator[Ask]:
+    """A way to ask these judges in a session that generates nothing; the embedded ones are served meanwhile."""
+    with contextlib.ExitStack() as stack:
+        embedded = None
+        names = sorted({j.model for j in judges if j.embedded})
+        if names:
+            embedded = stack.enter_context(LocalServer()).start(names).api_base
+            spare_loopback_from_proxies()
+        yield stack.enter_context(asking(settings, LiteLLMCompleter(judges, embedded=embedded)))
+
+
 def _asked_twice(
     settings: Settings, store: TrackingStore, task: Task, pool: list[LoggedCandidate]
 ) -> list[LoggedCandidate]:
@@ -113,12 +143,7 @@ def _asked_twice(
     todo = [c for c in pool if not any(v.judge.tier is Tier.AUTO for v in c.second_verdicts)]
     if not todo or judge is None:
         return pool
-    with contextlib.ExitStack() as stack:
-        embedded = None
-        if judge.embedded:
-            embedded = stack.enter_context(LocalServer()).start([judge.model]).api_base
-            spare_loopback_from_proxies()
-        ask = stack.enter_context(asking(settings, LiteLLMCompleter([judge], embedded=embedded)))
+    with asking_judges(settings, [judge]) as ask:
         texts = store.texts(todo)
         after, came_to = judge_and_write(
             texts, rubric, judge, ask, lambda judgements: [j.write(store) for j in judgements], second=True
@@ -155,50 +180,52 @@ def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitti
     store = where(settings).store()
     if store.experiment(packet.experiment) is None:
         raise PacketError(f"{path}: MLflow has no experiment {packet.experiment!r}; is MLFLOW_TRACKING_URI the same?")
-    applied = take_in(store, packet, rubrics={t.suite.rubric.id: t.suite.rubric for t in tasks})
-    outcome = Outcome(candidates={packet.experiment: applied.candidates})
+    everyone = store.read(packet.experiment)
+    applied = take_in(store, packet, everyone, rubrics={t.suite.rubric.id: t.suite.rubric for t in tasks})
     here = [
         dataclasses.replace(t, experiment=packet.experiment) for t in tasks if t.suite.rubric.id == packet.rubric.id
     ]
+    shown = {t.suite.group for t in here}
+    outcome = Outcome(
+        candidates={packet.experiment: tuple(store.texts([c for c in applied.candidates if c.group in shown]))}
+    )
     boards = build_boards(here, outcome, settings.report)
     return Sitting(message=applied.message, tasks=tuple(here), boards=boards, files=tuple(write_reports(boards)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Applied:
-    """What a packet changed, and the candidates of its rubric as they are now, with texts."""
+    """What a packet changed, and the candidates of its rubric as they are now, without texts."""
 
     applied: int
     unchanged: int
-    pending: int
     candidates: tuple[LoggedCandidate, ...]
+
+    @property
+    def pending(self) -> int:
+        return sum(c.pending for c in self.candidates)
 
     @property
     def message(self) -> str:
         return f"applied {self.applied}, unchanged {self.unchanged}, still pending {self.pending}"
 
 
-def take_in(store: TrackingStore, packet: Packet, *, rubrics: Mapping[str, Rubric]) -> Applied:
+def take_in(
+    store: TrackingStore, packet: Packet, everyone: Sequence[LoggedCandidate], *, rubrics: Mapping[str, Rubric]
+) -> Applied:
     """Record the verdicts of a packet with its candidates, all of them or none.
 
-    ``rubrics``: id -> the rubric as its file has it now, as far as files are known. The packet's experiment exists.
-    PacketError lists every mistake.
+    ``everyone`` is the packet's experiment as it was just read; texts are loaded of the packet's own items alone.
+    ``rubrics``: id -> the rubric as its file has it now, as far as files are known. PacketError lists every mistake.
     """
-    everyone = store.read(packet.experiment)
-    texts = store.texts([c for c in everyone if c.rubric_sha256 == packet.rubric.sha256])
+    mine = [c for c in everyone if c.rubric_sha256 == packet.rubric.sha256]
+    named = {i.item for i in packet.items}
+    texts = store.texts([c for c in mine if not named.isdisjoint(item_ids(c.run_id))])
     matched = match_verdicts(packet, texts, rubrics=rubrics, now=utc_now(), default_judge=packet.judge_kind)
-    by_run = {c.run_id: c for c in texts}
+    now = {c.run_id: c for c in mine}
     rubric = rubrics.get(packet.rubric.id) or packet.rubric
     for run_id, verdict in matched.verdicts.items():
-        store.record(by_run[run_id], verdict, rubric)
+        now[run_id] = store.record(now[run_id], verdict, rubric)
     for run_id, verdict in matched.duplicates.items():
-        store.record(by_run[run_id], verdict, rubric, second=True)
-    changed = matched.verdicts or matched.duplicates
-    after = {c.run_id: c for c in (store.read(packet.experiment) if changed else everyone)}
-    candidates = tuple(dataclasses.replace(after[c.run_id], outputs=c.outputs, context=c.context) for c in texts)
-    return Applied(
-        applied=len(matched.verdicts),
-        unchanged=matched.unchanged,
-        pending=sum(c.pending for c in candidates),
-        candidates=candidates,
-    )
+        now[run_id] = store.record(now[run_id], verdict, rubric, second=True)
+    return Applied(applied=len(matched.verdicts), unchanged=matched.unchanged, candidates=tuple(now.values()))

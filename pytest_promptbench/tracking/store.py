@@ -72,6 +72,7 @@ class TrackingStore:
         self._client: Any = None
         self._traces: Any = None
         self._ids: dict[str, str] = {}
+        self._locations: dict[str, str] = {}
         self._known: dict[str, dict[str, tuple[str, str]]] = {}
         self._carried: dict[str, dict[str, Any]] = {}
 
@@ -134,7 +135,7 @@ class TrackingStore:
                     return None
                 location = None
                 if self._artifact_root is not None:
-                    location = (self._artifact_root / _file_name(name)).absolute().as_uri()
+                    location = (self._artifact_root / file_name(name)).absolute().as_uri()
                 try:
                     self._ids[name] = str(self._client.create_experiment(name, artifact_location=location))
                 except Exception:
@@ -350,10 +351,15 @@ class TrackingStore:
         return sorted(candidates, key=lambda c: (c.started_at, c.run_id))
 
     def texts(self, candidates: Sequence[LoggedCandidate]) -> list[LoggedCandidate]:
-        """The same candidates with ``outputs`` and ``context`` from their artifacts; failed ones have no outputs."""
+        """The same candidates with ``outputs`` and ``context`` from their artifacts; failed ones have no outputs.
+
+        Those that have them already are not loaded again.
+        """
         self.open()
 
         def load(candidate: LoggedCandidate) -> LoggedCandidate:
+            if candidate.outputs is not None and candidate.context is not None:
+                return candidate
             outputs = () if candidate.error else tuple(self._artifact(candidate, "candidate_outputs.json"))
             return dataclasses.replace(
                 candidate, outputs=outputs, context=self._artifact(candidate, "context.json")["vars"]
@@ -361,6 +367,12 @@ class TrackingStore:
 
         with translated(self.uri), ThreadPoolExecutor(8) as pool:
             return list(pool.map(load, candidates))
+
+    def messages(self, candidates: Sequence[LoggedCandidate]) -> list[list[dict[str, str]]]:
+        """The rendered messages that each candidate's model was sent, from its artifact ``prompt.json``."""
+        self.open()
+        with translated(self.uri), ThreadPoolExecutor(8) as pool:
+            return list(pool.map(lambda c: list(self._artifact(c, "prompt.json")), candidates))
 
     def _artifact(self, candidate: LoggedCandidate, file: str) -> Any:
         from mlflow.artifacts import load_text
@@ -373,8 +385,10 @@ class TrackingStore:
         return json.loads(text)
 
     def _artifact_uri(self, candidate: LoggedCandidate) -> str:
-        experiment = self._client.get_experiment(self.experiment(candidate.experiment))
-        return f"{experiment.artifact_location.rstrip('/')}/{candidate.run_id}/artifacts"
+        name = candidate.experiment
+        if name not in self._locations:
+            self._locations[name] = str(self._client.get_experiment(self.experiment(name)).artifact_location)
+        return f"{self._locations[name].rstrip('/')}/{candidate.run_id}/artifacts"
 
     # -- verdicts
 
@@ -468,7 +482,7 @@ def _sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
     """A folder for an experiment's artifacts: readable, and unique even where names differ only in odd characters."""
     plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:80].strip(".")
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
