@@ -258,8 +258,7 @@ class AirflowHome:
             if (states.get(task) if task else run) == state:
                 return states
             assert time.monotonic() < deadline, f"{task or run_id} is not {state}: {run} {states}\n{self.logs()}"
-            assert task == "" or run in ("queued", "running"), f"{run_id} is {run}: {states}\n{self.logs()}"
-            assert task or run in ("queued", "running"), f"{run_id} is {run}: {states}\n{self.logs()}"
+            assert run in ("queued", "running"), f"{run_id} is {run}: {states}\n{self.logs()}"
             time.sleep(1)
 
 
