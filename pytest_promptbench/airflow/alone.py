@@ -101,6 +101,7 @@ class Run:
             self._note(step=("wait", "success"), state="running")
         done = self._step("compare", self._request.compare())
         if done.code:
+            self._note(step=("compare", "failed"))
             raise StepError(f"the gate against {self._request.baseline} did not pass", done.code)
         self._note(state="success", ended_at=utc_iso(time.time()))
 
