@@ -330,6 +330,7 @@ class TestDagTest:
         assert "unknown keys in the configuration: shard; known: suite, models" in run["log"]
         assert set(run["tasks"].values()) == {"failed", "upstream_failed"}
 
+    @pytest.mark.slow
     def test_two_shards_wait_for_verdicts_while_one_test_fails_and_one_shard_crashes_once(
         self, home: AirflowHome, evals: Evals
     ) -> None:
@@ -362,6 +363,7 @@ class TestDagTest:
         kept = [p.relative_to(evals.root).as_posix() for p in evals.root.glob(f"mlartifacts/*/{papers}/artifacts/**/*")]
         assert {Path(p).name for p in kept} >= {"packet.json", "leaderboard.json", "leaderboard.html"}
 
+    @pytest.mark.slow
     def test_a_regression_fails_the_run_and_an_empty_packet_waits_for_nobody(
         self, home: AirflowHome, evals: Evals
     ) -> None:
@@ -402,6 +404,7 @@ class TestDagTest:
         }  # fmt: skip
         assert len(evals.provider.requests) == 10, "compare asks for nothing, not even for what had failed"
 
+    @pytest.mark.slow
     def test_the_automatic_judge_scores_and_nobody_sits_down(self, installation: AirflowHome, tmp_path: Path) -> None:
         with ScriptedProvider(reply=reply) as provider:
             evals = project_in(tmp_path, provider)
@@ -414,6 +417,7 @@ class TestDagTest:
         assert sum("judge" in r["model"] for r in provider.requests) == 3
         assert len(provider.requests) == 6, "collected once, judged once"
 
+    @pytest.mark.slow
     def test_the_trigger_ends_when_its_time_is_up_and_when_mlflow_stays_away(
         self, installation: AirflowHome, evals: Evals
     ) -> None:
@@ -436,6 +440,7 @@ class TestDagTest:
         assert "poll failed, 9 of 10 in a row" in found["log"]
         assert "poll failed, 10 of 10 in a row" in found["log"]
 
+    @pytest.mark.slow
     def test_nothing_selected_is_no_success(self, home: AirflowHome, evals: Evals) -> None:
         run = home.dag_test({"k": "no_such_cell", "shards": 2})
         assert run["state"] == "failed"
@@ -443,6 +448,7 @@ class TestDagTest:
         assert "no test was selected by this suite" in run["log"]
         assert evals.provider.requests == []
 
+    @pytest.mark.slow
     def test_a_mistake_in_a_file_is_not_tried_again(self, home: AirflowHome, evals: Evals) -> None:
         evals.file("evals/tips.yaml", "task: tip\nrubric: no-such-rubric\nscenarios: [{id: a, vars: {situation: x}}]\n")
         run = home.dag_test({})
@@ -451,6 +457,7 @@ class TestDagTest:
         assert "pytest ended with 2, a mistake to mend" in run["log"]
         assert "no-such-rubric" in run["log"]
 
+    @pytest.mark.slow
     def test_a_host_without_settings_says_which(self, installation: AirflowHome) -> None:
         run = installation.dag_test({})
         assert run["tasks"]["plan"] == "failed"
@@ -460,7 +467,7 @@ class TestDagTest:
 class TestOverRest:
     """One Airflow with its processes, one tracking server, one provider: everything over HTTP."""
 
-    pytestmark = needs_airflow
+    pytestmark = [*needs_airflow, pytest.mark.slow]
 
     @pytest.fixture(scope="class")
     def place(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[AirflowHome, Evals]]:

@@ -23,6 +23,7 @@ from .team import CHECKOUT, Memory, Team, missing
 LACKING = missing() or installed("embedded/smollm2-135m") or (None if shutil.which("curl") else "no curl")
 pytestmark = [
     pytest.mark.airflow,
+    pytest.mark.slow,
     pytest.mark.embedded,
     pytest.mark.skipif(LACKING is not None, reason=f"the team's whole path was NOT tried: {LACKING}"),
 ]
