@@ -34,6 +34,7 @@ needs_airflow = [
         "interpreter in PROMPTBENCH_AIRFLOW_PYTHON",
     ),
 ]
+needs_all_of_airflow = [*needs_airflow, pytest.mark.slow]
 
 
 def request(**params: Any) -> Request:
@@ -467,7 +468,7 @@ class TestDagTest:
 class TestOverRest:
     """One Airflow with its processes, one tracking server, one provider: everything over HTTP."""
 
-    pytestmark = [*needs_airflow, pytest.mark.slow]
+    pytestmark = needs_all_of_airflow
 
     @pytest.fixture(scope="class")
     def place(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[AirflowHome, Evals]]:

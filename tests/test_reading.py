@@ -76,7 +76,7 @@ def test_the_automatic_judge_scores_what_is_logged_and_no_cell_is_generated(tmp_
         (("--bench-experiment", "nowhere"), "--bench-read: MLflow has no experiment 'nowhere'"),
         (
             ("--bench-experiment", "Default"),
-            "evals/tips.yaml under the rubric tip-v1 as it is now. Run the evals first",
+            "under the rubric tip-v1 as it is now. Run the evals first",
         ),
         (("--judge-export", "p.json"), "are two steps: give one of them"),
         (("--judge-auto",), "--judge-auto needs the suite's automatic judge"),
