@@ -343,7 +343,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             cells.append(item)
     settings = _settings(config)
     if settings.shard is not None:
-        kept = set(map(id, shard(cells, *settings.shard)))
+        # By name: another plugin may have put the tests into an order of its own, which is another in each shard.
+        kept = set(map(id, shard(sorted(cells, key=lambda i: i.nodeid), *settings.shard)))
         dropped = [i for i in cells if id(i) not in kept]
         if dropped:
             config.hook.pytest_deselected(items=dropped)

@@ -19,11 +19,12 @@ from pytest_promptbench.airflow.process import Ending, PytestProcess, ending
 from pytest_promptbench.airflow.request import PARAMS, Project, Request, project, slug, unknown_keys
 from pytest_promptbench.errors import UsageError
 
-from .airflow_home import AirflowHome, airflow_python, memory_mb, tracking_server
+from .airflow_home import AirflowHome, airflow_python, memory_mb
 from .project import TEST, children_of, migrated_database
 from .project import Project as Evals
 from .provider import Fault, ScriptedProvider
 from .test_autojudge import project_in, reply
+from .test_server import mlflow_server
 
 AIRFLOW = airflow_python()
 needs_airflow = [
@@ -216,6 +217,16 @@ def test_a_process_is_heard_and_its_alarms_are_kept(tmp_path: Path) -> None:
     assert done.last_words == "NOT IN MLFLOW: 3 candidates"
     assert heard == ["one", "NOT IN MLFLOW: 3 candidates", r"\xff"]
     assert done.alarms == ("NOT IN MLFLOW: 3 candidates",)
+
+
+def test_a_session_that_could_not_reach_mlflow_is_worth_another_try(tmp_path: Path) -> None:
+    """A usage error by its code, as an export and --bench-read end with it."""
+    code = "import sys; print('ERROR: MLflow at http://127.0.0.1:1: down'); sys.exit(4)"
+    done = PytestProcess([sys.executable, "-c", code], cwd=tmp_path, env=os.environ).run(lambda _: None)
+    assert (done.code, done.ending) == (4, Ending.CRASH)
+    code = "import sys; print('ERROR: MLflow has no experiment e'); sys.exit(4)"
+    done = PytestProcess([sys.executable, "-c", code], cwd=tmp_path, env=os.environ).run(lambda _: None)
+    assert done.ending is Ending.MISTAKE
 
 
 def test_ending_a_process_ends_its_children_too(tmp_path: Path) -> None:
@@ -476,7 +487,7 @@ class TestOverRest:
         folder = tmp_path_factory.mktemp("rest")
         root = folder / "project"
         root.mkdir()
-        with ScriptedProvider() as provider, tracking_server(folder / "mlflow") as uri:
+        with ScriptedProvider() as provider, mlflow_server(folder, f"sqlite:///{folder}/mlflow.db") as uri:
             evals = Evals(root, provider, models=("haiku",), environ={"MLFLOW_TRACKING_URI": uri})
             evals.write()
             home = settled(AirflowHome(folder / "airflow", AIRFLOW), evals)
