@@ -11,6 +11,7 @@ import pytest
 from .project import Project
 from .provider import ScriptedProvider
 from .test_server import server
+from .test_web import Browser, needs_chromium
 
 __all__ = ["server"]
 SCRIPT = """
@@ -95,6 +96,47 @@ def test_people_review_in_mlflows_own_pages(tmp_path: Path, server: str) -> None
         assert run.data.metrics["composite"] == 12
         again = project.pytest("--judge-collect", "round 1", *named)
         assert "applied 0, unchanged 1, still pending 2" in again.out
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@needs_chromium
+def test_a_person_clicks_through_mlflows_review_page(tmp_path: Path, server: str) -> None:
+    with ScriptedProvider() as provider:
+        project = Project(
+            tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=2, environ={"MLFLOW_TRACKING_URI": server}
+        ).write()
+        named = ("--bench-experiment", "in the browser")
+        assert project.pytest(*named).code == 0
+        assert project.pytest("--judge-queue", "by hand", *named).code == 0
+        page = Browser(tmp_path / "profile")
+        try:
+            page.open(f"{server}/#/experiments/{project.store.experiment('in the browser')}/review-queue")
+            named_so = "[...document.querySelectorAll('{}')].findLast((e) => e.textContent.trim() === '{}')"
+            for tag, text in (("a, button, span, p", "by hand"), ("button", "Start review"), ("label, button", "yes")):
+                page.wait(f"Boolean({named_so.format(tag, text)})")
+                page.run(named_so.format(tag, text) + ".click()")
+            shown = page.run("return document.body.innerText")
+            assert "situation-" in shown
+            assert not any(word in shown for word in ("haiku", "be v1"))
+
+            def elements(role: str) -> list[str]:
+                found = page.call("POST", "/elements", {"using": "css selector", "value": f"[role={role}]"})
+                return [str(next(iter(one.values()))) for one in found]
+
+            for place in range(3):
+                page.call("POST", f"/element/{elements('combobox')[place]}/click")
+                page.wait("document.querySelectorAll('[role=option]').length === 5")
+                page.call("POST", f"/element/{elements('option')[3]}/click")
+                page.wait("!document.querySelector('[role=option]')")
+            page.run(named_so.format("button", "Submit") + ".click()")
+            page.wait("document.body.innerText.includes('1 of 2 reviewed')")
+        finally:
+            page.close()
+        collected = project.pytest("--judge-collect", "by hand", *named)
+        assert "applied 1, unchanged 0, still pending 1 (1 of them in by hand)" in collected.out, collected.text
+        (judged,) = [r for r in project.runs("in the browser") if r.data.tags["judge_pending"] == "false"]
+        assert (judged.data.tags["judge_kind"], judged.data.metrics["composite"]) == ("human", 12.0)
 
 
 def test_one_item_that_no_rubric_allows_holds_up_no_other(tmp_path: Path, server: str) -> None:
