@@ -142,7 +142,7 @@ class Team:
         found = {"PostgreSQL": int((self._home / "postgres/postmaster.pid").read_text().split()[0])}
         for pid in children(self._bash.pid):
             with contextlib.suppress(OSError):
-                line = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+                line = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").replace("_", "-")
                 words = ("mlflow server", "api-server", "scheduler", "dag-processor", "triggerer", "promptbench serve")
                 found |= {w: pid for w in words if w in line}
         return found
