@@ -114,6 +114,14 @@ def pss_kb(pid: int) -> int:
     return total
 
 
+def alive(pid: int) -> bool:
+    """Whether a process runs. One that nobody has asked for its end does not: whose child it was may be gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def children(pid: int) -> list[int]:
     return [int(c) for t in Path(f"/proc/{pid}/task").iterdir() for c in (t / "children").read_text().split()]
 
@@ -186,7 +194,7 @@ class Team:
         assert bash.stdin is not None
         bash.stdin.close()  # what it waits for
         with contextlib.suppress(subprocess.TimeoutExpired):
-            bash.wait(60)
+            bash.wait(120)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(bash.pid, signal.SIGKILL)
         bash.wait()
