@@ -56,7 +56,7 @@ with DAG(
             )
         request = request_of(context)
         try:
-            project_here().check(request)
+            project_here().prepared(request)
         except UsageError as error:
             raise AirflowFailException(str(error)) from None
         return request.shard_names()
@@ -94,13 +94,13 @@ with DAG(
     approve = JudgedApproval(
         task_id="approve",
         subject="bench_collect: is everything judged?",
-        body="""The packet of this run waits for its judge.
+        body="""The packets of this run wait for their judge.
 
-* In the project: `{{ ti.xcom_pull(task_ids="export")["packet"] }}`
-* In MLflow: artifact `packet.json` of run `{{ ti.xcom_pull(task_ids="export")["mlflow_run"] }}`
+* In the project: `{{ ti.xcom_pull(task_ids="export")["packets"] | join("`, `") }}`
+* In MLflow: artifacts of run `{{ ti.xcom_pull(task_ids="export")["mlflow_run"] }}`
 
-{{ ti.xcom_pull(task_ids="export")["pending"] }} candidates. Apply it with `pytest --judge-apply`, then approve: the run
-goes on to the leaderboard and the gate. Reject, and the run fails.""",
+{{ ti.xcom_pull(task_ids="export")["pending"] }} candidates. Apply each with `pytest --judge-apply`, then approve:
+the run goes on to the leaderboard and the gate. Reject, and the run fails.""",
         fail_on_reject=True,
         retries=0,
     )

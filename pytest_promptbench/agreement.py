@@ -50,7 +50,7 @@ def agreement_report(
 
     Intervals are clustered by scenario. Candidates of other tasks and rubrics, and failed ones, are passed over.
     """
-    mine = [c for c in candidates if c.task == task and c.rubric_sha256 == rubric.sha256 and c.error is None]
+    mine = [c for c in candidates if c.group == (task, rubric.sha256) and c.error is None]
     judged = (*rubric.judged, Criterion(name=COMPOSITE, type="scale", min=rubric.bottom, max=rubric.top))
     pairs: list[JudgePair] = []
     if not any(len(c.verdicts) + len(c.second_verdicts) > 1 for c in mine):

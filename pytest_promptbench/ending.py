@@ -130,6 +130,7 @@ def judged(sitting: Sitting, *, width: int, color: bool) -> Iterator[Line]:
     """What an export or apply did, and the leaderboards that follow from it."""
     yield from boards(sitting.boards, width=width, color=color)
     yield from files(sitting.files)
+    yield from automatic(sitting.judged)
     yield (sitting.message, _LOUD if sitting.code else {"bold": True})
     for line in sitting.lines:
         yield (line, {})

@@ -74,7 +74,7 @@ class Experiment:
         """By task, and of a task the newest rubric first."""
         found: dict[tuple[str, str], list[LoggedCandidate]] = defaultdict(list)
         for c in self.candidates:
-            found[c.task, c.rubric_sha256].append(c)
+            found[c.group].append(c)
         groups = [
             Group(experiment=self.name, task=task, rubric=cs[-1].rubric, rubric_sha256=sha, candidates=tuple(cs))
             for (task, sha), cs in found.items()
@@ -193,7 +193,8 @@ class Experiments:
         with self._writing:
             store = self.store()
             experiment = self._read(store, packet.experiment)
-            return experiment.name, take_in(store, packet, rubrics=self._newest_rubric(experiment, packet.rubric.id))
+            rubrics = self._newest_rubric(experiment, packet.rubric.id)
+            return experiment.name, take_in(store, packet, experiment.candidates, rubrics=rubrics)
 
     def _newest_rubric(self, experiment: Experiment, rubric: str) -> Mapping[str, Rubric]:
         groups = [g for g in experiment.groups if g.rubric == rubric]

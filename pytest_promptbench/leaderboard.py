@@ -82,7 +82,7 @@ def current_candidates(
 ) -> tuple[list[LoggedCandidate], int]:
     """The candidates that count, by the rules above, and how many rule 3 leaves out."""
     cells: dict[tuple[str, str, str], list[LoggedCandidate]] = defaultdict(list)
-    for c in _once(c for c in candidates if c.task == task and c.rubric_sha256 == rubric.sha256):
+    for c in _once(c for c in candidates if c.group == (task, rubric.sha256)):
         cells[c.model, c.prompt, c.scenario].append(c)
     found: list[LoggedCandidate] = []
     superseded = 0

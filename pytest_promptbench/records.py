@@ -255,6 +255,11 @@ class Suite(Record):
     judge: Model | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def group(self) -> Group:
+        """What of an experiment is this suite's: see :data:`Group`."""
+        return self.task, self.rubric.sha256
+
 
 # -- what a session makes ----------------------------------------------------------------------------------------
 
@@ -478,6 +483,13 @@ def composite(scores: Mapping[str, Score], rubric: Rubric) -> float | None:
     return total
 
 
+Group = tuple[str, str]
+"""A task and the hash of a rubric's text: what one leaderboard, one packet and one review queue are about.
+
+Whatever asks which candidates belong to a suite compares the ``group`` of both, and nothing else.
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Draw(Record):
     """That an audit drew a candidate, with which probability: at random, or picked (``random`` false, 1).
@@ -542,6 +554,11 @@ class LoggedCandidate(Record):
             if v.judge.tier is tier and (found is None or v.at > found.at):
                 found = v
         return found
+
+    @property
+    def group(self) -> Group:
+        """Where the candidate belongs, whichever suite file it came from."""
+        return self.task, self.rubric_sha256
 
     def sit_down(self) -> Verdict | None:
         """The latest verdict of the highest sit-down tier (a person before Claude Code), or None."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from .errors import UsageError
-from .packet import build_packet, item_id, parse_packet
-from .records import LoggedCandidate
+from .errors import PacketError, UsageError
+from .packet import build_packet, item_id, match_verdicts, parse_packet
+from .records import LoggedCandidate, Rubric
 from .session import Task, build_boards, where, write_reports
 from .settings import Settings
 from .sitdown import Sitting, experiment_of, take_in
 from .tracking.recorder import Outcome
 from .tracking.reviews import Review, ReviewItem, ReviewQueues
+from .tracking.store import utc_now
 
 
 def fill_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> Sitting:
@@ -21,15 +23,16 @@ def fill_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> Sitting
     task, candidates = _of(settings, tasks, f"--judge-queue {queue}")
     store = where(settings).store()
     pending = store.texts([c for c in candidates if c.pending])
+    prompts = store.messages(pending) if settings.reveal else [()] * len(pending)
     items = [
         ReviewItem(
             item=item_id(c.run_id),
             output=n,
             context=c.context or {},
             text=text,
-            revealed={"model": c.model, "prompt": c.prompt, "scenario": c.scenario} if settings.reveal else {},
+            revealed=_revealed(c, messages) if settings.reveal else {},
         )
-        for c in pending
+        for c, messages in zip(pending, prompts, strict=True)
         for n, text in enumerate(c.outputs or ())
     ]
     ReviewQueues(store).fill(task.experiment, queue, items, task.suite.rubric)
@@ -39,49 +42,41 @@ def fill_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> Sitting
     )
 
 
+def _revealed(candidate: LoggedCandidate, messages: Sequence[Any]) -> dict[str, Any]:
+    """What ``--judge-reveal`` adds to a packet's item, and the messages that the model was sent."""
+    names = ("model", "prompt", "scenario", "run_id")
+    return {**{name: getattr(candidate, name) for name in names}, "messages": list(messages)}
+
+
 def collect_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> Sitting:
     """Turn the completed items of a review queue into verdicts of the people who completed them.
 
-    An item that was completed without every answer is named and left pending.
+    Everything is validated, as a packet is, before anything is recorded. An item that was completed without every
+    answer, or with one that the rubric does not allow, is named and left pending; it holds up no other.
     """
-    task, candidates = _of(settings, tasks, f"--judge-collect {queue}")
+    task, found = _of(settings, tasks, f"--judge-collect {queue}")
     rubric = task.suite.rubric
     store = where(settings).store()
     reviews, waiting = ReviewQueues(store).collect(task.experiment, queue, rubric)
+    candidates: Sequence[LoggedCandidate] = store.texts(found)
     by_item = {item_id(c.run_id): c for c in candidates if c.error is None}
-    applied = unchanged = 0
+    packets: list[dict[str, Any]] = []
     said: list[str] = []
-    after = None
-    for reviewer, found in _by_reviewer(reviews).items():
-        chosen: list[LoggedCandidate] = []
-        for item, outputs in found.items():
-            missing = [c.name for c in rubric.judged if any(c.name not in r.scores for r in outputs.values())]
-            if item not in by_item:
-                said.append(f"  item {item} is of no candidate of this rubric any more; left out")
-            elif missing:
-                said.append(f"  item {item} was completed without {', '.join(missing)}; left pending")
-            else:
-                chosen.append(by_item[item])
-        texts = []
-        for c in store.texts(chosen):
-            if len(found[item_id(c.run_id)]) == len(c.outputs or ()):
-                texts.append(c)
-            else:
-                said.append(f"  item {item_id(c.run_id)}: not all of its outputs are reviewed; left pending")
-        if not texts:
-            continue
-        document = build_packet(texts, rubric, experiment=task.experiment, seed=0)
-        document |= {"judge_kind": "human", "judged_by": reviewer}
-        for item in document["items"]:
-            for n, entry in enumerate(item["candidates"]):
-                review = found[item["item"]][n]
-                entry["scores"] |= dict(review.scores)
-                entry["rationale"] = review.rationale
-        taken = take_in(store, parse_packet(document), rubrics={rubric.id: rubric})
-        applied, unchanged, after = applied + taken.applied, unchanged + taken.unchanged, taken.candidates
-    complete = tuple(store.texts(candidates)) if after is None else after
-    boards = build_boards([task], Outcome(candidates={task.experiment: complete}), settings.report)
-    pending = sum(c.pending for c in complete)
+    for reviewer, items in _by_reviewer(reviews).items():
+        documents = []
+        for item, outputs in items.items():
+            try:
+                documents.append(_document(by_item.get(item), item, outputs, rubric, reviewer))
+            except PacketError as error:
+                said += [f"  {line}; left pending" for line in str(error).splitlines()]
+        if documents:
+            packets.append({**documents[0], "items": [i for d in documents for i in d["items"]]})
+    applied = unchanged = 0
+    for packet in packets:
+        taken = take_in(store, parse_packet(packet), candidates, rubrics={rubric.id: rubric})
+        applied, unchanged, candidates = applied + taken.applied, unchanged + taken.unchanged, taken.candidates
+    boards = build_boards([task], Outcome(candidates={task.experiment: tuple(candidates)}), settings.report)
+    pending = sum(c.pending for c in candidates)
     return Sitting(
         message=f"applied {applied}, unchanged {unchanged}, still pending {pending} ({waiting} of them in {queue})",
         lines=tuple(said),
@@ -91,9 +86,31 @@ def collect_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> Sitt
     )
 
 
+def _document(
+    candidate: LoggedCandidate | None, item: str, outputs: Mapping[int, Review], rubric: Rubric, reviewer: str
+) -> dict[str, Any]:
+    """A packet of one item with a reviewer's answers. PacketError where it would be refused."""
+    if candidate is None:
+        raise PacketError(f"item {item} is of no candidate of this rubric any more")
+    missing = [c.name for c in rubric.judged if any(c.name not in r.scores for r in outputs.values())]
+    if missing:
+        raise PacketError(f"item {item} was completed without {', '.join(missing)}")
+    if len(outputs) != len(candidate.outputs or ()):
+        raise PacketError(f"item {item}: not all of its outputs are reviewed by {reviewer}")
+    document = build_packet([candidate], rubric, experiment=candidate.experiment, seed=0)
+    document |= {"judge_kind": "human", "judged_by": reviewer}
+    for n, entry in enumerate(document["items"][0]["candidates"]):
+        entry["scores"] |= dict(outputs[n].scores)
+        entry["rationale"] = outputs[n].rationale
+    match_verdicts(
+        parse_packet(document), [candidate], rubrics={rubric.id: rubric}, now=utc_now(), default_judge=reviewer
+    )
+    return document
+
+
 def _of(settings: Settings, tasks: Sequence[Task], option: str) -> tuple[Task, list[LoggedCandidate]]:
     """The one task that a queue is for, in its experiment, and its candidates under the rubric as it is now."""
-    groups = {(t.suite.task, t.suite.rubric.sha256): t for t in tasks}
+    groups = {t.suite.group: t for t in tasks}
     if len(groups) != 1:
         names = (
             ", ".join(t.suite.path for t in groups.values()) or "none was collected; name the evals, pytest evals/ ..."
@@ -102,9 +119,7 @@ def _of(settings: Settings, tasks: Sequence[Task], option: str) -> tuple[Task, l
     store = where(settings).store()
     task = next(iter(groups.values()))
     task = replace(task, experiment=experiment_of(store, settings, task, option=option.split(maxsplit=1)[0]))
-    rubric = task.suite.rubric
-    candidates = store.read(task.experiment)
-    return task, [c for c in candidates if c.rubric_sha256 == rubric.sha256 and c.task == task.suite.task]
+    return task, [c for c in store.read(task.experiment) if c.group == task.suite.group]
 
 
 def _by_reviewer(reviews: Sequence[Review]) -> dict[str, dict[str, dict[int, Review]]]:

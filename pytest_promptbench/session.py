@@ -37,7 +37,7 @@ from .ledger import Ledger
 from .localmodels import LocalServer, installed
 from .locks import LockFile
 from .quiet import quiet_environment, without_collections
-from .records import Candidate, Cell, Leaderboard, LoggedCandidate, Model, Record, Suite
+from .records import Candidate, Cell, Group, Leaderboard, LoggedCandidate, Model, Record, Suite
 from .settings import Settings
 from .tracking.entry import Logged
 from .tracking.recorder import Outcome, Recorder, Where
@@ -183,7 +183,8 @@ class Bench:
                 )
         if settings.shard is None:
             return chosen
-        keys = list(dict.fromkeys((p.task.experiment, *p.cell.names, p.cell.id) for p in chosen))
+        # By name: another plugin may have put the tests into an order of its own, which is another in each shard.
+        keys = sorted({(p.task.experiment, *p.cell.names, p.cell.id) for p in chosen})
         mine = set(shard(keys, *settings.shard))
         return [p for p in chosen if (p.task.experiment, *p.cell.names, p.cell.id) in mine]
 
@@ -220,12 +221,12 @@ class Bench:
 
     def _check_embedded(self, suite: Suite, models: Iterable[Model]) -> None:
         for model in models:
-            reason = installed(model.model) if model.embedded and self.settings.runs_tests else None
+            reason = installed(model.model) if model.embedded else None
             if reason:
                 raise CatalogError(f"{suite.path}: model {model.name}: {reason}")
 
     def _check_prices(self, suite: Suite, models: Sequence[Model]) -> None:
-        if self.settings.max_cost_usd is None or self.settings.allow_unpriced or not self.settings.runs_tests:
+        if not models or self.settings.max_cost_usd is None or self.settings.allow_unpriced:
             return
         completer = LiteLLMCompleter(models)
         unknown = [m.name for m in models if not completer.is_priced(m)]
@@ -483,7 +484,7 @@ class Desk:
         """Ask the suites' automatic judges about what they have not scored; of a shard, about its own candidates."""
         assert self.plan is not None
         assert self._recorder is not None
-        groups = {(t.experiment, t.suite.task, t.suite.rubric.sha256): t for t in self.plan.tasks}
+        groups = by_group(self.plan.tasks)
         judges = [t.suite.judge for t in groups.values() if t.suite.judge is not None]
         mine = {key for _, key in self._keys} if self.settings.shard is not None else None
         everyone = {name: list(found) for name, found in outcome.candidates.items()}
@@ -552,19 +553,26 @@ def where(settings: Settings) -> Where:
     )
 
 
+def by_group(tasks: Iterable[Task]) -> dict[tuple[str, Group], Task]:
+    """The tasks by what they share a leaderboard, a packet and a judge in: experiment, task and rubric."""
+    return {(t.experiment, t.suite.group): t for t in tasks}
+
+
+def labels(tasks: Sequence[Task]) -> list[str]:
+    """A part of a file name for each of several groups: its task, and as much more as tells all of them apart."""
+    parts = [(t.suite.task, t.suite.rubric.id, t.suite.rubric.sha256[:8], file_name(t.experiment)) for t in tasks]
+    names = [["-".join(p[:n]) for p in parts] for n in (1, 2, 3, 4)]
+    return next((found for found in names if len(set(found)) == len(tasks)), names[-1])
+
+
 def build_boards(tasks: Sequence[Task], outcome: Outcome, report: Path) -> tuple[Board, ...]:
     """One leaderboard per experiment, task and rubric; files in ``report``, or below it where there are several."""
-    groups = {
-        (t.experiment, t.suite.task, t.suite.rubric.sha256): t for t in tasks if t.experiment in outcome.candidates
-    }
+    groups = by_group(t for t in tasks if t.experiment in outcome.candidates)
+    names = labels(list(groups.values()))
     boards = []
-    for task, folder in zip(groups.values(), _folders(list(groups.values()), report), strict=True):
+    for task, name in zip(groups.values(), names, strict=True):
         suite = task.suite
-        candidates = tuple(
-            c
-            for c in outcome.candidates[task.experiment]
-            if c.task == suite.task and c.rubric_sha256 == suite.rubric.sha256
-        )
+        candidates = tuple(c for c in outcome.candidates[task.experiment] if c.group == suite.group)
         leaderboard = build_leaderboard(
             candidates,
             suite.rubric,
@@ -572,6 +580,7 @@ def build_boards(tasks: Sequence[Task], outcome: Outcome, report: Path) -> tuple
             task=suite.task,
             cells_now=cells_now(tasks, suite.task),
         )
+        folder = report if len(groups) == 1 else report / name
         agreement = agreement_report(candidates, suite.rubric, experiment=task.experiment, task=suite.task)
         boards.append(Board(leaderboard=leaderboard, candidates=candidates, agreement=agreement, folder=folder))
     return tuple(boards)
@@ -580,15 +589,6 @@ def build_boards(tasks: Sequence[Task], outcome: Outcome, report: Path) -> tuple
 def cells_now(tasks: Iterable[Task], task: str) -> dict[tuple[str, str, str], str]:
     """(model, prompt, scenario) -> the id of the cell that the collected files give today."""
     return {c.names: c.id for t in tasks if t.suite.task == task for c in cells(t.suite)}
-
-
-def _folders(tasks: Sequence[Task], report: Path) -> list[Path]:
-    """Where each leaderboard's files go: ``report`` for a single one, else folders with names as short as will do."""
-    if len(tasks) == 1:
-        return [report]
-    names = [(t.suite.task, t.suite.rubric.id, t.experiment, t.suite.rubric.sha256[:8]) for t in tasks]
-    short = [next(own[:n] for n in range(1, 5) if sum(x[:n] == own[:n] for x in names) == 1) for own in names]
-    return [report / file_name("-".join(parts)) for parts in short]
 
 
 def write_reports(boards: Iterable[Board]) -> list[Path]:

@@ -39,7 +39,8 @@ class Identity(Record):
 
 
 _INSTEAD_OF_TESTS = (
-    "judge_export", "judge_apply", "judge_queue", "judge_collect", "bench_promote", "bench_rollback", "bench_self_test",
+    "judge_export", "judge_apply", "judge_queue", "judge_collect", "bench_read", "bench_promote", "bench_rollback",
+    "bench_self_test",
 )  # fmt: skip
 """Options that have a session do something else than run tests."""
 
@@ -70,6 +71,7 @@ class Settings:
     judge_queue: str | None = None
     judge_collect: str | None = None
     judge_auto: bool = False
+    read: bool | None = None
     promote: str | None = None
     promote_policy: str = "both"
     promote_within: tuple[str, ...] = ()
@@ -92,8 +94,8 @@ class Settings:
     def runs_tests(self) -> bool:
         """Whether this session runs tests; else it works on what earlier ones have left."""
         steps = (
-            self.judge_export, self.judge_apply, self.judge_queue, self.judge_collect, self.promote, self.rollback,
-            self.self_test,
+            self.judge_export, self.judge_apply, self.judge_queue, self.judge_collect, self.read, self.promote,
+            self.rollback, self.self_test,
         )  # fmt: skip
         return all(step is None for step in steps)
 
@@ -147,9 +149,11 @@ def resolve(
     steps = [name for name in steps if given(name)] or steps
     if len(steps) > 1:
         raise UsageError(f"{' and '.join(map(_flag, steps))} are two steps: give one of them")
-    if steps and given("judge_auto") and option("judge_auto"):
+    judges = not steps or "bench_read" in steps
+    if given("judge_auto") and option("judge_auto") and not judges:
         raise UsageError(
-            f"--judge-auto belongs to a session that runs tests; {_flag(steps[0])} does not: give one of them"
+            f"--judge-auto belongs to a session that runs tests, or to --bench-read; {_flag(steps[0])} is neither: "
+            "give one of them"
         )
 
     def step(name: str) -> Any:
@@ -179,7 +183,8 @@ def resolve(
         judge_apply=path("judge_apply") if "judge_apply" in steps else None,
         judge_queue=step("judge_queue"),
         judge_collect=step("judge_collect"),
-        judge_auto=bool(option("judge_auto")) and not steps,
+        judge_auto=bool(option("judge_auto")) and judges,
+        read=step("bench_read"),
         audit=option("judge_audit") if exports else None,
         duplicates=option("judge_duplicates") or 0 if exports else 0,
         self_test=step("bench_self_test"),

@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .audit import Audit, auditable, next_audit, sampling_probabilities
-from .autojudge import asking, judge_and_write
+from .autojudge import Ask, Judged, asking, judge_and_write
 from .completer import LiteLLMCompleter, spare_loopback_from_proxies
 from .errors import PacketError, UsageError
 from .leaderboard import current_candidates
 from .localmodels import LocalServer
-from .packet import Packet, build_packet, match_verdicts, parse_packet, read_packet, write_packet
-from .records import LoggedCandidate, Rubric, Tier
-from .session import Board, Task, build_boards, cells_now, where, write_reports
+from .packet import Packet, build_packet, item_ids, match_verdicts, parse_packet, read_packet, write_packet
+from .records import LoggedCandidate, Model, Rubric, Tier
+from .session import Board, Task, build_boards, by_group, cells_now, labels, where, write_reports
 from .settings import Settings
 from .tracking.entry import AUDIT, AUDITED, SAMPLING
 from .tracking.recorder import Outcome
@@ -34,29 +35,64 @@ class Sitting:
     tasks: tuple[Task, ...] = ()
     boards: tuple[Board, ...] = ()
     files: tuple[Path, ...] = ()
+    judged: tuple[Judged, ...] = ()
 
 
 def export_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitting:
-    """Write the pending candidates of the collected suites to ``path``. UsageError where it cannot be one packet."""
+    """Write the pending candidates of the collected suites: one packet a task and rubric. UsageError.
+
+    Where candidates of only one group wait, the packet is ``path``; of several, each has the group's name behind the
+    stem of ``path``: ``packet-tip.json``.
+    """
     if not tasks:
         raise UsageError("--judge-export: no promptbench test was collected; name the evals, as in pytest evals/ ...")
     store = where(settings).store()
-    groups = {(t.experiment, t.suite.rubric.sha256): t for t in tasks}
     found: dict[str, list[LoggedCandidate]] = {}
     chosen: list[tuple[Task, list[LoggedCandidate]]] = []
-    for task in groups.values():
+    for task in by_group(tasks).values():
         experiment = experiment_of(store, settings, task, option="--judge-export")
-        candidates = found.setdefault(experiment, store.read(experiment))
+        if experiment not in found:
+            found[experiment] = store.read(experiment)
         now = cells_now(tasks, task.suite.task)
-        mine, _ = current_candidates(candidates, task.suite.rubric, task=task.suite.task, cells_now=now)
+        mine, _ = current_candidates(found[experiment], task.suite.rubric, task=task.suite.task, cells_now=now)
         if settings.audit is None:
             mine = [c for c in mine if c.pending]
         chosen.append((dataclasses.replace(task, experiment=experiment), mine))
-    waiting = [(t, c) for t, c in chosen if c]
-    if len(waiting) > 1:
-        names = ", ".join(f"{t.suite.path} ({len(c)} pending)" for t, c in waiting)
-        raise UsageError(f"--judge-export: one packet is for one rubric; export these suites one by one: {names}")
-    task, candidates = waiting[0] if waiting else chosen[0]
+    groups = [(t, c) for t, c in chosen if c] or chosen[:1]
+    names = labels([t for t, _ in groups])
+    packets = [_packet(settings, store, task, candidates) for task, candidates in groups]
+    paths = [path] if len(groups) == 1 else [path.with_name(f"{path.stem}-{n}{path.suffix}") for n in names]
+    for file, made in zip(paths, packets, strict=True):
+        write_packet(file, made.packet)
+    if not any(made.packet["items"] for made in packets):
+        return Sitting(message=f"nothing is pending in {groups[0][0].experiment}; {path} is an empty packet")
+    audits = [made.audit for made in packets if made.audit is not None]
+    return Sitting(
+        message="\n".join(made.exported_to(file) for file, made in zip(paths, packets, strict=True)),
+        lines=tuple(f"audit {a.id}: round {a.round}, seed {a.seed}" for a in audits),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """A packet: ``what`` is in it in words, and the audit that drew it, where it was one."""
+
+    packet: Mapping[str, Any]
+    candidates: int
+    what: str
+    audit: Audit | None
+
+    def exported_to(self, file: Path) -> str:
+        twice = len(self.packet["items"]) - self.candidates
+        return (
+            f"exported {self.what} of {self.packet['experiment']} to {file}"
+            + (f", {twice} of them twice" if twice else "")
+            + f"; score them against the rubric {self.packet['rubric']['id']}, then: --judge-apply {file.name}"
+        )
+
+
+def _packet(settings: Settings, store: TrackingStore, task: Task, candidates: list[LoggedCandidate]) -> _Made:
+    """The packet of one group."""
     what, audit, seed = f"{len(candidates)} pending candidates", None, _seed(settings)
     if settings.audit is not None:
         audit, what = _audit(settings, store, task, candidates)
@@ -70,16 +106,7 @@ def export_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitt
         duplicates=settings.duplicates,
         audit=None if audit is None else audit.id,
     )
-    write_packet(path, packet)
-    if not candidates:
-        return Sitting(message=f"nothing is pending in {task.experiment}; {path} is an empty packet")
-    twice = len(packet["items"]) - len(candidates)
-    return Sitting(
-        message=f"exported {what} of {task.experiment} to {path}"
-        + (f", {twice} of them twice" if twice else "")
-        + f"; score them against the rubric, then: --judge-apply {path.name}",
-        lines=() if audit is None else (f"audit {audit.id}: round {audit.round}, seed {audit.seed}",),
-    )
+    return _Made(packet=packet, candidates=len(candidates), what=what, audit=audit)
 
 
 def _seed(settings: Settings) -> int:
@@ -107,6 +134,18 @@ def _audit(
     return audit, what
 
 
+@contextlib.contextmanager
+def asking_judges(settings: Settings, judges: Sequence[Model]) -> Iterator[Ask]:
+    """A way to ask these judges in a session that generates nothing; the embedded ones are served meanwhile."""
+    with contextlib.ExitStack() as stack:
+        embedded = None
+        names = sorted({j.model for j in judges if j.embedded})
+        if names:
+            embedded = stack.enter_context(LocalServer()).start(names).api_base
+            spare_loopback_from_proxies()
+        yield stack.enter_context(asking(settings, LiteLLMCompleter(judges, embedded=embedded)))
+
+
 def _asked_twice(
     settings: Settings, store: TrackingStore, task: Task, pool: list[LoggedCandidate]
 ) -> list[LoggedCandidate]:
@@ -115,12 +154,7 @@ def _asked_twice(
     todo = [c for c in pool if not any(v.judge.tier is Tier.AUTO for v in c.second_verdicts)]
     if not todo or judge is None:
         return pool
-    with contextlib.ExitStack() as stack:
-        embedded = None
-        if judge.embedded:
-            embedded = stack.enter_context(LocalServer()).start([judge.model]).api_base
-            spare_loopback_from_proxies()
-        ask = stack.enter_context(asking(settings, LiteLLMCompleter([judge], embedded=embedded)))
+    with asking_judges(settings, [judge]) as ask:
         texts = store.texts(todo)
         after, came_to = judge_and_write(
             texts, rubric, judge, ask, lambda judgements: [j.write(store) for j in judgements], second=True
@@ -157,67 +191,76 @@ def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitti
     store = where(settings).store()
     if store.experiment(packet.experiment) is None:
         raise PacketError(f"{path}: MLflow has no experiment {packet.experiment!r}; is MLFLOW_TRACKING_URI the same?")
-    applied = take_in(store, packet, rubrics={t.suite.rubric.id: t.suite.rubric for t in tasks})
-    outcome = Outcome(candidates={packet.experiment: applied.candidates})
+    everyone = store.read(packet.experiment)
+    applied = take_in(store, packet, everyone, rubrics={t.suite.rubric.id: t.suite.rubric for t in tasks})
     here = [
         dataclasses.replace(t, experiment=packet.experiment) for t in tasks if t.suite.rubric.id == packet.rubric.id
     ]
+    shown = {t.suite.group for t in here}
+    outcome = Outcome(
+        candidates={packet.experiment: tuple(store.texts([c for c in applied.candidates if c.group in shown]))}
+    )
     boards = build_boards(here, outcome, settings.report)
     return Sitting(message=applied.message, tasks=tuple(here), boards=boards, files=tuple(write_reports(boards)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Applied:
-    """What a packet changed, and the candidates of its rubric as they are now, with texts."""
+    """What a packet changed, and the candidates of its rubric as they are now, without texts."""
 
     applied: int
     unchanged: int
-    pending: int
     candidates: tuple[LoggedCandidate, ...]
+
+    @property
+    def pending(self) -> int:
+        return sum(c.pending for c in self.candidates)
 
     @property
     def message(self) -> str:
         return f"applied {self.applied}, unchanged {self.unchanged}, still pending {self.pending}"
 
 
-def take_in(store: TrackingStore, packet: Packet, *, rubrics: Mapping[str, Rubric]) -> Applied:
+def take_in(
+    store: TrackingStore, packet: Packet, everyone: Sequence[LoggedCandidate], *, rubrics: Mapping[str, Rubric]
+) -> Applied:
     """Record the verdicts of a packet with its candidates, all of them or none.
 
-    ``rubrics``: id -> the rubric as its file has it now, as far as files are known. The packet's experiment exists.
-    PacketError lists every mistake.
+    ``everyone`` is the packet's experiment as it was just read; texts are loaded of the packet's own items alone.
+    ``rubrics``: id -> the rubric as its file has it now, as far as files are known. PacketError lists every mistake.
     """
-    everyone = store.read(packet.experiment)
-    texts = store.texts([c for c in everyone if c.rubric_sha256 == packet.rubric.sha256])
+    mine = [c for c in everyone if c.rubric_sha256 == packet.rubric.sha256]
+    named = {i.item for i in packet.items}
+    texts = store.texts([c for c in mine if not named.isdisjoint(item_ids(c.run_id))])
     matched = match_verdicts(packet, texts, rubrics=rubrics, now=utc_now(), default_judge=packet.judge_kind)
-    by_run = {c.run_id: c for c in texts}
+    now = {c.run_id: c for c in mine}
     rubric = rubrics.get(packet.rubric.id) or packet.rubric
     if packet.audit is not None:
-        new = {run_id for run_id in matched.verdicts if by_run[run_id].sit_down() is None}
-        _weigh(store, packet.audit, new, [c for c in everyone if c.rubric_sha256 == packet.rubric.sha256])
+        new = {run_id for run_id in matched.verdicts if now[run_id].sit_down() is None}
+        now |= _weigh(store, packet.audit, new, mine)
     for run_id, verdict in matched.verdicts.items():
-        store.record(by_run[run_id], verdict, rubric)
+        now[run_id] = store.record(now[run_id], verdict, rubric)
     for run_id, verdict in matched.duplicates.items():
-        store.record(by_run[run_id], verdict, rubric, second=True)
-    changed = matched.verdicts or matched.duplicates
-    after = {c.run_id: c for c in (store.read(packet.experiment) if changed else everyone)}
-    candidates = tuple(dataclasses.replace(after[c.run_id], outputs=c.outputs, context=c.context) for c in texts)
-    return Applied(
-        applied=len(matched.verdicts),
-        unchanged=matched.unchanged,
-        pending=sum(c.pending for c in candidates),
-        candidates=candidates,
-    )
+        now[run_id] = store.record(now[run_id], verdict, rubric, second=True)
+    return Applied(applied=len(matched.verdicts), unchanged=matched.unchanged, candidates=tuple(now.values()))
 
 
-def _weigh(store: TrackingStore, audit: str, new: Collection[str], candidates: Sequence[LoggedCandidate]) -> None:
+def _weigh(
+    store: TrackingStore, audit: str, new: Collection[str], candidates: Sequence[LoggedCandidate]
+) -> dict[str, LoggedCandidate]:
     """Give every label that audits brought its sampling probability, now that this one labels the runs ``new``.
 
-    Before the verdicts are written: should writing be interrupted, applying the packet again ends the same.
+    Before the verdicts are written: should writing be interrupted, applying the packet again ends the same. Returns the
+    candidates that changed, by run.
     """
     tasks = {c.task for c in candidates if c.run_id in new}
-    known = [dataclasses.replace(c, audited=audit) if c.run_id in new else c for c in candidates if c.task in tasks]
-    stored = {c.run_id: c.sampling_probability for c in candidates}
-    for run_id, probability in sampling_probabilities(known).items():
+    known = {
+        c.run_id: dataclasses.replace(c, audited=audit) if c.run_id in new else c for c in candidates if c.task in tasks
+    }
+    changed = {}
+    for run_id, probability in sampling_probabilities(list(known.values())).items():
         value = f"{probability:.6g}"
-        if run_id in new or stored[run_id] != float(value):
+        if run_id in new or known[run_id].sampling_probability != float(value):
             store.tag(run_id, {SAMPLING: value, **({AUDITED: audit} if run_id in new else {})})
+            changed[run_id] = dataclasses.replace(known[run_id], sampling_probability=float(value))
+    return changed

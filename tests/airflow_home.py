@@ -17,7 +17,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,40 +60,6 @@ def memory_mb(pid: int) -> int:
             total += sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
             waiting += [int(c) for t in (one / "task").iterdir() for c in (t / "children").read_text().split()]
     return total // 1024
-
-
-@contextlib.contextmanager
-def tracking_server(folder: Path) -> Iterator[str]:
-    """A real ``mlflow server`` on SQLite that also keeps the artifacts."""
-    folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts"),
-    ]  # fmt: skip
-    quiet = {
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-    }
-    with (folder / "log.txt").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env={**os.environ, **quiet}, stdout=log, stderr=log, start_new_session=True
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(address + "/health", timeout=2)
-                break
-            assert process.poll() is None, (folder / "log.txt").read_text()[-2000:]
-            assert time.monotonic() < deadline, "mlflow server did not start"
-            time.sleep(0.2)
-        yield address
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(20)
 
 
 @dataclass
@@ -258,8 +224,7 @@ class AirflowHome:
             if (states.get(task) if task else run) == state:
                 return states
             assert time.monotonic() < deadline, f"{task or run_id} is not {state}: {run} {states}\n{self.logs()}"
-            assert task == "" or run in ("queued", "running"), f"{run_id} is {run}: {states}\n{self.logs()}"
-            assert task or run in ("queued", "running"), f"{run_id} is {run}: {states}\n{self.logs()}"
+            assert run in ("queued", "running"), f"{run_id} is {run}: {states}\n{self.logs()}"
             time.sleep(1)
 
 

@@ -39,6 +39,11 @@ import pytest
 def test_tip(candidate):
     assert candidate.text.strip()
 """
+JOKES = """
+@pytest.mark.promptbench("jokes.yaml")
+def test_joke(candidate):
+    assert candidate.text.strip()
+"""
 _PLUGINS = (
     "cacheprovider", "hypothesispytest", "schemathesis", "anyio", "randomly", "rerunfailures", "timeout", "asyncio",
     "pytest_cov",
@@ -91,6 +96,18 @@ class Project:
         cases = "".join(f"  - {{id: s{i}, vars: {{situation: situation-{i}}}}}\n" for i in range(self.scenarios))
         self.file("evals/tips.yaml", f"task: tip\nrubric: tip-v1\n{self.suite}scenarios:\n{cases}")
         self.file("evals/test_tips.py", TEST)
+        return self
+
+    def second_suite(self, *, rubric: str = "tip-v1", scenarios: int = 2) -> Project:
+        """A suite of the task joke beside the first, in the same test file."""
+        text = (self.root / f"prompts/tip/{self.prompts[0]}.yaml").read_text().replace("Tip:", "Joke:")
+        for p in self.prompts:
+            self.file(f"prompts/joke/{p}.yaml", text)
+        if rubric != "tip-v1":
+            self.file(f"rubrics/{rubric}.md", RUBRIC.lstrip("\n").replace("tip-v1", rubric))
+        cases = "".join(f"  - {{id: j{i}, vars: {{situation: joke-{i}}}}}\n" for i in range(scenarios))
+        self.file("evals/jokes.yaml", f"task: joke\nrubric: {rubric}\n{self.suite}scenarios:\n{cases}")
+        self.file("evals/test_tips.py", TEST + JOKES)
         return self
 
     def file(self, name: str, text: str) -> Path:

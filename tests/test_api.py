@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -22,9 +24,13 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from pytest_promptbench.api import AirflowSettings, ServiceSettings, create_app
-from pytest_promptbench.api.jobs import Jobs, arguments
-from pytest_promptbench.api.models import CandidateShape, LeaderboardShape, PacketShape, RunRequest
+from pytest_promptbench.airflow.request import PARAMS
+from pytest_promptbench.airflow.request import Project as Place
+from pytest_promptbench.api import AirflowSettings, ServiceSettings, create_app, models
+from pytest_promptbench.api.guard import Tokens
+from pytest_promptbench.api.jobs import Jobs
+from pytest_promptbench.api.models import CandidateShape, LeaderboardShape, PacketShape
+from pytest_promptbench.api.serve import FOR_WHO_WAITS
 from pytest_promptbench.cli import main
 from pytest_promptbench.errors import PacketError, UsageError
 from pytest_promptbench.experiments import Experiments
@@ -315,6 +321,10 @@ def test_a_hostile_name_is_only_a_name(reader: httpx.Client, name: str) -> None:
         (f"runs/{EXPERIMENT}?judge_pending=perhaps", "query.judge_pending"),
         (f"leaderboard/{EXPERIMENT}?rubric_sha256=x", "query.rubric_sha256"),
         ("experiments?offset=-1", "query.offset"),
+        (f"runs/{EXPERIMENT}?modell=haiku", "query.modell"),
+        (f"leaderboard/{EXPERIMENT}?limit=3", "query.limit"),
+        ("suites?x", "query.x"),
+        ("run/bench-1?tail=9", "query.tail"),
     ],
 )
 def test_a_wrong_parameter_is_422_and_named(reader: httpx.Client, path: str, names: str) -> None:
@@ -327,7 +337,15 @@ def test_every_error_is_a_problem_document(reader: httpx.Client) -> None:
     problem(reader.get("/api/nowhere"), 404)
     wrong = reader.put(f"/api/bench/leaderboard/{EXPERIMENT}")
     problem(wrong, 405)
-    assert wrong.headers["allow"] == "GET"
+    assert wrong.headers["allow"] == "GET, HEAD"
+
+
+def test_head_is_get_without_the_body(reader: httpx.Client) -> None:
+    for path in ("/api/health", f"/api/bench/leaderboard/{EXPERIMENT}", "/", "/api/nowhere"):
+        got, head = reader.get(path), reader.head(path)
+        assert (head.status_code, head.content) == (got.status_code, b"")
+        for name in ("content-length", "content-type", "etag", "content-security-policy"):
+            assert head.headers.get(name) == got.headers.get(name)
 
 
 def test_answers_carry_headers_that_keep_browsers_in_check(reader: httpx.Client) -> None:
@@ -369,6 +387,22 @@ def test_tokens(logged: Project, headers: dict[str, str], get: int, post: int) -
     if get == 401:
         assert written.headers["www-authenticate"].startswith('Bearer realm="promptbench"')
     assert client.get("/api/health").status_code == 200
+
+
+@pytest.mark.parametrize("given", [TOKEN, READ_TOKEN, TOKEN[:-1], TOKEN + "x", "", "\udcff" * 9])
+def test_every_known_token_is_compared_whatever_the_first_comparison_says(given: str) -> None:
+    """What takes the time of a comparison does not depend on the token, nor on which tokens there are."""
+    compared: list[tuple[int, int]] = []
+
+    def same(a: bytes, b: bytes) -> bool:
+        compared.append((len(a), len(b)))
+        return hmac.compare_digest(a, b)
+
+    for kept in ({"token": TOKEN, "read_token": READ_TOKEN}, {"token": TOKEN}, {"read_token": READ_TOKEN}, {}):
+        compared.clear()
+        role = Tokens(settings_of(Path(), **kept), same=same).role(given)
+        assert role == ({TOKEN: "write", READ_TOKEN: "read"}.get(given) if given in kept.values() else None)
+        assert compared == [(32, 32), (32, 32)], "hashes, of one length"
 
 
 def test_with_only_a_read_token_nobody_writes(logged: Project) -> None:
@@ -589,6 +623,11 @@ def test_parse_errors_are_packet_errors() -> None:
         ("judge", "harsh"),
         ("max_cost", -1),
         ("max_cost", "1"),
+        ("tolerances", ["composite"]),
+        ("wait", "sensor"),
+        ("wait", "approval"),
+        ("timeout", 0),
+        ("strict", "yes"),
         ("surprise", True),
     ],
 )
@@ -605,30 +644,29 @@ def test_what_is_no_json_is_400_or_422(reader: httpx.Client) -> None:
         assert answer.headers["content-type"] == PROBLEM
 
 
-def test_every_value_stands_in_one_argument_behind_its_option(tmp_path: Path) -> None:
-    request = RunRequest(
-        suite="evals", models=["a b", "$(x)"], prompts=["v1"], k="haiku and not v2; rm", experiment="nightly 1",
-        shards=3, concurrency=5, judge="both", max_cost=0.5,
-    )  # fmt: skip
-    assert arguments(request, test_path="evals", baseline="evals/baseline.json", report=tmp_path) == [
-        "./evals", "-k=haiku and not v2; rm", "--bench-models=a b,$(x)", "--bench-prompts=v1",
-        "--bench-experiment=nightly 1", "--numprocesses=3", "--bench-concurrency=5", f"--bench-report={tmp_path}",
-        "--judge-auto", "--bench-compare=evals/baseline.json", "--bench-max-cost=0.500000",
-    ]  # fmt: skip
+def test_what_may_be_asked_is_what_the_dag_takes(reader: httpx.Client) -> None:
+    shape = reader.get("/api/openapi.json").json()["components"]["schemas"]["RunRequest"]
+    assert set(shape["properties"]) == set(PARAMS)
+    for name, schema in PARAMS.items():
+        assert shape["properties"][name]["description"] == schema["description"]
+        assert shape["properties"][name].get("default") == (None if name == "suite" else schema["default"])
+    assert shape["required"] == ["suite"]
 
 
-def ended(client: httpx.Client, location: str) -> dict[str, Any]:
+def until(client: httpx.Client, location: str, *states: str) -> dict[str, Any]:
     for _ in range(800):  # two xdist workers that import LiteLLM and MLflow, on a machine that may be busy
         state: dict[str, Any] = client.get(location).json()
-        if state["state"] != "running":
+        if state["state"] in states:
             return state
+        assert state["state"] in ("running", "waiting"), state
         time.sleep(0.3)
-    raise AssertionError("the run does not end")
+    raise AssertionError(f"the run is not {states}: {state}")
 
 
-def test_a_run_is_a_job_of_this_machine(root: Path, logged: Project) -> None:
+def test_a_run_is_a_job_of_this_machine_that_waits_for_its_judge(root: Path, logged: Project) -> None:
     environ = logged.environment() | {"PROMPTBENCH_API_TOKEN": TOKEN}
-    client = client_of(root, environ=environ, max_jobs=1)
+    never = 3600.0
+    client = client_of(root, environ=environ, max_jobs=1, poll_s=never)
     suites = client.get("/api/bench/suites").json()
     assert suites == {
         "files": [{"path": "evals/test_tips.py", "suites": ["evals/tips.yaml"]}], "folders": ["evals"], "baselines": [],
@@ -648,34 +686,93 @@ def test_a_run_is_a_job_of_this_machine(root: Path, logged: Project) -> None:
         assert client_of(root).get(location).json()["state"] == "running"
     finally:
         logged.provider.latency_s = 0.0
-    state = ended(client, location)
-    assert (state["state"], state["exit_code"], state["where"]) == ("success", 0, "local"), state
+    state = until(client, location, "waiting")
+    assert (state["exit_code"], state["where"], state["ended_at"]) == (0, "local", None)
     assert state["request"] == asked
-    assert "4 passed" in state["log"][-1]
+    assert state["experiment"] == started.json()["experiment"] == "over http"
+    steps = {"collect": "success", "export": "success", "wait": "waiting"}
+    assert state["tasks"] == [{"task": name, "state": state} for name, state in steps.items()]
+    assert any("4 passed" in line for line in state["log"])
+    tag = client.get(location).headers["etag"]
+    assert client.get(location, headers={"If-None-Match": tag}).status_code == 304
     found = client.get("/api/bench/runs/over http").json()
     assert {(r["model"], r["scenario"]) for r in found["runs"]} == {("haiku", "s1"), ("haiku", "s2")}
-    assert client_of(root).get(location).json()["exit_code"] == 0
+
+    # Another service takes it over once the verdicts are in, and asks no provider.
+    asked_before = logged.provider.count
+    with served(
+        root, **{k: v for k, v in environ.items() if k in ("SCRIPTED_KEY", "PROMPTBENCH_API_TOKEN")}
+    ) as address:
+        sure = httpx.Client(base_url=address, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60)
+        packet = sure.get("/api/bench/packet/over http").json()
+        assert sure.post("/api/bench/verdicts", json=scored(packet)).json()["pending"] == 0
+        state = until(sure, location, "success")
+    assert [t["state"] for t in state["tasks"]] == ["success"] * 4
+    assert [t["task"] for t in state["tasks"]] == ["collect", "export", "wait", "compare"]
+    assert state["ended_at"]
+    assert logged.provider.count == asked_before
     folder = root / ".promptbench" / "jobs" / state["id"]
-    assert TOKEN not in (folder / "job.json").read_text() + (folder / "log.txt").read_text()
+    board = json.loads((folder / "report" / "leaderboard.json").read_text())
+    assert [(r["composite"], r["judged"], r["pending"]) for r in board["rows"]] == [(12.0, 2, 0)] * 2
+    assert TOKEN not in "".join(p.read_text() for p in folder.glob("*.*"))
+
+
+def test_a_run_of_one_suite_runs_no_other_and_fails_at_its_gate(root: Path, logged: Project) -> None:
+    here = Project(root, logged.provider)
+    here.second_suite()
+    client = client_of(root, environ=logged.environment(), poll_s=0.3)
+    for name in ("old", "new"):
+        asked = {"suite": "evals/jokes.yaml", "experiment": name, "models": ["haiku"]}
+        more = {"baseline": "evals/baseline.json", "tolerances": ["composite:0.1"], "strict": True}
+        started = client.post("/api/bench/run", json=asked | (more if name == "new" else {}))
+        location = started.headers["location"]
+        until(client, location, "waiting")
+        runs = client.get(f"/api/bench/runs/{name}").json()["runs"]
+        assert {(r["task"], r["scenario"]) for r in runs} == {("joke", "j0"), ("joke", "j1")}
+        packet = scored(client.get(f"/api/bench/packet/{name}").json(), value=5 if name == "old" else 1)
+        client.post("/api/bench/verdicts", json=packet)
+        if name == "old":
+            until(client, location, "success")
+            saved = here.pytest("--bench-read", "--bench-save", "--bench-experiment", "old", "-k", "joke")
+            assert saved.code == 0, saved.text
+            for prompt in (root / "prompts/joke").iterdir():  # other texts, that nobody has judged yet
+                prompt.write_text(prompt.read_text().replace("Joke:", "Another joke:"))
+    state = until(client, location, "failed")
+    assert state["exit_code"] == 1
+    assert state["tasks"][-1] == {"task": "compare", "state": "failed"}
+    assert any("the gate against evals/baseline.json did not pass" in line for line in state["log"])
 
 
 def test_a_run_that_fails_says_so(root: Path, logged: Project) -> None:
     client = client_of(root, environ=logged.environment())
     started = client.post("/api/bench/run", json={"suite": "evals", "models": ["unknown; touch owned"]}).json()
-    state = ended(client, f"/api/bench/run/{started['id']}")
-    assert state["state"] == "failed"
+    state = until(client, f"/api/bench/run/{started['id']}", "failed")
     assert state["exit_code"] in (2, 4)
     assert any("unknown; touch owned" in line for line in state["log"])
     assert not list(root.rglob("owned"))
 
 
-def test_of_a_job_whose_service_died_the_end_is_not_known(tmp_path: Path) -> None:
+def test_a_run_whose_time_to_be_judged_is_up_fails(root: Path, logged: Project) -> None:
+    folder = root / ".promptbench" / "jobs" / "bench-20261123T120000-00000000"
+    folder.mkdir(parents=True)
+    group = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=None).read(EXPERIMENT)[0].group
+    (folder / "job.json").write_text(json.dumps({"request": {"suite": "evals", "experiment": EXPERIMENT}}))
+    waits = {"state": "waiting", "steps": {"wait": "waiting"}, "groups": [list(group)], "deadline": time.time() - 1}
+    (folder / "state.json").write_text(json.dumps(waits))
+    client = client_of(root, poll_s=0.2)
+    state = until(client, f"/api/bench/run/{folder.name}", "failed")
+    assert state["tasks"] == [{"task": "wait", "state": "failed"}]
+    assert state["log"] == ["== failed: the time to wait is up, and 12 candidates are still pending"]
+
+
+def test_of_a_job_whose_process_was_killed_the_end_is_not_known(tmp_path: Path) -> None:
     folder = tmp_path / "bench-20261123T120000-00000000"
     folder.mkdir()
     (folder / "job.json").write_text('{"started_at": "2026-11-23T12:00:00Z", "request": {"suite": "evals"}}')
     (folder / "lock").touch()
     (folder / "log.txt").write_bytes(b"one\n\xff\x1b[31mtwo\n")
-    jobs = Jobs(root=tmp_path, folder=tmp_path, python=sys.executable, environ={}, tracking_uri="", most=1)
+    place = Place(root=tmp_path, python=Path(sys.executable), tracking_uri="sqlite:///x.db")
+    jobs = Jobs(project=place, folder=tmp_path, environ={}, most=1, open_store=place.store)
     found = jobs.find(folder.name)
     assert found is not None
     assert (found.state, found.exit_code, found.log) == ("lost", None, ("one", "\ufffd␛[31mtwo"))
@@ -765,12 +862,14 @@ def test_a_run_is_airflows_where_it_is_configured(logged: Project, airflow: Scri
     assert (started["where"], started["state"]) == ("airflow", "queued")
     sent = airflow.runs[started["id"]]
     assert sent == {
-        "logical_date": None, "dag_run_id": started["id"], "conf": {**asked, "suite": "evals/test_tips.py"},
+        "logical_date": None, "dag_run_id": started["id"], "conf": {**asked, "experiment": started["experiment"]},
     }  # fmt: skip
+    assert re.fullmatch(r"bench-20\d\d-\d\d-\d\d", started["experiment"])
     state = client.get(f"/api/bench/run/{started['id']}").json()
     assert state["state"] == "running"
     assert state["tasks"] == [{"task": "collect[1]", "state": "running"}, {"task": "compare", "state": None}]
     assert state["log"] == ["4 passed"]
+    assert state["experiment"] == started["experiment"]
     problem(client.get("/api/bench/run/bench-unknown"), 404)
     assert not (logged.root / ".promptbench" / "jobs").exists()
 
@@ -839,7 +938,8 @@ def test_airflow_down(logged: Project) -> None:
         assert "Airflow at http://127.0.0.1" in (detail := problem(response, 503))
         assert "start its API server, or correct PROMPTBENCH_AIRFLOW_URL" in detail
     health = client.get("/api/health")
-    assert problem(health, 503) == "Airflow does not answer"
+    expected = "Airflow does not answer: start its API server, or correct PROMPTBENCH_AIRFLOW_URL"
+    assert problem(health, 503) == expected
     assert (health.json()["mlflow"], health.json()["airflow"]) == (True, False)
     assert not (logged.root / ".promptbench" / "jobs").exists()
 
@@ -850,6 +950,7 @@ def test_mlflow_down(logged: Project, monkeypatch: pytest.MonkeyPatch, reader: h
     client = client_of(logged.root, tracking_uri=f"http://user:pw@127.0.0.1:{closed_port()}", artifact_root=None)
     answers = [client.get(f"/api/bench/{p}") for p in ("experiments", f"leaderboard/{EXPERIMENT}")]
     answers.append(client.post("/api/bench/verdicts", json=packet))
+    answers.append(client.post("/api/bench/run", json={"suite": "evals/tips.yaml"}))
     for answer in answers:
         detail = problem(answer, 503)
         assert "MLflow at http://***@127.0.0.1" in detail
@@ -857,21 +958,49 @@ def test_mlflow_down(logged: Project, monkeypatch: pytest.MonkeyPatch, reader: h
         assert "pw" not in detail
         assert answer.headers["retry-after"]
     health = client.get("/api/health")
-    assert problem(health, 503) == "MLflow does not answer"
+    assert problem(health, 503).startswith(
+        "MLflow does not answer: start MLflow's tracking server, or correct MLFLOW_TRACKING_URI (now http://***@127.0.0.1"
+    )
+    assert not (logged.root / ".promptbench" / "jobs").exists()
     page = client.get("/", headers={"Accept": "text/html"})
     assert (page.status_code, "Start MLflow" in page.text) == (503, True)
+
+
+def test_an_mlflow_that_takes_a_connection_and_never_answers(root: Path) -> None:
+    """Its client would wait 120 s, eight times."""
+    assert set(FOR_WHO_WAITS) == {"MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"}
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(50)
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with served(root, MLFLOW_TRACKING_URI=uri, MLFLOW_HTTP_REQUEST_TIMEOUT="1") as address:
+            began = time.monotonic()
+            answer = httpx.get(f"{address}/api/bench/experiments", timeout=120)
+            assert f"MLflow at {uri}" in problem(answer, 503)
+            assert time.monotonic() - began < 60
+            posted = httpx.post(f"{address}/api/bench/run", json={"suite": "evals"}, timeout=120)
+            assert "Start MLflow's tracking server" in problem(posted, 503)
+    assert not (root / ".promptbench" / "jobs").exists()
 
 
 # -- the OpenAPI document
 
 
-def test_the_document_has_examples_that_fit_it(reader: httpx.Client) -> None:
+def test_every_answer_and_the_request_have_an_example_that_fits(reader: httpx.Client) -> None:
     document = reader.get("/api/openapi.json").json()
     shapes = document["components"]["schemas"]
-    (example,) = shapes["RunRequest"]["examples"]
-    RunRequest.model_validate(example)
-    PacketShape.model_validate(shapes["PacketShape"]["examples"][0])
-    LeaderboardShape.model_validate(shapes["LeaderboardShape"]["examples"][0])
+    named = {
+        response["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        for operations in document["paths"].values()
+        for operation in operations.values()
+        for status, response in operation["responses"].items()
+        if status.startswith("2")
+    }
+    assert len(named) == 10
+    for name in (*named, "RunRequest"):
+        assert shapes[name].get("examples"), name
+        for example in shapes[name]["examples"]:
+            getattr(models, name).model_validate(example)
     assert shapes["RunRequest"]["additionalProperties"] is False
     assert set(document["paths"]) >= {"/api/health", "/api/bench/verdicts", "/api/bench/runs/{experiment}"}
 

@@ -17,7 +17,7 @@ LAYERS = [
     ["api", "optimize"],
     ["experiments"],
     ["ending"],
-    ["regression", "champions", "reviewing"],
+    ["regression", "champions", "reviewing", "reading"],
     ["sitdown", "axes", "scheduling"],
     ["airflow"],
     ["session"],

@@ -19,11 +19,12 @@ from pytest_promptbench.airflow.process import Ending, PytestProcess, ending
 from pytest_promptbench.airflow.request import PARAMS, Project, Request, project, slug, unknown_keys
 from pytest_promptbench.errors import UsageError
 
-from .airflow_home import AirflowHome, airflow_python, memory_mb, tracking_server
+from .airflow_home import AirflowHome, airflow_python, memory_mb
 from .project import TEST, children_of, migrated_database
 from .project import Project as Evals
-from .provider import ScriptedProvider
+from .provider import Fault, ScriptedProvider
 from .test_autojudge import project_in, reply
+from .test_server import mlflow_server
 
 AIRFLOW = airflow_python()
 needs_airflow = [
@@ -34,6 +35,7 @@ needs_airflow = [
         "interpreter in PROMPTBENCH_AIRFLOW_PYTHON",
     ),
 ]
+needs_all_of_airflow = [*needs_airflow, pytest.mark.slow]
 
 
 def request(**params: Any) -> Request:
@@ -51,9 +53,9 @@ def test_a_request_without_parameters_is_the_whole_suite() -> None:
     assert plain.collect("1/1") == [
         "evals/",
         "--bench-experiment=bench-2026-11-23",
+        f"--bench-report={folder}/shard-1",
         "--bench-tag=airflow.run_id=manual__2026-11-23T10:00:00+00:00",
         "--bench-concurrency=16",
-        f"--bench-report={folder}/shard-1",
         "--bench-shard=1/1",
     ]
     assert plain.export() == [
@@ -61,7 +63,11 @@ def test_a_request_without_parameters_is_the_whole_suite() -> None:
         "--bench-experiment=bench-2026-11-23",
         f"--judge-export=.promptbench/packets/{slug(plain.run_id)}/packet.json",
     ]
-    assert not any(a.startswith(("--bench-compare", "--bench-strict")) for a in plain.compare())
+    assert plain.compare() == [
+        "evals/", "--bench-experiment=bench-2026-11-23", f"--bench-report={folder}/report", "--bench-read",
+    ]  # fmt: skip
+    here = plain.collect_at_once()
+    assert here == [a.replace("/shard-1", "/collect") for a in plain.collect("1/1") if "shard=" not in a]
 
 
 def test_every_parameter_reaches_pytest_as_one_argument() -> None:
@@ -76,7 +82,8 @@ def test_every_parameter_reaches_pytest_as_one_argument() -> None:
     ]  # fmt: skip
     assert full.collect("2/4")[:6] == cells
     assert {"--bench-shard=2/4", "--bench-max-cost=0.500000", "--bench-allow-unpriced"} <= set(full.collect("2/4"))
-    assert {"--judge-auto", "--bench-max-cost=2.000000"} <= set(full.judge_automatically())
+    assert {"--judge-auto", "--bench-max-cost=2.000000", "--bench-read"} <= set(full.judge_automatically())
+    assert {"--numprocesses=4", "--bench-max-cost=2.000000"} <= set(full.collect_at_once())
     gate = ["--bench-compare=evals/baseline.json", "--bench-compare-fail=composite:5%", "--bench-strict"]
     assert full.compare()[-3:] == gate
     assert "--bench-strict" not in request(strict=True).compare(), "pytest refuses it without a baseline"
@@ -134,7 +141,55 @@ def test_settings_of_a_host(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=f"{name} is {value}"):
             project({**given, name: value})
     with pytest.raises(UsageError, match="suite: evals/ does not exist below"):
-        here.check(request())
+        here.prepared(request())
+
+
+SUITES = """
+import pytest
+
+@pytest.mark.promptbench("tips.yaml")
+def test_tip(candidate):
+    pass
+
+@pytest.mark.promptbench("jokes.yaml")
+def test_joke(candidate):
+    pass
+
+class TestMore:
+    @pytest.mark.slow
+    @pytest.mark.promptbench("jokes.yaml")
+    async def test_pun(self, candidate):
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "suite", "tests"),
+    [
+        (SUITES, "tips.yaml", ["evals/test_a.py::test_tip"]),
+        (SUITES, "jokes.yaml", ["evals/test_a.py::test_joke", "evals/test_a.py::TestMore::test_pun"]),
+        ("import pytest\npytestmark = pytest.mark.promptbench('tips.yaml')\n", "tips.yaml", ["evals/test_a.py"]),
+        (SUITES + "pytestmark = pytest.mark.promptbench('tips.yaml')\n", "tips.yaml", "cannot be told"),
+        (SUITES + "mine = pytest.mark.promptbench(FILE)\n", "jokes.yaml", "cannot be told"),
+        (SUITES.replace("class", "@pytest.mark.promptbench('tips.yaml')\nclass"), "jokes.yaml", "cannot be told"),
+        (SUITES, "models.yaml", "evals/models.yaml is named by no test"),
+        (SUITES, "nowhere.yaml", "suite: evals/nowhere.yaml does not exist below"),
+    ],
+)
+def test_a_suite_file_means_its_tests_alone(tmp_path: Path, text: str, suite: str, tests: list[str] | str) -> None:
+    (tmp_path / "evals").mkdir()
+    (tmp_path / "evals/test_a.py").write_text(text)
+    for name in ("tips.yaml", "jokes.yaml", "models.yaml"):
+        (tmp_path / "evals" / name).touch()
+    here = Project(root=tmp_path, python=Path(sys.executable), tracking_uri="http://127.0.0.1:5000")
+    asked = request(suite=f"evals/{suite}")
+    if isinstance(tests, str):
+        with pytest.raises(UsageError, match=tests):
+            here.prepared(asked)
+    else:
+        prepared = here.prepared(asked)
+        assert list(prepared.tests) == tests
+        assert prepared.collect("1/1")[: len(tests)] == prepared.compare()[: len(tests)] == tests
 
 
 def test_pytest_gets_the_environment_without_airflow_and_without_pytest_settings(tmp_path: Path) -> None:
@@ -144,6 +199,8 @@ def test_pytest_gets_the_environment_without_airflow_and_without_pytest_settings
         "AIRFLOW__CORE__X": "x",
         "_AIRFLOW__AS_LIBRARY": "x",
         "PYTEST_ADDOPTS": "-x",
+        "PROMPTBENCH_API_TOKEN": "t",
+        "PROMPTBENCH_AIRFLOW_PASSWORD": "p",
         "KEY": "k",
     }
     wanted = {"KEY": "k", "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000", "PYTHONUNBUFFERED": "1"}
@@ -156,9 +213,20 @@ def test_a_process_is_heard_and_its_alarms_are_kept(tmp_path: Path) -> None:
     code += r"sys.stdout.buffer.write(b'\xff\n'); sys.exit(1)"
     heard: list[str] = []
     done = PytestProcess([sys.executable, "-c", code], cwd=tmp_path, env=os.environ).run(heard.append)
-    assert done.ending is Ending.RESULT
+    assert done.ending is Ending.CRASH, "to be tried again, whatever the exit code says"
+    assert done.last_words == "NOT IN MLFLOW: 3 candidates"
     assert heard == ["one", "NOT IN MLFLOW: 3 candidates", r"\xff"]
     assert done.alarms == ("NOT IN MLFLOW: 3 candidates",)
+
+
+def test_a_session_that_could_not_reach_mlflow_is_worth_another_try(tmp_path: Path) -> None:
+    """A usage error by its code, as an export and --bench-read end with it."""
+    code = "import sys; print('ERROR: MLflow at http://127.0.0.1:1: down'); sys.exit(4)"
+    done = PytestProcess([sys.executable, "-c", code], cwd=tmp_path, env=os.environ).run(lambda _: None)
+    assert (done.code, done.ending) == (4, Ending.CRASH)
+    code = "import sys; print('ERROR: MLflow has no experiment e'); sys.exit(4)"
+    done = PytestProcess([sys.executable, "-c", code], cwd=tmp_path, env=os.environ).run(lambda _: None)
+    assert done.ending is Ending.MISTAKE
 
 
 def test_ending_a_process_ends_its_children_too(tmp_path: Path) -> None:
@@ -210,22 +278,23 @@ def settled(installation: AirflowHome, evals: Evals) -> AirflowHome:
 
 
 class Judge(threading.Thread):
-    """Somebody who sits down: waits for the packet, scores it, applies it."""
+    """Somebody who sits down: waits for the packets, scores them, applies them."""
 
-    def __init__(self, evals: Evals, *, value: int) -> None:
+    def __init__(self, evals: Evals, *, value: int, packets: int = 1) -> None:
         super().__init__(daemon=True)
-        self.evals, self.value, self.packet, self.said = evals, value, "", ""
+        self.evals, self.value, self.packets = evals, value, packets
+        self.said: list[str] = []
 
     def run(self) -> None:
         deadline = time.monotonic() + 240
         found: list[Path] = []
-        while not found and time.monotonic() < deadline:
-            found = list(self.evals.root.glob(".promptbench/packets/*/packet.json"))
+        while len(found) < self.packets and time.monotonic() < deadline:
+            found = list(self.evals.root.glob(".promptbench/packets/*/packet*.json"))
             time.sleep(0.5)
         time.sleep(5)  # until the task waits
-        self.packet = str(found[0].relative_to(self.evals.root))
-        self.evals.score(self.packet, value=self.value)
-        self.said = self.evals.pytest("--judge-apply", self.packet).text
+        for packet in (str(p.relative_to(self.evals.root)) for p in found):
+            self.evals.score(packet, value=self.value)
+            self.said.append(self.evals.pytest("--judge-apply", packet).text)
 
 
 class TestDagTest:
@@ -273,6 +342,7 @@ class TestDagTest:
         assert "unknown keys in the configuration: shard; known: suite, models" in run["log"]
         assert set(run["tasks"].values()) == {"failed", "upstream_failed"}
 
+    @pytest.mark.slow
     def test_two_shards_wait_for_verdicts_while_one_test_fails_and_one_shard_crashes_once(
         self, home: AirflowHome, evals: Evals
     ) -> None:
@@ -286,7 +356,7 @@ class TestDagTest:
         run = home.dag_test({"shards": 2, "experiment": "e"})
         judge.join(60)
         assert run["state"] == "success", run["log"][-5000:]
-        assert "applied 8, unchanged 0, still pending 0" in judge.said
+        assert "applied 8, unchanged 0, still pending 0" in judge.said[0]
         assert "candidates of e wait for their verdict" in run["log"], "it was deferred"
         assert sorted(run["tries"][f"collect/{i}"] for i in (0, 1)) == [1, 2]
         assert [run["xcoms"][f"collect/{i}"] for i in (0, 1)] == [{"shard": f"{i}/2", "exit_code": 1} for i in (1, 2)]
@@ -297,7 +367,7 @@ class TestDagTest:
         assert len(runs) == 8
         assert {r.data.tags["airflow.run_id"] for r in runs} == {run["run_id"]}
         compared = run["xcoms"]["compare"]
-        assert (compared["exit_code"], compared["gates"]) == (1, {})
+        assert compared["gates"] == {}
         (row,) = compared["leaderboards"][0]["rows"]
         assert (row["composite"], row["judged"], row["pending"]) == (12.0, 8, 0)
         papers = run["xcoms"]["export"]["mlflow_run"]
@@ -305,6 +375,7 @@ class TestDagTest:
         kept = [p.relative_to(evals.root).as_posix() for p in evals.root.glob(f"mlartifacts/*/{papers}/artifacts/**/*")]
         assert {Path(p).name for p in kept} >= {"packet.json", "leaderboard.json", "leaderboard.html"}
 
+    @pytest.mark.slow
     def test_a_regression_fails_the_run_and_an_empty_packet_waits_for_nobody(
         self, home: AirflowHome, evals: Evals
     ) -> None:
@@ -325,6 +396,27 @@ class TestDagTest:
         assert run["tasks"]["wait_for_verdicts"] == run["tasks"]["approve"] == "skipped"
         assert run["xcoms"]["export"]["pending"] == 0
 
+    def test_two_suites_of_one_rubric_wait_for_both_packets_and_what_failed_is_not_generated_by_compare(
+        self, home: AirflowHome, evals: Evals
+    ) -> None:
+        evals.second_suite()
+        evals.provider.script("situation-3", Fault(status=400))
+        judge = Judge(evals, value=4, packets=2)
+        judge.start()
+        run = home.dag_test({"experiment": "two"})
+        judge.join(60)
+        assert run["state"] == "success", run["log"][-5000:]
+        assert judge.said[-1].count("still pending 0") == 1
+        exported = run["xcoms"]["export"]
+        assert [Path(p).name for p in exported["packets"]] == ["packet-joke.json", "packet-tip.json"]
+        assert (exported["pending"], sorted(g[0] for g in exported["groups"])) == (9, ["joke", "tip"])
+        boards = {b["task"]: b["rows"][0] for b in run["xcoms"]["compare"]["leaderboards"]}
+        assert {t: (r["judged"], r["pending"], r["failed"]) for t, r in boards.items()} == {
+            "tip": (7, 0, 1), "joke": (2, 0, 0),
+        }  # fmt: skip
+        assert len(evals.provider.requests) == 10, "compare asks for nothing, not even for what had failed"
+
+    @pytest.mark.slow
     def test_the_automatic_judge_scores_and_nobody_sits_down(self, installation: AirflowHome, tmp_path: Path) -> None:
         with ScriptedProvider(reply=reply) as provider:
             evals = project_in(tmp_path, provider)
@@ -337,17 +429,18 @@ class TestDagTest:
         assert sum("judge" in r["model"] for r in provider.requests) == 3
         assert len(provider.requests) == 6, "collected once, judged once"
 
+    @pytest.mark.slow
     def test_the_trigger_ends_when_its_time_is_up_and_when_mlflow_stays_away(
         self, installation: AirflowHome, evals: Evals
     ) -> None:
         assert evals.pytest("--bench-experiment", "t").code == 0
-        rubric = evals.store.read("t")[0].rubric_sha256
+        group = list(evals.store.read("t")[0].group)
         uri = f"sqlite:///{evals.root}/mlflow.db"
-        late = {"tracking_uri": uri, "artifact_root": None, "experiment": "t", "rubrics": [rubric], "poll_s": 0.01}
+        late = {"tracking_uri": uri, "artifact_root": None, "experiment": "t", "groups": [group], "poll_s": 0.01}
         far = time.time() + 600
         waits = [
             late | {"deadline": time.time() - 1},
-            late | {"deadline": far, "rubrics": ["of nobody"]},
+            late | {"deadline": far, "groups": [["of nobody", group[1]]]},
             late | {"deadline": far, "tracking_uri": f"sqlite:///{evals.root}/evals/tips.yaml"},
         ]
         found = installation.run("wait", waits=waits)
@@ -359,6 +452,7 @@ class TestDagTest:
         assert "poll failed, 9 of 10 in a row" in found["log"]
         assert "poll failed, 10 of 10 in a row" in found["log"]
 
+    @pytest.mark.slow
     def test_nothing_selected_is_no_success(self, home: AirflowHome, evals: Evals) -> None:
         run = home.dag_test({"k": "no_such_cell", "shards": 2})
         assert run["state"] == "failed"
@@ -366,6 +460,7 @@ class TestDagTest:
         assert "no test was selected by this suite" in run["log"]
         assert evals.provider.requests == []
 
+    @pytest.mark.slow
     def test_a_mistake_in_a_file_is_not_tried_again(self, home: AirflowHome, evals: Evals) -> None:
         evals.file("evals/tips.yaml", "task: tip\nrubric: no-such-rubric\nscenarios: [{id: a, vars: {situation: x}}]\n")
         run = home.dag_test({})
@@ -374,6 +469,7 @@ class TestDagTest:
         assert "pytest ended with 2, a mistake to mend" in run["log"]
         assert "no-such-rubric" in run["log"]
 
+    @pytest.mark.slow
     def test_a_host_without_settings_says_which(self, installation: AirflowHome) -> None:
         run = installation.dag_test({})
         assert run["tasks"]["plan"] == "failed"
@@ -383,7 +479,7 @@ class TestDagTest:
 class TestOverRest:
     """One Airflow with its processes, one tracking server, one provider: everything over HTTP."""
 
-    pytestmark = needs_airflow
+    pytestmark = needs_all_of_airflow
 
     @pytest.fixture(scope="class")
     def place(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[AirflowHome, Evals]]:
@@ -391,7 +487,7 @@ class TestOverRest:
         folder = tmp_path_factory.mktemp("rest")
         root = folder / "project"
         root.mkdir()
-        with ScriptedProvider() as provider, tracking_server(folder / "mlflow") as uri:
+        with ScriptedProvider() as provider, mlflow_server(folder, f"sqlite:///{folder}/mlflow.db") as uri:
             evals = Evals(root, provider, models=("haiku",), environ={"MLFLOW_TRACKING_URI": uri})
             evals.write()
             home = settled(AirflowHome(folder / "airflow", AIRFLOW), evals)
@@ -443,7 +539,7 @@ class TestOverRest:
         _, waiting = home.api("GET", f"{base}/hitlDetails?response_received=false")
         (detail,) = waiting["hitl_details"]
         assert "pytest --judge-apply" in detail["body"]
-        assert home.xcom("approval-1", "export")["packet"] in detail["body"]
+        assert home.xcom("approval-1", "export")["packets"][0] in detail["body"]
         answer = {"chosen_options": ["Approve"], "params_input": {}}
         path = f"{base}/taskInstances/approve/-1/hitlDetails"
         assert home.api("PATCH", path, answer)[0] == 200

@@ -74,8 +74,9 @@ def test_the_compose_file_is_yaml_whose_parts_refer_to_each_other() -> None:
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
 
 
-def test_constraints_pin_versions_without_addresses() -> None:
-    lines = [x for x in (ROOT / "constraints.txt").read_text().splitlines() if x and not x.startswith("#")]
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-airflow.txt"])
+def test_constraints_pin_versions_without_addresses(name: str) -> None:
+    lines = [x for x in (ROOT / name).read_text().splitlines() if x and not x.startswith("#")]
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!-]+", line) for line in lines)
 
 

@@ -11,6 +11,7 @@ import pytest
 from .project import Project
 from .provider import ScriptedProvider
 from .test_server import server
+from .test_web import Browser, needs_chromium
 
 __all__ = ["server"]
 SCRIPT = """
@@ -18,32 +19,37 @@ import json, sys
 import mlflow
 from mlflow.entities import AssessmentSource
 from mlflow.genai import review_queues
-uri, experiment, answers = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+uri, experiment, answers, by = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), json.loads(sys.argv[4])
 mlflow.set_tracking_uri(uri)
 found = mlflow.get_experiment_by_name(experiment).experiment_id
 (queue,) = review_queues.list_review_queues(experiment_id=found)
 items = sorted(review_queues.list_review_queue_items(queue.queue_id), key=lambda i: i.item_id)
-for item, given in zip(items, answers):
+for item, given, who in zip(items, answers, by):
     for name, value in given.items():
         mlflow.log_feedback(
             trace_id=item.item_id, name=name, value=value, rationale="seen",
-            source=AssessmentSource(source_type="HUMAN", source_id="ann"),
+            source=AssessmentSource(source_type="HUMAN", source_id=who),
         )
     review_queues.set_review_queue_item_status(
-        queue.queue_id, item_id=item.item_id, status="complete", completed_by="ann"
+        queue.queue_id, item_id=item.item_id, status="complete", completed_by=who
     )
 traces = [mlflow.get_trace(i.item_id) for i in items]
-print(json.dumps([[t.data.spans[0].inputs, t.data.spans[0].outputs, dict(t.info.tags)] for t in traces], default=str))
+spans = [t.data.spans[0] for t in traces]
+seen = [[s.inputs, s.outputs, dict(t.info.tags), s.start_time_ns] for s, t in zip(spans, traces)]
+print(json.dumps(seen, default=str))
 """
 
 
-def review(project: Project, uri: str, experiment: str, answers: list[dict[str, Any]]) -> list[Any]:
-    """Answer as a person would in MLflow's pages: feedback on the trace, then the item is complete."""
+def review(
+    project: Project, uri: str, experiment: str, answers: list[dict[str, Any]], *, by: list[str] | None = None
+) -> list[Any]:
+    """Answer as a person would in MLflow's pages: feedback on the trace, then the item is complete. ``by`` ann."""
     import subprocess
     import sys
 
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, uri, experiment, json.dumps(answers)],
+        [sys.executable, "-c", SCRIPT, uri, experiment, json.dumps(answers),
+         json.dumps(by or ["ann"] * len(answers))],
         env=project.environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -56,20 +62,26 @@ def test_people_review_in_mlflows_own_pages(tmp_path: Path, server: str) -> None
         project = Project(
             tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=3, environ={"MLFLOW_TRACKING_URI": server}
         ).write()
-        named = ("--bench-experiment", "review")
+        suite = project.root / "evals/tips.yaml"
+        suite.write_text(suite.read_text().replace("{situation: ", "{rubric: a variable, situation: "))
+        named = ("--bench-experiment", "own pages")
         assert project.pytest(*named).code == 0
         filled = project.pytest("--judge-queue", "round 1", *named)
         assert filled.code == 0, filled.text
-        assert "3 pending candidates of review are in MLflow's review queue round 1" in filled.out
-        again = project.pytest("--judge-queue", "round 1", *named)
+        assert "3 pending candidates of own pages are in MLflow's review queue round 1" in filled.out
+        before = review(project, server, "own pages", [])
+        again = project.pytest("--judge-queue", "round 1", "--judge-reveal", *named)
         assert again.code == 0, again.text
 
         good = {"relevance": "4", "actionability": "5", "tone": "3", "format_ok": True}
         partly = {"relevance": "4"}
-        seen = review(project, server, "review", [good, partly])
+        seen = review(project, server, "own pages", [good, partly])
         assert len(seen) == 3  # filling twice put nothing in twice
-        for inputs, output, tags in seen:
-            assert set(inputs) == {"situation", "rubric"}
+        assert seen == before, "and changed nothing that a reviewer has before them"
+        for inputs, output, tags, _ in seen:
+            assert set(inputs) == {"context", "rubric"}
+            assert set(inputs["context"]) == {"situation", "rubric"}, "a variable of that name is only a variable"
+            assert "Anchors" in inputs["rubric"]
             assert isinstance(output, str)
             assert "haiku" not in json.dumps([inputs, tags])
             assert "be v1" not in json.dumps([inputs, tags])
@@ -78,12 +90,79 @@ def test_people_review_in_mlflows_own_pages(tmp_path: Path, server: str) -> None
         assert collected.code == 0, collected.text
         assert "applied 1, unchanged 0, still pending 2 (1 of them in round 1)" in collected.out
         assert "was completed without actionability, tone, format_ok; left pending" in collected.out
-        (run,) = [r for r in project.runs("review") if r.data.tags["judge_pending"] == "false"]
+        (run,) = [r for r in project.runs("own pages") if r.data.tags["judge_pending"] == "false"]
         assert run.data.tags["judge_kind"] == "human"
         assert run.data.tags["judged_by"] == "ann"
         assert run.data.metrics["composite"] == 12
         again = project.pytest("--judge-collect", "round 1", *named)
         assert "applied 0, unchanged 1, still pending 2" in again.out
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@needs_chromium
+def test_a_person_clicks_through_mlflows_review_page(tmp_path: Path, server: str) -> None:
+    with ScriptedProvider() as provider:
+        project = Project(
+            tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=2, environ={"MLFLOW_TRACKING_URI": server}
+        ).write()
+        named = ("--bench-experiment", "in the browser")
+        assert project.pytest(*named).code == 0
+        assert project.pytest("--judge-queue", "by hand", *named).code == 0
+        page = Browser(tmp_path / "profile")
+        try:
+            page.open(f"{server}/#/experiments/{project.store.experiment('in the browser')}/review-queue")
+            named_so = "[...document.querySelectorAll('{}')].findLast((e) => e.textContent.trim() === '{}')"
+            for tag, text in (("a, button, span, p", "by hand"), ("button", "Start review"), ("label, button", "yes")):
+                page.wait(f"Boolean({named_so.format(tag, text)})")
+                page.run(named_so.format(tag, text) + ".click()")
+            shown = page.run("return document.body.innerText")
+            assert "situation-" in shown
+            assert not any(word in shown for word in ("haiku", "be v1"))
+
+            def elements(role: str) -> list[str]:
+                found = page.call("POST", "/elements", {"using": "css selector", "value": f"[role={role}]"})
+                return [str(next(iter(one.values()))) for one in found]
+
+            for place in range(3):
+                page.call("POST", f"/element/{elements('combobox')[place]}/click")
+                page.wait("document.querySelectorAll('[role=option]').length === 5")
+                page.call("POST", f"/element/{elements('option')[3]}/click")
+                page.wait("!document.querySelector('[role=option]')")
+            page.run(named_so.format("button", "Submit") + ".click()")
+            page.wait("document.body.innerText.includes('1 of 2 reviewed')")
+        finally:
+            page.close()
+        collected = project.pytest("--judge-collect", "by hand", *named)
+        assert "applied 1, unchanged 0, still pending 1 (1 of them in by hand)" in collected.out, collected.text
+        (judged,) = [r for r in project.runs("in the browser") if r.data.tags["judge_pending"] == "false"]
+        assert (judged.data.tags["judge_kind"], judged.data.metrics["composite"]) == ("human", 12.0)
+
+
+def test_one_item_that_no_rubric_allows_holds_up_no_other(tmp_path: Path, server: str) -> None:
+    with ScriptedProvider() as provider:
+        project = Project(
+            tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=3, environ={"MLFLOW_TRACKING_URI": server}
+        ).write()
+        named = ("--bench-experiment", "one bad item")
+        assert project.pytest(*named).code == 0
+        assert project.pytest("--judge-queue", "q", "--judge-reveal", *named).code == 0
+        good = {"relevance": "4", "actionability": "5", "tone": "3", "format_ok": True}
+        answers = [({**good, "tone": "9"}, "ann"), (good, "bob"), (good, "ann")]
+        seen = review(project, server, "one bad item", [a for a, _ in answers], by=[who for _, who in answers])
+        for inputs, _, _, _ in seen:
+            revealed = inputs["revealed"]
+            assert (revealed["model"], revealed["prompt"]) == ("haiku", "v1")
+            assert revealed["run_id"] in {r.info.run_id for r in project.runs("one bad item")}
+            assert revealed["messages"][0] == {"role": "system", "content": "be v1"}
+
+        collected = project.pytest("--judge-collect", "q", *named)
+        assert collected.code == 0, collected.text
+        assert "applied 2, unchanged 0, still pending 1 (0 of them in q)" in collected.out
+        assert "tone is 9" in collected.out
+        assert "the rubric tip-v1 allows 1 to 5; left pending" in collected.out
+        judged = [r for r in project.runs("one bad item") if r.data.tags["judge_pending"] == "false"]
+        assert {r.data.tags["judged_by"] for r in judged} == {"ann", "bob"}
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,18 @@ def test_shards_are_disjoint_and_together_everything(project: Project) -> None:
     assert len(project.runs()) == 12
 
 
+def test_shards_are_disjoint_where_another_plugin_shuffles_the_tests(project: Project) -> None:
+    """As pytest-randomly does, with another seed in each session."""
+    shuffle = "def pytest_collection_modifyitems(items):\n    random.Random(os.environ['SEED']).shuffle(items)\n"
+    project.file("evals/conftest.py", f"import os, random\n{shuffle}")
+    named: list[str] = []
+    for i in (1, 2, 3):
+        project.environ["SEED"] = str(i)
+        shown = project.pytest("--bench-shard", f"{i}/3", "--collect-only", "-q", "-p", "no:randomly")
+        named += [line for line in shown.out.splitlines() if "::" in line]
+    assert len(named) == len(set(named)) == 12
+
+
 def test_an_empty_shard_is_pytests_own_exit_5(project: Project) -> None:
     assert project.pytest("--bench-shard", "2/2", "-k", "haiku and v1 and s0").code == 5
 

@@ -1,16 +1,12 @@
-"""docs/deploy.md, "The whole path, once": its requests, word for word, against the set-up that tests/team.py starts."""
+"""docs/deploy.md, "The whole path, once": its start, its run and its end, with the commands as they stand there."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
 import subprocess
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -18,11 +14,12 @@ import pytest
 
 from pytest_promptbench.localmodels import installed
 
-from .team import CHECKOUT, Memory, Team, missing
+from .team import Memory, Team, alive, commands, missing
 
-LACKING = missing() or installed("embedded/smollm2-135m") or (None if shutil.which("curl") else "no curl")
+LACKING = missing() or installed("embedded/smollm2-135m")
 pytestmark = [
     pytest.mark.airflow,
+    pytest.mark.slow,
     pytest.mark.embedded,
     pytest.mark.skipif(LACKING is not None, reason=f"the team's whole path was NOT tried: {LACKING}"),
 ]
@@ -37,54 +34,39 @@ STAGES = (
 )
 
 
-def steps() -> list[str]:
-    """The shell blocks under the heading, in their order: one for each stage."""
-    text = (CHECKOUT / "docs" / "deploy.md").read_text(encoding="utf-8")
-    section = text.split("### A run, from the request to the leaderboard\n")[1].split("\n### ")[0]
-    return re.findall(r"^```sh\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL)
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """Not pytest's own: as root, PostgreSQL runs as another user, who has to get there."""
-    path = Path(tempfile.mkdtemp(prefix="promptbench-team-"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
-
-
-def test_the_path_of_the_docs_from_nothing_to_a_leaderboard(folder: Path) -> None:
+def test_the_path_of_the_docs_from_nothing_to_a_leaderboard(tmp_path: Path) -> None:
     began = time.monotonic()
-    team = Team(folder / "team")
+    team = Team(tmp_path / "team")
     with team, Memory(team.pids) as memory:
         up = time.monotonic() - began
         idle = memory.now()
-        client = httpx.Client(
-            base_url=team.api, headers={"Authorization": f"Bearer {team.token}"}, timeout=30, trust_env=False
-        )
+        settings = team.settings()
+        address, token = settings["API"].removesuffix("/api"), settings["AUTH"].removeprefix("Authorization: ")
+        client = httpx.Client(base_url=address, headers={"Authorization": token}, timeout=30, trust_env=False)
         assert client.get("/api/health").json()["airflow"] is True
-        assert httpx.get(f"{team.api}/api/bench/experiments", trust_env=False).status_code == 401
+        assert httpx.get(f"{address}/api/bench/experiments", trust_env=False).status_code == 401
 
-        blocks = steps()
+        here = team.checkout
+        blocks = commands("A run, from the request to the leaderboard")
         assert len(blocks) == len(STAGES)
         script = "".join(f"date +%s.%N >> times\n{block}\n" for block in blocks) + "date +%s.%N >> times\n"
         environ = {**os.environ, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environ, capture_output=True, text=True,
+            ["bash", "-euo", "pipefail", "-c", script], cwd=here, env=environ, capture_output=True, text=True,
             timeout=900, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 
         # What was asked for arrived in Airflow, in two shards, and it waited for the judge.
-        waiting = json.loads((folder / "waiting.json").read_text())
+        waiting = json.loads((here / "waiting.json").read_text())
         assert (waiting["where"], waiting["state"], waiting["request"]["shards"]) == ("airflow", "running", 2)
         tasks = {t["task"]: t["state"] for t in waiting["tasks"]}
         assert tasks["collect[0]"] == tasks["collect[1]"] == tasks["export"] == "success", tasks
         assert tasks["judge"] == "skipped"
         assert tasks["wait_for_verdicts"] == "deferred"
 
-        assert '"applied": 6, "unchanged": 0, "pending": 0' in done.stdout
-        ended = json.loads((folder / "ended.json").read_text())
+        assert '"applied": 6, "unchanged": 0, "pending": 0' in done.stdout, done.stdout
+        ended = json.loads((here / "ended.json").read_text())
         assert ended["state"] == "success", ended
         assert {t["state"] for t in ended["tasks"]} <= {"success", "skipped"}
         assert ended["log"], "Airflow's log comes through"
@@ -96,13 +78,13 @@ def test_the_path_of_the_docs_from_nothing_to_a_leaderboard(folder: Path) -> Non
         assert (len(cells), set(cells.values()), page["matching"]) == (6, {1}, 6)
         assert not any(r["judge_pending"] or r["error"] for r in page["runs"])
 
-        board = json.loads((folder / "leaderboard.json").read_text())
+        board = json.loads((here / "leaderboard.json").read_text())
         assert board == client.get("/api/bench/leaderboard/whole-path").json()
         rows = {(r["model"], r["prompt"]): r for r in board["rows"]}
         assert set(rows) == {("smollm2-focused", "v1"), ("smollm2-focused", "v2-mentor")}
         assert {(r["candidates"], r["judged"], r["pending"]) for r in rows.values()} == {(3, 3, 0)}
 
-        times = [float(x) for x in (folder / "times").read_text().split()]
+        times = [float(x) for x in (here / "times").read_text().split()]
         peak, peaks = memory.peak, dict(memory.peaks)
 
         # A run that fails says why: the reason stands in Airflow's log of the task.
@@ -117,7 +99,7 @@ def test_the_path_of_the_docs_from_nothing_to_a_leaderboard(folder: Path) -> Non
 
         pids = team.pids()
     assert len(pids) == 7
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids.values())
+    assert not [name for name, pid in pids.items() if alive(pid)]
 
     print("\nup", *(f"{name} {s:.0f}" for name, s in team.seconds.items()), f"in all {up:.0f} s", sep="; ")
     print(*(f"{name}: {b - a:.0f} s" for name, a, b in zip(STAGES, times[:-1], times[1:], strict=True)), sep="\n")

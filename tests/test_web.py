@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from pytest_promptbench.api import pages
 from pytest_promptbench.api.pages import rubric_html
 from pytest_promptbench.records import Rubric, Tier
 from pytest_promptbench.tracking.store import TrackingStore
@@ -123,6 +124,29 @@ def test_a_leaderboard_with_verdicts_has_its_picture(logged: Project, tmp_path: 
     page = client.get("/experiment", params={"name": EXPERIMENT}).text
     assert '<circle class="dot"' in page
     assert "Agreement of human: Ada and human: Bob" in page
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2.2, relative luminance of ``#rgb`` or ``#rrggbb``."""
+    digits = colour.removeprefix("#")
+    parts = [d * 2 for d in digits] if len(digits) == 3 else [digits[i : i + 2] for i in (0, 2, 4)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (int(p, 16) / 255 for p in parts)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_what_is_written_stands_out_from_what_it_is_written_on(scheme: int) -> None:
+    """WCAG 2.2 AA: 4.5 for text (1.4.3), 3 for borders of controls and parts of pictures (1.4.11)."""
+    style = (Path(pages.__file__).parent / "static" / "pages.css").read_text(encoding="utf-8")
+    blocks = re.findall(r":root \{(.*?)\}", style, flags=re.DOTALL)
+    assert len(blocks) == 2
+    colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{3,6});", blocks[scheme]))
+    grounds = ("paper", "card", "tint")
+    pairs = [(ink, ground, 4.5) for ink in ("ink", "soft", "accent", "bad", "wait") for ground in grounds]
+    pairs += [("on-accent", "accent", 4.5), *(("other", ground, 3.0) for ground in grounds)]
+    for ink, ground, wanted in pairs:
+        dark, light = sorted((luminance(colours[ink]), luminance(colours[ground])))
+        assert (light + 0.05) / (dark + 0.05) >= wanted, f"{ink} on {ground}"
 
 
 def quoted(name: str) -> str:
@@ -243,6 +267,11 @@ def test_a_person_judges_by_keyboard(logged: Project, tmp_path: Path, browser: B
         browser.wait("document.getElementById('saved').textContent === 'all saved'")
         assert browser.run("return document.documentElement.dataset.owned") is None
         assert browser.complaints() == []
+
+        # Of what was sent, skipping takes nothing back, and does not say so.
+        browser.press("ul")
+        assert "was saved before, and stays" in browser.run("return document.getElementById('problem').innerText")
+        assert browser.run("return document.getElementById('count').textContent") == "2 of 4 judged"
 
         # What is skipped stays pending.
         browser.press("l")

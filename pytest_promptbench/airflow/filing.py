@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TrackingError
-from ..tracking.store import TrackingStore, redacted
+from ..tracking.store import redacted
 from .request import RUN_TAG, Project, Request
 
 EXPERIMENT = "promptbench-airflow"
@@ -23,7 +23,7 @@ def file_papers(project: Project, request: Request, files: Iterable[Path], *, fo
 
     Raises TrackingError.
     """
-    store = TrackingStore(project.tracking_uri, artifact_root=project.artifact_root)
+    store = project.store()
     experiment_id = store.experiment(EXPERIMENT, create=True)
     try:
         client = _client(project)

@@ -16,11 +16,11 @@ from airflow.sdk import BaseOperator, Variable
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from ..errors import PromptbenchError
-from ..tracking.store import TrackingStore
 from .filing import file_papers
 from .process import Ending, Finished, PytestProcess
 from .request import SETTINGS, Project, Request, project
-from .triggers import VerdictsTrigger, pending
+from .triggers import VerdictsTrigger
+from .waiting import exported, pending
 
 POLL_S = 15.0
 
@@ -73,7 +73,7 @@ class PytestOperator(BaseOperator):
             raise AirflowSkipException(reason)
         here = project_here()
         try:
-            here.check(request)
+            request = here.prepared(request)
             done = self._run(request, here)
             return self.conclude(done, request, here)
         except PromptbenchError as error:
@@ -92,8 +92,6 @@ class PytestOperator(BaseOperator):
                 raise AirflowFailException(f"pytest ended with {done.code}, a mistake to mend:\n{done.last_words}")
             case Ending.CRASH:
                 raise AirflowException(f"pytest ended with {done.code}:\n{done.last_words}")
-        if done.alarms:
-            raise AirflowException("\n".join(done.alarms))
         return done
 
     def on_kill(self) -> None:
@@ -119,7 +117,7 @@ class CollectOperator(PytestOperator):
 
 
 class JudgeOperator(PytestOperator):
-    """Has the suite's automatic judge score what it has not scored. The cells' second run is free: all are cached."""
+    """Has the suite's automatic judge score what is logged and it has not scored. No cell is generated."""
 
     def unneeded(self, request: Request) -> str | None:
         return None if request.automatic else "judge is sit-down: no automatic judge was asked for"
@@ -129,10 +127,10 @@ class JudgeOperator(PytestOperator):
 
 
 class ExportOperator(PytestOperator):
-    """Writes the judge packet, in the project and as an MLflow artifact: the judge may sit at another host.
+    """Writes the judge packets, in the project and as MLflow artifacts: the judge may sit at another host.
 
-    XCom: how many items are ``pending`` in it; its ``packet`` in the project; ``mlflow_run`` that has it as artifact
-    ``packet.json``; ``rubrics``, the hashes of those that its candidates are judged under.
+    XCom: how many items are ``pending`` in them; the ``packets`` in the project; ``mlflow_run`` that has them as
+    artifacts; ``groups``: the task and the rubric's hash of each group of candidates that they hold.
     """
 
     def unneeded(self, request: Request) -> str | None:
@@ -142,24 +140,26 @@ class ExportOperator(PytestOperator):
         return request.export()
 
     def _run(self, request: Request, here: Project) -> Finished:
-        (here.root / request.packet).parent.mkdir(parents=True, exist_ok=True)
+        # An earlier try's packets are not this one's.
+        folder = (here.root / request.packet).parent
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         return super()._run(request, here)
 
     def conclude(self, done: Finished, request: Request, here: Project) -> dict[str, Any]:
-        path = here.root / request.packet
-        packet = json.loads(path.read_text(encoding="utf-8"))
+        found = exported(here.store(), request.experiment, (here.root / request.packet).parent)
         return {
-            "pending": len(packet["items"]),
-            "packet": request.packet,
-            "mlflow_run": file_papers(here, request, [path]),
-            "rubrics": [packet["rubric"]["sha256"]],
+            "pending": found.items,
+            "packets": [p.relative_to(here.root).as_posix() for p in found.packets],
+            "mlflow_run": file_papers(here, request, found.packets),
+            "groups": [list(g) for g in found.groups],
         }
 
 
 class CompareOperator(PytestOperator):
     """Writes leaderboard and gate, in the project and as MLflow artifacts, and fails the run where the gate does.
 
-    A failing assertion by itself is a result here too. XCom: ``exit_code``, ``gates`` (task -> outcome),
+    Both are of what is logged: no test runs and no provider is asked. XCom: ``gates`` (task -> outcome),
     ``leaderboards`` (as leaderboard.json has them), ``report`` in the project, ``mlflow_run``.
     """
 
@@ -185,7 +185,6 @@ class CompareOperator(PytestOperator):
             reasons = "\n".join(f"{g['task']}: {g['outcome']}\n  " + "\n  ".join(g["reasons"]) for g in failed)
             raise AirflowFailException(f"the gate against {request.baseline} did not pass:\n{reasons}")
         return {
-            "exit_code": done.code,
             "gates": {g["task"]: g["outcome"] for g in gates},
             "leaderboards": boards,
             "report": f"{request.folder}/report",
@@ -194,10 +193,10 @@ class CompareOperator(PytestOperator):
 
 
 class VerdictsOperator(BaseOperator):
-    """Waits, without a worker slot, until no candidate that the packet offered is pending any more.
+    """Waits, without a worker slot, until no candidate that the packets offered is pending any more.
 
-    It waits for the experiment's candidates under the packet's rubric, whichever run of the DAG wrote them: that is
-    what the packet holds. ``export_task_id``: whose XCom tells the rubrics.
+    It waits for the experiment's candidates of the packets' groups, whichever run of the DAG wrote them: that is what
+    the packets hold. ``export_task_id``: whose XCom tells the groups.
     """
 
     def __init__(self, *, export_task_id: str, poll_s: float = POLL_S, **kwargs: Any) -> None:
@@ -206,10 +205,9 @@ class VerdictsOperator(BaseOperator):
 
     def execute(self, context: Context) -> None:
         request, here = request_of(context), project_here()
-        rubrics = context["ti"].xcom_pull(task_ids=self.export_task_id)["rubrics"]
-        store = TrackingStore(here.tracking_uri, artifact_root=here.artifact_root)
+        groups = context["ti"].xcom_pull(task_ids=self.export_task_id)["groups"]
         try:
-            if pending(store, request.experiment, rubrics) == 0:
+            if pending(here.store(), request.experiment, groups) == 0:
                 return
         except PromptbenchError as error:
             raise AirflowException(str(error)) from error
@@ -218,7 +216,7 @@ class VerdictsOperator(BaseOperator):
                 tracking_uri=here.tracking_uri,
                 artifact_root=None if here.artifact_root is None else str(here.artifact_root),
                 experiment=request.experiment,
-                rubrics=list(rubrics),
+                groups=[list(g) for g in groups],
                 deadline=time.time() + request.timeout * 60,
                 poll_s=self.poll_s,
             ),

@@ -14,8 +14,11 @@ from pathlib import Path
 
 GRACE_S = 10.0
 TAIL_LINES = 30
-ALARMS = ("NOT IN MLFLOW:", "NOT JUDGED:")
-"""How a session's lines begin that tell what its exit code does not: MLflow or the judge's provider was down."""
+ALARMS = ("NOT IN MLFLOW:", "NOT JUDGED:", "ERROR: MLflow at ")
+"""How a session's lines begin that tell what its exit code does not: MLflow or the judge's provider was down.
+
+All of it is worth another try, whatever the exit code.
+"""
 
 
 class Ending(enum.Enum):
@@ -25,6 +28,7 @@ class Ending(enum.Enum):
     EMPTY = "empty"
     MISTAKE = "mistake"
     CRASH = "crash"
+    """Or something that it needed was down."""
 
 
 def ending(code: int) -> Ending:
@@ -49,12 +53,12 @@ class Finished:
 
     @property
     def ending(self) -> Ending:
-        return ending(self.code)
+        return Ending.CRASH if self.alarms else ending(self.code)
 
     @property
     def last_words(self) -> str:
         """What pytest said at its end, for an error message: its own ERROR lines, else the last lines."""
-        errors = [line for line in self.tail if line.startswith(("ERROR", "E   "))]
+        errors = [*self.alarms] or [line for line in self.tail if line.startswith(("ERROR", "E   "))]
         return "\n".join(errors[-5:] or [line for line in self.tail if line.strip()][-5:])
 
 

@@ -1,4 +1,4 @@
-"""What a run of the DAG was asked for, and the pytest command lines that follow from it. Neither Airflow nor MLflow.
+"""What a run was asked for, in Airflow or without it, and the pytest command lines that follow from it.
 
 Whatever comes from a trigger form or over the network passes through :data:`PARAMS`, a closed JSON schema by name, and
 reaches pytest as one element of an argument list, never a shell and never a path outside the project.
@@ -9,16 +9,19 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..tracking.store import TrackingStore
+from .suites import find_evals
 
 DAG_ID = "bench_collect"
 RUN_TAG = "airflow.run_id"
 """MLflow tag that says which run of the DAG wrote a candidate."""
 MAX_SHARDS = 64
+_NOT_FOR_PYTEST = ("AIRFLOW", "_AIRFLOW", "PYTEST_", "PROMPTBENCH_API_", "PROMPTBENCH_AIRFLOW_")
 
 # `$` also matches before a last newline, in Python; the lookahead closes that, and JavaScript's `$` does not mind it.
 _END = r"$(?!\n)"
@@ -42,7 +45,7 @@ PARAMS: Mapping[str, Mapping[str, Any]] = {
         "default": "evals/",
         "type": "string",
         "pattern": _PATH,
-        "description": "folder or test file with evals, relative to the project",
+        "description": "a suite file, a test file or a folder with evals, relative to the project",
     },
     "models": _names("models"),
     "prompts": _names("prompt versions"),
@@ -70,7 +73,7 @@ PARAMS: Mapping[str, Mapping[str, Any]] = {
         "type": "integer",
         "minimum": 1,
         "maximum": 1000,
-        "description": "requests in flight of each shard",
+        "description": "requests in flight: of each shard in Airflow, of the whole run without it",
     },
     "judge": {
         "default": "sit-down",
@@ -114,7 +117,7 @@ PARAMS: Mapping[str, Mapping[str, Any]] = {
         "type": ["number", "null"],
         "minimum": 0,
         "maximum": 100000,
-        "description": "US dollars that collect may spend over all shards, and judge and compare each; empty: no limit",
+        "description": "US dollars for collect, all shards together, and again for the judge model; empty: no limit",
     },
     "allow_unpriced": {
         "default": False,
@@ -130,6 +133,11 @@ def unknown_keys(conf: Mapping[str, Any] | None) -> list[str]:
     return sorted(str(k) for k in conf or {} if k not in PARAMS)
 
 
+def default_experiment(day: str) -> str:
+    """The MLflow experiment of a run that names none. ``day``: YYYY-MM-DD, in UTC."""
+    return f"bench-{day}"
+
+
 def slug(text: str) -> str:
     """A file name that stands for a text, readable, and different for different texts."""
     plain = re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:60]
@@ -138,9 +146,14 @@ def slug(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One run of the DAG. Fields are the parameters of :data:`PARAMS`; ``timeout`` is in minutes."""
+    """One run of the DAG, or of the same without Airflow. Its fields are the parameters of :data:`PARAMS`.
+
+    ``timeout`` is in minutes. ``folder`` is where the run's reports go, relative to the project. ``tests`` are what
+    pytest is given for ``suite``: see :meth:`Project.prepared`.
+    """
 
     run_id: str
+    folder: str
     experiment: str
     suite: str
     models: tuple[str, ...]
@@ -156,17 +169,18 @@ class Request:
     strict: bool
     max_cost: float | None
     allow_unpriced: bool
+    tests: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, params: Mapping[str, Any], *, run_id: str, day: str) -> Request:
+    def of(cls, params: Mapping[str, Any], *, run_id: str, day: str, folder: str | None = None) -> Request:
         """From parameters that the schema has checked. ``day``: YYYY-MM-DD, the same for every task of the run."""
         given = {name: params.get(name, schema["default"]) for name, schema in PARAMS.items()}
-        given["experiment"] = given["experiment"] or f"bench-{day}"
+        given["experiment"] = given["experiment"] or default_experiment(day)
         for name in ("k", "baseline"):
             given[name] = given[name] or ""
         for name in ("models", "prompts", "tolerances"):
             given[name] = tuple(given[name])
-        return cls(run_id=run_id, **given)
+        return cls(run_id=run_id, folder=folder or f".promptbench/airflow/{slug(run_id)}", **given)
 
     @property
     def sits_down(self) -> bool:
@@ -177,13 +191,8 @@ class Request:
         return self.judge in ("auto", "both")
 
     @property
-    def folder(self) -> str:
-        """Where this run's reports go, relative to the project."""
-        return f".promptbench/airflow/{slug(self.run_id)}"
-
-    @property
     def packet(self) -> str:
-        """Where this run's judge packet goes, relative to the project."""
+        """Where this run's judge packet goes, relative to the project; of several, the folder is the same."""
         return f".promptbench/packets/{slug(self.run_id)}/packet.json"
 
     def shard_names(self) -> list[str]:
@@ -194,33 +203,52 @@ class Request:
         """Generate one shard. The limit of the cost is divided, as each pytest knows only of itself."""
         report = f"{self.folder}/shard-{shard.partition('/')[0]}"
         share = None if self.max_cost is None else self.max_cost / self.shards
-        return [*self._cells(report, share), f"--bench-shard={shard}"]
+        return [*self._generating(report, share), f"--bench-shard={shard}"]
+
+    def collect_at_once(self) -> list[str]:
+        """Generate everything in one session, whose xdist workers the shards are."""
+        workers = [f"--numprocesses={self.shards}"] if self.shards > 1 else []
+        return [*self._generating(f"{self.folder}/collect", self.max_cost), *workers]
 
     def judge_automatically(self) -> list[str]:
-        return [*self._cells(f"{self.folder}/judge", self.max_cost), "--judge-auto"]
+        """Have the suite's judge score what is logged. No cell is generated, whatever collect has left out."""
+        return [*self._reading(f"{self.folder}/judge"), *self._limits(self.max_cost), "--judge-auto"]
 
     def export(self) -> list[str]:
         """Every pending candidate of the experiment: a packet is not narrowed to some cells."""
-        return [self.suite, f"--bench-experiment={self.experiment}", f"--judge-export={self.packet}"]
+        return [*self._targets, f"--bench-experiment={self.experiment}", f"--judge-export={self.packet}"]
 
     def compare(self) -> list[str]:
-        """A warm run of the same cells, which asks no provider, for its leaderboard and its gate."""
+        """Leaderboard and gate of what is logged; asks no provider."""
         gate = []
         if self.baseline:
             gate = [f"--bench-compare={self.baseline}", *(f"--bench-compare-fail={t}" for t in self.tolerances)]
             gate += ["--bench-strict"] if self.strict else []
-        return [*self._cells(f"{self.folder}/report", self.max_cost), *gate]
+        return [*self._reading(f"{self.folder}/report"), *gate]
 
-    def _cells(self, report: str, max_cost: float | None) -> list[str]:
+    @property
+    def _targets(self) -> tuple[str, ...]:
+        return self.tests or (self.suite,)
+
+    def _selection(self, report: str) -> list[str]:
         return [
-            self.suite,
+            *self._targets,
             *(["-k", self.k] if self.k.strip() else []),
             *([f"--bench-models={','.join(self.models)}"] if self.models else []),
             *([f"--bench-prompts={','.join(self.prompts)}"] if self.prompts else []),
             f"--bench-experiment={self.experiment}",
-            f"--bench-tag={RUN_TAG}={self.run_id}",
-            f"--bench-concurrency={self.concurrency}",
             f"--bench-report={report}",
+        ]
+
+    def _generating(self, report: str, max_cost: float | None) -> list[str]:
+        return [*self._selection(report), f"--bench-tag={RUN_TAG}={self.run_id}", *self._limits(max_cost)]
+
+    def _reading(self, report: str) -> list[str]:
+        return [*self._selection(report), "--bench-read"]
+
+    def _limits(self, max_cost: float | None) -> list[str]:
+        return [
+            f"--bench-concurrency={self.concurrency}",
             *([] if max_cost is None else [f"--bench-max-cost={max_cost:.6f}"]),
             *(["--bench-allow-unpriced"] if self.allow_unpriced and max_cost is not None else []),
         ]
@@ -239,20 +267,29 @@ class Project:
         """Where MLflow artifacts go; None where a tracking server decides."""
         return None if self.tracking_uri.startswith(("http:", "https:", "databricks")) else self.root / "mlartifacts"
 
+    def store(self) -> TrackingStore:
+        """The MLflow of the project, not opened yet."""
+        return TrackingStore(self.tracking_uri, artifact_root=self.artifact_root)
+
     def command(self, arguments: Iterable[str]) -> list[str]:
         return [str(self.python), "-m", "pytest", f"--rootdir={self.root}", *arguments]
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """A worker's environment without what is Airflow's and what would steer pytest from outside."""
-        kept = {k: v for k, v in environ.items() if not k.startswith(("AIRFLOW", "_AIRFLOW", "PYTEST_"))}
+        """An environment without what is Airflow's or the service's own, and what would steer pytest from outside."""
+        kept = {k: v for k, v in environ.items() if not k.startswith(_NOT_FOR_PYTEST)}
         return {**kept, "MLFLOW_TRACKING_URI": self.tracking_uri, "PYTHONUNBUFFERED": "1"}
 
-    def check(self, request: Request) -> None:
-        """UsageError where this host cannot run the request: a file that is not there."""
+    def prepared(self, request: Request) -> Request:
+        """The request with its tests: of a suite file, those alone that name it.
+
+        UsageError where this host cannot run it: a file that is not there, a suite whose tests cannot be told.
+        """
         for name in ("suite", "baseline"):
             value = getattr(request, name)
             if value and not (self.root / value).exists():
                 raise UsageError(f"{name}: {value} does not exist below {self.root}")
+        is_suite = Path(request.suite).suffix in (".yaml", ".yml")
+        return replace(request, tests=find_evals(self.root).tests_of(request.suite) if is_suite else (request.suite,))
 
 
 def project(setting: Mapping[str, str | None]) -> Project:

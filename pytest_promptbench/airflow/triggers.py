@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from ..errors import TrackingError
-from ..tracking.entry import JUDGE_PENDING
 from ..tracking.store import TrackingStore
+from .waiting import pending
 
 TOLERATED_ERRORS = 10
 """So many polls in a row may fail before the wait is given up: a tracking server may restart."""
-
-
-def pending(store: TrackingStore, experiment: str, rubrics: Sequence[str]) -> int:
-    """How many candidates of an experiment wait for a sit-down verdict under one of these rubrics. TrackingError."""
-    waiting = store.read(experiment, extra_filter=f"tags.{JUDGE_PENDING} = 'true'")
-    return sum(c.pending and c.rubric_sha256 in rubrics for c in waiting)
 
 
 class VerdictsTrigger(BaseTrigger):
     """Ends with one event as soon as nothing is pending: ``{"status": "judged" | "timeout" | "error", ...}``.
 
     ``deadline`` is in epoch seconds, so that a restart of the triggerer does not start the wait anew. ``artifact_root``
-    is the store's, as text.
+    is the store's, as text; ``groups`` as ``waiting.pending`` takes them.
     """
 
     def __init__(
@@ -37,17 +31,17 @@ class VerdictsTrigger(BaseTrigger):
         tracking_uri: str,
         artifact_root: str | None,
         experiment: str,
-        rubrics: list[str],
+        groups: list[list[str]],
         deadline: float,
         poll_s: float,
     ) -> None:
         super().__init__()
         self.tracking_uri, self.artifact_root = tracking_uri, artifact_root
-        self.experiment, self.rubrics = experiment, rubrics
+        self.experiment, self.groups = experiment, groups
         self.deadline, self.poll_s = deadline, poll_s
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        names = ("tracking_uri", "artifact_root", "experiment", "rubrics", "deadline", "poll_s")
+        names = ("tracking_uri", "artifact_root", "experiment", "groups", "deadline", "poll_s")
         return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -59,7 +53,7 @@ class VerdictsTrigger(BaseTrigger):
         while True:
             try:
                 # MLflow blocks, and the triggerer's loop serves every other waiting task.
-                left = await asyncio.to_thread(pending, store, self.experiment, self.rubrics)
+                left = await asyncio.to_thread(pending, store, self.experiment, self.groups)
                 errors = 0
             except TrackingError as error:
                 errors += 1

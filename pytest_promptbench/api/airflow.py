@@ -117,10 +117,12 @@ class Airflow:
         return {"Authorization": f"Bearer {token}"}
 
     def _down(self, error: httpx.HTTPError) -> str:
-        return (
-            f"Airflow at {self._settings.url} does not answer ({type(error).__name__}): start its API server, or "
-            f"correct {AIRFLOW_URL}"
-        )
+        return f"Airflow at {self._settings.url} does not answer ({type(error).__name__}): {self.remedy}"
+
+    @property
+    def remedy(self) -> str:
+        """What to do where it does not answer."""
+        return f"start its API server, or correct {AIRFLOW_URL}"
 
     def _check(self, response: httpx.Response) -> None:
         if response.is_success:

@@ -6,15 +6,18 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from ..airflow.request import Project
 from ..errors import PromptbenchError, TrackingError, UsageError
 from ..experiments import AmbiguousError, Experiments, NotFoundError, RubricTextError
-from ..tracking.store import TrackingStore, redacted
+from ..tracking.store import TrackingStore
+from . import models
 from .airflow import Airflow, AirflowError
 from .guard import Guard, Tokens
 from .jobs import BusyError, Jobs
@@ -34,15 +37,16 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     experiments = Experiments(store)
     tokens = Tokens(settings)
     airflow = Airflow(settings.airflow) if settings.airflow is not None else None
+    project = Project(root=settings.root, python=Path(settings.python), tracking_uri=settings.tracking_uri)
     jobs = Jobs(
-        root=settings.root,
+        project=project,
         folder=settings.home / "jobs",
-        python=settings.python,
         environ=settings.environ,
-        tracking_uri=settings.tracking_uri,
         most=settings.max_jobs,
+        open_store=experiments.store,
+        poll_s=settings.poll_s,
     )
-    runs = Runs(root=settings.root, jobs=jobs, airflow=airflow)
+    runs = Runs(root=settings.root, jobs=jobs, airflow=airflow, experiments=experiments)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -51,6 +55,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
                 experiments.names()  # importing MLflow takes seconds: the first request need not wait for it
 
         threading.Thread(target=warm, name="warm-up", daemon=True).start()
+        runs.watch()
         yield
 
     app = FastAPI(
@@ -67,7 +72,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.include_router(api_routes(settings=settings, experiments=experiments, runs=runs))
     app.include_router(pages.router)
     app.add_middleware(Guard, settings=settings, tokens=tokens)
-    _describe_security(app, settings)
+    _describe(app, settings)
 
     async def on_error(request: Request, error: Exception) -> Response:
         problem = _problem(error, settings)
@@ -90,11 +95,9 @@ def _problem(error: Exception, settings: ServiceSettings) -> ProblemError:
         headers = dict(error.headers or {})
         return ProblemError(error.status_code, str(error.detail), headers=headers)
     if isinstance(error, TrackingError):
-        where = redacted(settings.tracking_uri)
         return ProblemError(
             503,
-            f"{error}. Start MLflow's tracking server, or correct MLFLOW_TRACKING_URI (now {where}) and restart this "
-            "service. Sending the same request again is safe.",
+            f"{error}. {settings.mlflow_remedy}. Sending the same request again is safe.",
             headers={"Retry-After": "10"},
         )
     if isinstance(error, AirflowError):
@@ -120,13 +123,16 @@ def _invalid(error: RequestValidationError) -> ProblemError:
     return ProblemError(422, detail, extra={"errors": found})
 
 
-def _describe_security(app: FastAPI, settings: ServiceSettings) -> None:
-    """Say in the OpenAPI document that a bearer token is wanted, where one is."""
+def _describe(app: FastAPI, settings: ServiceSettings) -> None:
+    """Say in the OpenAPI document that a bearer token is wanted, where one is, and give the examples as they are."""
     plain = app.openapi
 
     def described() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = plain()
+            for name, shape in document.get("components", {}).get("schemas", {}).items():
+                if "examples" in shape:  # FastAPI leaves out what is null, which a shape may require
+                    shape["examples"] = getattr(models, name).model_config["json_schema_extra"]["examples"]
             if not settings.open:
                 schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
                 schemes["token"] = {"type": "http", "scheme": "bearer"}

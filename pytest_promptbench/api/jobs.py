@@ -1,28 +1,35 @@
-"""Runs without Airflow: one pytest process each, in the background, in a session of its own.
+"""Runs without Airflow: each a process of its own in the background, and a look now and then at those that wait.
 
-A job is a folder: ``job.json`` says what it is, ``log.txt`` what pytest says, ``end.json`` how it ended. The process
-holds a lock on ``lock`` for as long as it lives, so that a service that was started anew sees which jobs still run.
+A job is a folder: ``job.json`` says what it is, ``state.json`` where it stands (``airflow.alone.State``), ``log.txt``
+what pytest says. Its process holds a lock on ``lock`` for as long as it lives, so that a service that was started anew
+sees which jobs still run, and takes over those that wait for a judge.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import secrets
 import subprocess
+import sys
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import PromptbenchError
-from .models import RunRequest
+from ..airflow import alone
+from ..airflow.request import Project
+from ..airflow.waiting import pending
+from ..errors import PromptbenchError, TrackingError
+from ..tracking.store import TrackingStore
 
 TAIL_BYTES = 64 * 1024
-_NOT_FOR_JOBS = ("PYTEST_", "PROMPTBENCH_API_", "PROMPTBENCH_AIRFLOW_")
+POLL_S = 15.0
 
 
 class BusyError(PromptbenchError):
@@ -31,7 +38,7 @@ class BusyError(PromptbenchError):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A job as its folder shows it. state: running, success, failed, or lost (how it ended is not known)."""
+    """A job as its folder shows it. state: running, waiting, success, failed, or lost (how it ended is not known)."""
 
     id: str
     state: str
@@ -39,101 +46,135 @@ class Job:
     started_at: str
     ended_at: str | None
     request: Mapping[str, Any]
+    steps: Mapping[str, str]
     log: tuple[str, ...]
 
 
-def arguments(request: RunRequest, *, test_path: str, baseline: str | None, report: Path) -> list[str]:
-    """Pytest's arguments. Every value of the request stands behind the name of its option, in one argument with it."""
-    return [
-        f"./{test_path}",
-        *([f"-k={request.k}"] if request.k else []),
-        *([f"--bench-models={','.join(request.models)}"] if request.models else []),
-        *([f"--bench-prompts={','.join(request.prompts)}"] if request.prompts else []),
-        *([f"--bench-experiment={request.experiment}"] if request.experiment else []),
-        *([f"--numprocesses={request.shards}"] if request.shards > 1 else []),
-        f"--bench-concurrency={request.concurrency}",
-        f"--bench-report={report}",
-        *(["--judge-auto"] if request.judge in ("auto", "both") else []),
-        *([f"--bench-compare={baseline}"] if baseline else []),
-        *([f"--bench-max-cost={request.max_cost:.6f}"] if request.max_cost is not None else []),
-    ]
-
-
 class Jobs:
-    """The jobs of one project. ``most``: so many run at once."""
+    """The jobs of one project. ``most``: so many run at once; those that wait for a judge do not count.
+
+    ``open_store`` gives the project's MLflow, to see whether something is pending, every ``poll_s``.
+    """
 
     def __init__(
-        self, *, root: Path, folder: Path, python: str, environ: Mapping[str, str], tracking_uri: str, most: int
+        self,
+        *,
+        project: Project,
+        folder: Path,
+        environ: Mapping[str, str],
+        most: int,
+        open_store: Callable[[], TrackingStore],
+        poll_s: float = POLL_S,
     ) -> None:
-        self._root = root
+        self._project = project
         self._folder = folder
-        self._python = python
-        kept = {k: v for k, v in environ.items() if not k.startswith(_NOT_FOR_JOBS)}
-        self._environ = {**kept, "MLFLOW_TRACKING_URI": tracking_uri, "PYTHONUNBUFFERED": "1"}
+        self._environ = project.environment(environ)
         self._most = most
+        self._open_store = open_store
+        self._poll_s = poll_s
         self._starting = threading.Lock()
-        self._waiting: dict[str, threading.Thread] = {}
+        self._watch: threading.Thread | None = None
 
-    def start(self, request: RunRequest, *, test_path: str, baseline: str | None) -> Job:
-        """Start pytest and return at once. BusyError while too many run."""
+    def start(self, request: Mapping[str, Any]) -> Job:
+        """Start a run and return at once. ``request``: parameters of a run, checked. BusyError while too many run."""
+        now = datetime.now(UTC)
         with self._starting:
-            running = [i for i in self._ids() if self._is_running(i)]
+            running = [i for i in self._ids() if self._state(i).state == "running"]
             if len(running) >= self._most:
                 raise BusyError(
                     f"{len(running)} runs are going on here, the most at once: wait for {', '.join(running)}"
                 )
-            job = f"bench-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
-            folder = self._folder / job
+            folder = self._folder / f"bench-{now:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
             folder.mkdir(parents=True)
-            args = arguments(request, test_path=test_path, baseline=baseline, report=folder / "report")
-            self._start(folder, [self._python, "-m", "pytest", f"--rootdir={self._root}", *args], request)
-        found = self.find(job)
+            about = {
+                "request": dict(request),
+                "root": str(self._project.root),
+                "python": str(self._project.python),
+                "day": now.date().isoformat(),
+                "started_at": alone.utc_iso(now.timestamp()),
+            }
+            alone.write_json(folder / alone.JOB, about)
+            with _lock(folder, wait=True) as lock:
+                assert lock is not None
+                self._spawn(folder, "collect", lock)
+        self.watch()
+        found = self.find(folder.name)
         assert found is not None
         return found
 
-    def _start(self, folder: Path, command: Sequence[str], request: RunRequest) -> None:
-        asked = request.model_dump(exclude_defaults=True)
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            about = {"command": list(command), "request": asked, "started_at": _now()}
-            _write(folder / "job.json", about)
-            with (folder / "log.txt").open("wb") as log:
-                process = subprocess.Popen(
-                    command,
-                    cwd=self._root,
-                    env=self._environ,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    pass_fds=(lock,),  # held open for its life, which is what holds the lock
-                )
-            _write(folder / "job.json", {**about, "pid": process.pid})
-        finally:
-            os.close(lock)
-        thread = threading.Thread(target=_wait, args=(process, folder), name=f"wait-{folder.name}", daemon=True)
-        self._waiting[folder.name] = thread
-        thread.start()
+    def _spawn(self, folder: Path, step: str, lock: int) -> None:
+        with (folder / "log.txt").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", alone.__name__, str(folder), step],
+                cwd=self._project.root,
+                env=self._environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=(lock,),  # held open for its life, which is what holds the lock
+            )
+        about = _read(folder / alone.JOB)
+        alone.write_json(folder / alone.JOB, {**about, "pid": process.pid})
+        threading.Thread(target=process.wait, name=f"reap-{folder.name}", daemon=True).start()
 
     def find(self, job: str) -> Job | None:
         """The job of this id, None where there is none."""
         if job not in self._ids():
             return None
         folder = self._folder / job
-        running = self._is_running(job)
-        about, end = _read(folder / "job.json"), _read(folder / "end.json")
-        code = end.get("exit_code")
-        state = "success" if code == 0 else "failed" if code is not None else "running" if running else "lost"
+        about, state = _read(folder / alone.JOB), self._state(job)
+        if state.state == "waiting":
+            self.watch()
         return Job(
             id=job,
-            state=state,
-            exit_code=code,
+            state=state.state,
+            exit_code=state.exit_code,
             started_at=about.get("started_at", ""),
-            ended_at=end.get("ended_at"),
+            ended_at=state.ended_at,
             request=about.get("request", {}),
+            steps=state.steps,
             log=tail(folder / "log.txt"),
         )
+
+    # -- those that wait
+
+    def watch(self) -> None:
+        """See to it that jobs which wait go on once nothing is pending, those of an earlier service too."""
+        if self._watch is None:
+            self._watch = threading.Thread(target=self._look_on, name="waiting-jobs", daemon=True)
+            self._watch.start()
+
+    def _look_on(self) -> None:
+        while True:
+            time.sleep(self._poll_s)
+            with contextlib.suppress(OSError):
+                for job in self._ids():
+                    if self._state(job).state == "waiting":
+                        self._look_at(self._folder / job)
+
+    def _look_at(self, folder: Path) -> None:
+        state, about = alone.read_state(folder), _read(folder / alone.JOB)
+        left: int | None = None
+        with contextlib.suppress(TrackingError):  # it may be back at the next look
+            left = pending(self._open_store(), about["request"]["experiment"], state.groups)
+        late = state.deadline is not None and time.time() > state.deadline
+        if left != 0 and not late:
+            return
+        with _lock(folder) as lock:
+            if lock is None or alone.read_state(folder).state != "waiting":
+                return  # another service was first
+            if left == 0:
+                self._spawn(folder, "compare", lock)
+                return
+            found = "MLflow does not answer" if left is None else f"{left} candidates are still pending"
+            with (folder / "log.txt").open("a", encoding="utf-8") as log:
+                log.write(f"== failed: the time to wait is up, and {found}\n")
+            steps = {**state.steps, "wait": "failed"}
+            over = replace(state, state="failed", steps=steps, ended_at=alone.utc_iso(time.time()))
+            alone.write_json(folder / alone.STATE, over.to_json())
+
+    # -- folders
 
     def _ids(self) -> list[str]:
         try:
@@ -141,28 +182,42 @@ class Jobs:
         except FileNotFoundError:
             return []
 
-    def _is_running(self, job: str) -> bool:
+    def _state(self, job: str) -> alone.State:
+        """As its folder says; ``running`` while its process lives, and ``lost`` where that died without a word."""
         folder = self._folder / job
-        if (folder / "end.json").exists():
-            return False
-        if job in self._waiting:
-            return self._waiting[job].is_alive()
+        if _is_held(folder):
+            return replace(alone.read_state(folder), state="running")
+        state = alone.read_state(folder)  # after the lock: it is written before the process ends
+        return replace(state, state="lost") if state.state == "running" else state
+
+
+@contextlib.contextmanager
+def _lock(folder: Path, *, wait: bool = False) -> Iterator[int | None]:
+    """The job's lock, to be handed to a process; None where a process has it, unless ``wait``."""
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
         try:
-            lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            return True
-        finally:
-            os.close(lock)
+            yield None
+        else:
+            yield lock
+    finally:
+        os.close(lock)
+
+
+def _is_held(folder: Path) -> bool:
+    try:
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
         return False
-
-
-def _wait(process: subprocess.Popen[bytes], folder: Path) -> None:
-    code = process.wait()
-    _write(folder / "end.json", {"exit_code": code, "ended_at": _now()})
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
 
 
 def tail(log: Path, lines: int = 60) -> tuple[str, ...]:
@@ -177,19 +232,9 @@ def tail(log: Path, lines: int = 60) -> tuple[str, ...]:
     return tuple(text.replace("\x1b", "␛").splitlines()[-lines:])
 
 
-def _write(path: Path, value: Mapping[str, Any]) -> None:
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    draft.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    draft.replace(path)
-
-
 def _read(path: Path) -> dict[str, Any]:
     try:
         value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return value
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,17 +1,19 @@
-"""The shapes of the API's JSON, as OpenAPI shows them. ``RunRequest`` is closed: an unknown key is an error."""
+"""The shapes of the API's JSON, as OpenAPI shows them. ``RunRequest`` is closed: an unknown key is an error.
+
+Its fields are made from the parameters of the DAG, so that what passes here is what Airflow takes, and both have one
+description.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from ..airflow.request import PARAMS
 
 MAX_LIMIT = 500
-MAX_SHARDS = 64
-
-# The patterns are those of the DAG bench_collect, so that Airflow never refuses what passed here.
-Name = Annotated[str, Field(pattern=r"^[^\[\],\x00-\x1f\x7f]+$", min_length=1, max_length=100)]
-ProjectPath = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$", max_length=200)]
 
 
 class _Shape(BaseModel):
@@ -155,6 +157,51 @@ class RunsPage(_Shape):
     matching: int = Field(description="candidates that the filters let pass, on all pages")
     next_cursor: str | None = Field(description="cursor of the next page; null on the last")
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "experiment": "tip-bench-2026-11-23",
+                    "runs": [
+                        {
+                            "run_id": "0f3b9a5c7d1e4f2a8b6c0d9e1f2a3b4c",
+                            "task": "tip",
+                            "model": "haiku",
+                            "prompt": "v3-few-shot",
+                            "scenario": "bad-sleep",
+                            "rubric": "tip-v1",
+                            "rubric_sha256": "9f2c",
+                            "judge_pending": False,
+                            "judge_kind": "human",
+                            "error": None,
+                            "checks": {"overlong": False},
+                            "verdicts": [
+                                {
+                                    "tier": "human",
+                                    "judged_by": "Ada",
+                                    "judged_at": "2026-11-23T14:00:00.000Z",
+                                    "scores": {"relevance": 4.0, "format_ok": True, "overlong": False},
+                                    "composite": 12.0,
+                                    "rationale": None,
+                                }
+                            ],
+                            "started_at": "2026-11-23T12:00:07.000Z",
+                            "latency_s": 1.9,
+                            "prompt_tokens": 61,
+                            "completion_tokens": 38,
+                            "cost_usd": 0.0006,
+                            "carried_from": None,
+                            "outputs": ["Take a walk at noon."],
+                            "context": {"situation": "Slept 4 hours, long day ahead"},
+                        }
+                    ],
+                    "matching": 1,
+                    "next_cursor": None,
+                }
+            ]
+        }
+    )
+
 
 class LeaderboardRow(_Shape):
     """One (model, prompt). Each criterion of the rubric is a further key, with its mean."""
@@ -227,16 +274,39 @@ class AgreementShape(_Shape):
     rubric_sha256: str
     pairs: list[dict[str, Any]]
 
-
-class CriterionShape(_Shape):
-    name: str
-    type: Literal["scale", "flag"]
-    min: float | None = None
-    max: float | None = None
-    weight: float | None = None
-    bad: bool | None = None
-    penalty: float | None = None
-    check: dict[str, Any] | None = None
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "schema": "promptbench/agreement/1",
+                    "experiment": "tip-bench-2026-11-23",
+                    "task": "tip",
+                    "rubric": "tip-v1",
+                    "rubric_sha256": "9f2c",
+                    "pairs": [
+                        {
+                            "kind": "tiers",
+                            "a": "human",
+                            "b": "auto",
+                            "candidates": 20,
+                            "scenarios": 10,
+                            "level": 0.95,
+                            "scales": [
+                                {
+                                    "criterion": "relevance",
+                                    "n": 20,
+                                    "scenarios": 10,
+                                    "rounded": 0,
+                                    "kappa": {"value": 0.71, "ci": [0.48, 0.86], "reason": None},
+                                }
+                            ],
+                            "flags": [],
+                        }
+                    ],
+                }
+            ]
+        }
+    )
 
 
 class RubricShape(_Shape):
@@ -333,13 +403,26 @@ class Suites(_Shape):
     folders: list[str]
     baselines: list[str]
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "files": [{"path": "evals/test_tips.py", "suites": ["evals/tips.yaml"]}],
+                    "folders": ["evals"],
+                    "baselines": ["evals/baseline.json"],
+                }
+            ]
+        }
+    )
 
-class RunRequest(BaseModel):
+
+class RunForm(BaseModel):
     """What to run. Whatever is left out is the suite's own choice."""
 
     model_config = ConfigDict(
         extra="forbid",
         strict=True,
+        regex_engine="python-re",  # the DAG's patterns look ahead
         json_schema_extra={
             "examples": [
                 {"suite": "evals/tips.yaml", "models": ["haiku"], "prompts": ["v1", "v2-mentor"], "max_cost": 0.5}
@@ -347,31 +430,62 @@ class RunRequest(BaseModel):
         },
     )
 
-    suite: ProjectPath = Field(description="a suite file, test file or folder of GET /api/bench/suites")
-    models: list[Name] = Field(default=[], max_length=100, description="only these models; empty: all of the suite")
-    prompts: list[Name] = Field(default=[], max_length=100, description="only these prompts; empty: all of the suite")
-    k: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-][^\x00-\x1f\x7f]*$", max_length=500)] | None = Field(
-        default=None, description="pytest's -k expression over test ids"
+    suite: str
+    experiment: str | None
+    baseline: str | None
+    wait: str
+
+
+def _field(name: str, schema: Mapping[str, Any]) -> tuple[Any, Any]:
+    """A parameter of the DAG as a field of the form. What is run is named; everything else has the DAG's default."""
+    limits = {"minimum": "ge", "maximum": "le", "maxItems": "max_length"}
+    details = {limits[k]: v for k, v in schema.items() if k in limits}
+    types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    kind: Any = {"string": _text(schema), "integer": int, "number": float, "boolean": bool}.get(types[0])
+    if kind is None:
+        kind = list[_text(schema["items"])]  # type: ignore[misc]  # a type made from a schema
+    if types[0] == "number":
+        details["allow_inf_nan"] = False
+    if "null" in types:
+        kind = kind | None
+    default = ... if name == "suite" else schema["default"]
+    return kind, Field(default=default, description=schema["description"], **details)
+
+
+def _text(schema: Mapping[str, Any]) -> Any:
+    if "enum" in schema:
+        return Literal[tuple(schema["enum"])]
+    return Annotated[str, Field(pattern=schema.get("pattern"))]
+
+
+if TYPE_CHECKING:
+    RunRequest = RunForm
+else:
+    RunRequest = create_model(
+        "RunRequest",
+        __base__=RunForm,
+        __doc__=RunForm.__doc__,
+        **{name: _field(name, schema) for name, schema in PARAMS.items()},
     )
-    experiment: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.:@+-]*$", max_length=200)] | None = Field(
-        default=None, description="MLflow experiment; left out, the day's"
-    )
-    shards: int = Field(default=1, ge=1, le=MAX_SHARDS, description="processes that share the cells")
-    concurrency: int = Field(default=16, ge=1, le=1000, description="requests in flight")
-    judge: Literal["auto", "sit-down", "both"] = Field(
-        default="sit-down", description="auto and both: the suite's judge model scores at the end"
-    )
-    baseline: ProjectPath | None = Field(default=None, description="compare with a baseline of GET /api/bench/suites")
-    max_cost: float | None = Field(default=None, ge=0, le=100_000, allow_inf_nan=False, description="US dollars")
 
 
 class RunStarted(_Shape):
     id: str
     where: Literal["airflow", "local"]
     state: str
+    experiment: str = Field(description="the MLflow experiment that the candidates go to")
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"id": "bench-20261123T120000-3fa2c1", "where": "local", "state": "running"}]}
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "bench-20261123T120000-3fa2c1aa",
+                    "where": "local",
+                    "state": "running",
+                    "experiment": "bench-2026-11-23",
+                }
+            ]
+        }
     )
 
 
@@ -384,14 +498,42 @@ class RunState(_Shape):
     id: str
     where: Literal["airflow", "local"]
     state: str = Field(
-        description="queued, running, success or failed; lost: the service was restarted meanwhile and cannot know"
+        description="queued, running, success or failed; of a local run also waiting (for its judge), and lost: its "
+        "process was killed, so how it ended is not known"
     )
-    exit_code: int | None = Field(description="pytest's, of a local run that has ended")
+    experiment: str | None = Field(description="the MLflow experiment that the candidates go to")
+    exit_code: int | None = Field(
+        description="of a local run: of the pytest process that it failed with, else of collect, whose failing "
+        "assertions are a result (1)"
+    )
     started_at: str | None
     ended_at: str | None
     request: dict[str, Any]
-    tasks: list[TaskState] = Field(description="Airflow's tasks; empty for a local run")
+    tasks: list[TaskState] = Field(description="Airflow's tasks, or a local run's steps")
     log: list[str] = Field(description="the last lines")
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "bench-20261123T120000-3fa2c1aa",
+                    "where": "local",
+                    "state": "waiting",
+                    "experiment": "bench-2026-11-23",
+                    "exit_code": 0,
+                    "started_at": "2026-11-23T12:00:00Z",
+                    "ended_at": None,
+                    "request": {"suite": "evals/tips.yaml", "experiment": "bench-2026-11-23"},
+                    "tasks": [
+                        {"task": "collect", "state": "success"},
+                        {"task": "export", "state": "success"},
+                        {"task": "wait", "state": "waiting"},
+                    ],
+                    "log": ["== 12 candidates wait for their judge, until 2026-11-24T12:00:31Z"],
+                }
+            ]
+        }
+    )
 
 
 Problem.model_rebuild()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import httpx
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from ..agreement import agreement_json
@@ -22,6 +22,7 @@ from ..errors import PacketError, PromptbenchError
 from ..experiments import Experiments
 from ..leaderboard import leaderboard_json
 from ..packet import read_packet
+from ..packet.document import plain
 from ..records import LoggedCandidate, Rubric, Tier, composite
 from ..tracking.store import redacted
 from . import models
@@ -66,7 +67,7 @@ _READ = _errors(404, 409, 422, 503) | {304: {"description": "The client has this
 
 def api_routes(*, settings: ServiceSettings, experiments: Experiments, runs: Runs) -> APIRouter:
     """The routes of one service."""
-    router = APIRouter()
+    router = APIRouter(dependencies=[Depends(_known_parameters)])
     health = _Health(settings, experiments, runs)
 
     @router.get("/api/health", response_model=models.Health, responses=_errors(503), tags=["service"])
@@ -208,17 +209,29 @@ def api_routes(*, settings: ServiceSettings, experiments: Experiments, runs: Run
         headers = {"Location": f"/api/bench/run/{started.id}"}
         return _json(started.model_dump(), status=202, headers=headers)
 
-    @router.get(
-        "/api/bench/run/{run_id}", response_model=models.RunState, responses=_errors(404, 422, 503), tags=["run"]
-    )
-    def get_run(run_id: str) -> Response:
+    @router.get("/api/bench/run/{run_id}", response_model=models.RunState, responses=_READ, tags=["run"])
+    def get_run(request: Request, run_id: str) -> Response:
         """How a run goes: its state, and the last lines of its log."""
         found = runs.find(run_id)
         if found is None:
             raise ProblemError(404, "there is no run of this id")
-        return _json(found.model_dump())
+        return _reply(request, found.model_dump())
 
     return router
+
+
+# -- questions
+
+
+def _known_parameters(request: Request) -> None:
+    """Refuse a query parameter that the endpoint has not got: a misspelt filter would let everything pass."""
+    known = {p.alias for p in request.scope["route"].dependant.query_params}
+    unknown = [name for name in dict.fromkeys(request.query_params) if name not in known]
+    if unknown:
+        there = ", ".join(sorted(known)) or "none"
+        errors = [{"where": f"query.{plain(n)[:200]}", "problem": f"unknown; there are: {there}"} for n in unknown[:20]]
+        detail = "; ".join(f"{e['where']}: {e['problem']}" for e in errors)
+        raise ProblemError(422, detail, extra={"errors": errors})
 
 
 # -- answers
@@ -325,6 +338,10 @@ def decoded_packet(body: bytes, limit: int) -> dict[str, Any]:
 # -- health
 
 
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
 class _Health:
     """Asks MLflow and Airflow, at most once in a while: everybody may ask for health."""
 
@@ -341,10 +358,14 @@ class _Health:
             self._found = self._mlflow(), airflow
             self._asked_at = time.monotonic()
         mlflow, airflow = self._found
-        down = [name for name, up in (("MLflow", mlflow), ("Airflow", airflow)) if up is False]
+        down = []
+        if not mlflow:
+            down.append(f"MLflow does not answer: {_lower(self._settings.mlflow_remedy)}")
+        if airflow is False and self._runs.airflow is not None:
+            down.append(f"Airflow does not answer: {self._runs.airflow.remedy}")
         if down:
             extra = {"mlflow": mlflow, "airflow": airflow}
-            raise ProblemError(503, f"{' and '.join(down)} does not answer", headers={"Retry-After": "10"}, extra=extra)
+            raise ProblemError(503, "; ".join(down), headers={"Retry-After": "10"}, extra=extra)
         return _json(models.Health(mlflow=True, airflow=airflow, version=version("pytest-promptbench")).model_dump())
 
     def _mlflow(self) -> bool:

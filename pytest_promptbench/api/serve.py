@@ -12,12 +12,16 @@ from ..errors import UsageError
 from .app import create_app
 from .settings import ServiceSettings
 
-RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+FOR_WHO_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""MLflow's client in here: somebody waits for the answer, and who asks again is the client. Its own defaults, seven
+retries of 120 s each, are for sessions.
+"""
 
 
 def serve(settings: ServiceSettings, *, say: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM. ``say`` is told the address once it is bound; port 0 takes any free one."""
-    os.environ.setdefault(RETRIES, "1")  # somebody waits for the answer; who asks again is the client
+    for name, value in FOR_WHO_WAITS.items():
+        os.environ.setdefault(name, value)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from ..errors import UsageError
 from ..settings import Identity, resolve
+from ..tracking.store import redacted
 
 TOKEN = "PROMPTBENCH_API_TOKEN"  # noqa: S105 - the variable's name
 READ_TOKEN = "PROMPTBENCH_API_READ_TOKEN"  # noqa: S105 - likewise
@@ -48,6 +49,7 @@ class ServiceSettings:
     airflow: AirflowSettings | None = None
     max_body: int = 20 * 1024 * 1024
     max_jobs: int = 2
+    poll_s: float = 15.0
     python: str = sys.executable
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -67,6 +69,12 @@ class ServiceSettings:
                 f"--host {self.host} can be reached from other machines, so a token is needed: set {TOKEN} "
                 f"(read and write) or {READ_TOKEN} (read only), or bind to 127.0.0.1"
             )
+
+    @property
+    def mlflow_remedy(self) -> str:
+        """What to do where MLflow does not answer."""
+        where = redacted(self.tracking_uri)
+        return f"Start MLflow's tracking server, or correct MLFLOW_TRACKING_URI (now {where}) and restart this service"
 
     @property
     def open(self) -> bool:

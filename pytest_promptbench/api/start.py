@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ..airflow.request import default_experiment
+from ..airflow.suites import Evals, find_evals
+from ..errors import UsageError
+from ..experiments import Experiments
 from .airflow import Airflow
 from .jobs import Job, Jobs
 from .models import RunRequest, RunStarted, RunState, TaskState
-from .suites import Evals, find_evals
+from .settings import AIRFLOW_URL
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]{0,199}")
 _LOG_LINES = 60
@@ -19,24 +24,41 @@ _LOG_LINES = 60
 class Runs:
     """What ``POST /api/bench/run`` starts and ``GET /api/bench/run/{id}`` tells about."""
 
-    def __init__(self, *, root: Path, jobs: Jobs, airflow: Airflow | None) -> None:
+    def __init__(self, *, root: Path, jobs: Jobs, airflow: Airflow | None, experiments: Experiments) -> None:
         self._root = root
         self._jobs = jobs
+        self._experiments = experiments
         self.airflow = airflow
 
     def evals(self) -> Evals:
         return find_evals(self._root)
 
+    def watch(self) -> None:
+        """See to it that runs which wait for a judge go on."""
+        self._jobs.watch()
+
     def start(self, request: RunRequest) -> RunStarted:
-        """UsageError for a suite or baseline that is not there, AirflowError, BusyError: then nothing was started."""
+        """UsageError for a suite or baseline that is not there, TrackingError, AirflowError, BusyError.
+
+        Then nothing was started.
+        """
         evals = self.evals()
-        test_path = evals.test_path(request.suite)
-        baseline = evals.baseline(request.baseline) if request.baseline is not None else None
+        evals.tests_of(request.suite)
+        if request.baseline:
+            evals.baseline(request.baseline)
+        if request.wait == "approval" and self.airflow is None:
+            raise UsageError(
+                f"wait: a person approves on a page of Airflow's, and none is configured here: set {AIRFLOW_URL}, or "
+                'take "verdicts"'
+            )
+        self._experiments.names()  # what generates against a store that is down has its candidates to itself
+        asked = request.model_dump(exclude_defaults=True)
+        asked["experiment"] = request.experiment or default_experiment(datetime.now(UTC).date().isoformat())
         if self.airflow is None:
-            job = self._jobs.start(request, test_path=test_path, baseline=baseline)
-            return RunStarted(id=job.id, where="local", state=job.state)
-        conf = {**request.model_dump(exclude_defaults=True), "suite": test_path}
-        return RunStarted(id=self.airflow.start(conf), where="airflow", state="queued")
+            job = self._jobs.start(asked)
+            return RunStarted(id=job.id, where="local", state=job.state, experiment=asked["experiment"])
+        run = self.airflow.start(asked)
+        return RunStarted(id=run, where="airflow", state="queued", experiment=asked["experiment"])
 
     def find(self, run_id: str) -> RunState | None:
         """The run of this id, None where there is none."""
@@ -54,11 +76,12 @@ def _local(job: Job) -> RunState:
         id=job.id,
         where="local",
         state=job.state,
+        experiment=job.request.get("experiment"),
         exit_code=job.exit_code,
         started_at=job.started_at,
         ended_at=job.ended_at,
         request=dict(job.request),
-        tasks=[],
+        tasks=[TaskState(task=name, state=state) for name, state in job.steps.items()],
         log=list(job.log),
     )
 
@@ -70,6 +93,7 @@ def _remote(run_id: str, found: Mapping[str, Any], airflow: Airflow) -> RunState
         id=run_id,
         where="airflow",
         state=str(found.get("state")),
+        experiment=_experiment(found),
         exit_code=None,
         started_at=found.get("start_date"),
         ended_at=found.get("end_date"),
@@ -77,6 +101,13 @@ def _remote(run_id: str, found: Mapping[str, Any], airflow: Airflow) -> RunState
         tasks=[TaskState(task=_task_name(t), state=t.get("state")) for t in tasks],
         log=airflow.log(run_id, telling)[-_LOG_LINES:] if telling is not None else [],
     )
+
+
+def _experiment(found: Mapping[str, Any]) -> str | None:
+    """The experiment of a DAG run, whoever triggered it: as it asked, else by its day."""
+    asked = (found.get("conf") or {}).get("experiment")
+    day = str(found.get("run_after") or "")[:10]
+    return asked or (default_experiment(day) if day else None)
 
 
 def _task_name(task: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ judge wrote is checked against the rubric before any of it becomes a verdict, an
 
 from __future__ import annotations
 
-from .build import build_packet, item_id
+from .build import build_packet, item_id, item_ids
 from .document import PACKET_SCHEMA, Packet, PacketItem, PacketOutput, parse_packet
 from .file import read_packet, write_packet
 from .matching import Matched, match_verdicts
@@ -19,6 +19,7 @@ __all__ = [
     "PacketOutput",
     "build_packet",
     "item_id",
+    "item_ids",
     "match_verdicts",
     "parse_packet",
     "read_packet",

@@ -16,6 +16,11 @@ def item_id(run_id: str, *, duplicate: bool = False) -> str:
     return sha256(["promptbench-item", *(["duplicate"] if duplicate else []), run_id])[:20]
 
 
+def item_ids(run_id: str) -> tuple[str, str]:
+    """Both ids under which a run may stand in a packet: its own, and that of its duplicate."""
+    return item_id(run_id), item_id(run_id, duplicate=True)
+
+
 def build_packet(
     candidates: Sequence[LoggedCandidate],
     rubric: Rubric,

@@ -13,7 +13,7 @@ from ..catalog.yamlfile import parse
 from ..checks import run_check
 from ..errors import CatalogError, PacketError
 from ..records import Criterion, Judge, LoggedCandidate, Rubric, Score, Verdict, is_number, mean_scores, sha256
-from .build import item_id
+from .build import item_ids
 from .document import Packet, PacketItem, PacketOutput, plain, shown
 
 NAMED = 20
@@ -51,7 +51,10 @@ def match_verdicts(
     ``default_judge`` names who judged where the packet does not. PacketError lists every problem, one a line.
     """
     stored = {
-        item_id(c.run_id, duplicate=again): (c, again) for c in candidates if c.error is None for again in (False, True)
+        name: (c, again)
+        for c in candidates
+        if c.error is None
+        for name, again in zip(item_ids(c.run_id), (False, True), strict=True)
     }
     known = rubrics.get(packet.rubric.id)
     problems = _rubric_problems(packet.rubric, known)

@@ -213,7 +213,8 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     dropped = [i for i, p in planned.items() if id(p) not in kept]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
-        items[:] = [i for i in items if i not in set(dropped)]
+        gone = set(dropped)
+        items[:] = [i for i in items if i not in gone]
 
 
 def _report_mistake(session: pytest.Session, message: str) -> None:
@@ -338,16 +339,20 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     config = session.config
     if _is_worker(config) or _SETTINGS not in config.stash or _settings(config).runs_tests or _broken(session):
         return None
-    from .. import champions, regression, reviewing, sitdown
+    from .. import champions, reading, regression, reviewing, sitdown
     from ..errors import PromptbenchError
 
     settings = _settings(config)
     tasks = config.stash[_BENCH].tasks if _BENCH in config.stash else ()
+    if settings.read:  # as a session that runs tests does, it looks at the suites of the selected tests alone
+        selected = {id(i.stash[_PLANNED].task) for i in session.items if _PLANNED in i.stash}
+        tasks = tuple(t for t in tasks if id(t) in selected)
     steps: dict[str, Any] = {
         "judge_export": sitdown.export_packet,
         "judge_apply": sitdown.apply_packet,
         "judge_queue": reviewing.fill_queue,
         "judge_collect": reviewing.collect_queue,
+        "read": reading.read_back,
         "promote": champions.promote,
         "rollback": champions.roll_back,
         "self_test": regression.run_self_test,

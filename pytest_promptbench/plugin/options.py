@@ -70,6 +70,13 @@ _TABLE: tuple[tuple[str, dict[str, Any]], ...] = (
             "help": "compare the baseline N times with itself under resampling, and print how often the gate fails",
         },
     ),
+    (
+        "--bench-read",
+        {
+            "action": "store_true",
+            "help": "write the leaderboards of what MLflow holds; runs no test and generates nothing",
+        },
+    ),
     ("--bench-promote", {"metavar": "TASK", "help": "make the task's best prompt its champion, if it has earned it"}),
     (
         "--bench-promote-policy",

@@ -28,7 +28,7 @@ class ReviewItem(Record):
     output: int
     context: Mapping[str, Any]
     text: str
-    revealed: Mapping[str, str] = field(default_factory=dict)
+    revealed: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +49,17 @@ class ReviewQueues:
         self._store = store
 
     def fill(self, experiment: str, queue: str, items: Sequence[ReviewItem], rubric: Rubric) -> None:
-        """Put these items into the queue, which is made if there is none. What is there already stays as it is."""
+        """Put these items into the queue, which is made if there is none. What is there already stays as it is.
+
+        A trace is written for an item that is not in the queue yet, and for no other: what a reviewer has before them
+        does not change.
+        """
         reviews = self._module()
         experiment_id = self._experiment_id(experiment)
         with translated(self._store.uri):
             schemas = self._schemas(experiment_id, rubric)
             found = self._find(experiment_id, queue)
+            there: set[str] = set()
             if found is None:
                 found = reviews.create_review_queue(
                     queue, queue_type="custom", schema_ids=schemas, experiment_id=experiment_id
@@ -63,10 +68,12 @@ class ReviewQueues:
                 raise UsageError(
                     f"--judge-queue {queue}: the queue asks other questions than the rubric {rubric.id}; name a new one"
                 )
-            spans = [_span(_trace_id(experiment, queue, i), i, rubric) for i in items]
-            if spans:
-                self._store.traces.log_spans(experiment_id, spans)
-                ids = [_trace_id(experiment, queue, i) for i in items]
+            else:
+                there = {item.item_id for item in self._items(reviews, found.queue_id)}
+            fresh = {trace: i for i in items if (trace := _trace_id(experiment, queue, i)) not in there}
+            if fresh:
+                self._store.traces.log_spans(experiment_id, [_span(t, i, rubric) for t, i in fresh.items()])
+                ids = list(fresh)
                 for start in range(0, len(ids), 100):
                     reviews.add_items_to_review_queue(found.queue_id, item_ids=ids[start : start + 100])
 
@@ -173,7 +180,10 @@ def _trace_id(experiment: str, queue: str, item: ReviewItem) -> str:
 
 
 def _span(trace: str, item: ReviewItem, rubric: Rubric) -> Any:
-    """What a reviewer sees: the scenario, the text, the rubric, and nothing of where the text came from."""
+    """What a reviewer sees: the scenario, the text, the rubric, and of where the text came from what is revealed.
+
+    Each stands under a name of its own, so that no variable of a scenario takes the place of another.
+    """
     from mlflow.entities import Span
 
     now = time.time_ns()
@@ -183,7 +193,11 @@ def _span(trace: str, item: ReviewItem, rubric: Rubric) -> Any:
         "mlflow.traceTag.mlflow.traceName": f"review {item.item}",
         f"mlflow.traceTag.{ITEM}": item.item,
         f"mlflow.traceTag.{OUTPUT}": str(item.output),
-        "mlflow.spanInputs": {**item.context, "rubric": rubric.text, **item.revealed},
+        "mlflow.spanInputs": {
+            "context": dict(item.context),
+            "rubric": rubric.text,
+            **({"revealed": dict(item.revealed)} if item.revealed else {}),
+        },
         "mlflow.spanOutputs": item.text,
     }
     return Span.from_dict(

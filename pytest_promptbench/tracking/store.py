@@ -89,6 +89,7 @@ class TrackingStore:
         self._client: Any = None
         self._traces: Any = None
         self._ids: dict[str, str] = {}
+        self._locations: dict[str, str] = {}
         self._known: dict[str, dict[str, _Known]] = {}
         self._carried: dict[str, dict[str, Any]] = {}
 
@@ -382,10 +383,15 @@ class TrackingStore:
         return sorted(candidates, key=lambda c: (c.started_at, c.run_id))
 
     def texts(self, candidates: Sequence[LoggedCandidate]) -> list[LoggedCandidate]:
-        """The same candidates with ``outputs`` and ``context`` from their artifacts; failed ones have no outputs."""
+        """The same candidates with ``outputs`` and ``context`` from their artifacts; failed ones have no outputs.
+
+        Those that have them already are not loaded again.
+        """
         self.open()
 
         def load(candidate: LoggedCandidate) -> LoggedCandidate:
+            if candidate.outputs is not None and candidate.context is not None:
+                return candidate
             outputs = () if candidate.error else tuple(self._artifact(candidate, "candidate_outputs.json"))
             return dataclasses.replace(
                 candidate, outputs=outputs, context=self._artifact(candidate, "context.json")["vars"]
@@ -393,6 +399,12 @@ class TrackingStore:
 
         with translated(self.uri), ThreadPoolExecutor(8) as pool:
             return list(pool.map(load, candidates))
+
+    def messages(self, candidates: Sequence[LoggedCandidate]) -> list[list[dict[str, str]]]:
+        """The rendered messages that each candidate's model was sent, from its artifact ``prompt.json``."""
+        self.open()
+        with translated(self.uri), ThreadPoolExecutor(8) as pool:
+            return list(pool.map(lambda c: list(self._artifact(c, "prompt.json")), candidates))
 
     def _artifact(self, candidate: LoggedCandidate, file: str) -> Any:
         from mlflow.artifacts import load_text
@@ -405,8 +417,10 @@ class TrackingStore:
         return json.loads(text)
 
     def _artifact_uri(self, candidate: LoggedCandidate) -> str:
-        experiment = self._client.get_experiment(self.experiment(candidate.experiment))
-        return f"{experiment.artifact_location.rstrip('/')}/{candidate.run_id}/artifacts"
+        name = candidate.experiment
+        if name not in self._locations:
+            self._locations[name] = str(self._client.get_experiment(self.experiment(name)).artifact_location)
+        return f"{self._locations[name].rstrip('/')}/{candidate.run_id}/artifacts"
 
     # -- verdicts
 

@@ -64,8 +64,11 @@
     return done.filter((index) => itemDone(index) && sent.get(index) !== JSON.stringify(packet.items[index]));
   };
 
+  // What the API has taken stays judged, wherever the person goes from there.
+  const isJudged = (index) => sent.has(index) || (itemDone(index) && finished.includes(index));
+
   const count = () => {
-    const done = packet.items.filter((_, index) => itemDone(index) && finished.includes(index)).length;
+    const done = packet.items.filter((_, index) => isJudged(index)).length;
     at("progress").max = Math.max(1, packet.items.length);
     at("progress").value = done;
     at("count").textContent = `${done} of ${packet.items.length} judged`;
@@ -138,7 +141,7 @@
       ready();
       at("which").focus({ preventScroll: true });
     } else {
-      const putOff = packet.items.length - new Set(finished).size;
+      const putOff = packet.items.filter((_, index) => !isJudged(index)).length;
       at("done-title").textContent = putOff ? `${putOff} skipped, the rest is judged` : "Nothing is left to judge";
       at("done-title").focus();
     }
@@ -192,14 +195,17 @@
     if (position >= steps.length) return;
     history.push(position);
     const { item } = steps[position];
-    if (!finished.includes(item)) {
+    if (sent.has(item)) {
+      packet.items[item] = JSON.parse(sent.get(item), exact);
+      finished.push(item);
+    } else if (!finished.includes(item)) {
       for (const candidate of packet.items[item].candidates) {
         for (const c of judged()) candidate.scores[c.name] = null;
         candidate.rationale = null;
       }
     }
     while (position < steps.length && steps[position].item === item) position += 1;
-    tell("");
+    tell(sent.has(item) ? "Its verdict was saved before, and stays. To replace it, go back and judge it anew." : "");
     show();
     send(position >= steps.length);
   };

@@ -1,0 +1,176 @@
+"""A run without Airflow: the DAG's steps one after another, in a process that outlives whoever started it.
+
+    python -m pytest_promptbench.airflow.alone FOLDER collect      up to the wait for a judge, or to the end
+    python -m pytest_promptbench.airflow.alone FOLDER compare      what comes after the wait
+
+``FOLDER/job.json`` says what the run is, and ``FOLDER/state.json``, a :class:`State`, where it stands. What the steps
+say goes to standard output. Nobody waits in here: a run that has packets out ends its process in the state ``waiting``,
+and whoever sees that nothing is pending any more starts it again with ``compare``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import PromptbenchError
+from ..records import Record
+from .process import Ending, Finished, PytestProcess
+from .request import Project, Request
+from .waiting import exported
+
+JOB, STATE = "job.json", "state.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class State(Record):
+    """Where a run stands: ``running``, ``waiting``, ``success`` or ``failed``.
+
+    ``steps``: step -> running, success, failed, skipped or waiting, in their order. ``exit_code`` is that of the
+    pytest process that the run failed with, else of collect. ``groups`` and ``deadline`` (epoch seconds) are those of
+    the wait.
+    """
+
+    state: str
+    steps: Mapping[str, str] = field(default_factory=dict)
+    exit_code: int | None = None
+    groups: tuple[tuple[str, str], ...] = ()
+    deadline: float | None = None
+    ended_at: str | None = None
+
+
+class StepError(PromptbenchError):
+    """A step that ends the run, with pytest's exit code where it was pytest's."""
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Run:
+    """One run in its folder."""
+
+    def __init__(self, folder: Path, request: Request, here: Project) -> None:
+        self._folder, self._request, self._here = folder, request, here
+        self.state = read_state(folder)
+
+    @classmethod
+    def of(cls, folder: Path) -> Run:
+        """From ``job.json``. UsageError where the project has not got what the request names."""
+        about = json.loads((folder / JOB).read_text(encoding="utf-8"))
+        here = Project(
+            root=Path(about["root"]), python=Path(about["python"]), tracking_uri=os.environ["MLFLOW_TRACKING_URI"]
+        )
+        place = folder.relative_to(here.root).as_posix()
+        request = Request.of(about["request"], run_id=folder.name, day=about["day"], folder=place)
+        return cls(folder, here.prepared(request), here)
+
+    def collect(self) -> None:
+        """Generate, judge where that is automatic, and write the packets; then wait, or go on to the comparison."""
+        request = self._request
+        done = self._step("collect", request.collect_at_once())
+        self._note(exit_code=done.code)
+        if request.automatic:
+            self._step("judge", request.judge_automatically())
+        if request.sits_down:
+            packets = (self._here.root / request.packet).parent
+            shutil.rmtree(packets, ignore_errors=True)
+            packets.mkdir(parents=True)
+            self._step("export", request.export())
+            found = exported(self._here.store(), request.experiment, packets)
+            if found.items:
+                deadline = time.time() + request.timeout * 60
+                say(f"== {found.items} candidates wait for their judge, until {utc_iso(deadline)}")
+                self._note(step=("wait", "waiting"), state="waiting", groups=found.groups, deadline=deadline)
+                return
+        self.compare()
+
+    def compare(self) -> None:
+        """Leaderboard and gate."""
+        if "wait" in self.state.steps:
+            self._note(step=("wait", "success"), state="running")
+        done = self._step("compare", self._request.compare())
+        if done.code:
+            self._note(step=("compare", "failed"))
+            raise StepError(f"the gate against {self._request.baseline} did not pass", done.code)
+        self._note(state="success", ended_at=utc_iso(time.time()))
+
+    def fail(self, message: str, code: int | None) -> None:
+        say(f"== failed: {message}")
+        steps = {n: "failed" if s == "running" else s for n, s in self.state.steps.items()}
+        code = self.state.exit_code if code is None else code
+        self._note(state="failed", steps=steps, exit_code=code, ended_at=utc_iso(time.time()))
+
+    def _step(self, name: str, arguments: Sequence[str]) -> Finished:
+        self._note(step=(name, "running"), state="running")
+        command = self._here.command(arguments)
+        say(f"== {name}: {command}")
+        process = PytestProcess(command, cwd=self._here.root, env=self._here.environment(os.environ))
+        done = process.run(say)
+        if done.ending is not Ending.RESULT:
+            raise StepError(f"{name} ended with {done.code}:\n{done.last_words}", done.code)
+        self._note(step=(name, "success"))
+        return done
+
+    def _note(self, *, step: tuple[str, str] | None = None, **changes: Any) -> None:
+        steps = changes.pop("steps", self.state.steps)
+        self.state = replace(self.state, steps={**steps, **dict([step] if step else [])}, **changes)
+        write_json(self._folder / STATE, self.state.to_json())
+
+
+def read_state(folder: Path) -> State:
+    """Where the run of a folder stands; of one that has not written it yet, that it runs."""
+    try:
+        return State.from_json(json.loads((folder / STATE).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return State(state="running")
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace a file as a whole."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    draft.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    draft.replace(path)
+
+
+def say(line: str) -> None:
+    """A line of the run's log."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def utc_iso(at: float) -> str:
+    """Epoch seconds as ISO 8601."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _terminated(*_: object) -> NoReturn:
+    raise StepError("the run was ended by a signal")  # which ends the pytest process on its way out
+
+
+def main() -> None:
+    """The command line above."""
+    folder, step = Path(sys.argv[1]), sys.argv[2]
+    signal.signal(signal.SIGTERM, _terminated)
+    run = None
+    try:
+        run = Run.of(folder)
+        {"collect": run.collect, "compare": run.compare}[step]()
+    except PromptbenchError as error:
+        if run is None:
+            raise
+        run.fail(str(error), error.code if isinstance(error, StepError) else None)
+
+
+if __name__ == "__main__":
+    main()

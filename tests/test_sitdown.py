@@ -1,0 +1,78 @@
+"""Packets where several suites stand side by side, and what taking one in costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_promptbench.experiments import Experiments
+from pytest_promptbench.packet import item_id
+from pytest_promptbench.records import LoggedCandidate
+from pytest_promptbench.tracking.store import TrackingStore
+
+from .project import Project, migrated_database
+from .provider import ScriptedProvider
+
+EXPERIMENT = ("--bench-experiment", "e")
+
+
+@pytest.fixture
+def two(tmp_path: Path, request: pytest.FixtureRequest) -> Iterable[Project]:
+    """Two suites of one experiment, tip with 3 cells and joke with 2; ``param`` is the joke's rubric."""
+    migrated_database(tmp_path / "mlflow.db")
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",)).write()
+        project.second_suite(rubric=request.param)
+        assert project.pytest(*EXPERIMENT).code == 0
+        yield project
+
+
+@pytest.mark.parametrize("two", ["tip-v1", "joke-v1"], indirect=True)
+def test_each_suite_gets_its_packet_and_no_candidate_is_lost(two: Project) -> None:
+    exported = two.pytest("--judge-export", "p.json", *EXPERIMENT)
+    assert exported.code == 0, exported.text
+    assert not (two.root / "p.json").exists()
+    offered = {name: [i["item"] for i in two.packet(name)["items"]] for name in ("p-tip.json", "p-joke.json")}
+    pending = two.store.read("e")
+    for name, items in offered.items():
+        task = name.removeprefix("p-").removesuffix(".json")
+        assert set(items) == {item_id(c.run_id) for c in pending if c.task == task}, task
+        assert f"{len(items)} pending candidates of e to {two.root / name}" in exported.out
+    for name in offered:
+        two.score(name)
+    assert "applied 3, unchanged 0, still pending" in two.pytest("--judge-apply", "p-tip.json").out
+    # Of one group alone, the packet is where it was asked for.
+    assert two.pytest("--judge-export", "rest.json", *EXPERIMENT).code == 0
+    assert {i["item"] for i in two.packet("rest.json")["items"]} == set(offered["p-joke.json"])
+    assert "applied 2, unchanged 0, still pending 0" in two.pytest("--judge-apply", "p-joke.json").out
+    assert not any(c.pending for c in two.store.read("e"))
+
+
+@pytest.mark.parametrize("two", ["tip-v1"], indirect=True)
+def test_taking_in_one_verdict_reads_the_experiment_once_and_one_text(two: Project) -> None:
+    read: list[str] = []
+    loaded: list[str] = []
+
+    class Counting(TrackingStore):
+        def read(self, experiment: str, **options: Any) -> list[LoggedCandidate]:
+            read.append(experiment)
+            return super().read(experiment, **options)
+
+        def texts(self, candidates: Sequence[LoggedCandidate]) -> list[LoggedCandidate]:
+            loaded.extend(c.run_id for c in candidates)
+            return super().texts(candidates)
+
+    uri, artifacts = two.store.uri, two.root / "mlartifacts"
+    experiments = Experiments(lambda: Counting(uri, artifact_root=artifacts))
+    assert two.pytest("--judge-export", "p.json", *EXPERIMENT).code == 0
+    two.score("p-tip.json", only=1)
+    packet = two.packet("p-tip.json")
+    packet["items"] = packet["items"][:1]
+    _, applied = experiments.apply(packet)
+    assert (applied.applied, applied.pending) == (1, 4), "pending of the rubric, over both suites"
+    assert read == ["e"]
+    assert [item_id(run) for run in loaded] == [packet["items"][0]["item"]]
+    assert sum(c.pending for c in two.store.read("e")) == 4
