@@ -310,4 +310,4 @@ def test_auditing_what_no_judge_has_scored_says_what_to_do(tmp_path: Path) -> No
 def test_without_an_export_it_is_a_usage_error(audited: Project, option: str) -> None:
     result = audited.pytest(option, "3")
     assert result.code == 4
-    assert f"{option} says what goes into a packet: give it together with --judge-export PATH" in result.text
+    assert f"{option} says how --judge-export is done: give it together with --judge-export" in result.text
