@@ -200,7 +200,9 @@ class Ledger:
         with self._writing():
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                total = self._db.execute("SELECT TOTAL(usd) FROM spend WHERE session = ?", (session,)).fetchone()[0]
+                # A reservation that a killed process left behind for this very request is replaced, not added to.
+                others = "SELECT TOTAL(usd) FROM spend WHERE session = ? AND request != ?"
+                total = self._db.execute(others, (session, request)).fetchone()[0]
                 fits = bool(total + usd <= limit)
                 if fits:
                     self._db.execute("INSERT OR REPLACE INTO spend VALUES (?, ?, ?)", (session, request, usd))
