@@ -120,7 +120,7 @@ def test_it_finds_the_better_prompt_and_promotes_it(project: Project, provider: 
     runs = project.runs(f"tip-optimize-{loop}")
     (parent,) = [r for r in runs if "promptbench.optimize" in r.data.tags]
     rounds = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert sorted(int(r.data.tags["promptbench.optimize.round"]) for r in rounds) == [1, 2, 3]
+    assert sorted(int(r.data.tags["promptbench.optimize.round"]) for r in rounds) == [0, 1, 2, 3]
     assert parent.data.tags["promptbench.optimize.state"] == "promoted"
     names = {a.path for a in project.store.client.list_artifacts(parent.info.run_id)}
     assert names == {"plan.json", "report.md", "report.html", "result.json", "promotion.json"}
@@ -132,7 +132,7 @@ def test_it_finds_the_better_prompt_and_promotes_it(project: Project, provider: 
 
     # Running it again asks for nothing.
     before = len(provider.requests)
-    again = optimize(project, "--resume", loop, "--promote-policy", "auto")
+    again = optimize(project, "--resume", loop)
     assert again.code == 0, again.text
     assert len(provider.requests) == before
     assert [t["prompt"] for t in outcome(project, loop)["trials"]] == [t["prompt"] for t in ended["trials"]]

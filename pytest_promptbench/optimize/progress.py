@@ -9,7 +9,7 @@ from ..report.terminal import live_line
 from ..report.text import dollars, plural, points
 from ..statistics import mean_interval
 from .report import outcome_of
-from .search import Search
+from .state import Search
 
 
 def status(state: Search) -> str:

@@ -20,7 +20,8 @@ TRIES = 3
 WEAKEST = 4
 LONGEST = 6000
 """Characters of a message that a proposal may have, or twice the present text's where that is longer."""
-_SHOWN = 1500
+SHOWN = 1500
+"""Characters of an answer, and of what a judge said of it, that a proposer sees."""
 
 SYSTEM = """\
 You improve prompts. You are given one message of a prompt, the rubric that its answers are judged by, and the answers \
@@ -158,4 +159,4 @@ def _unfenced(reply: str) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         minimum_detectable_effect,
         sign_flip_p_value,
     )
-    from .sequential import BehindTest
+    from .sequential import BehindTest, earliest_drop
 
 _HOME = {
     "AgreementReport": "agreement",
@@ -38,6 +38,7 @@ _HOME = {
     "calibrated_mean": "calibration",
     "cluster_means": "paired",
     "compare": "paired",
+    "earliest_drop": "sequential",
     "fewest_pairs": "paired",
     "holm": "paired",
     "mcnemar_exact": "paired",
@@ -61,6 +62,7 @@ __all__ = [
     "calibrated_mean",
     "cluster_means",
     "compare",
+    "earliest_drop",
     "fewest_pairs",
     "holm",
     "mcnemar_exact",
