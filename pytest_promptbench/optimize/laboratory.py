@@ -287,7 +287,7 @@ class Bench:
 
         A proposer that refuses the question, as for being too long for it, is asked again with fewer examples.
         """
-        messages = question(prompt, component, examples, self._suite.rubric, tried)
+        messages = question(prompt, component, examples, self._suite.rubric, tried, loop=self._plan.id)
         problem = ""
         for _ in range(TRIES):
             reply = self._ask(self._cell(number, messages)).result()

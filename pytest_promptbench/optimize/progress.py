@@ -16,7 +16,7 @@ def status(state: Search) -> str:
     """Round, best so far with its interval, spent, and what is left at most."""
     plan = state.plan
     done = len(state.trials)
-    parts = [f"round {min(done + 1, plan.rounds)}/{plan.rounds}" if done < plan.rounds else f"{done} rounds"]
+    parts = [f"round {min(done + 1, plan.rounds)}/{plan.rounds}" if done < plan.rounds else plural(done, "round")]
     scores = state.scores.get(state.best, {})
     if state.mean(state.best) is not None:
         values = list(scores.values())

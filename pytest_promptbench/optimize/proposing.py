@@ -83,9 +83,12 @@ def weakest(examples: Sequence[Example], count: int = WEAKEST) -> list[Example]:
 
 
 def question(
-    prompt: Prompt, component: int, examples: Sequence[Example], rubric: Rubric, tried: Sequence[str]
+    prompt: Prompt, component: int, examples: Sequence[Example], rubric: Rubric, tried: Sequence[str], *, loop: str = ""
 ) -> tuple[Message, ...]:
-    """Ask for a better text of the message at ``component``. ``tried``: a line each on what did not help."""
+    """Ask for a better text of the message at ``component``. ``tried``: a line each on what did not help.
+
+    ``loop`` makes it a question of that loop alone: another one from the same start is to get proposals of its own.
+    """
     message = prompt.messages[component]
     shown = [
         {
@@ -99,7 +102,7 @@ def question(
     ]
     answers = json.dumps(shown, ensure_ascii=False, indent=1, default=str)
     names = placeholders([message])
-    fence = sha256([message.content, answers, rubric.body])[:12]
+    fence = sha256([loop, message.content, answers, rubric.body])[:12]
     history = ("\nTried before:\n" + "\n".join(f"- {line}" for line in tried) + "\n") if tried else ""
     text = QUESTION.format(
         role=message.role,
