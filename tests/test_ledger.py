@@ -59,6 +59,12 @@ def test_money_is_reserved_up_to_the_limit_and_settled_to_what_it_was(ledger: Le
     assert ledger.spent("s") == pytest.approx(0.7)
 
 
+def test_a_reservation_that_a_killed_process_left_is_replaced_by_the_next_for_the_same_request(ledger: Ledger) -> None:
+    assert ledger.reserve("s", "a", 0.6, limit=1.0)
+    assert ledger.reserve("s", "a", 0.6, limit=1.0)
+    assert ledger.spent("s") == pytest.approx(0.6)
+
+
 def test_a_newer_format_is_refused_with_its_remedy(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite3"
     with sqlite3.connect(path) as db:

@@ -156,7 +156,7 @@ def _gate(job: Job) -> Gate:
 def _go(job: Job, rounds: Rounds, say: Say) -> Result:
     latest: list[Search] = []
     rounds.note(state="running")
-    with _bench(job, rounds) as bench, shown(say, terminal=sys.stdout.isatty()) as show:
+    with _bench(job, rounds) as bench, shown(say, terminal=sys.stdout.isatty(), rivals=job.rivals) as show:
 
         def watch(state: Search) -> None:
             latest[:] = [state]

@@ -68,8 +68,8 @@ class Job:
 
 def make_job(args: argparse.Namespace) -> Job:
     """UsageError, CatalogError."""
-    start = args.suite.absolute().parent if args.suite is not None and not args.resume else Path.cwd()
-    root = args.root.absolute() if args.root else project_root(start, cwd=Path.cwd())
+    start = _absolute(args.suite).parent if args.suite is not None and not args.resume else Path.cwd()
+    root = _absolute(args.root) if args.root else project_root(start, cwd=Path.cwd())
     job = _resumed(args, root) if args.resume else _new(args, root)
     missing = next((why for m in everyone(job.plan, job.suite) if m.embedded and (why := installed(m.model))), None)
     if missing:
@@ -85,7 +85,7 @@ def make_job(args: argparse.Namespace) -> Job:
 def _new(args: argparse.Namespace, root: Path) -> Job:
     if args.suite is None:
         raise UsageError("optimize: name a suite, as in  promptbench optimize evals/tips.yaml")
-    path = args.suite.absolute()
+    path = _absolute(args.suite)
     if not path.is_relative_to(root):
         raise UsageError(f"optimize: {args.suite} is not below the project's root {root}; name that with --root")
     suite = _suite(path, root, args.models.split(",") if args.models else None)
@@ -286,6 +286,11 @@ def _check_prices(plan: Plan, suite: Suite) -> None:
         )
 
 
+def _absolute(path: Path) -> Path:
+    """Without ``..``, so that what is below the root is known to be."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links out of the root
+
+
 def _prompts(suite: Suite, root: Path) -> Path:
     folder = prompt_folder(Path(suite.path), root, suite.task)
     assert folder is not None  # the suite was loaded from it
@@ -295,7 +300,7 @@ def _prompts(suite: Suite, root: Path) -> Path:
 def _kept_folder(report: Path | None, root: Path) -> str:
     if report is None:
         return ""
-    path = report.absolute()
+    path = _absolute(report)
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 

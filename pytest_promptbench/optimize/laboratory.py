@@ -28,16 +28,12 @@ from ..records import (
 )
 from ..settings import Settings
 from ..tracking.entry import Logged
-from ..tracking.rounds import COST, Rounds
+from ..tracking.rounds import Rounds
 from ..tracking.store import TrackingStore
 from .plan import JudgedBy, Plan
-from .prices import Prices
 from .proposing import TRIES, Example, ProposalError, ask_again, parse_proposal, question
+from .purse import Purse
 from .state import Measured, OutOfMoneyError, UnreachableError
-
-_END = "promptbench optimize: the final comparison"
-_ELSEWHERE = "promptbench optimize: other machines"
-"""Places in the session's spending that stand for no request: money set aside, and money spent where this is not."""
 
 
 class WaitingError(PromptbenchError):
@@ -69,54 +65,31 @@ class Bench:
     ) -> None:
         """``packets``: the folder where they go. ``rivals``: how many prompts the final comparison has."""
         self._plan, self._suite, self._settings = plan, suite, settings
-        self._ask, self._store, self._rounds, self._ledger, self._packets = ask, store, rounds, ledger, packets
+        self._ask, self._store, self._packets = ask, store, packets
         self._scenarios = {s.id: s for s in suite.scenarios}
         self._texts: dict[str, LoggedCandidate] = {}
         self._known: dict[tuple[str, ...], LoggedCandidate] | None = None
         self._asked: set[tuple[str, ...]] = set()
-        self._session, self._rivals = settings.identity.session, rivals
-        self._elsewhere = max(0.0, rounds.spent() - ledger.cost(self._session))
-        self._prices = Prices(plan, suite) if plan.max_cost_usd is not None else None
-        self._set_aside(plan.base)
+        self._purse = Purse(plan, suite, rounds, ledger, session=settings.identity.session, rivals=rivals)
 
     # -- money
 
     @property
     def spent_usd(self) -> float:
-        return self._elsewhere + self._ledger.cost(self._session)
+        return self._purse.spent_usd
 
     @property
     def end_usd(self) -> float:
         """What is set aside for the final comparison."""
-        return self._end
-
-    def _set_aside(self, best: Prompt) -> None:
-        """Keep the price of the final comparison, at its most, out of the search's reach."""
-        self._end = 0.0
-        if self._prices is not None:
-            dearest = max(self._prices.comparison([p], self._plan.test).most for p in (self._plan.base, best))
-            self._end = self._rivals * dearest
-            self._ledger.settle(self._session, _ELSEWHERE, self._elsewhere)
-            self._ledger.settle(self._session, _END, self._end)
+        return self._purse.end_usd
 
     def affords_round(self, best: Prompt) -> bool:
         """Whether a round at the mean price so far leaves what the final comparison of ``best`` may cost."""
-        limit = self._plan.max_cost_usd
-        if limit is None:
-            return True
-        self._set_aside(best)
-        candidates = len(self._everyone())
-        each = self.spent_usd / candidates if candidates else 0.0
-        return self.spent_usd + each * len(self._plan.train) * len(self._plan.models) + self._end <= limit
+        return self._purse.affords_round(best, candidates=len(self._everyone()))
 
     def open_test(self) -> None:
-        """The search is over: its scenarios' split is used from now on, and the money set aside may be spent."""
-        self._rounds.note(tested=True)
-        if self._prices is not None:
-            self._ledger.settle(self._session, _END, 0.0)
-
-    def _note_cost(self) -> None:
-        self._rounds.note(metrics={COST: self.spent_usd})
+        """The search is over: the test split is used from now on, and the money set aside may be spent."""
+        self._purse.open_test()
 
     # -- measuring
 
@@ -176,7 +149,7 @@ class Bench:
             if not c.failed:
                 found = self._logged(c.cell)
                 self._texts[found.run_id] = _filled(found, c)
-        self._note_cost()
+        self._purse.note()
         if unreachable:
             why = unasked or failed[0].error or ""
             self._refuse(why, f"{len(failed)} of {len(candidates)} candidates could not be generated: {why}")
@@ -211,7 +184,7 @@ class Bench:
             todo, rubric, judge, self._ask, lambda judgements: [j.write(self._store) for j in judgements]
         )
         self._known = None
-        self._note_cost()
+        self._purse.note()
         if came_to.unavailable:
             self._refuse(came_to.unavailable, came_to.unavailable)
         changed = {c.run_id: c for c in after}
@@ -291,7 +264,7 @@ class Bench:
         problem = ""
         for _ in range(TRIES):
             reply = self._ask(self._cell(number, messages)).result()
-            self._note_cost()
+            self._purse.note()
             if reply.error is not None and len(examples) > 1 and not reply.error.startswith("not generated"):
                 return self.propose(number, prompt, component, examples[: len(examples) // 2], tried[-1:])
             if reply.error is not None:

@@ -103,7 +103,9 @@ def outcome_of(trial: Trial, best: str) -> str:
     if trial.prompt is None:
         return f"no new prompt: {trial.problem}"
     if trial.dropped:
-        return f"dropped after {plural(len(trial.scores), 'scenario')} (e = {number(trial.e_value, 1)})"
+        late = trial.e_value is not None and trial.e_value >= 1e12
+        why = "it could not catch up any more" if late else f"e = {number(trial.e_value, 1)}"
+        return f"dropped after {plural(len(trial.scores), 'scenario')} ({why})"
     return "best" if trial.prompt.version == best else "measured"
 
 

@@ -25,6 +25,8 @@ PLAN_FILE = "plan.json"
 ROUND_FILE = "round.json"
 DECISION_FILE = "decision.json"
 COST = "cost_usd"
+SEARCHED = "searched_within_usd"
+"""The limit on cost within which the search has come to its end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,8 +187,16 @@ class Rounds:
 
     def spent(self) -> float:
         """US dollars, as the loop wrote them last, on whatever machine."""
+        return self._metric(COST) or 0.0
+
+    def searched_within(self) -> float | None:
+        """The limit, in US dollars, of the search that came to an end; None where none has, or without a limit."""
+        return self._metric(SEARCHED)
+
+    def _metric(self, name: str) -> float | None:
         with translated(self._store.uri):
-            return float(self._store.client.get_run(self.run_id).data.metrics.get(COST, 0.0))
+            value = self._store.client.get_run(self.run_id).data.metrics.get(name)
+        return None if value is None else float(value)
 
     def state(self) -> str:
         """Where the loop was when it last said so."""
