@@ -5,11 +5,18 @@
 A simulated task: a prompt is a set of instructions, each with a true effect on the composite (3 to 15 points) that
 differs by scenario, and every answer is judged with noise. A rationale names an instruction that would help with
 probability 1/4; the proposer follows it, or else adds or drops something at random. The loop (`optimize.search`), its
-early stopping and the gate (`promotion.decide`) are the real ones; only answers, scores and proposals are simulated.
+plan (`plan.make_plan`, so looks and patience are the command's), its early stopping, what the test split has to show
+(`ending.on_test`) and the gate (`promotion.decide`) are the real ones; answers, scores and proposals are simulated.
 
-Three arms on the same worlds and seeds: the loop; the loop without early stopping; random search, which proposes as
-often but without looking at any answer, and keeps the best on train. Half of a table's worlds have instructions that
-help ("something to gain"), in the other half none does, so that every promotion there is wrong.
+Arms on the same worlds and seeds: the loop; the loop without early stopping; hill climbing, which changes one random
+instruction of the best so far; random edits of the start. The latter two look at no answer, try as many proposals on
+all train scenarios, and end by the same comparison. Worlds: "something to gain" has four instructions that help and
+five that harm; in "nothing to gain" none helps; in "all the same" none does anything, so that every winner won by luck.
+
+    python benchmarks/optimize.py --skew
+
+Early stopping alone: proposals that would have ended exactly level with their parent, with differences of several
+shapes. The share that is dropped may be 10 % at most.
 """
 
 from __future__ import annotations
@@ -24,9 +31,11 @@ from typing import Any
 import numpy as np
 
 from pytest_promptbench.catalog.rubric import load_rubric
-from pytest_promptbench.optimize.plan import JudgedBy, Plan, Trial, components, split, with_texts
+from pytest_promptbench.optimize.ending import Outcome, on_test
+from pytest_promptbench.optimize.plan import ALPHA_DROP, JudgedBy, Plan, Trial, make_plan, split, with_texts
 from pytest_promptbench.optimize.proposing import Example
-from pytest_promptbench.optimize.search import Measured, search
+from pytest_promptbench.optimize.search import search
+from pytest_promptbench.optimize.state import Measured
 from pytest_promptbench.promotion import Policy, decide
 from pytest_promptbench.records import (
     Judge,
@@ -38,9 +47,12 @@ from pytest_promptbench.records import (
     Tier,
     Verdict,
 )
+from pytest_promptbench.statistics import BehindTest, compare, wilson_interval
 
 INSTRUCTIONS = [f"instruction-{i}" for i in range(14)]
 MODELS = ("small", "large")
+KINDS = {"something to gain": (4, 5), "nothing to gain": (0, 5), "all the same": (0, 0)}
+"""Kind of world -> how many instructions help and harm."""
 RUBRIC = """---
 id: three
 criteria:
@@ -57,15 +69,15 @@ class World:
     """One task, as nobody sees it. ``effect``: instruction -> points, on average over scenarios."""
 
     seed: int
-    gain: bool
+    kind: str
     scenarios: int = 30
     noise: float = 1.2
     effect: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng([self.seed, 7])
-        helpful = 4 if self.gain else 0
-        values = [*(rng.uniform(0.4, 1.2, size=helpful)), *(-rng.uniform(0.2, 1.5, size=5))]
+        helpful, harmful = KINDS[self.kind]
+        values = [*(rng.uniform(0.4, 1.2, size=helpful)), *(-rng.uniform(0.2, 1.5, size=harmful))]
         values += [0.0] * (len(INSTRUCTIONS) - len(values))
         self.effect = dict(zip(rng.permutation(INSTRUCTIONS), map(float, values), strict=True))
         self._level = rng.normal(9, 1.5, size=self.scenarios)
@@ -132,13 +144,17 @@ class Simulated:
     def keep(self, number: int, proposal: Mapping[str, Any]) -> None:
         pass
 
+    def decision(self, number: int) -> Trial | None:
+        return None
+
     def close(self, trial: Trial) -> None:
         pass
 
+    def affords_round(self, best: Prompt) -> bool:
+        return True
+
 
 def plan_of(world: World, *, rounds: int, early: bool) -> Plan:
-    names = [f"s{i}" for i in range(world.scenarios)]
-    train, test = split(names, seed=world.seed)
     harmless = [i for i, e in world.effect.items() if e == 0]
     start = random.Random(f"{world.seed}:start").sample(sorted(harmless), 2)
     base = with_texts(
@@ -146,10 +162,10 @@ def plan_of(world: World, *, rounds: int, early: bool) -> Plan:
         {0: " ".join(["do:", *sorted(start)])},
         "v1",
     )
-    return Plan(
-        id=f"{world.seed:06x}", task="t", suite="", experiment="e", base=base, models=MODELS, train=train, test=test,
-        components=components(base), proposer=Model(name="p", model="p"), judged_by=JudgedBy.AUTO, rounds=rounds,
-        patience=rounds, seed=world.seed, early_stopping=early,
+    return make_plan(
+        loop=f"{world.seed:06x}", base=base, split=split([f"s{i}" for i in range(world.scenarios)], seed=world.seed),
+        judged_by=JudgedBy.AUTO, rounds=rounds, early_stopping=early, suite="", models=MODELS,
+        proposer=Model(name="p", model="p"),
     )  # fmt: skip
 
 
@@ -158,6 +174,9 @@ class Ended:
     promoted: bool
     gained: float
     calls: int
+    worthless: bool = False  # a train winner that is in truth no better than the start ...
+    ahead: bool = False  # ... is ahead on the test split all the same ...
+    shown: bool = False  # ... and by more than chance
     dropped: int = 0
     as_good: int = 0  # proposals that are in truth no worse than their parent ...
     lost: int = 0  # ... and were dropped
@@ -168,8 +187,10 @@ def finish(world: World, plan: Plan, winner: Prompt, lab: Simulated, rubric: Rub
     if winner.version == plan.base.version:
         return Ended(False, 0.0, lab.calls, **counts)
     candidates = []
+    tables: dict[str, dict[str, float]] = {plan.base.version: {}, winner.version: {}}
     for prompt in (plan.base, winner):
         for s in plan.test:
+            tables[prompt.version][s] = sum(world.score(prompt, s, m) for m in MODELS) / len(MODELS)
             for m in MODELS:
                 lab.calls += 1
                 value = (world.score(prompt, s, m)) / 3
@@ -191,10 +212,15 @@ def finish(world: World, plan: Plan, winner: Prompt, lab: Simulated, rubric: Rub
                         prompt_sha256=prompt.sha256,
                     )
                 )
+    found = on_test(compare(tables[winner.version], tables[plan.base.version]))
     champion = (plan.base.version, plan.base.sha256)
     decision = decide(candidates, rubric, task="t", experiment="e", champion=champion, policy=Policy.AUTO)
-    promoted = decision.granted and not decision.stays
-    return Ended(promoted, world.truth(winner) - world.truth(plan.base), lab.calls, **counts)
+    gained = world.truth(winner) - world.truth(plan.base)
+    shown = found is Outcome.OFFERED
+    return Ended(
+        shown and decision.granted and not decision.stays, gained, lab.calls, worthless=gained <= 1e-9,
+        ahead=found is not Outcome.OVERFIT, shown=shown, **counts,
+    )  # fmt: skip
 
 
 def loop(world: World, rubric: Rubric, *, rounds: int, early: bool) -> Ended:
@@ -211,14 +237,16 @@ def loop(world: World, rubric: Rubric, *, rounds: int, early: bool) -> Ended:
     return finish(world, plan, found.prompts[found.best], lab, rubric, **counts)
 
 
-def random_search(world: World, rubric: Rubric, *, rounds: int) -> Ended:
+def blind(world: World, rubric: Rubric, *, rounds: int, climbs: bool) -> Ended:
+    """Random edits, of the best so far (``climbs``) or of the start."""
     plan = plan_of(world, rounds=rounds, early=False)
     lab = Simulated(world, reflects=False)
     best, best_mean = plan.base, float(np.mean([m.score for m in lab.measure(plan.base, plan.train).values()]))
     start, seen = best, {best.sha256}
     for number in range(1, rounds + 1):
-        text = lab.propose(number, start, 0, (), ())
-        prompt = with_texts(start, {0: text}, plan.version(number))
+        origin = best if climbs else start
+        text = lab.propose(number, origin, 0, (), ())
+        prompt = with_texts(origin, {0: text}, plan.version(number))
         if prompt.sha256 in seen:
             continue
         seen.add(prompt.sha256)
@@ -228,11 +256,57 @@ def random_search(world: World, rubric: Rubric, *, rounds: int) -> Ended:
     return finish(world, plan, best, lab, rubric)
 
 
+def shapes(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Differences over 18 train scenarios that sum to 0."""
+    found = {
+        "normal": rng.normal(size=18),
+        "75 % -1, 25 % +3": np.r_[np.full(14, -1.0), np.full(4, 3.0)],
+        "80 % -0.5, 20 % +2": np.r_[np.full(14, -0.5), np.full(4, 2.0)],
+        "85 % -1, 15 % +6": np.r_[np.full(15, -1.0), np.full(3, 6.0)],
+        "one scenario makes up for 17": np.r_[np.full(17, -0.5), 8.5],
+        "lognormal": rng.lognormal(0, 1, size=18),
+        "exponential": rng.exponential(size=18),
+    }
+    return {name: values - values.mean() for name, values in found.items()}
+
+
+def skew(runs: int) -> None:
+    """How often what ends level is dropped, looked at after every scenario, with no room above the largest."""
+    names = list(shapes(np.random.default_rng(0)))
+    dropped = dict.fromkeys(names, 0)
+    for seed in range(runs):
+        rng = np.random.default_rng([seed, 11])
+        for name, values in shapes(rng).items():
+            room = float(values.max())
+            test = BehindTest([room] * len(values), alpha=ALPHA_DROP)
+            behind = False
+            for d in rng.permutation(values)[:-1]:
+                test.update(float(d), room=room)
+                behind = behind or test.behind
+            dropped[name] += behind
+    print(f"{runs} proposals a shape, 18 scenarios, level with their parent in the end\n")
+    print("| differences | dropped, % |\n| --- | --- |")
+    for name, count in dropped.items():
+        print(f"| {name} | {share(count, runs)} |")
+
+
+def share(count: int, of: int) -> str:
+    """``97.5 [94.3, 98.9]``: percent with the 95 % interval of a binomial share (Wilson)."""
+    if not of:
+        return "-"
+    low, high = wilson_interval(count, of)
+    return f"{100 * count / of:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=200, help="seeded runs an arm and kind of world")
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--skew", action="store_true", help="early stopping alone, on skewed differences")
     args = parser.parse_args()
+    if args.skew:
+        skew(args.runs)
+        return
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -242,30 +316,34 @@ def main() -> None:
     arms = {
         "the loop": lambda w: loop(w, rubric, rounds=args.rounds, early=True),
         "without early stopping": lambda w: loop(w, rubric, rounds=args.rounds, early=False),
-        "random search": lambda w: random_search(w, rubric, rounds=args.rounds),
+        "hill climbing": lambda w: blind(w, rubric, rounds=args.rounds, climbs=True),
+        "random edits of the start": lambda w: blind(w, rubric, rounds=args.rounds, climbs=False),
     }
+    plan = plan_of(World(0, "all the same"), rounds=args.rounds, early=True)
     print(
-        f"{args.runs} runs an arm and kind of world, {args.rounds} rounds, 30 scenarios (18 train, 12 test), 2 models\n"
+        f"{args.runs} runs an arm and kind of world, {args.rounds} rounds, patience {plan.patience}, 30 scenarios "
+        f"({len(plan.train)} train, {len(plan.test)} test), a look every {plan.block}, 2 models\n"
     )
     print(
-        "| worlds | arm | better champion, % | wrong promotions, % | mean true gain, points | calls | dropped a run "
-        "| of those as good as their parent, dropped, % |"
+        "| worlds | arm | better champion, % | wrong promotions, % | worthless train winners: ahead on test, shown "
+        "| mean true gain, points | calls | dropped a run | of those as good as their parent, dropped, % |"
     )
-    print("| --- " * 8 + "|")
-    for gain in (True, False):
+    print("| --- " * 9 + "|")
+    for kind in KINDS:
         for name, arm in arms.items():
-            ended = [arm(World(seed, gain)) for seed in range(args.runs)]
+            ended = [arm(World(seed, kind)) for seed in range(args.runs)]
             better = sum(e.promoted and e.gained > 1e-9 for e in ended)
             wrong = sum(e.promoted and e.gained <= 1e-9 for e in ended)
+            worthless = [e for e in ended if e.worthless]
+            past = f"{sum(e.ahead for e in worthless)} and {sum(e.shown for e in worthless)} of {len(worthless)}"
             gained = sum(e.gained for e in ended if e.promoted) / len(ended)
             calls = sum(e.calls for e in ended) / len(ended)
             dropped = sum(e.dropped for e in ended) / len(ended)
             good = sum(e.as_good for e in ended)
-            lost = f"{100 * sum(e.lost for e in ended) / good:.1f}" if good else "-"
-            kind = "something to gain" if gain else "nothing to gain"
             print(
-                f"| {kind} | {name} | {100 * better / len(ended):.1f} | {100 * wrong / len(ended):.1f} | "
-                f"{gained:.2f} | {calls:.0f} | {dropped:.1f} | {lost} |"
+                f"| {kind} | {name} | {share(better, len(ended))} | {share(wrong, len(ended))} | {past} | "
+                f"{gained:.2f} | {calls:.0f} | {dropped:.1f} | {share(sum(e.lost for e in ended), good)} |",
+                flush=True,
             )
 
 

@@ -136,7 +136,7 @@ class _Work:
     ) -> None:
         self._rubric, self._judge, self._ask, self._second, self._now = rubric, judge, ask, second, now
         self._open = [_Open(c, left=len(c.outputs or ())) for c in candidates]
-        self._flying: dict[Future[Candidate], _Asked] = {}
+        self._flying: dict[Future[Candidate], list[_Asked]] = {}  # equal outputs share a question, and its reply
         self._structured = True
         self._unavailable: list[str] = []
 
@@ -148,9 +148,10 @@ class _Work:
             while self._flying:
                 done, _ = wait(self._flying, return_when=FIRST_COMPLETED)
                 for future in done:
-                    finished = self._take(self._flying.pop(future), future.result())
-                    if finished is not None:
-                        yield finished
+                    for asked in self._flying.pop(future):
+                        finished = self._take(asked, future.result())
+                        if finished is not None:
+                            yield finished
         if self._unavailable:
             count = sum(o.left > 0 for o in self._open)
             raise JudgeUnavailableError(
@@ -166,7 +167,7 @@ class _Work:
         return _Asked(place, output, cell, structured)
 
     def _send(self, asked: _Asked) -> None:
-        self._flying[self._ask(asked.cell)] = asked
+        self._flying.setdefault(self._ask(asked.cell), []).append(asked)
 
     def _take(self, asked: _Asked, reply: Candidate) -> Judgement | None:
         """What a reply comes to: the next try, one output's scores, or a whole judgement."""

@@ -7,19 +7,20 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
-from .errors import PromptbenchError, UsageError
+from .errors import CatalogError, PromptbenchError, UsageError
 
 USAGE_ERROR = 4
 FAILED = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand. 0: done; 1: it failed; 4: it cannot be used like this; 2: argparse's own."""
-    args = _parser().parse_args(argv)
+    """Run one subcommand. 0: done; 1: it failed; 4: it, or a file that it reads, cannot be used as it stands."""
     try:
+        args = _parser().parse_args(argv)
         return int(args.run(args))
-    except UsageError as error:
+    except (UsageError, CatalogError) as error:
         _complain(error)
         return USAGE_ERROR
     except PromptbenchError as error:
@@ -29,10 +30,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """Mistakes on the command line are told like all others: in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{self.prog.removeprefix('promptbench ')}: {message}")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="promptbench", description="What goes on around evals: see also pytest --help."
-    )
+    parser = _Parser(prog="promptbench", description="What goes on around evals: see also pytest --help.")
     parser.add_argument("--version", action="version", version=f"pytest-promptbench {version('pytest-promptbench')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     serve = commands.add_parser(

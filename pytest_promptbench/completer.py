@@ -92,6 +92,15 @@ class LiteLLMCompleter:
         most = params.get("max_tokens") or params.get("max_completion_tokens") or self._longest_reply
         return characters / 2 * price[0] + float(most) * price[1]
 
+    def likely_cost_usd(self, request: Request, *, reply_tokens: int) -> float | None:
+        """Input at one token per four characters, and a reply of so many tokens or ``max_tokens``; None if unpriced."""
+        price = None if request.model.embedded else self._price(request.model)
+        if price is None:
+            return None
+        most = request.params.get("max_tokens") or request.params.get("max_completion_tokens") or reply_tokens
+        characters = sum(len(m.content) + 16 for m in request.messages)
+        return characters / 4 * price[0] + min(float(most), reply_tokens) * price[1]
+
     async def complete(self, request: Request) -> Answer:
         model = request.model
         where = self._where(model)

@@ -34,6 +34,8 @@ from .locks import LockFile
 from .quiet import without_warnings
 from .records import Answer, Candidate, Cell, Model, Record, Request
 
+OVER_BUDGET = "not generated: --bench-max-cost"
+"""How the error of a candidate begins that nobody was asked for because of its price."""
 POLL_S = 0.03
 """How often a process looks whether another one has finished a request, or given back a slot."""
 
@@ -227,6 +229,7 @@ class Generator:
         self._tasks: set[asyncio.Task[None]] = set()
         self._progress = Progress()
         self._waiting = 0
+        self._reserved: set[str] = set()
         self._stopping: str | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.Event | None = None
@@ -460,6 +463,9 @@ class Generator:
                 answer = replace(await self._completer.complete(request), attempts=job.attempts)
                 await self._store(request, answer)
             limit.succeeded()
+        except _NoMoneyYetError:
+            job.attempts -= 1
+            again = POLL_S
         except TransientError as error:
             self._release(request, error)
             if error.throttled:
@@ -495,17 +501,23 @@ class Generator:
             self._finish(job, answer=answer, error=failure)
 
     def _afford(self, request: Request) -> None:
+        """Set the most that a request may cost aside. Where that is too much, others may settle for less: wait."""
         limit = self._limits.max_cost_usd
         if limit is None:
             return
         worst = self._completer.worst_cost_usd(request)
-        if worst is not None and not self._ledger.reserve(self._session, request.key, worst, limit=limit):
-            spent = self._ledger.spent(self._session)
-            reason = (
-                f"not generated: --bench-max-cost {limit:g} USD would be passed (known and reserved so far: "
-                f"{spent:.4f} USD, this request may cost up to {worst:.4f} USD); raise the limit and run again"
-            )
-            raise NotGeneratedError(reason)
+        if worst is None:
+            return
+        if self._ledger.reserve(self._session, request.key, worst, limit=limit):
+            self._reserved.add(request.key)
+            return
+        if self._reserved - {request.key} and self._stopping is None:
+            raise _NoMoneyYetError
+        spent = self._ledger.spent(self._session)
+        raise NotGeneratedError(
+            f"{OVER_BUDGET} {limit:g} USD would be passed (known and reserved so far: {spent:.4f} USD, this request "
+            f"may cost up to {worst:.4f} USD); raise the limit and run again"
+        )
 
     def _release(self, request: Request, error: GenerationError) -> None:
         if self._limits.max_cost_usd is not None and error.unpaid:
@@ -522,6 +534,7 @@ class Generator:
             self._ledger.settle(self._session, request.key, answer.cost_usd)
 
     def _finish(self, job: _Job, *, answer: Answer | None = None, error: GenerationError | None = None) -> None:
+        self._reserved.discard(job.request.key)
         job.state, job.answer, job.error = "finished", answer, error
         if answer is not None and not answer.cached:
             p = self._progress
@@ -579,6 +592,10 @@ class Generator:
         """Let nobody wait for what will not come. These cells were never asked for, so they are not logged either."""
         for order in self._orders.values():
             self._fail(order, self._stopping or "the session ended")
+
+
+class _NoMoneyYetError(Exception):
+    """The request would pass the limit, as long as others in flight are counted at the most they may cost."""
 
 
 def _order_key(cell: Cell) -> tuple[str, str, str, str]:

@@ -84,8 +84,8 @@ class Promotion(Record):
         return self.winner_sha256 == self.champion_sha256
 
 
-def parse_bound(text: str) -> tuple[str, float]:
-    """``cost:1.5`` or ``latency:2x`` -> (name, factor of the champion's). UsageError."""
+def parse_bound(text: str, *, option: str = "--bench-promote-within") -> tuple[str, float]:
+    """``cost:1.5`` or ``latency:2x`` -> (name, factor of the champion's). UsageError, which names ``option``."""
     name, colon, value = text.partition(":")
     try:
         factor = float(value.removesuffix("x"))
@@ -93,7 +93,7 @@ def parse_bound(text: str) -> tuple[str, float]:
         factor = math.nan
     if name not in DEFAULT_BOUNDS or not colon or not 0 < factor < math.inf:
         raise UsageError(
-            f"--bench-promote-within {text!r}: expected cost or latency, a colon, and how many times the champion's "
+            f"{option} {text!r}: expected cost or latency, a colon, and how many times the champion's "
             "it may be, e.g. cost:1.5x"
         )
     return name, factor

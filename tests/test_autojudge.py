@@ -153,6 +153,15 @@ def test_invalid_replies_are_asked_again_and_then_recorded_as_failed(tmp_path: P
         assert error.feedback.error.error_code == "INVALID_REPLY"
 
 
+def test_equal_samples_are_one_question_and_all_of_them_are_scored(tmp_path: Path) -> None:
+    with ScriptedProvider(reply=reply) as provider:
+        project = project_in(tmp_path, provider, suite=f"{JUDGE}samples: 3\n")
+        result = project.pytest("--judge-auto")
+        assert result.code == 0, result.text
+        assert "automatic judge judge: 6 scored in tip-bench-" in result.out
+        assert len([r for r in provider.requests if r["model"] == "judge"]) == 3
+
+
 def test_a_model_that_takes_no_schema_is_asked_without(tmp_path: Path) -> None:
     def picky(body: dict[str, Any]) -> str:
         return "Sure! " + reply(body) if ASKS in body["messages"][1]["content"] else reply(body)

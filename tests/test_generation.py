@@ -216,6 +216,25 @@ def test_the_limit_on_cost_stops_before_it_is_passed(rig: Rig) -> None:
     assert len(rig.landed) == 2, "what was not asked for is not logged as a failure"
 
 
+class Cautious(ScriptedCompleter):
+    """Answers cost a quarter of what they may."""
+
+    def worst_cost_usd(self, request: Request) -> float | None:
+        return 0.4
+
+
+def test_requests_wait_for_those_in_flight_to_settle_before_the_money_counts_as_spent(rig: Rig) -> None:
+    """Eight at once that may cost 0.4 each, and cost 0.1: the limit holds for what they do cost."""
+    completer = Cautious(price_usd=0.1, latency_s=0.02)
+    generator = rig.start(completer, concurrency=8, max_cost_usd=1.0)
+    cells = [cell(f"s{i}") for i in range(8)]
+    generator.plan(cells)
+    made = [generator.candidate(c).result(5) for c in cells]
+    assert sum(not m.failed for m in made) == 7
+    assert rig.ledger.spent("s") == pytest.approx(0.7)
+    assert completer.peak == 2
+
+
 def test_an_error_in_logging_reaches_the_test_that_waits(tmp_path: Path) -> None:
     def broken(_: Candidate) -> None:
         raise OSError("disk full")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,14 +13,19 @@ import pytest
 from pytest_promptbench.catalog import load_prompt
 from pytest_promptbench.errors import UsageError
 from pytest_promptbench.optimize import plan as plans
-from pytest_promptbench.optimize.ending import Outcome, Result, summarise
+from pytest_promptbench.optimize import splits
+from pytest_promptbench.optimize.ending import Outcome, Result, on_test, summarise
 from pytest_promptbench.optimize.plan import JudgedBy, Plan, Trial, with_texts
 from pytest_promptbench.optimize.progress import status
 from pytest_promptbench.optimize.prompts import as_yaml, difference, write_prompt
 from pytest_promptbench.optimize.proposing import Example, ProposalError, parse_proposal, question, weakest
 from pytest_promptbench.optimize.report import lines, render_html, render_markdown
-from pytest_promptbench.optimize.search import Measured, Search, search
+from pytest_promptbench.optimize.root import project_root
+from pytest_promptbench.optimize.search import search
+from pytest_promptbench.optimize.state import Measured, OutOfMoneyError, Search, UnreachableError
 from pytest_promptbench.records import Criterion, Message, Model, Prompt, Rubric, sha256
+from pytest_promptbench.statistics import compare
+from pytest_promptbench.tracking.rounds import Begun
 
 TEXT = "---\nid: r\n---\n5 is best."
 RUBRIC = Rubric(
@@ -36,15 +42,12 @@ def prompt(text: str = "be brief", version: str = "v1") -> Prompt:
 
 
 def plan(**more: Any) -> Plan:
-    names = [f"s{i}" for i in range(15)]
-    train, test = plans.split(names, seed=1)
-    base = prompt()
     given: dict[str, Any] = {
-        "id": "abc123", "task": "tip", "suite": "evals/tips.yaml", "experiment": "e", "base": base, "models": ("m",),
-        "train": train, "test": test, "components": plans.components(base), "proposer": Model(name="p", model="p"),
-        "judged_by": JudgedBy.AUTO, "rounds": 6, "patience": 6, **more,
+        "loop": "abc123", "base": prompt(), "split": plans.split([f"s{i}" for i in range(15)], seed=1),
+        "judged_by": JudgedBy.AUTO, "rounds": 6, "patience": 6, "suite": "evals/tips.yaml", "models": ("m",),
+        "proposer": Model(name="p", model="p"), **more,
     }  # fmt: skip
-    return Plan(**given)
+    return plans.make_plan(**given)
 
 
 @dataclass
@@ -59,6 +62,10 @@ class Lab:
     closed: list[Trial] = field(default_factory=list)
     asked: list[tuple[int, str, tuple[Example, ...], tuple[str, ...]]] = field(default_factory=list)
     fail_at: int | None = None
+    broke_at: int | None = None
+    decided: dict[int, Trial] = field(default_factory=dict)
+    affords: bool = True
+    best_asked: list[str] = field(default_factory=list)
 
     @property
     def spent_usd(self) -> float:
@@ -69,6 +76,8 @@ class Lab:
         for s in scenarios:
             if self.fail_at is not None and len(self.measured) >= self.fail_at:
                 raise UsageError("the judge is out")
+            if self.broke_at is not None and len(self.measured) >= self.broke_at:
+                raise OutOfMoneyError("too dear")
             assert (prompt.version, s) not in self.measured, "measured twice"
             self.measured.append((prompt.version, s))
             level = 5 + int(s[1:]) % 3 / 2 + sum(w for k, w in self.words.items() if k in prompt.messages[0].content)
@@ -91,8 +100,17 @@ class Lab:
     def keep(self, number: int, proposal: Mapping[str, Any]) -> None:
         self.kept[number] = proposal
 
+    def decision(self, number: int) -> Trial | None:
+        return self.decided.get(number)
+
     def close(self, trial: Trial) -> None:
-        self.closed.append(trial)
+        if trial.number not in self.decided:
+            self.closed.append(trial)
+        self.decided[trial.number] = Trial.from_json(json.loads(json.dumps(trial.to_json())))
+
+    def affords_round(self, best: Prompt) -> bool:
+        self.best_asked.append(best.version)
+        return self.affords
 
 
 # -- the plan
@@ -100,18 +118,79 @@ class Lab:
 
 def test_the_split_is_seeded_and_whole() -> None:
     names = [f"s{i}" for i in range(30)]
-    train, test = plans.split(names, seed=3)
-    assert (len(train), len(test)) == (18, 12)
-    assert sorted((*train, *test)) == sorted(names)
-    assert plans.split(names, seed=3) == (train, test)
-    assert plans.split(names, seed=4) != (train, test)
-    assert set(plans.split(names[::-1], seed=3)[1]) == set(test)
+    found = plans.split(names, seed=3)
+    assert (len(found.train), len(found.test)) == (18, 12)
+    assert sorted((*found.train, *found.test)) == sorted(names)
+    assert plans.split(names, seed=3) == found
+    assert plans.split(names, seed=4).test != found.test
+    assert set(plans.split(names[::-1], seed=3).test) == set(found.test)
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(10, (4, 6)), (15, (9, 6)), (50, (30, 20))])
 def test_the_test_split_can_tell_two_prompts_apart(count: int, sizes: tuple[int, int]) -> None:
-    train, test = plans.split([str(i) for i in range(count)], seed=0)
-    assert (len(train), len(test)) == sizes
+    found = plans.split([str(i) for i in range(count)], seed=0)
+    assert (len(found.train), len(found.test)) == sizes
+
+
+def test_an_earlier_split_stays_and_new_scenarios_join_it() -> None:
+    names = [f"s{i}" for i in range(30)]
+    first = plans.split(names, seed=3)
+    second = plans.split([*names[5:], *(f"n{i}" for i in range(20))], seed=3, before=replace(first, drawn_by="abc123"))
+    assert not set(first.train) & set(second.test)
+    assert not set(first.test) & set(second.train)
+    assert (len(second.train), len(second.test), second.drawn_by) == (27, 18, "abc123")
+    with pytest.raises(UsageError, match="draw a new split with --new-split"):
+        plans.split([*first.train, "n1", "n2"], seed=3, before=first)
+
+
+def begun(loop: str, made: Plan, *, tested: bool = True) -> Begun:
+    return Begun(loop=loop, split=made.split, tested=tested, plan=made.to_json())
+
+
+def test_the_tasks_split_is_used_again_and_its_looks_are_counted() -> None:
+    names = [f"s{i}" for i in range(15)]
+    first = plan()
+    found = splits.choose(names, [begun("abc123", first), begun("abc123", first, tested=False)], seed=None, anew=False,
+                          task="tip")  # fmt: skip
+    assert (found.train, found.test, found.seed) == (first.train, first.test, 1)
+    assert (found.drawn_by, found.tested) == ("abc123", 1)
+    with pytest.raises(UsageError, match="--seed 2: the scenarios of tip were split by seed 1 in loop abc123"):
+        splits.choose(names, [begun("abc123", first)], seed=2, anew=False, task="tip")
+    assert splits.choose(names, [begun("abc123", first)], seed=2, anew=True, task="tip") == plans.split(names, seed=2)
+
+
+def test_a_start_is_not_tested_on_what_it_was_made_from() -> None:
+    first = plan()
+    other = plans.split([f"s{i}" for i in range(15)], seed=2)
+    made = prompt("x", "v1-abc123-r2")
+    with pytest.raises(UsageError, match="v1-abc123-r2 comes from loop abc123, which learnt from s"):
+        splits.check_start(made, other, [begun("abc123", first)], lambda _: None)
+    renamed = prompt("x", "mine")
+    with pytest.raises(UsageError, match="mine comes from loop abc123"):
+        splits.check_start(renamed, other, [begun("abc123", first)], lambda v: "abc123" if v == "mine" else None)
+    assert splits.check_start(made, plans.split([f"s{i}" for i in range(15)], seed=1), [begun("abc123", first)],
+                              lambda _: None) == []  # fmt: skip
+    (unknown,) = splits.check_start(made, other, [], lambda _: None)
+    assert "which this MLflow does not have" in unknown
+
+
+def test_a_plan_of_another_format_is_refused() -> None:
+    assert Plan.from_json(plan().to_json()) == plan()
+    with pytest.raises(UsageError, match="kept by another version"):
+        Plan.from_json({**plan().to_json(), "schema": "promptbench/optimize-plan/2"})
+
+
+def test_the_root_is_pytests(tmp_path: Path) -> None:
+    evals = tmp_path / "a" / "evals"
+    evals.mkdir(parents=True)
+    assert project_root(evals, cwd=evals) == evals
+    assert project_root(evals, cwd=tmp_path / "a") == tmp_path / "a"
+    (tmp_path / "setup.cfg").write_text("[tool:pytest]\n")
+    assert project_root(evals, cwd=evals) == tmp_path
+    (tmp_path / "a" / "pyproject.toml").write_text("[project]\nname = 'x'\n")
+    assert project_root(evals, cwd=evals) == tmp_path
+    (tmp_path / "a" / "pyproject.toml").write_text("[tool.pytest.ini_options]\naddopts = ''\n")
+    assert project_root(evals, cwd=evals) == tmp_path / "a"
 
 
 def test_instructions_are_what_is_rewritten() -> None:
@@ -137,6 +216,13 @@ def example(scenario: str, score: float | None, text: str = "text") -> Example:
 def test_the_weakest_come_first_one_a_scenario_and_failures_before_all() -> None:
     found = weakest([example("a", 3), example("a", 1), example("b", 2), example("c", None), example("d", 9)], 3)
     assert [(e.scenario, e.score) for e in found] == [("c", None), ("a", 1), ("b", 2)]
+
+
+def test_two_loops_ask_questions_of_their_own() -> None:
+    """What one was answered is kept, and would be all that the other ever gets."""
+    first, again, other = (question(prompt(), 0, [example("a", 1)], RUBRIC, [], loop=k) for k in ("a", "a", "b"))
+    assert first == again
+    assert first != other
 
 
 def test_no_candidate_can_close_its_fence() -> None:
@@ -187,13 +273,13 @@ def test_the_best_wins_and_what_is_clearly_behind_is_dropped() -> None:
     seen: list[str] = []
     found = search(plan(), RUBRIC, lab, lab, watch=lambda s: seen.append(status(s)))
     assert found.best == "v1-abc123-r2"
-    assert found.stopped == "6 rounds"
+    assert found.stopped == "as many as --rounds allows"
     first = found.trials[0]
     assert first.dropped
     assert 0 < len(first.scores) < 9
     assert first.saved == 9 - len(first.scores)
     assert found.saved >= first.saved
-    assert [t.number for t in lab.closed] == [1, 2, 3, 4, 5, 6]
+    assert [t.number for t in lab.closed] == [0, 1, 2, 3, 4, 5, 6]
     assert not {s for _, s in lab.measured} & set(plan().test)
     assert any("best v1-abc123-r2 7." in line and "[" in line for line in seen), seen
 
@@ -202,11 +288,39 @@ def test_a_replay_measures_and_asks_for_nothing_new() -> None:
     texts = ["be bad", "be good", "be good good", "x good", "y", "z"]
     first = Lab(texts)
     once = search(plan(), RUBRIC, first, first)
-    second = Lab([AssertionError("asked again")] * 6, kept=dict(first.kept))
+    second = Lab([AssertionError("asked again")] * 6, kept=dict(first.kept), decided=dict(first.decided))
     again = search(plan(), RUBRIC, second, second)
     assert again.trials == once.trials
-    assert second.measured == first.measured
+    assert (again.best, again.scores) == (once.best, once.scores)
+    assert second.measured == []
     assert second.asked == []
+
+
+def two_messages() -> Prompt:
+    messages = (Message(role="system", content="be brief"), Message(role="system", content="one line"))
+    return with_texts(Prompt(task="tip", version="v1", messages=messages), {}, "v1")
+
+
+@pytest.mark.parametrize("words", [{"good": -4.0}, {"good": 0.3, "r2": -1.0, "r3": 2.0}])
+def test_verdicts_that_change_later_change_no_finished_round(words: Mapping[str, float]) -> None:
+    """Two messages in turn: a proposal for the one must never be put in the other's place."""
+    made = plan(base=two_messages(), rounds=6)
+    first = Lab(["r1 good", "r2 good", "r3", "r4", "r5", "r6"])
+    once = search(made, RUBRIC, first, first)
+    decided = {n: t for n, t in first.decided.items() if n <= 3}
+    second = Lab(["new"] * 6, words=words, kept={n: k for n, k in first.kept.items() if n <= 3}, decided=decided)
+    again = search(made, RUBRIC, second, second)
+    assert again.trials[:3] == once.trials[:3]
+    assert [n for n, *_ in second.asked] == [4, 5, 6]
+    assert all(t.prompt is None or t.component == first.kept[t.number]["component"] for t in again.trials[:3])
+
+
+def test_a_journal_of_another_search_is_refused() -> None:
+    first = Lab(["good", "x"])
+    search(plan(rounds=1), RUBRIC, first, first)
+    kept = {1: {**first.kept[1], "parent": "v0"}}
+    with pytest.raises(UsageError, match=r"round 1 of loop abc123 rewrote message 1 of v0"):
+        search(plan(rounds=1), RUBRIC, Lab(["x"]), Lab(["x"], kept=kept))
 
 
 def test_without_early_stopping_everything_is_measured() -> None:
@@ -219,25 +333,44 @@ def test_without_early_stopping_everything_is_measured() -> None:
 def test_it_stops_when_nothing_is_gained() -> None:
     lab = Lab([f"be {i}" for i in range(6)])
     found = search(plan(patience=2), RUBRIC, lab, lab)
-    assert found.stopped == "no gain in 2 rounds"
+    assert found.stopped == "2 in a row without a gain"
     assert (len(found.trials), found.best) == (2, "v1")
 
 
-def test_it_stops_before_the_money_for_the_end_is_spent() -> None:
-    lab = Lab([f"be {i}" for i in range(6)], cost_each=0.01)
+def test_it_stops_where_the_money_would_not_reach_for_a_round_and_the_end() -> None:
+    lab = Lab(["be good", "x", "y"])
+    lab.affords = False
     found = search(plan(max_cost_usd=0.5), RUBRIC, lab, lab)
-    assert "limit of $0.5" in found.stopped
-    assert lab.spent_usd + 2 * 6 * 0.01 <= 0.5
+    assert (found.stopped, found.broke) == ("the cost reached its limit of $0.5", True)
+    assert (len(lab.measured), lab.asked, lab.best_asked) == (9, [], ["v1"])
+
+
+@pytest.mark.parametrize(("broke_at", "rounds"), [(0, 0), (5, 0), (9, 0), (12, 0), (18, 1)])
+def test_a_call_that_the_money_does_not_reach_for_ends_the_search_and_nothing_else(broke_at: int, rounds: int) -> None:
+    lab = Lab(["be good", "x", "y"], broke_at=broke_at)
+    found = search(plan(max_cost_usd=0.5), RUBRIC, lab, lab)
+    assert (found.broke, len(found.trials)) == (True, rounds)
+    assert found.best == ("v1-abc123-r1" if rounds else "v1")
+
+
+def test_money_ends_no_round_that_the_journal_has() -> None:
+    """All was paid for before: on a replay the total is high and little of it is measured yet."""
+    first = Lab(["be good", "x"])
+    once = search(plan(rounds=2), RUBRIC, first, first)
+    second = Lab([], kept=dict(first.kept), decided=dict(first.decided))
+    second.affords = False
+    again = search(plan(rounds=2, max_cost_usd=0.5), RUBRIC, second, second)
+    assert (again.trials, again.best, again.broke) == (once.trials, once.best, False)
+    third = Lab([], kept=dict(first.kept), decided=dict(first.decided))
+    third.affords = False
+    assert search(plan(rounds=3, max_cost_usd=0.5), RUBRIC, third, third).best == once.best
 
 
 def test_nothing_left_to_gain_needs_no_round() -> None:
-    lab = Lab([], words={"brief": 6.0})
-    lab.words = {"brief": 5.0}
-    found = search(plan(), replace(RUBRIC, criteria=(replace(RUBRIC.criteria[0], max=10.0),)), lab, lab)
-    assert len(found.trials) <= 6
-    lab = Lab([], words={})
+    lab = Lab([], words={"brief": 10.0})
     lab.measure = lambda p, names: {s: Measured(score=10.0) for s in names}  # type: ignore[method-assign]
-    assert search(plan(), RUBRIC, lab, lab).stopped == "nothing left to gain"
+    found = search(plan(), RUBRIC, lab, lab)
+    assert (found.stopped, found.trials, lab.asked) == ("nothing left to gain", [], [])
 
 
 def test_useless_and_repeated_proposals_cost_a_round_and_no_measurement() -> None:
@@ -273,18 +406,60 @@ def test_a_mistake_in_the_proposer_ends_the_loop() -> None:
         search(plan(), RUBRIC, lab, lab)
 
 
-def test_a_scenario_that_nobody_could_judge_counts_neither_way() -> None:
-    lab = Lab(["be good", "x", "y"])
-    measure = lab.measure
+def test_what_is_not_scored_on_both_sides_counts_for_neither() -> None:
+    """The proposal is worse everywhere, and unscored where both are bad: its own mean would look better."""
+    low = set(plan().train[:4])
 
-    def patchy(p: Prompt, names: Sequence[str]) -> Mapping[str, Measured]:
-        found = dict(measure(p, names))
-        found.update({s: Measured(score=None) for s in names if s == plan().train[0] and p.version != "v1"})
-        return found
+    def lab(words: Mapping[str, float]) -> Lab:
+        it = Lab(["x"], words=words)
+        measure = it.measure
 
-    lab.measure = patchy  # type: ignore[method-assign]
-    found = search(plan(rounds=1), RUBRIC, lab, lab)
-    assert found.best == "v1-abc123-r1"
+        def patchy(p: Prompt, names: Sequence[str]) -> Mapping[str, Measured]:
+            found = dict(measure(p, names))
+            for s in low & set(names):
+                score = found[s].score
+                assert score is not None
+                found[s] = replace(found[s], score=score - 4 if p.version == "v1" else None)
+            return found
+
+        it.measure = patchy  # type: ignore[method-assign]
+        return it
+
+    worse = lab({"x": -0.5})
+    found = search(plan(rounds=1, early_stopping=False), RUBRIC, worse, worse)
+    assert found.best == "v1"
+    better = lab({"x": 0.5})
+    assert search(plan(rounds=1), RUBRIC, better, better).best == "v1-abc123-r1"
+
+
+def test_a_start_that_is_hardly_scored_ends_the_loop() -> None:
+    lab = Lab(["x"])
+    lab.measure = (
+        lambda p, names: {  # type: ignore[method-assign]
+            s: Measured(score=5.0 if s in plan().train[:3] else None) for s in names
+        }
+    )
+    with pytest.raises(UnreachableError, match="only 3 of 9 train scenarios were answered by every model"):
+        search(plan(), RUBRIC, lab, lab)
+
+
+# -- the test split
+
+
+@pytest.mark.parametrize(
+    ("differences", "outcome"),
+    [
+        ([-1.0, 0.5, 0.0, -2.0, 0.1, 0.1], Outcome.OVERFIT),
+        ([0.0] * 8, Outcome.OVERFIT),
+        ([1.0, -0.5, 0.8, 0.2, -0.6, 0.1], Outcome.NOT_SHOWN),
+        ([3.0] * 5, Outcome.NOT_SHOWN),
+        ([3.0] * 6, Outcome.OFFERED),
+        ([], Outcome.NOT_SHOWN),
+    ],
+)
+def test_a_gain_on_the_test_split_has_to_be_more_than_chance(differences: list[float], outcome: Outcome) -> None:
+    a = {f"s{i}": 5 + d for i, d in enumerate(differences)}
+    assert on_test(compare(a, dict.fromkeys(a, 5.0))) is outcome
 
 
 # -- files and reports
@@ -295,6 +470,7 @@ def result(**more: Any) -> Result:
     better = prompt("be good <script>alert(1)</script>\nand ```kind```", "v1-abc123-r2")
     state.prompts[better.version] = better
     state.scores = {"v1": dict.fromkeys(plan().train, 5.0), better.version: dict.fromkeys(plan().train, 7.0)}
+    state.whole = {"v1", better.version}
     state.best, state.stopped = better.version, "2 rounds"
     state.trials = [
         Trial(
@@ -318,7 +494,7 @@ def test_reports_show_hostile_text_as_text() -> None:
     text = render_markdown(result())
     assert "````diff" in text
     assert "&lt;b&gt;empty&lt;/b&gt; \\| here" in text
-    assert any("dropped early" in line for line in lines(result()))
+    assert any("dropped early" in line for line in lines(result(), resume="go on"))
 
 
 def test_a_written_prompt_reads_back_as_the_same_and_is_never_overwritten(tmp_path: Path) -> None:

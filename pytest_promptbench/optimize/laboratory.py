@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..autojudge import Ask, judge_and_write, unscored
 from ..checks import fill_checks
-from ..errors import PromptbenchError, TrackingError
+from ..errors import PacketError, PromptbenchError, TrackingError
+from ..generation import OVER_BUDGET
 from ..grid import make_cell
 from ..ledger import Ledger
-from ..packet import build_packet, write_packet
+from ..packet import build_packet, read_packet, write_packet
 from ..records import (
     Candidate,
     Cell,
@@ -26,27 +28,27 @@ from ..records import (
 )
 from ..settings import Settings
 from ..tracking.entry import Logged
-from ..tracking.rounds import COST, Rounds
+from ..tracking.rounds import Rounds
 from ..tracking.store import TrackingStore
-from .plan import JudgedBy, Plan, Trial
+from .plan import JudgedBy, Plan
 from .proposing import TRIES, Example, ProposalError, ask_again, parse_proposal, question
-from .search import Measured
+from .purse import Purse
+from .state import Measured, OutOfMoneyError, UnreachableError
 
 
 class WaitingError(PromptbenchError):
-    """The loop waits: ``count`` candidates in the packet at ``path`` want a judge."""
+    """The loop waits: ``count`` candidates in the packet at ``path`` want a judge. ``scored``: it holds scores."""
 
-    def __init__(self, count: int, path: Path) -> None:
+    def __init__(self, count: int, path: Path, *, scored: bool = False) -> None:
         super().__init__(f"{count} candidates wait for a judge")
-        self.count, self.path = count, path
-
-
-class UnreachableError(PromptbenchError):
-    """A provider or the judge could not be asked; what was paid for is kept, so the loop can be resumed."""
+        self.count, self.path, self.scored = count, path, scored
 
 
 class Bench:
-    """Measures and proposes. What MLflow has is read from there, an answer in the ledger is not paid for again."""
+    """Measures and proposes. What MLflow has is read from there, an answer in the ledger is not paid for again.
+
+    A cell whose generation failed in an earlier process is asked for once more.
+    """
 
     def __init__(
         self,
@@ -58,34 +60,55 @@ class Bench:
         store: TrackingStore,
         rounds: Rounds,
         ledger: Ledger,
-        packet: Path,
+        packets: Path,
+        rivals: int = 2,
     ) -> None:
+        """``packets``: the folder where they go. ``rivals``: how many prompts the final comparison has."""
         self._plan, self._suite, self._settings = plan, suite, settings
-        self._ask, self._store, self._rounds, self._ledger, self._packet = ask, store, rounds, ledger, packet
+        self._ask, self._store, self._packets = ask, store, packets
         self._scenarios = {s.id: s for s in suite.scenarios}
         self._texts: dict[str, LoggedCandidate] = {}
-        self._elsewhere = max(0.0, rounds.spent() - ledger.cost(settings.identity.session))
         self._known: dict[tuple[str, ...], LoggedCandidate] | None = None
+        self._asked: set[tuple[str, ...]] = set()
+        self._purse = Purse(plan, suite, rounds, ledger, session=settings.identity.session, rivals=rivals)
+
+    # -- money
 
     @property
     def spent_usd(self) -> float:
-        return self._elsewhere + self._ledger.cost(self._settings.identity.session)
+        return self._purse.spent_usd
+
+    @property
+    def end_usd(self) -> float:
+        """What is set aside for the final comparison."""
+        return self._purse.end_usd
+
+    def affords_round(self, best: Prompt) -> bool:
+        """Whether a round at the mean price so far leaves what the final comparison of ``best`` may cost."""
+        return self._purse.affords_round(best, candidates=len(self._everyone()))
+
+    def open_test(self) -> None:
+        """The search is over: the test split is used from now on, and the money set aside may be spent."""
+        self._purse.open_test()
 
     # -- measuring
 
     def measure(self, prompt: Prompt, scenarios: Sequence[str]) -> Mapping[str, Measured]:
-        """Generate, log and judge. WaitingError in sit-down mode, UnreachableError, TrackingError."""
+        """Generate, log and judge. WaitingError in sit-down mode, OutOfMoneyError, UnreachableError, TrackingError."""
         chosen = [self._scenarios[s] for s in scenarios]
         found = self.generate(prompt, scenarios)
         found = self._judge(found)
-        self._rounds.note(metrics={COST: self.spent_usd})
         return {s.id: self._measured(s, [c for c in found if c.scenario == s.id]) for s in chosen}
 
     def generate(self, prompt: Prompt, scenarios: Sequence[str]) -> list[LoggedCandidate]:
-        """The candidates of these cells, all of them in MLflow, with texts. UnreachableError, TrackingError."""
+        """The candidates of these cells, all of them in MLflow, with texts. As ``measure``, but nobody judges."""
         cells = self._cells([prompt], scenarios)
-        self._generate([c for c in cells if self._find(c) is None])
+        self._generate([c for c in cells if self._wanted(c)])
         return self._with_texts([self._logged(c) for c in cells])
+
+    def _wanted(self, cell: Cell) -> bool:
+        found = self._find(cell)
+        return found is None or (found.error is not None and (*cell.names, cell.id) not in self._asked)
 
     def _cells(self, prompts: Sequence[Prompt], scenarios: Sequence[str]) -> list[Cell]:
         return [
@@ -96,10 +119,13 @@ class Bench:
         ]
 
     def _find(self, cell: Cell) -> LoggedCandidate | None:
+        return self._everyone().get((*cell.names, cell.id))
+
+    def _everyone(self) -> dict[tuple[str, ...], LoggedCandidate]:
         if self._known is None:
             everyone = self._store.read(self._plan.experiment)
             self._known = {(c.model, c.prompt, c.scenario, c.cell): c for c in everyone}
-        return self._known.get((*cell.names, cell.id))
+        return self._known
 
     def _logged(self, cell: Cell) -> LoggedCandidate:
         found = self._find(cell)
@@ -108,23 +134,30 @@ class Bench:
         return found
 
     def _generate(self, cells: Sequence[Cell]) -> None:
-        """New candidates, all of them in MLflow on return. Where most of a block fails, none is logged."""
+        """New candidates, all of them in MLflow on return. Where some were not asked for or most failed: the rest."""
         if not cells:
             return
+        self._asked.update((*c.names, c.id) for c in cells)
         candidates = [future.result() for future in [self._ask(cell) for cell in cells]]
         failed = [c for c in candidates if c.failed]
         unasked = next((c.error for c in failed if (c.error or "").startswith("not generated")), None)
-        if unasked is not None or 2 * len(failed) > len(candidates):
-            raise UnreachableError(
-                f"{len(failed)} of {len(candidates)} candidates could not be generated: {unasked or failed[0].error}"
-            )
-        entries = [self._entry(c).entry(self._plan.experiment) for c in candidates]
-        self._store.log(entries)
+        unreachable = unasked is not None or 2 * len(failed) > len(candidates)
+        logged = [c for c in candidates if not (c.failed and unreachable)]
+        self._store.log([self._entry(c).entry(self._plan.experiment) for c in logged])
         self._known = None
-        for c in candidates:
-            logged = self._logged(c.cell)
+        for c in logged:
             if not c.failed:
-                self._texts[logged.run_id] = _filled(logged, c)
+                found = self._logged(c.cell)
+                self._texts[found.run_id] = _filled(found, c)
+        self._purse.note()
+        if unreachable:
+            why = unasked or failed[0].error or ""
+            self._refuse(why, f"{len(failed)} of {len(candidates)} candidates could not be generated: {why}")
+
+    def _refuse(self, why: str, text: str) -> NoReturn:
+        if OVER_BUDGET in why:
+            raise OutOfMoneyError(f"one more request might pass --max-cost {self._plan.max_cost_usd or 0:g}")
+        raise UnreachableError(text)
 
     def _entry(self, candidate: Candidate) -> Logged:
         rubric = self._suite.rubric
@@ -141,8 +174,7 @@ class Bench:
         rubric, judge = self._suite.rubric, self._suite.judge
         if self._plan.judged_by is JudgedBy.SIT_DOWN:
             if any(c.pending and c.sit_down() is None for c in candidates):
-                everyone = self._store.read(self._plan.experiment)
-                raise WaitingError(*self.export([c for c in everyone if c.pending]))
+                raise self.export([c for c in self._everyone().values() if c.pending])
             return candidates
         assert judge is not None
         todo = [c for c in unscored(candidates, rubric, judge) if judge.name not in c.failed_verdicts]
@@ -152,22 +184,40 @@ class Bench:
             todo, rubric, judge, self._ask, lambda judgements: [j.write(self._store) for j in judgements]
         )
         self._known = None
+        self._purse.note()
         if came_to.unavailable:
-            raise UnreachableError(came_to.unavailable)
+            self._refuse(came_to.unavailable, came_to.unavailable)
         changed = {c.run_id: c for c in after}
         return [changed.get(c.run_id, c) for c in candidates]
 
-    def export(self, candidates: Sequence[LoggedCandidate]) -> tuple[int, Path]:
-        """A blind packet of these candidates, in an order that the loop's seed decides."""
+    def export(self, candidates: Sequence[LoggedCandidate]) -> WaitingError:
+        """A blind packet of these candidates, in an order that the loop's seed decides.
+
+        A packet of the very same candidates that is there stays as it is, and so does one that holds a score.
+        """
         packet = build_packet(
             self._with_texts(candidates),
             self._suite.rubric,
             experiment=self._plan.experiment,
             seed=int(self._plan.id, 16) + self._plan.seed,
         )
-        self._packet.parent.mkdir(parents=True, exist_ok=True)
-        write_packet(self._packet, packet)
-        return len(packet["items"]), self._packet
+        items = {i["item"] for i in packet["items"]}
+        self._packets.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            path = self._packets / ("packet.json" if number == 1 else f"packet-{number}.json")
+            there = _packet_at(path)
+            scored = there is not None and self._holds_scores(there)
+            if there is not None and {i.get("item") for i in there["items"]} == items:
+                return WaitingError(len(items), path, scored=scored)
+            if not path.exists() or (there is not None and not scored):
+                write_packet(path, packet)
+                return WaitingError(len(items), path)
+        raise AssertionError("unreachable")
+
+    def _holds_scores(self, packet: Mapping[str, Any]) -> bool:
+        judged = {c.name for c in self._suite.rubric.judged}
+        entries = [e for i in packet["items"] for e in i.get("candidates", ())]
+        return any(v is not None for e in entries for k, v in dict(e.get("scores") or {}).items() if k in judged)
 
     def candidates(self, prompts: Sequence[Prompt], scenarios: Sequence[str]) -> list[LoggedCandidate]:
         """What MLflow has of these cells now."""
@@ -179,16 +229,15 @@ class Bench:
         return candidate.automatic() if self._plan.judged_by is JudgedBy.AUTO else candidate.sit_down()
 
     def composite(self, candidate: LoggedCandidate) -> float | None:
-        """Points; the rubric's worst for a generation that failed, None where nobody could judge."""
-        if candidate.error is not None:
-            return self._suite.rubric.bottom
-        verdict = self.verdict(candidate)
+        """Points; None where the generation failed or nobody could judge."""
+        verdict = self.verdict(candidate) if candidate.error is None else None
         return None if verdict is None else composite({**verdict.scores, **candidate.checks}, self._suite.rubric)
 
     def _measured(self, scenario: Scenario, candidates: Sequence[LoggedCandidate]) -> Measured:
         scores = [s for c in candidates if (s := self.composite(c)) is not None]
         examples = tuple(self._example(scenario, c) for c in candidates)
-        return Measured(score=sum(scores) / len(scores) if scores else None, examples=examples)
+        whole = bool(scores) and len(scores) == len(candidates)
+        return Measured(score=sum(scores) / len(scores) if whole else None, examples=examples)
 
     def _example(self, scenario: Scenario, candidate: LoggedCandidate) -> Example:
         verdict = self.verdict(candidate)
@@ -211,14 +260,15 @@ class Bench:
 
         A proposer that refuses the question, as for being too long for it, is asked again with fewer examples.
         """
-        messages = question(prompt, component, examples, self._suite.rubric, tried)
+        messages = question(prompt, component, examples, self._suite.rubric, tried, loop=self._plan.id)
         problem = ""
         for _ in range(TRIES):
             reply = self._ask(self._cell(number, messages)).result()
+            self._purse.note()
             if reply.error is not None and len(examples) > 1 and not reply.error.startswith("not generated"):
                 return self.propose(number, prompt, component, examples[: len(examples) // 2], tried[-1:])
             if reply.error is not None:
-                raise UnreachableError(f"the proposer {self._plan.proposer.name} could not be asked: {reply.error}")
+                self._refuse(reply.error, f"the proposer {self._plan.proposer.name} could not be asked: {reply.error}")
             try:
                 return parse_proposal(reply.outputs[0], prompt.messages[component])
             except ProposalError as error:
@@ -239,31 +289,18 @@ class Bench:
         )
 
 
-class MLflowJournal:
-    """Rounds as nested runs."""
-
-    def __init__(self, plan: Plan, rounds: Rounds) -> None:
-        self._plan, self._rounds = plan, rounds
-
-    def proposal(self, number: int) -> Mapping[str, Any] | None:
-        return self._rounds.proposal(number)
-
-    def keep(self, number: int, proposal: Mapping[str, Any]) -> None:
-        self._rounds.keep(number, self._plan.version(number), proposal)
-
-    def close(self, trial: Trial) -> None:
-        metrics = {"train_composite": trial.mean, "e_value": trial.e_value, "saved_candidates": float(trial.saved)}
-        outcome = trial.problem or ("dropped: clearly behind its parent" if trial.dropped else "measured")
-        self._rounds.close(
-            trial.number,
-            metrics={k: v for k, v in metrics.items() if v is not None},
-            tags={"promptbench.optimize.parent": trial.parent, "promptbench.optimize.outcome": outcome},
-        )
-
-
 def _filled(logged: LoggedCandidate, candidate: Candidate) -> LoggedCandidate:
     return replace(logged, outputs=candidate.outputs, context=dict(candidate.cell.scenario.vars))
 
 
 def _texts_of(candidate: LoggedCandidate, texts: LoggedCandidate) -> LoggedCandidate:
     return replace(candidate, outputs=texts.outputs, context=texts.context)
+
+
+def _packet_at(path: Path) -> Mapping[str, Any] | None:
+    """A packet that is there; None where there is none, or nothing that reads as one."""
+    try:
+        found = read_packet(path)
+    except PacketError:
+        return None
+    return found if isinstance(found.get("items"), list) else None

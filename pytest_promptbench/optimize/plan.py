@@ -8,16 +8,21 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any, Self
 
-from ..catalog.template import PLACEHOLDER
+from ..catalog.template import PLACEHOLDER, placeholders
 from ..errors import UsageError
-from ..records import Message, Model, Prompt, Record, Suite, sha256
+from ..records import Message, Model, Prompt, Record, Scenario, Suite, sha256
 from ..statistics import fewest_pairs
 
 TEST_SHARE = 0.4
 FEWEST_TRAIN = 4
 ALPHA_DROP = 0.1
-"""How often a proposal that is in truth as good as its parent may be dropped early."""
+"""How often a proposal may be dropped early that would have ended level with its parent or ahead."""
+PLAN_SCHEMA = "promptbench/optimize-plan/1"
+ROUND_SCHEMA = "promptbench/optimize-round/1"
+NO_PROMOTION = "none"
+"""``Plan.promote_policy`` of a loop that ends with the comparison."""
 
 
 class JudgedBy(StrEnum):
@@ -29,10 +34,12 @@ class JudgedBy(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Record):
-    """One loop.
+    """One loop: everything that a later ``--resume`` goes by.
 
     ``components`` are the places of the messages that may be rewritten; ``block`` is how many scenarios are generated
-    and judged before a proposal is looked at again.
+    and judged before a proposal is looked at again. ``split`` is the id of the loop that drew the split, ``tested``
+    how many loops had looked at its test scenarios before this one. ``promote_policy`` is a ``promotion.Policy`` or
+    ``NO_PROMOTION``; ``report`` a folder, relative to the project's root where it is below it.
     ``suite_sha256`` covers what the scores depend on, so that a loop is not resumed on other scenarios.
     """
 
@@ -47,12 +54,18 @@ class Plan(Record):
     components: tuple[int, ...]
     proposer: Model
     judged_by: JudgedBy
-    rounds: int = 8
-    patience: int = 4
-    block: int = 3
+    rounds: int
+    patience: int
+    block: int
     seed: int = 0
+    split: str = ""
+    tested: int = 0
     max_cost_usd: float | None = None
+    allow_unpriced: bool = False
     early_stopping: bool = True
+    promote_policy: str = NO_PROMOTION
+    promote_within: tuple[str, ...] = ()
+    report: str = ""
     suite_sha256: str = ""
     created_at: str = ""
 
@@ -61,16 +74,81 @@ class Plan(Record):
         first = re.sub(r"(-[0-9a-f]{6}-r\d+)+$", "", self.base.version)
         return f"{first}-{self.id}-r{number}"
 
+    def to_json(self) -> dict[str, Any]:
+        return {"schema": PLAN_SCHEMA, **super().to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """UsageError for a plan of another format."""
+        return super().from_json(checked_schema(data, PLAN_SCHEMA))
+
+
+def checked_schema(data: Mapping[str, Any], schema: str) -> Mapping[str, Any]:
+    """The data, if it says that it is of this format. UsageError."""
+    if data.get("schema") != schema:
+        raise UsageError(
+            f"the loop was kept by another version of pytest-promptbench (format {data.get('schema')!r}, this one "
+            f"reads {schema!r}): resume it with that version, or begin a new loop"
+        )
+    return data
+
 
 def new_id() -> str:
     return secrets.token_hex(3)
 
 
-def split(scenarios: Sequence[str], *, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(train, test), at random by the seed and the scenarios' names, each in the order given.
+def make_plan(
+    *,
+    loop: str,
+    base: Prompt,
+    split: Split,
+    judged_by: JudgedBy,
+    rounds: int,
+    patience: int | None = None,
+    **more: Any,
+) -> Plan:
+    """A plan with what follows from the rest: the experiment, when a proposal is looked at, when to give up.
 
-    Four in ten are for the test, and no fewer than can tell two prompts apart at all. UsageError where that leaves
-    too few to learn from.
+    A proposal is looked at four times, or where a person has to judge in between, twice. Half the rounds without a
+    gain, at least three, are enough.
+    """
+    looks = 4 if judged_by is JudgedBy.AUTO else 2
+    return Plan(
+        id=loop,
+        task=base.task,
+        experiment=f"{base.task}-optimize-{loop}",
+        base=base,
+        train=split.train,
+        test=split.test,
+        split=split.drawn_by or loop,
+        tested=split.tested,
+        seed=split.seed,
+        components=components(base),
+        judged_by=judged_by,
+        rounds=rounds,
+        patience=patience or max(3, rounds // 2),
+        block=max(2, -(-len(split.train) // looks)),
+        **more,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Which scenarios are to learn from and which are locked. ``drawn_by``: the loop that drew it; empty: this one."""
+
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    seed: int
+    drawn_by: str = ""
+    tested: int = 0
+
+
+def split(scenarios: Sequence[str], *, seed: int, before: Split | None = None) -> Split:
+    """Train and test scenarios, at random by the seed and the scenarios' names, each in the order given.
+
+    Four in ten are for the test, and no fewer than can tell two prompts apart at all. With an earlier split of the
+    task ``before``, its scenarios stay where they are and only new ones are drawn. UsageError where too few are left
+    to learn from or to compare on.
     """
     least = fewest_pairs(0.05)
     count = max(least, round(TEST_SHARE * len(scenarios)))
@@ -80,8 +158,23 @@ def split(scenarios: Sequence[str], *, seed: int) -> tuple[tuple[str, ...], tupl
             f"(fewer cannot tell two prompts apart) and {FEWEST_TRAIN} are the least to learn from; add "
             f"{least + FEWEST_TRAIN - len(scenarios)}"
         )
-    chosen = set(random.Random(f"{seed}:split").sample(sorted(scenarios), count))
-    return tuple(s for s in scenarios if s not in chosen), tuple(s for s in scenarios if s in chosen)
+    test = {s for s in scenarios if before is not None and s in before.test}
+    learnt = {s for s in scenarios if before is not None and s in before.train}
+    free = sorted(s for s in scenarios if s not in test and s not in learnt)
+    test |= set(random.Random(f"{seed}:split").sample(free, min(len(free), max(0, count - len(test)))))
+    found = Split(
+        train=tuple(s for s in scenarios if s not in test),
+        test=tuple(s for s in scenarios if s in test),
+        seed=seed,
+        drawn_by=before.drawn_by if before else "",
+        tested=before.tested if before else 0,
+    )
+    if len(found.test) < least or len(found.train) < FEWEST_TRAIN:
+        raise UsageError(
+            f"the task's split has {len(found.train)} train and {len(found.test)} test scenarios left, and "
+            f"{FEWEST_TRAIN} and {least} are the least: add scenarios, or draw a new split with --new-split"
+        )
+    return found
 
 
 def components(prompt: Prompt) -> tuple[int, ...]:
@@ -92,6 +185,12 @@ def components(prompt: Prompt) -> tuple[int, ...]:
     system = [i for i, m in enumerate(prompt.messages) if m.role in ("system", "developer")]
     wordy = [i for i, m in enumerate(prompt.messages) if len(PLACEHOLDER.sub("", m.content).split()) > 3]
     return tuple(system or wordy or range(len(prompt.messages)))
+
+
+def unfilled(prompt: Prompt, scenarios: Sequence[Scenario]) -> str | None:
+    """The first placeholder that some scenario has no value for; None where all are filled."""
+    names = placeholders(prompt.messages)
+    return next((n for n in names if any(n not in s.vars for s in scenarios)), None)
 
 
 def with_texts(prompt: Prompt, texts: Mapping[int, str], version: str) -> Prompt:
@@ -116,14 +215,15 @@ def fingerprint(suite: Suite) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial(Record):
-    """What a round came to. ``scores``: train scenario -> composite in points, of those that were generated.
+    """What a round came to, as it was decided then: a resumed loop takes it as it stands. Round 0 is the start.
 
-    ``e_value`` is the evidence against being as good as the parent; ``saved`` counts the candidates that were not
-    generated because of it. ``problem`` says why there was no new prompt to try.
+    ``scores``: train scenario -> composite in points, of those that were generated and judged whole. ``e_value`` is the
+    evidence against ending level with the parent; ``saved`` counts the candidates that were not generated because of
+    it. ``problem`` says why there was no new prompt to try. ``spent_usd``: the loop's cost until then.
     """
 
     number: int
-    parent: str
+    parent: str = ""
     prompt: Prompt | None = None
     component: int = 0
     scores: Mapping[str, float] = field(default_factory=dict)
@@ -131,6 +231,7 @@ class Trial(Record):
     e_value: float | None = None
     saved: int = 0
     problem: str | None = None
+    spent_usd: float = 0.0
 
     @property
     def mean(self) -> float | None:
@@ -138,3 +239,6 @@ class Trial(Record):
         if self.dropped or not self.scores:
             return None
         return sum(self.scores.values()) / len(self.scores)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema": ROUND_SCHEMA, **super().to_json()}

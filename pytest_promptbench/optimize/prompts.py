@@ -59,6 +59,15 @@ def write_prompt(folder: Path, prompt: Prompt, lineage: Mapping[str, Any]) -> Pa
     return path
 
 
+def origin(folder: Path, version: str) -> str | None:
+    """The loop that a prompt's file says it comes from; None where it says nothing, or there is no file."""
+    try:
+        found = yaml.safe_load((folder / f"{version}.yaml").read_text(encoding="utf-8"))["lineage"]["loop"]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+        return None
+    return str(found)
+
+
 def difference(before: Prompt, after: Prompt) -> str:
     """A unified diff of the messages, long lines wrapped so that a changed sentence is a changed line."""
     lines = difflib.unified_diff(

@@ -20,7 +20,8 @@ TRIES = 3
 WEAKEST = 4
 LONGEST = 6000
 """Characters of a message that a proposal may have, or twice the present text's where that is longer."""
-_SHOWN = 1500
+SHOWN = 1500
+"""Characters of an answer, and of what a judge said of it, that a proposer sees."""
 
 SYSTEM = """\
 You improve prompts. You are given one message of a prompt, the rubric that its answers are judged by, and the answers \
@@ -82,9 +83,12 @@ def weakest(examples: Sequence[Example], count: int = WEAKEST) -> list[Example]:
 
 
 def question(
-    prompt: Prompt, component: int, examples: Sequence[Example], rubric: Rubric, tried: Sequence[str]
+    prompt: Prompt, component: int, examples: Sequence[Example], rubric: Rubric, tried: Sequence[str], *, loop: str = ""
 ) -> tuple[Message, ...]:
-    """Ask for a better text of the message at ``component``. ``tried``: a line each on what did not help."""
+    """Ask for a better text of the message at ``component``. ``tried``: a line each on what did not help.
+
+    ``loop`` makes it a question of that loop alone: another one from the same start is to get proposals of its own.
+    """
     message = prompt.messages[component]
     shown = [
         {
@@ -98,7 +102,7 @@ def question(
     ]
     answers = json.dumps(shown, ensure_ascii=False, indent=1, default=str)
     names = placeholders([message])
-    fence = sha256([message.content, answers, rubric.body])[:12]
+    fence = sha256([loop, message.content, answers, rubric.body])[:12]
     history = ("\nTried before:\n" + "\n".join(f"- {line}" for line in tried) + "\n") if tried else ""
     text = QUESTION.format(
         role=message.role,
@@ -158,4 +162,4 @@ def _unfenced(reply: str) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,13 @@ def headline(result: Result) -> str:
     """The outcome in one sentence."""
     base, best = result.plan.base.version, result.best
     train = f"{_figure(result.train, best)} on train, {base} has {_figure(result.train, base)}"
+    test = _comparison(result)
     sentences = {
         Outcome.NO_GAIN: f"no proposal was better than {base} on the train scenarios; {base} stays",
+        Outcome.OUT_OF_MONEY: f"out of money: {_broke(result)}; go on with a larger --max-cost",
         Outcome.OVERFIT: f"overfit: {best} gains on train ({train}) and not on the test split; it is not offered",
+        Outcome.NOT_SHOWN: f"not shown: {best} gains on train ({train}); on the test split that may be chance "
+        f"({test}), so it is written and not promoted",
         Outcome.OFFERED: f"{best} is better than {base}: {train}; it was not to be promoted",
         Outcome.REFUSED: f"REFUSED: {best} does not become champion of {result.plan.task}",
         Outcome.PROMOTED: f"{best} is champion of {result.plan.task}, {result.champion} in MLflow's prompt registry",
@@ -30,25 +35,39 @@ def headline(result: Result) -> str:
     return sentences[result.outcome]
 
 
+def _broke(result: Result) -> str:
+    base, best = result.plan.base.version, result.best
+    if best != base:
+        return f"{best} is the best on train and is not compared on the test split yet"
+    tried = sum(t.prompt is not None for t in result.trials)
+    return f"{plural(tried, 'proposal')} tried, none better than {base} so far" if tried else "nothing was tried"
+
+
+def _comparison(result: Result) -> str:
+    """Winner less start on the test split; empty before that."""
+    c = result.comparison or {}
+    if c.get("mean_difference") is None:
+        return ""
+    p = "" if c["p_value"] is None else f", p = {c['p_value']:.3f}"
+    return f"{c['mean_difference']:+.2f} {_range(c['ci'])}points on {plural(c['n'], 'scenario')}{p}"
+
+
 def _figure(table: object, version: str) -> str:
     found = table.get(version) if isinstance(table, dict) else None
     return points(found[0], found[1:]) if found else "-"
 
 
-def lines(result: Result) -> list[str]:
-    """The summary for the terminal."""
+def lines(result: Result, *, resume: str) -> list[str]:
+    """The summary for the terminal. ``resume``: the command that goes on with the loop."""
     plan = result.plan
     text = [headline(result)]
     if result.note:
         text.append(f"  {result.note}")
     text += result.conditions
-    if result.comparison and result.comparison.get("mean_difference") is not None:
-        c = result.comparison
-        p = "" if c["p_value"] is None else f", p = {c['p_value']:.3f}"
-        text.append(
-            f"  test split: {_signed(c['mean_difference'])} {_range(c['ci'])}points against {plan.base.version} on "
-            f"{c['n']} scenarios{p}"
-        )
+    if _comparison(result):
+        text.append(f"  test split: against {plan.base.version} {_comparison(result)}")
+    if plan.tested:
+        text.append(f"  {_tested(result)}")
     tried = [t for t in result.trials if t.prompt is not None]
     dropped = [t for t in tried if t.dropped]
     text.append(
@@ -59,13 +78,20 @@ def lines(result: Result) -> list[str]:
     if result.file:
         text.append(f"  the prompt: {result.file}")
     if result.outcome is Outcome.WAITING:
-        text.append(f"  score {result.packet}, then: pytest <evals> --judge-apply {result.packet}")
-        text.append(f"  and go on with: promptbench optimize --resume {plan.id}")
+        evals = Path(plan.suite).parent.as_posix()
+        text.append(f"  score {result.packet}, then: pytest {evals}/ --judge-apply {result.packet}")
+        text.append(f"  and go on with: {resume}")
+    if result.outcome is Outcome.OUT_OF_MONEY:
+        text.append(f"  go on with: {resume} --max-cost USD")
     return text
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.2f}"
+def _tested(result: Result) -> str:
+    count = result.plan.tested
+    return (
+        f"{plural(count, 'loop')} looked at this test split before, and no p-value allows for that; new scenarios in "
+        "the suite are fresh ones"
+    )
 
 
 def _range(ci: Sequence[float] | None) -> str:
@@ -77,7 +103,9 @@ def outcome_of(trial: Trial, best: str) -> str:
     if trial.prompt is None:
         return f"no new prompt: {trial.problem}"
     if trial.dropped:
-        return f"dropped after {plural(len(trial.scores), 'scenario')} (e = {number(trial.e_value, 1)})"
+        late = trial.e_value is not None and trial.e_value >= 1e12
+        why = "it could not catch up any more" if late else f"e = {number(trial.e_value, 1)}"
+        return f"dropped after {plural(len(trial.scores), 'scenario')} ({why})"
     return "best" if trial.prompt.version == best else "measured"
 
 
@@ -112,16 +140,15 @@ def _facts(result: Result) -> list[tuple[str, str]]:
         ("proposer", plan.proposer.name),
         ("judge", plan.judged_by.value),
         ("scenarios", f"{len(plan.train)} train, {len(plan.test)} locked test, split by seed {plan.seed}"),
+        ("test split", f"drawn by loop {plan.split}, looked at by {plural(plan.tested, 'loop')} before this one"),
         ("stopped", result.stopped or "not yet"),
         ("early stopping", f"{result.saved} of {plural(result.planned, 'candidate')} not generated"),
         ("spent", dollars(result.spent_usd)),
     ]
     for name, table in (("train", result.train), ("test", result.test)):
         facts += [(f"{v} on {name}", points(t[0], t[1:])) for v, t in table.items()]
-    if result.comparison and result.comparison.get("mean_difference") is not None:
-        c = result.comparison
-        p = "" if c["p_value"] is None else f", p = {c['p_value']:.3f}"
-        facts.append(("difference on test", f"{_signed(c['mean_difference'])} {_range(c['ci'])}{p}".strip()))
+    if _comparison(result):
+        facts.append(("difference on test", _comparison(result)))
     return [(visible(k), visible(v)) for k, v in facts]
 
 
@@ -139,16 +166,17 @@ def render_markdown(result: Result) -> str:
         out += ["", "## The gate", "", *(f"* {markdown_cell(c.strip())}" for c in result.conditions)]
     out += ["", "## Rounds", "", f"| {' | '.join(_HEAD)} |", f"|{' --- |' * len(_HEAD)}"]
     out += [f"| {' | '.join(markdown_cell(c) for c in row)} |" for row in _rows(result)]
-    if result.diff:
-        fence = "`" * max(3, 1 + max((len(r) for r in _runs(result.diff)), default=0))
-        out += ["", "## The prompt, against its start", "", f"{fence}diff", visible(result.diff, multiline=True), fence]
+    for title, diff in _diffs(result):
+        fence = "`" * max(3, 1 + max((len(r) for r in re.findall(r"`+", diff)), default=0))
+        out += ["", f"## {title}", "", f"{fence}diff", visible(diff, multiline=True), fence]
     return "\n".join(out) + "\n"
 
 
-def _runs(text: str) -> list[str]:
-    import re
-
-    return re.findall(r"`+", text)
+def _diffs(result: Result) -> list[tuple[str, str]]:
+    """What was changed, against the start and, where that is another prompt, against the parent."""
+    found = [("The prompt, against its start", result.diff)]
+    found.append((f"The prompt, against its parent {markdown_cell(result.parent)}", result.parent_diff))
+    return [(title, diff) for title, diff in found if diff]
 
 
 # -- the page
@@ -216,10 +244,10 @@ def picture(result: Result) -> _Picture | None:
 
 def render_html(result: Result, *, generated_at: str) -> str:
     """The report as one page without script or outside address."""
-    diff = [
-        ("add" if d.startswith("+") else "cut" if d.startswith("-") else "head" if d.startswith("@@") else "", d)
-        for d in visible(result.diff, multiline=True).split("\n")
-        if result.diff
+    marks = {"+": "add", "-": "cut", "@": "head"}
+    diffs = [
+        (title, [(marks.get(d[:1], ""), d) for d in visible(diff, multiline=True).split("\n")])
+        for title, diff in _diffs(result)
     ]
     return (
         environment()
@@ -227,7 +255,7 @@ def render_html(result: Result, *, generated_at: str) -> str:
         .render(
             css=asset("leaderboard.css"),
             task=visible(result.plan.task),
-            loop=result.plan.id,
+            loop_id=result.plan.id,
             headline=visible(headline(result)),
             note=visible(result.note),
             facts=_facts(result),
@@ -235,7 +263,7 @@ def render_html(result: Result, *, generated_at: str) -> str:
             head=_HEAD,
             rows=_rows(result),
             picture=picture(result),
-            diff=diff,
+            diffs=diffs,
             generated_at=visible(generated_at),
         )
     )

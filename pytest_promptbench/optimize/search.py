@@ -1,86 +1,25 @@
 """The loop itself: GEPA proposes and chooses parents, we measure, drop what is clearly behind, and say when to stop.
 
-GEPA is deterministic for a seed, for the same scores and the same proposals. So there are no checkpoints: a resumed
-loop runs from its beginning, with a laboratory and a journal that remember.
+A round that is over was decided once: its scores, its outcome and its proposal are in the journal, and a resumed loop
+takes them from there, whatever has become of verdicts since. GEPA is deterministic for a seed and for the same scores,
+so it chooses the same parents again, which is checked. What is not decided yet is computed.
 """
 
 from __future__ import annotations
 
 import functools
-import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from ..errors import UsageError
-from ..records import Prompt, Record, Rubric
-from ..statistics import BehindTest
-from .plan import ALPHA_DROP, Plan, Trial, with_texts
+from ..records import Prompt, Rubric
+from .plan import FEWEST_TRAIN, Plan, Trial, with_texts
 from .proposing import Example, ProposalError, weakest
+from .state import Journal, Laboratory, Measured, OutOfMoneyError, Search, UnreachableError
+from .trying import OnTrial
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured(Record):
-    """A prompt on one scenario: the mean composite over the models in points, and the candidates behind it.
-
-    ``score`` is None where nothing of it could be judged; a failed generation counts as the rubric's worst.
-    """
-
-    score: float | None
-    examples: tuple[Example, ...] = ()
-
-
-class Laboratory(Protocol):
-    """Generates and judges. Whatever it was asked before, it answers from memory."""
-
-    @property
-    def spent_usd(self) -> float:
-        """What all calls of the loop have cost so far, as far as prices are known."""
-
-    def measure(self, prompt: Prompt, scenarios: Sequence[str]) -> Mapping[str, Measured]:
-        """May raise to pause the loop, e.g. for a judge."""
-
-    def propose(
-        self, number: int, prompt: Prompt, component: int, examples: Sequence[Example], tried: Sequence[str]
-    ) -> str:
-        """A better text for one message. Raises ProposalError where the proposer has no usable one."""
-
-
-class Journal(Protocol):
-    """Keeps proposals and results by round."""
-
-    def proposal(self, number: int) -> Mapping[str, Any] | None:
-        """What ``keep`` was given for this round; None where the loop has not been there."""
-
-    def keep(self, number: int, proposal: Mapping[str, Any]) -> None: ...
-
-    def close(self, trial: Trial) -> None: ...
-
-
-@dataclass
-class Search:
-    """How far a loop is. ``scores`` of a version: train scenario -> composite in points."""
-
-    plan: Plan
-    prompts: dict[str, Prompt] = field(default_factory=dict)
-    scores: dict[str, dict[str, float]] = field(default_factory=dict)
-    trials: list[Trial] = field(default_factory=list)
-    best: str = ""
-    stopped: str = ""
-    spent_usd: float = 0.0
-
-    @property
-    def saved(self) -> int:
-        """Candidates that early stopping did not generate."""
-        return sum(t.saved for t in self.trials)
-
-    def mean(self, version: str) -> float | None:
-        """Mean composite over all train scenarios; None for a version that has not seen all of them."""
-        scores = self.scores.get(version, {})
-        return sum(scores.values()) / len(scores) if len(scores) == len(self.plan.train) else None
 
 
 class _PauseError(BaseException):
@@ -113,14 +52,14 @@ def search(
 ) -> Search:
     """Run the loop to its end, or until the laboratory raises; ``watch`` sees every step.
 
-    UsageError without the package gepa.
+    UsageError without the package gepa, and where the journal's rounds are not those that the search would make.
     """
     try:
         import gepa
     except ImportError:
         raise UsageError("promptbench optimize needs gepa: pip install 'pytest-promptbench[optimize]'") from None
 
-    state = Search(plan=plan, prompts={plan.base.version: plan.base}, best=plan.base.version)
+    state = Search.begin(plan)
     adapter = _Adapter(state, rubric, laboratory, journal, watch)
     try:
         gepa.optimize(
@@ -128,7 +67,7 @@ def search(
             trainset=list(plan.train),
             valset=list(plan.train),
             adapter=adapter,
-            reflection_minibatch_size=min(plan.block, len(plan.train)),
+            reflection_minibatch_size=1,  # what is measured, and in which order, is decided here
             skip_perfect_score=False,
             module_selector="round_robin",
             acceptance_criterion=adapter,
@@ -139,7 +78,9 @@ def search(
             raise_on_exception=True,
         )
     except _PauseError as pause:
-        raise pause.cause from None
+        if not isinstance(pause.cause, OutOfMoneyError):
+            raise pause.cause from None
+        state.broke, state.stopped = True, adapter.limit
     state.spent_usd = laboratory.spent_usd
     return state
 
@@ -162,7 +103,11 @@ class _Adapter:
     ) -> None:
         self._state, self._rubric, self._lab, self._journal, self._watch = state, rubric, laboratory, journal, watch
         self._measured: dict[str, dict[str, Measured]] = {}
-        self._open: _Open | None = None
+        self._open: OnTrial | None = None
+
+    @property
+    def limit(self) -> str:
+        return f"the cost reached its limit of ${self._state.plan.max_cost_usd or 0:g}"
 
     # -- what GEPA asks for
 
@@ -170,15 +115,13 @@ class _Adapter:
     def evaluate(self, batch: list[str], candidate: dict[str, str], capture_traces: bool = False) -> Any:
         from gepa.core.adapter import EvaluationBatch
 
-        prompt = self._prompt(candidate)
-        trial = self._open
-        if trial is not None and trial.prompt.version == prompt.version:
-            self._try(trial, batch)
-        else:
-            self._measure(prompt, batch)
-        known = self._measured[prompt.version]
-        scores = [self._share(known[s].score if s in known else None, prompt) for s in batch]
-        traces = [[prompt.version, s] for s in batch] if capture_traces else None
+        version = self._prompt(candidate).version
+        if self._open is not None:
+            self._try(self._open)
+        elif version not in self._state.whole and version == self._state.plan.base.version:
+            self._start()
+        scores = [self._share(version, s) for s in batch]
+        traces = [[version, s] for s in batch] if capture_traces else None
         return EvaluationBatch(outputs=[None] * len(batch), scores=scores, trajectories=traces)
 
     @_through
@@ -186,8 +129,10 @@ class _Adapter:
         self, candidate: dict[str, str], eval_batch: Any, components_to_update: list[str]
     ) -> Mapping[str, Sequence[Mapping[str, Any]]]:
         """The weakest of all that is known of the candidate, not only of GEPA's batch."""
-        known = self._measured[self._prompt(candidate).version]
-        chosen = weakest([e for m in known.values() for e in m.examples])
+        chosen: list[Example] = []
+        if self._journal.proposal(len(self._state.trials) + 1) is None:
+            known = self._seen(self._prompt(candidate))
+            chosen = weakest([e for m in known.values() for e in m.examples])
         return {name: [e.to_json() for e in chosen] for name in components_to_update}
 
     @_through
@@ -197,7 +142,7 @@ class _Adapter:
         reflective_dataset: Mapping[str, Sequence[Mapping[str, Any]]],
         components_to_update: list[str],
     ) -> dict[str, str]:
-        """One round begins: the journal's proposal, or a new one. The same text where there is none."""
+        """One round begins: the journal's proposal, or a new one. The same text where there is none to try."""
         parent = self._prompt(candidate)
         number = len(self._state.trials) + 1
         name = components_to_update[0]
@@ -206,6 +151,7 @@ class _Adapter:
             examples = [Example.from_json(e) for e in reflective_dataset[name]]
             kept = self._ask(number, parent, int(name), examples)
             self._journal.keep(number, kept)
+        self._check(number, kept, parent, int(name))
         problem = kept.get("problem")
         if problem is None:
             prompt = with_texts(parent, {int(name): kept["text"]}, self._state.plan.version(number))
@@ -215,41 +161,32 @@ class _Adapter:
                 self._begin(number, parent, prompt, int(name))
                 return {name: kept["text"]}
             problem = f"it is the text of {twin} again"
-        self._close(Trial(number=number, parent=parent.version, component=int(name), problem=problem))
+        decided = self._journal.decision(number)
+        self._close(decided or Trial(number=number, parent=parent.version, component=int(name), problem=problem))
         return {name: candidate[name]}
 
     @_through
     def should_accept(self, proposal: Any, state: Any) -> bool:
-        """Whether a proposal goes on from its first block to the rest: unless it is clearly behind by then."""
-        if self._open is not None:
-            return True
+        """Whether a proposal may become a parent: unless it was dropped."""
         last = self._state.trials[-1]
-        return last.prompt is not None and not last.dropped
+        return last.prompt is not None and bool(last.scores) and not last.dropped
 
     @_through
     def stop(self, _: Any) -> bool:
-        """Asked before every round."""
+        """Asked before every round. Money is no reason where the journal has that round already."""
         state, plan = self._state, self._state.plan
         state.spent_usd = self._lab.spent_usd
-        best = state.mean(state.best)
-        since = len(state.trials) - next((t.number for t in state.trials if self._version(t) == state.best), 0)
-        reasons = {
-            f"{plan.rounds} rounds": len(state.trials) >= plan.rounds,
-            f"no gain in {plan.patience} rounds": since >= plan.patience,
-            "nothing left to gain": best is not None and best >= self._rubric.top - 1e-9,
-            f"the cost reached its limit of ${plan.max_cost_usd or 0:g}": self._too_dear(),
-        }
-        state.stopped = next((reason for reason, holds in reasons.items() if holds), "")
+        best, done = state.mean(state.best), len(state.trials)
+        since = done - next((t.number for t in state.trials if t.prompt and t.prompt.version == state.best), 0)
+        if done >= plan.rounds:
+            state.stopped = "as many as --rounds allows"
+        elif since >= plan.patience:
+            state.stopped = f"{plan.patience} in a row without a gain"
+        elif best is not None and best >= self._rubric.top - 1e-9:
+            state.stopped = "nothing left to gain"
+        elif self._journal.proposal(done + 1) is None and not self._lab.affords_round(state.prompts[state.best]):
+            state.stopped, state.broke = self.limit, True
         return bool(state.stopped)
-
-    def _too_dear(self) -> bool:
-        """Whether one more round like those before would leave too little for the final comparison."""
-        plan, spent = self._state.plan, self._lab.spent_usd
-        if plan.max_cost_usd is None or not spent:
-            return False
-        measured = sum(len(m) for m in self._measured.values())
-        each = spent / max(1, measured)
-        return spent + each * (len(plan.train) + 2 * len(plan.test)) > plan.max_cost_usd
 
     # -- what we do for it
 
@@ -262,16 +199,21 @@ class _Adapter:
                 return prompt
         raise AssertionError("GEPA made up a candidate")
 
-    @staticmethod
-    def _version(trial: Trial) -> str | None:
-        return trial.prompt.version if trial.prompt else None
+    def _check(self, number: int, kept: Mapping[str, Any], parent: Prompt, component: int) -> None:
+        if (kept["parent"], kept["component"]) != (parent.version, component):
+            raise UsageError(
+                f"round {number} of loop {self._state.plan.id} rewrote message {kept['component'] + 1} of "
+                f"{kept['parent']}, and the search would now rewrite message {component + 1} of {parent.version}: gepa "
+                "or pytest-promptbench is of another version than it began with; resume it with that, or begin a new "
+                "loop"
+            )
 
     def _ask(self, number: int, parent: Prompt, component: int, examples: Sequence[Example]) -> dict[str, Any]:
+        about = {"parent": parent.version, "component": component}
         try:
-            text = self._lab.propose(number, parent, component, examples, self._tried(parent))
+            return {**about, "text": self._lab.propose(number, parent, component, examples, self._tried(parent))}
         except ProposalError as error:
-            return {"parent": parent.version, "component": component, "problem": str(error)}
-        return {"parent": parent.version, "component": component, "text": text}
+            return {**about, "problem": str(error)}
 
     def _tried(self, parent: Prompt) -> list[str]:
         """What became of the proposals from this parent; it also keeps two rounds' questions from being the same."""
@@ -283,95 +225,82 @@ class _Adapter:
                 lines.append(f"round {t.number}: no usable proposal ({t.problem})")
                 continue
             text = " ".join(t.prompt.messages[t.component].content.split())
-            outcome = "clearly worse" if t.dropped else f"{t.mean or 0:.2f} points on average"
-            lines.append(f"round {t.number}: {outcome}: {text[:300]}")
+            mean = "no score" if t.mean is None else f"{t.mean:.2f} points on average"
+            lines.append(f"round {t.number}: {'clearly worse' if t.dropped else mean}: {text[:300]}")
         return lines[-6:]
 
+    def _seen(self, prompt: Prompt) -> Mapping[str, Measured]:
+        """A parent's candidates, read again where an earlier process has measured them."""
+        if prompt.version not in self._measured:
+            scenarios = [s for s in self._state.plan.train if s in self._state.scores[prompt.version]]
+            self._measured[prompt.version] = dict(self._lab.measure(prompt, scenarios))
+        return self._measured[prompt.version]
+
     def _measure(self, prompt: Prompt, scenarios: Sequence[str]) -> None:
-        known = self._measured.setdefault(prompt.version, {})
-        missing = [s for s in scenarios if s not in known]
-        if missing:
-            known.update(self._lab.measure(prompt, missing))
+        found = self._lab.measure(prompt, scenarios)
+        self._measured.setdefault(prompt.version, {}).update(found)
         scores = self._state.scores.setdefault(prompt.version, {})
-        for s in missing:
-            # A scenario that nobody could judge says nothing of the prompt: it gets the mean of the others.
-            score = known[s].score
-            if score is not None:
-                scores[s] = score
-        if all(s in known for s in self._state.plan.train):
-            mean = sum(scores.values()) / len(scores) if scores else self._rubric.bottom
-            for s in self._state.plan.train:
-                scores.setdefault(s, mean)
+        scores.update({s: m.score for s, m in found.items() if m.score is not None})
         self._state.spent_usd = self._lab.spent_usd
         self._watch(self._state)
 
-    def _share(self, score: float | None, prompt: Prompt) -> float:
-        """A composite as GEPA takes it, 0 to 1; what a dropped proposal never saw counts as the worst."""
-        if score is None and len(self._measured[prompt.version]) == len(self._state.plan.train):
-            score = self._state.mean(prompt.version)
+    def _share(self, version: str, scenario: str) -> float:
+        """A composite as GEPA takes it, 0 to 1. A scenario without a score says nothing: the mean of the others."""
         low, high = self._rubric.bottom, self._rubric.top
+        score = self._state.scores.get(version, {}).get(scenario)
+        score = self._state.mean(version) if score is None else score
         return 0.0 if score is None else (score - low) / (high - low)
 
+    def _start(self) -> None:
+        """Round 0: the start on all train scenarios."""
+        state, base = self._state, self._state.plan.base
+        decided = self._journal.decision(0)
+        if decided is None:
+            self._measure(base, state.plan.train)
+            scores = state.scores[base.version]
+            if len(scores) < min(FEWEST_TRAIN, len(state.plan.train)):
+                raise UnreachableError(
+                    f"only {len(scores)} of {len(state.plan.train)} train scenarios were answered by every model and "
+                    f"judged, and {FEWEST_TRAIN} are the least: see the failed runs of experiment "
+                    f"{state.plan.experiment}"
+                )
+            decided = Trial(number=0, prompt=base, scores=dict(scores), spent_usd=self._lab.spent_usd)
+        state.scores[base.version] = dict(decided.scores)
+        state.whole.add(base.version)
+        self._journal.close(decided)
+        self._watch(state)
+
     def _begin(self, number: int, parent: Prompt, prompt: Prompt, component: int) -> None:
-        complete = self._state.mean(parent.version) is not None
-        before = self._state.scores[parent.version if complete else self._state.best]
-        self._open = _Open(number, parent, prompt, component, before, BehindTest(alpha=ALPHA_DROP))
+        decided = self._journal.decision(number)
+        if decided is not None:
+            self._state.scores[prompt.version] = dict(decided.scores)
+            if not decided.dropped:
+                self._state.whole.add(prompt.version)
+            self._close(decided)
+            return
+        before = self._state.scores[parent.version]
+        self._open = OnTrial(
+            self._state.plan, self._rubric, number, parent=parent.version, prompt=prompt, component=component,
+            before=before,
+        )  # fmt: skip
 
-    def _try(self, trial: _Open, batch: Sequence[str]) -> None:
-        """Measure block by block, in an order that does not depend on scores, until the proposal is clearly behind."""
-        plan = self._state.plan
-        known = self._measured.setdefault(trial.prompt.version, {})
-        rest = [s for s in batch if s not in known]
-        random.Random(f"{plan.seed}:{trial.number}").shuffle(rest)
-        while rest and not trial.behind:
-            block, rest = rest[: plan.block], rest[plan.block :]
+    def _try(self, trial: OnTrial) -> None:
+        """Measure block by block, until it is clearly behind or whole."""
+        version = trial.prompt.version
+        while trial.goes_on:
+            block = trial.block()
             self._measure(trial.prompt, block)
-            scores = self._state.scores[trial.prompt.version]
-            for s in block:
-                if plan.early_stopping and s in scores:
-                    trial.test.update(scores[s] - trial.before[s])
-        if trial.behind or len(known) == len(plan.train):
-            self._end(trial)
-
-    def _end(self, trial: _Open) -> None:
-        plan, version = self._state.plan, trial.prompt.version
-        seen = self._measured.get(version, {})
-        missing = len(plan.train) - len(seen)
-        self._close(
-            Trial(
-                number=trial.number,
-                parent=trial.parent.version,
-                prompt=trial.prompt,
-                component=trial.component,
-                scores=dict(self._state.scores.get(version, {})),
-                dropped=missing > 0,
-                e_value=min(trial.test.e_value, 1e12) if plan.early_stopping else None,
-                saved=missing * len(plan.models),
-            )
-        )
+            trial.take(block, self._state.scores[version])
+        if trial.whole:
+            self._state.whole.add(version)
+        self._close(trial.decision(self._state.scores[version], spent_usd=self._lab.spent_usd))
 
     def _close(self, trial: Trial) -> None:
         self._open = None
         state = self._state
+        gain = state.gain(trial.prompt.version) if trial.prompt is not None else None
         state.trials.append(trial)
-        mean, best = trial.mean, state.mean(state.best)
-        if trial.prompt is not None and mean is not None and best is not None and mean > best + 1e-9:
+        if trial.prompt is not None and gain is not None and gain > 1e-9:
             state.best = trial.prompt.version
         self._journal.close(trial)
         self._watch(state)
-
-
-@dataclass
-class _Open:
-    """A proposal on trial. ``before``: what it is held against: its parent's scores, of a dropped one the best's."""
-
-    number: int
-    parent: Prompt
-    prompt: Prompt
-    component: int
-    before: Mapping[str, float]
-    test: BehindTest
-
-    @property
-    def behind(self) -> bool:
-        return self.test.behind

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         on_one_layer,
         sign_flip_p_value,
     )
-    from .sequential import BehindTest
+    from .sequential import BehindTest, earliest_drop
     from .ties import Board, MeanEstimate, compare_estimates, tied_ranks
     from .wording import detectable, p_text
 
@@ -44,6 +44,7 @@ _HOME = {
     "compare": "paired",
     "compare_estimates": "ties",
     "detectable": "wording",
+    "earliest_drop": "sequential",
     "fewest_pairs": "paired",
     "holm": "paired",
     "mean_interval": "intervals",
@@ -72,6 +73,7 @@ __all__ = [
     "compare",
     "compare_estimates",
     "detectable",
+    "earliest_drop",
     "fewest_pairs",
     "holm",
     "mean_interval",

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import UsageError
-from ..records import Prompt, Record
+from ..records import Message, Prompt, Record, sha256
 from .entry import storable
 from .store import TrackingStore, translated
 
 CHAMPION = "champion"
 VERSION = "promptbench.version"
 SHA256 = "promptbench.prompt_sha256"
+PARAMS = "promptbench.params"
 HISTORY = "promptbench.champions"
 """Tag of the registered prompt: the numbers of its champions as JSON, oldest first, the present one last."""
 KEPT = 200
@@ -64,12 +65,31 @@ class PromptRegistry:
     def _keep(self, task: str, history: Sequence[int]) -> None:
         self._store.client.set_prompt_tag(task, HISTORY, json.dumps(list(history[-KEPT:])))
 
+    def text(self, task: str, registered: Registered) -> Prompt:
+        """A registered prompt with its messages, whatever has become of its file. UsageError where it was changed."""
+        with translated(self._store.uri):
+            found = self._store.client.get_prompt_version(task, str(registered.number))
+        try:
+            messages = tuple(Message(role=m["role"], content=m["content"]) for m in found.template)
+            params = json.loads(found.tags.get(PARAMS, "{}"))
+            content = {"messages": [m.to_json() for m in messages], "params": params}
+            same = sha256(content) == registered.sha256
+        except (TypeError, KeyError, ValueError):
+            same = False
+        if not same:
+            raise UsageError(
+                f"the champion of {task}, version {registered.number} in MLflow's prompt registry, is not the text "
+                f"that was promoted as {registered.version}: put prompts/{task}/{registered.version}.yaml back as it "
+                "was, or roll the promotion back with --bench-rollback"
+            )
+        return Prompt(task=task, version=registered.version, messages=messages, params=params, sha256=registered.sha256)
+
     def promote(self, task: str, prompt: Prompt, *, lineage: Mapping[str, str], message: str) -> Registered:
         """Register the prompt, unless this text is registered already, and move the alias to it."""
         before = self.champion(task)
         tags = {VERSION: prompt.version, SHA256: prompt.sha256, **lineage}
         if prompt.params:
-            tags["promptbench.params"] = json.dumps(dict(prompt.params), sort_keys=True)
+            tags[PARAMS] = json.dumps(dict(prompt.params), sort_keys=True)
         tags = {k: storable(v)[:TAG_LIMIT] for k, v in tags.items()}
         client = self._store.client
         with translated(self._store.uri):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,27 @@ LOOP = "promptbench.optimize"
 """On the parent run: the loop's id."""
 ROUND = "promptbench.optimize.round"
 STATE = "promptbench.optimize.state"
+TASK = "promptbench.optimize.task"
+SPLIT = "promptbench.optimize.split"
+"""The id of the loop that drew the train and test scenarios which this one uses."""
+TESTED = "promptbench.optimize.tested"
+"""``true`` once the loop has looked at its test scenarios."""
 PLAN_FILE = "plan.json"
 ROUND_FILE = "round.json"
+DECISION_FILE = "decision.json"
 COST = "cost_usd"
+SEARCHED = "searched_within_usd"
+"""The limit on cost within which the search has come to its end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """A loop that was begun some time. ``tested``: whether it has looked at its test scenarios."""
+
+    loop: str
+    split: str
+    tested: bool
+    plan: Mapping[str, Any]
 
 
 class Rounds:
@@ -27,36 +46,54 @@ class Rounds:
         self._store, self.experiment, self.run_id = store, experiment, run_id
         self._runs: dict[int, str] = {}
         self._data: dict[int, dict[str, Any]] = {}
+        self._decisions: dict[int, dict[str, Any]] = {}
+        self._ended: set[int] = set()
         experiment_id = store.experiment(experiment)
         assert experiment_id is not None
         self._experiment_id = experiment_id
 
     @classmethod
-    def create(cls, store: TrackingStore, experiment: str, loop: str, plan: Mapping[str, Any]) -> Rounds:
+    def create(
+        cls, store: TrackingStore, experiment: str, loop: str, plan: Mapping[str, Any], *, split: str = ""
+    ) -> Rounds:
         """Begin a loop: its experiment, its parent run, its plan."""
         experiment_id = store.experiment(experiment, create=True)
+        tags = {LOOP: loop, STATE: "running", TASK: storable(str(plan.get("task", "")))[:TAG_LIMIT], SPLIT: split}
         with translated(store.uri):
-            run = store.client.create_run(
-                experiment_id, run_name=f"optimize {loop}", tags={LOOP: loop, STATE: "running"}
-            )
+            run = store.client.create_run(experiment_id, run_name=f"optimize {loop}", tags=tags)
             store.client.log_dict(run.info.run_id, dict(plan), PLAN_FILE)
         return cls(store, experiment, str(run.info.run_id))
 
     @classmethod
     def find(cls, store: TrackingStore, loop: str) -> Rounds:
         """The loop of this id, with all that it kept. UsageError where there is none."""
-        names = store.experiments()
-        ids = {store.experiment(n): n for n in names}
-        with translated(store.uri):
-            found = store.client.search_runs([i for i in ids if i], filter_string=f"tags.`{LOOP}` = '{loop}'")
-            if not found:
-                known = store.client.search_runs([i for i in ids if i], filter_string=f"tags.`{LOOP}` != ''")
+        names, found = _parents(store, f"tags.`{LOOP}` = '{loop}'")
         if not found:
+            known = _parents(store, f"tags.`{LOOP}` != ''")[1]
             there = ", ".join(sorted({r.data.tags[LOOP] for r in known})[:10]) or "none"
             raise UsageError(f"--resume {loop}: MLflow has no such loop; there are: {there}")
-        rounds = cls(store, ids[found[0].info.experiment_id], str(found[0].info.run_id))
+        rounds = cls(store, names[found[0].info.experiment_id], str(found[0].info.run_id))
         rounds._load()
         return rounds
+
+    @classmethod
+    def begun(cls, store: TrackingStore, task: str) -> list[Begun]:
+        """The loops of a task, the newest first; those that ended before they had a plan are left out."""
+        names, found = _parents(store, f"tags.`{LOOP}` != ''")
+        loops = []
+        for run in found:
+            tags = run.data.tags
+            if tags.get(TASK) != storable(task)[:TAG_LIMIT]:
+                continue
+            one = cls(store, names[run.info.experiment_id], str(run.info.run_id))
+            with translated(store.uri):
+                plan = one._read(run.info.run_id, PLAN_FILE)
+            if plan is not None:
+                loop = tags[LOOP]
+                loops.append(
+                    Begun(loop=loop, split=tags.get(SPLIT) or loop, tested=tags.get(TESTED) == "true", plan=plan)
+                )
+        return loops
 
     def _load(self) -> None:
         with translated(self._store.uri):
@@ -69,20 +106,26 @@ class Rounds:
                     if run.data.tags.get("mlflow.parentRunId") == self.run_id:
                         number = int(run.data.tags[ROUND])
                         self._runs[number] = str(run.info.run_id)
-                        data = self._read(run.info.run_id, ROUND_FILE)
-                        if data is not None:
-                            self._data[number] = data
+                        for file, known in ((ROUND_FILE, self._data), (DECISION_FILE, self._decisions)):
+                            data = self._read(run.info.run_id, file)
+                            if data is not None:
+                                known[number] = data
+                        if run.info.status == "FINISHED":
+                            self._ended.add(number)
                 token = page.token
                 if not token:
                     return
 
     def _read(self, run_id: str, file: str) -> Any:
-        """An artifact as JSON; None where it was not written before a crash."""
+        """An artifact as JSON; None where it was not written, or not to its end, before a crash."""
         client = self._store.client
         if file not in {a.path for a in client.list_artifacts(run_id)}:
             return None
         text = Path(client.download_artifacts(run_id, file)).read_text(encoding="utf-8")
-        return json.loads(text)
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            return None
 
     def plan(self) -> dict[str, Any]:
         with translated(self._store.uri):
@@ -95,49 +138,94 @@ class Rounds:
         """What ``keep`` was given for a round, in this process or in an earlier one."""
         return self._data.get(number)
 
+    def decision(self, number: int) -> dict[str, Any] | None:
+        """What ``close`` was given for a round, in this process or in an earlier one."""
+        return self._decisions.get(number)
+
     def keep(self, number: int, name: str, proposal: Mapping[str, Any]) -> None:
         """Remember a round's proposal for good."""
-        client = self._store.client
         with translated(self._store.uri):
-            if number not in self._runs:
-                tags = {"mlflow.parentRunId": self.run_id, ROUND: str(number)}
-                run = client.create_run(self._experiment_id, run_name=storable(name)[:250], tags=tags)
-                self._runs[number] = str(run.info.run_id)
-            client.log_dict(self._runs[number], dict(proposal), ROUND_FILE)
+            self._store.client.log_dict(self._run(number, name), dict(proposal), ROUND_FILE)
         self._data[number] = dict(proposal)
 
-    def close(self, number: int, *, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
-        """End a round with its figures. Doing so again changes nothing."""
+    def _run(self, number: int, name: str) -> str:
+        if number not in self._runs:
+            tags = {"mlflow.parentRunId": self.run_id, ROUND: str(number)}
+            run = self._store.client.create_run(self._experiment_id, run_name=storable(name)[:250], tags=tags)
+            self._runs[number] = str(run.info.run_id)
+        return self._runs[number]
+
+    def close(
+        self,
+        number: int,
+        name: str,
+        decision: Mapping[str, Any],
+        *,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+    ) -> None:
+        """End a round with what was decided, for good, and its figures. Doing so again changes nothing."""
         from mlflow.entities import Metric, RunTag
 
-        client, run_id = self._store.client, self._runs[number]
+        if number in self._ended:
+            return
+        client = self._store.client
         with translated(self._store.uri):
-            if client.get_run(run_id).info.status == "FINISHED":
-                return
+            run_id = self._run(number, name)
+            if number not in self._decisions:
+                client.log_dict(run_id, dict(decision), DECISION_FILE)
+                self._decisions[number] = dict(decision)
             client.log_batch(
                 run_id,
                 metrics=[Metric(k, v, 0, number) for k, v in metrics.items()],
                 tags=[RunTag(k, storable(v)[:TAG_LIMIT]) for k, v in tags.items()],
             )
             client.set_terminated(run_id)
+        self._ended.add(number)
 
     # -- the parent
 
     def spent(self) -> float:
         """US dollars, as the loop wrote them last, on whatever machine."""
-        with translated(self._store.uri):
-            return float(self._store.client.get_run(self.run_id).data.metrics.get(COST, 0.0))
+        return self._metric(COST) or 0.0
 
-    def note(self, *, state: str | None = None, metrics: Mapping[str, float] | None = None, step: int = 0) -> None:
-        """Figures and the state of the whole loop: running, waiting, done."""
+    def searched_within(self) -> float | None:
+        """The limit, in US dollars, of the search that came to an end; None where none has, or without a limit."""
+        return self._metric(SEARCHED)
+
+    def _metric(self, name: str) -> float | None:
+        with translated(self._store.uri):
+            value = self._store.client.get_run(self.run_id).data.metrics.get(name)
+        return None if value is None else float(value)
+
+    def state(self) -> str:
+        """Where the loop was when it last said so."""
+        with translated(self._store.uri):
+            return str(self._store.client.get_run(self.run_id).data.tags.get(STATE, ""))
+
+    def note(
+        self,
+        *,
+        state: str | None = None,
+        tested: bool = False,
+        metrics: Mapping[str, float] | None = None,
+        step: int = 0,
+    ) -> None:
+        """Figures and the state of the whole loop: running, waiting, or what it came to."""
         from mlflow.entities import Metric, RunTag
 
+        tags = {**({STATE: state} if state else {}), **({TESTED: "true"} if tested else {})}
         with translated(self._store.uri):
             self._store.client.log_batch(
                 self.run_id,
                 metrics=[Metric(k, v, 0, step) for k, v in (metrics or {}).items()],
-                tags=[RunTag(STATE, state)] if state else [],
+                tags=[RunTag(k, v) for k, v in tags.items()],
             )
+
+    def kept(self, file: str) -> Any:
+        """An artifact of the parent run as JSON; None where there is none."""
+        with translated(self._store.uri):
+            return self._read(self.run_id, file)
 
     def attach(self, files: Iterable[Path]) -> None:
         """Keep files as artifacts of the parent run."""
@@ -148,3 +236,17 @@ class Rounds:
     def end(self) -> None:
         with translated(self._store.uri):
             self._store.client.set_terminated(self.run_id)
+
+
+def _parents(store: TrackingStore, condition: str) -> tuple[dict[str, str], list[Any]]:
+    """Experiment id -> name of all experiments, and the loops' parent runs that meet a condition, newest first."""
+    names = {i: n for n in store.experiments() if (i := store.experiment(n))}
+    found: list[Any] = []
+    token = None
+    with translated(store.uri):
+        while True:
+            page = store.client.search_runs(list(names), filter_string=condition, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return names, found

@@ -125,6 +125,12 @@ class TrackingStore:
             self._client = client
 
     @property
+    def exists(self) -> bool:
+        """False where it is an SQLite file that nobody has made yet."""
+        file = _sqlite_file(self.uri)
+        return file is None or file.exists()
+
+    @property
     def client(self) -> Any:
         """MLflow's client, open. For the modules of this package."""
         self.open()

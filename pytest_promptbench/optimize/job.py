@@ -1,0 +1,319 @@
+"""From arguments to a loop that can be run: its plan, new or as it was kept, its suite, its store, its folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..catalog import Choice, load_suite
+from ..catalog.models import find_models, load_models
+from ..catalog.suite import prompt_folder
+from ..completer import LiteLLMCompleter
+from ..errors import UsageError
+from ..grid import select
+from ..localmodels import installed
+from ..promotion import Policy, parse_bound
+from ..records import Model, Prompt, Suite
+from ..session import where
+from ..settings import Identity, Settings, resolve
+from ..tracking.registry import PromptRegistry, Registered
+from ..tracking.rounds import Rounds
+from ..tracking.store import TrackingStore, utc_now
+from . import plan as plans
+from . import splits
+from .plan import NO_PROMOTION, JudgedBy, Plan
+from .prices import everyone
+from .prompts import origin
+from .root import project_root
+
+ROUNDS = 8
+CONCURRENCY = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A loop about to run. ``champion``: the reigning one, where the loop is to promote; ``warnings``: to be said."""
+
+    plan: Plan
+    suite: Suite
+    settings: Settings
+    store: TrackingStore
+    folder: Path
+    prompts: Path
+    champion: Registered | None = None
+    rounds: Rounds | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def rivals(self) -> int:
+        """How many prompts the final comparison has: start, winner, and a champion that is another."""
+        return 2 if self.champion is None or self.champion.sha256 == self.plan.base.sha256 else 3
+
+    @property
+    def policy(self) -> Policy | None:
+        return None if self.plan.promote_policy == NO_PROMOTION else Policy(self.plan.promote_policy)
+
+    @property
+    def resume(self) -> str:
+        """The command that goes on with the loop from here."""
+        found = project_root(Path.cwd(), cwd=Path.cwd())
+        elsewhere = "" if found == self.settings.root else f" --root {self.settings.root}"
+        return f"promptbench optimize --resume {self.plan.id}{elsewhere}"
+
+
+def make_job(args: argparse.Namespace) -> Job:
+    """UsageError, CatalogError."""
+    start = _absolute(args.suite).parent if args.suite is not None and not args.resume else Path.cwd()
+    root = _absolute(args.root) if args.root else project_root(start, cwd=Path.cwd())
+    job = _resumed(args, root) if args.resume else _new(args, root)
+    missing = next((why for m in everyone(job.plan, job.suite) if m.embedded and (why := installed(m.model))), None)
+    if missing:
+        raise UsageError(missing)
+    _check_prices(job.plan, job.suite)
+    _check_folder(job)
+    return job
+
+
+# -- a new loop
+
+
+def _new(args: argparse.Namespace, root: Path) -> Job:
+    if args.suite is None:
+        raise UsageError("optimize: name a suite, as in  promptbench optimize evals/tips.yaml")
+    path = _absolute(args.suite)
+    if not path.is_relative_to(root):
+        raise UsageError(f"optimize: {args.suite} is not below the project's root {root}; name that with --root")
+    suite = _suite(path, root, args.models.split(",") if args.models else None)
+    judged_by = JudgedBy(args.judge or JudgedBy.AUTO)
+    _check_judge(args, suite, judged_by)
+    policy = _policy(args, judged_by)
+    for text in args.promote_within or ():
+        parse_bound(text, option="--promote-within")
+    loop = plans.new_id()
+    settings = _settings(args, root, loop, args.max_cost)
+    store = where(settings).store()
+    folder = _prompts(suite, root)
+    champion = PromptRegistry(store).champion(suite.task) if store.exists else None
+    base = _base(args, suite, store, champion)
+    earlier = Rounds.begun(store, suite.task) if store.exists else []
+    split = splits.choose(
+        [s.id for s in suite.scenarios], earlier, seed=args.seed, anew=bool(args.new_split), task=suite.task
+    )
+    warnings = splits.check_start(base, split, earlier, lambda version: origin(folder, version))
+    plan = plans.make_plan(
+        loop=loop,
+        base=base,
+        split=split,
+        judged_by=judged_by,
+        rounds=args.rounds or ROUNDS,
+        patience=args.patience,
+        suite=path.relative_to(root).as_posix(),
+        models=tuple(m.name for m in suite.models),
+        proposer=_proposer(args, suite, path, root),
+        max_cost_usd=args.max_cost,
+        allow_unpriced=bool(args.allow_unpriced),
+        early_stopping=not args.no_early_stopping,
+        promote_policy=policy,
+        promote_within=tuple(args.promote_within or ()),
+        report=_kept_folder(args.report, root),
+        suite_sha256=plans.fingerprint(suite),
+        created_at=utc_now(),
+    )
+    return Job(
+        plan=plan, suite=suite, settings=settings, store=store, folder=_report_folder(plan, root), prompts=folder,
+        champion=None if policy == NO_PROMOTION else champion, warnings=tuple(warnings),
+    )  # fmt: skip
+
+
+def _suite(path: Path, root: Path, models: Any) -> Suite:
+    names = [n.strip() for n in models] if models else None
+    suite = load_suite(path, root=root, environ=os.environ, choice=Choice(only_models=names))
+    try:
+        return select(suite, names, None)
+    except UsageError as error:
+        raise UsageError(str(error).replace("--bench-models", "--models")) from None
+
+
+def _check_judge(args: argparse.Namespace, suite: Suite, judged_by: JudgedBy) -> None:
+    if judged_by is not JudgedBy.AUTO or suite.judge is not None:
+        return
+    left_out = next((w for n, w in suite.skipped.items() if n.startswith("judge:")), "name one: judge: {model: haiku}")
+    raise UsageError(f"{args.suite}: --judge auto needs the suite's automatic judge: {left_out}; or --judge sit-down")
+
+
+def _policy(args: argparse.Namespace, judged_by: JudgedBy) -> str:
+    if args.no_promote and args.promote_policy:
+        raise UsageError("--no-promote and --promote-policy exclude each other: give one of them")
+    if args.no_promote:
+        return NO_PROMOTION
+    default = Policy.BOTH if judged_by is JudgedBy.AUTO else Policy.SIT_DOWN
+    policy = Policy(args.promote_policy or default)
+    if judged_by is JudgedBy.SIT_DOWN and policy is not Policy.SIT_DOWN:
+        raise UsageError(
+            f"--promote-policy {policy.value} asks for the automatic judge's scores, and with --judge sit-down there "
+            "are none: leave it out, or --judge auto"
+        )
+    return policy.value
+
+
+def _base(args: argparse.Namespace, suite: Suite, store: TrackingStore, champion: Registered | None) -> Prompt:
+    by_version = {p.version: p for p in suite.prompts}
+    if args.base is not None:
+        if args.base not in by_version:
+            raise UsageError(f"--from {args.base}: {suite.path} has no such prompt; there are: {', '.join(by_version)}")
+        return by_version[args.base]
+    if champion is not None:
+        found = next((p for p in suite.prompts if p.sha256 == champion.sha256), None)
+        return found or _registered(suite, store, champion)
+    if len(by_version) == 1:
+        return suite.prompts[0]
+    raise UsageError(f"{suite.task} has no champion yet; name a start with --from: {', '.join(by_version)}")
+
+
+def _registered(suite: Suite, store: TrackingStore, champion: Registered) -> Prompt:
+    """The champion's text from the registry, where no file of the suite has it."""
+    prompt = PromptRegistry(store).text(suite.task, champion)
+    missing = plans.unfilled(prompt, suite.scenarios)
+    if missing:
+        raise UsageError(
+            f"the champion of {suite.task}, {champion.version}, has the placeholder {{{{ {missing} }}}}, which some "
+            f"scenarios have no value for; name another start with --from"
+        )
+    return prompt
+
+
+def _proposer(args: argparse.Namespace, suite: Suite, path: Path, root: Path) -> Model:
+    if args.proposer is None:
+        return suite.judge or suite.models[0]
+    known = {m.name: m for m in load_models(find_models(path, root))}
+    if args.proposer not in known:
+        raise UsageError(f"--proposer {args.proposer}: models.yaml has no such model; it has: {', '.join(known)}")
+    return _with_key(known[args.proposer])
+
+
+def _with_key(model: Model) -> Model:
+    if not model.embedded and model.api_key_env and not os.environ.get(model.api_key_env):
+        raise UsageError(f"--proposer {model.name}: the environment variable {model.api_key_env} is not set")
+    return model
+
+
+# -- a loop that goes on
+
+
+def _resumed(args: argparse.Namespace, root: Path) -> Job:
+    loop = args.resume
+    if not (loop.isascii() and loop.isalnum()):
+        raise UsageError(f"--resume {loop!r}: expected a loop's id, as it was printed at its start")
+    if args.suite is not None:
+        raise UsageError("--resume goes on with the suite that the loop began with: leave the suite out")
+    store = where(_settings(args, root, loop, None)).store()
+    if not store.exists:
+        raise UsageError(f"--resume {loop}: there is no {store.uri.removeprefix('sqlite:///')}; name the root, --root")
+    rounds = Rounds.find(store, loop)
+    plan = Plan.from_json(rounds.plan())
+    _check_options(args, plan)
+    plan = replace(
+        plan,
+        max_cost_usd=args.max_cost or plan.max_cost_usd,
+        allow_unpriced=bool(args.allow_unpriced) or plan.allow_unpriced,
+        report=_kept_folder(args.report, root) or plan.report,
+    )
+    suite = _suite(root / plan.suite, root, plan.models)
+    if plans.fingerprint(suite) != plan.suite_sha256:
+        raise UsageError(
+            f"--resume {loop}: {plan.suite}, its models, its judge or its rubric have changed since the loop began, so "
+            "old and new scores would not be of the same thing; begin a new loop"
+        )
+    _with_key(plan.proposer)
+    champion = None if plan.promote_policy == NO_PROMOTION else PromptRegistry(store).champion(plan.task)
+    return Job(
+        plan=plan, suite=suite, settings=_settings(args, root, loop, plan.max_cost_usd), store=store,
+        folder=_report_folder(plan, root), prompts=_prompts(suite, root), champion=champion, rounds=rounds,
+    )  # fmt: skip
+
+
+def _check_options(args: argparse.Namespace, plan: Plan) -> None:
+    """A loop keeps to what it began with. UsageError for an option that says something else."""
+    promotes = plan.promote_policy != NO_PROMOTION
+    given_and_kept: Mapping[str, tuple[Any, Any]] = {
+        "--from": (args.base, plan.base.version),
+        "--rounds": (args.rounds, plan.rounds),
+        "--patience": (args.patience, plan.patience),
+        "--proposer": (args.proposer, plan.proposer.name),
+        "--models": (args.models, ",".join(plan.models)),
+        "--judge": (args.judge, plan.judged_by.value),
+        "--seed": (args.seed, plan.seed),
+        "--new-split": (args.new_split, None),
+        "--no-early-stopping": (args.no_early_stopping, not plan.early_stopping),
+        "--no-promote": (args.no_promote, not promotes),
+        "--promote-policy": (args.promote_policy, plan.promote_policy),
+        "--promote-within": (args.promote_within, list(plan.promote_within)),
+    }
+    for option, (given, kept) in given_and_kept.items():
+        if given is not None and given != kept:
+            shown = "" if given is True else f" {','.join(given) if isinstance(given, list) else given}"
+            before = f"; it began with {kept}" if kept not in (None, False, []) else ""
+            raise UsageError(
+                f"--resume {plan.id}: {option}{shown} is not what the loop began with{before}: leave it out, or begin "
+                "a new loop"
+            )
+
+
+# -- both
+
+
+def _settings(args: argparse.Namespace, root: Path, loop: str, max_cost: float | None) -> Settings:
+    """The loop is its own session, the same one each time it is resumed, so that its costs add up."""
+    given = {"bench_concurrency": args.concurrency or CONCURRENCY, "bench_max_cost": max_cost}
+    identity = replace(Identity.new(), session=f"optimize-{loop}")
+    return resolve(given.get, root=root, cwd=Path.cwd(), identity=identity)
+
+
+def _check_prices(plan: Plan, suite: Suite) -> None:
+    if plan.max_cost_usd is None or plan.allow_unpriced:
+        return
+    models = everyone(plan, suite)
+    completer = LiteLLMCompleter(models)
+    unknown = sorted({m.name for m in models if not completer.is_priced(m)})
+    if unknown:
+        raise UsageError(
+            f"--max-cost needs to know prices, and LiteLLM has none for {', '.join(unknown)}; leave them out with "
+            "--models, or accept it with --allow-unpriced"
+        )
+
+
+def _absolute(path: Path) -> Path:
+    """Without ``..``, so that what is below the root is known to be."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links out of the root
+
+
+def _prompts(suite: Suite, root: Path) -> Path:
+    folder = prompt_folder(Path(suite.path), root, suite.task)
+    assert folder is not None  # the suite was loaded from it
+    return folder
+
+
+def _kept_folder(report: Path | None, root: Path) -> str:
+    if report is None:
+        return ""
+    path = _absolute(report)
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def _report_folder(plan: Plan, root: Path) -> Path:
+    return root / plan.report if plan.report else root / ".promptbench" / "optimize" / plan.id
+
+
+def _check_folder(job: Job) -> None:
+    """Reports of two loops in one folder would pass for one another's."""
+    try:
+        there = json.loads((job.folder / "result.json").read_text(encoding="utf-8"))["plan"]["id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if there != job.plan.id:
+        raise UsageError(f"--report {job.folder}: the reports of loop {there} are there; name another folder")

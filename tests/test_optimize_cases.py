@@ -1,0 +1,422 @@
+"""``promptbench optimize``: money, champions, what a resumed loop keeps to, and mistakes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pytest_promptbench.catalog import load_prompt
+from pytest_promptbench.cli import main
+from pytest_promptbench.optimize.command import WAITS
+from pytest_promptbench.tracking.registry import PromptRegistry
+
+from .loops import SUITE, is_judge, is_proposer, loop_of, loop_project, outcome, reply, score
+from .project import Project, Result
+from .provider import Fault, ScriptedProvider
+
+pytest.importorskip("gepa")
+AUTO = ("--promote-policy", "auto", "--promote-within", "latency:1000")  # of milliseconds here
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def provider() -> Iterator[ScriptedProvider]:
+    with ScriptedProvider(reply=reply) as it:
+        yield it
+
+
+@pytest.fixture
+def project(tmp_path: Path, provider: ScriptedProvider) -> Project:
+    return loop_project(tmp_path / "project", provider)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """``promptbench optimize`` in this process, in the project's root or another folder."""
+    monkeypatch.setenv("SCRIPTED_KEY", "sk-scripted-key-123456")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def optimize(*args: str, cwd: Path | None = None) -> Result:
+        monkeypatch.chdir(cwd or tmp_path / "project")
+        code = main(["optimize", *args])
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return optimize
+
+
+def champion(project: Project) -> str | None:
+    found = PromptRegistry(project.store).champion("tip")
+    return None if found is None else found.version
+
+
+def points_for(
+    word: str, points: int, then: Callable[[dict[str, Any]], str] = reply
+) -> Callable[[dict[str, Any]], str]:
+    """A judge that gives so many points for a word, and else what ``then`` says."""
+
+    def judged(body: dict[str, Any]) -> str:
+        if is_judge(body) and word in body["messages"][1]["content"].split("<text-")[1]:
+            scores = {"relevance": points, "actionability": points, "tone": 3, "format_ok": True}
+            return json.dumps({"rationale": "", **scores})
+        return then(body)
+
+    return judged
+
+
+def proposing(text: str, then: Callable[[dict[str, Any]], str] = reply) -> Callable[[dict[str, Any]], str]:
+    return lambda body: f"<prompt>{text}</prompt>" if is_proposer(body) else then(body)
+
+
+# -- money
+
+
+def test_a_limit_that_ends_the_search_ends_it_gracefully_and_a_resumed_loop_knows_what_it_found(
+    tmp_path: Path, provider: ScriptedProvider, run: Run
+) -> None:
+    project = loop_project(tmp_path / "project", provider, priced=True)
+    result = run("evals/tips.yaml", "--rounds", "30", "--max-cost", "0.03")
+    assert result.code == WAITS, result.text
+    loop = loop_of(result)
+    before = outcome(project, loop)
+    assert (before["best"], before["outcome"]) == (f"v1-{loop}-r2", "waiting for a judge")
+    assert before["stopped"] == "the cost reached its limit of $0.03"
+    assert 2 <= len(before["trials"]) < 30
+    assert before["spent_usd"] <= 0.03
+    path = project.root / ".promptbench" / "optimize" / loop / "packet.json"
+    score(path)
+    assert project.pytest("evals/", "--judge-apply", str(path)).code == 0
+    asked = len(provider.requests)
+    result = run("--resume", loop)
+    assert result.code == 0, result.text
+    after = outcome(project, loop)
+    assert (after["best"], after["outcome"]) == (f"v1-{loop}-r2", "promoted"), result.text
+    assert after["trials"] == before["trials"]
+    assert len(provider.requests) == asked
+
+
+def test_too_little_money_is_an_outcome_of_its_own_and_more_goes_on(
+    tmp_path: Path, provider: ScriptedProvider, run: Run
+) -> None:
+    project = loop_project(tmp_path / "project", provider, priced=True)
+    result = run("evals/tips.yaml", "--rounds", "2", "--max-cost", "0.0001", *AUTO)
+    assert result.code == 0, result.text
+    assert "out of money: nothing was tried; go on with a larger --max-cost" in result.out
+    assert "set aside for the final comparison" in result.out
+    assert provider.requests == []
+    loop = loop_of(result)
+    assert f"promptbench optimize --resume {loop} --max-cost USD" in result.out
+    result = run("--resume", loop, "--max-cost", "0.0165")
+    assert result.code == 0, result.text
+    assert "out of money" in result.out, result.text
+    assert outcome(project, loop)["spent_usd"] <= 0.0165
+    result = run("--resume", loop, "--max-cost", "1")
+    assert outcome(project, loop)["outcome"] == "promoted", result.text
+    questions = [json.dumps([r["model"], r["messages"]]) for r in provider.requests]
+    assert len(questions) == len(set(questions))
+
+
+def test_the_limit_is_the_loops_on_whatever_machine(tmp_path: Path, provider: ScriptedProvider, run: Run) -> None:
+    project = loop_project(tmp_path / "project", provider, priced=True)
+    result = run("evals/tips.yaml", "--rounds", "2", "--max-cost", "0.0165", *AUTO)
+    loop, spent = loop_of(result), 0.0
+    for _ in range(3):
+        assert "out of money" in result.out, result.text
+        assert outcome(project, loop)["spent_usd"] >= spent
+        spent = outcome(project, loop)["spent_usd"]
+        shutil.rmtree(project.root / ".promptbench")
+        result = run("--resume", loop)
+    assert spent <= 0.0165
+
+
+# -- champions
+
+
+def test_the_gate_compares_with_the_reigning_champion_whether_a_file_has_it_or_not(
+    project: Project, provider: ScriptedProvider, run: Run
+) -> None:
+    first = loop_of(run("evals/tips.yaml", "--rounds", "2", *AUTO))
+    best = f"v1-{first}-r2"
+    assert champion(project) == best
+    (project.root / "prompts" / "tip" / f"{best}.yaml").unlink()  # the suite does not name it anyway
+
+    provider.reply = proposing("be v1 and okayish", points_for("okayish", 4))
+    result = run("evals/tips.yaml", "--from", "v1", "--rounds", "1", *AUTO)
+    assert result.code == 0, result.text
+    second = outcome(project, loop_of(result))
+    assert (second["outcome"], champion(project)) == ("not promoted", best), result.text
+    receipt = json.loads(Path(second["receipt"]).read_text())
+    assert receipt["champion"] == best
+    assert not receipt["granted"]
+
+    # Without --from it starts from the champion's text, which only the registry has.
+    provider.reply = proposing("be v1 and concrete, superb", points_for("superb", 5))
+    result = run("evals/tips.yaml", "--rounds", "1", "--dry-run")
+    assert f"from {best}" in result.out, result.text
+
+
+def test_a_loop_that_promoted_does_not_promote_again(project: Project, provider: ScriptedProvider, run: Run) -> None:
+    first = loop_of(run("evals/tips.yaml", "--rounds", "2", *AUTO))
+    registry = PromptRegistry(project.store)
+    registry.promote("tip", load_prompt(project.root / "prompts/tip/v1.yaml", "tip"), lineage={}, message="by hand")
+    asked = len(provider.requests)
+    result = run("--resume", first)
+    assert result.code == 0, result.text
+    assert "it was over before" in result.out
+    assert champion(project) == "v1"
+    assert len(provider.requests) == asked
+
+
+def test_two_files_of_one_text_are_one_prompt(tmp_path: Path, provider: ScriptedProvider, run: Run) -> None:
+    suite = SUITE.replace("[v1]", "[v1, v2]")
+    project = loop_project(tmp_path / "project", provider, prompts=("v1", "v2"), suite=suite)
+    (project.root / "prompts/tip/v2.yaml").write_text((project.root / "prompts/tip/v1.yaml").read_text())
+    registry = PromptRegistry(project.store)
+    registry.promote("tip", load_prompt(project.root / "prompts/tip/v1.yaml", "tip"), lineage={}, message="by hand")
+    result = run("evals/tips.yaml", "--from", "v2", "--rounds", "2", *AUTO)
+    assert result.code == 0, result.text
+    assert outcome(project, loop_of(result))["outcome"] == "promoted"
+
+
+# -- the test split
+
+
+def test_a_gain_that_may_be_chance_is_written_and_not_promoted(
+    project: Project, provider: ScriptedProvider, run: Run
+) -> None:
+    test = set(re.findall(r"s(\d+)", re.search(r"test: (.*)", run("evals/tips.yaml", "--dry-run").out)[1]))  # type: ignore[index]
+    lucky = sorted(test)[:2]
+
+    def judge(body: dict[str, Any]) -> str:
+        if is_judge(body):
+            text = body["messages"][1]["content"].split("<text-")[1]
+            number = re.search(r"situation-(\d+)", text)[1]  # type: ignore[index]
+            good = "concrete" in text and (number not in test or number in lucky)
+            scores = dict.fromkeys(("relevance", "actionability", "tone"), 5 if good else 1 if "vague" in text else 3)
+            return json.dumps({"rationale": "", **scores, "format_ok": True})
+        return reply(body)
+
+    provider.reply = judge
+    result = run("evals/tips.yaml", "--rounds", "2", *AUTO)
+    assert result.code == 0, result.text
+    loop = loop_of(result)
+    ended = outcome(project, loop)
+    assert ended["outcome"] == "not shown on the test split", result.text
+    assert ended["comparison"]["mean_difference"] > 0
+    assert "that may be chance" in result.out
+    assert champion(project) is None
+    lineage = yaml.safe_load((project.root / "prompts" / "tip" / f"v1-{loop}-r2.yaml").read_text())["lineage"]
+    assert lineage["on_test"]["gain"] == "not shown: it may be chance"
+    assert lineage["on_test"]["p_value"] > 0.05
+
+
+def test_later_loops_keep_the_tasks_split_and_say_how_often_it_was_used(project: Project, run: Run) -> None:
+    first = run("evals/tips.yaml", "--rounds", "2", "--seed", "3", "--no-promote")
+    plan = outcome(project, loop_of(first))["plan"]
+    refused = run("evals/tips.yaml", "--rounds", "1", "--seed", "4")
+    assert refused.code == 4
+    assert f"split by seed 3 in loop {plan['id']}" in refused.err
+    assert "--new-split" in refused.err
+    project.scenarios = 22
+    project.write()
+    result = run("evals/tips.yaml", "--rounds", "1", "--no-promote")
+    second = outcome(project, loop_of(result))["plan"]
+    assert set(plan["train"]) <= set(second["train"])
+    assert set(plan["test"]) <= set(second["test"])
+    assert (second["split"], second["tested"], second["seed"]) == (plan["id"], 1, 3)
+    assert "1 loop looked at this test split before" in result.out
+    found = f"v1-{plan['id']}-r2"
+    project.suite = SUITE.replace("[v1]", f"[v1, {found}]")
+    project.write()
+    flattered = run("evals/tips.yaml", "--from", found, "--seed", "4", "--new-split")
+    assert flattered.code == 4
+    assert f"{found} comes from loop {plan['id']}, which learnt from s" in flattered.err
+
+
+# -- a loop that goes on
+
+
+def test_what_a_loop_began_with_is_what_it_goes_on_with(project: Project, run: Run) -> None:
+    result = run("evals/tips.yaml", "--rounds", "2", "--judge", "sit-down", "--proposer", "judge", "--no-promote",
+                 "--report", "out")  # fmt: skip
+    loop = loop_of(result)
+    for args, message in (
+        (["--rounds", "9"], "--rounds 9 is not what the loop began with; it began with 2"),
+        (["--judge", "auto"], "--judge auto is not what the loop began with"),
+        (["--seed", "3"], "--seed 3 is not"),
+        (["--from", "v77"], "--from v77 is not"),
+        (["--models", "nope"], "--models nope is not"),
+        (["--proposer", "writer"], "--proposer writer is not"),
+        (["--promote-policy", "sit-down"], "--promote-policy sit-down is not"),
+        (["--promote-within", "cost:1.5"], "--promote-within cost:1.5 is not"),
+        (["--no-early-stopping"], "--no-early-stopping is not"),
+        (["--max-cost", "1"], "LiteLLM has none for judge, writer"),
+    ):
+        refused = run("--resume", loop, *args)
+        assert refused.code == 4, refused.text
+        assert message in refused.err
+    pauses = 0
+    while result.code == WAITS:
+        pauses += 1
+        path = Path(re.search(r"score (\S+), then", result.out)[1])  # type: ignore[index]
+        assert path.parent == project.root / "out"
+        score(path)
+        scored = path.read_text()
+        again = run("--resume", loop)  # before it was applied
+        assert again.code == WAITS
+        assert path.read_text() == scored, "a scored packet was overwritten"
+        assert "holds scores that were not applied yet" in again.out
+        assert project.pytest("evals/", "--judge-apply", str(path)).code == 0
+        result = run("--resume", loop, "--rounds", "2", "--no-promote", "--models", "writer")
+    assert pauses >= 2
+    ended = json.loads((project.root / "out" / "result.json").read_text())
+    assert ended["outcome"] == "offered", result.text
+    assert champion(project) is None
+
+
+def test_a_generation_that_failed_is_asked_for_again_on_resume(
+    project: Project, provider: ScriptedProvider, run: Run
+) -> None:
+    test = re.search(r"test: (s\d+)", run("evals/tips.yaml", "--dry-run").out)[1]  # type: ignore[index]
+    provider.script(f"situation-{test[1:]}", Fault(400), times=2, model="writer")  # of the start and of the winner
+    result = run("evals/tips.yaml", "--rounds", "2", "--no-promote")
+    ended = outcome(project, loop_of(result))
+    assert ended["comparison"]["n"] == len(ended["plan"]["test"]) - 1, result.text
+    before = len(provider.requests)
+    result = run("--resume", loop_of(result))
+    assert len(provider.requests) - before == 4, "two answers, and their verdicts"
+    again = outcome(project, loop_of(result))
+    assert again["comparison"]["n"] == len(ended["plan"]["test"])
+    assert again["trials"] == ended["trials"]
+
+
+def test_the_reports_of_two_loops_do_not_mix(project: Project, run: Run) -> None:
+    first = loop_of(run("evals/tips.yaml", "--rounds", "2", "--report", "out", *AUTO))
+    result = run("evals/tips.yaml", "--from", "v1", "--rounds", "1", "--report", "out", *AUTO)
+    assert result.code == 4
+    assert f"the reports of loop {first} are there" in result.err
+
+
+def test_the_root_is_found_from_any_folder_and_nothing_is_left_there(
+    project: Project, provider: ScriptedProvider, run: Run, tmp_path: Path
+) -> None:
+    (project.root / "pytest.ini").write_text("")
+    before = sorted(p.name for p in (project.root / "evals").iterdir())
+    result = run("tips.yaml", "--rounds", "1", "--no-promote", cwd=project.root / "evals")
+    assert result.code == 0, result.text
+    assert sorted(p.name for p in (project.root / "evals").iterdir()) == before
+    loop = loop_of(result)
+    assert run("--resume", loop, cwd=project.root / "evals").code == 0
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    missing = run("--resume", loop, cwd=elsewhere)
+    assert missing.code == 4
+    assert "name the root, --root" in missing.err
+    found = run("--resume", loop, "--root", str(project.root), cwd=elsewhere)
+    assert found.code == 0, found.text
+    assert f"--resume {loop} --root {project.root}" in found.out
+    assert list(elsewhere.iterdir()) == []
+
+
+# -- before anything is spent
+
+
+def test_a_dry_run_spends_nothing_and_makes_nothing(project: Project, provider: ScriptedProvider, run: Run) -> None:
+    (project.root / "mlflow.db").unlink()
+    before = sorted(p.name for p in project.root.iterdir())
+    result = run("evals/tips.yaml", "--dry-run", "--rounds", "5")
+    assert result.code == 0, result.text
+    # 12 train x (1 + 5), 8 test x 2; three replies at most of judge and proposer
+    assert "88 generations, 88 judgements, 5 proposals where every round is tried to its end" in result.out
+    assert "at most 264 judgements and 15 proposals" in result.out
+    assert "a proposal is looked at every 3 scenarios" in result.out
+    assert "is dropped after 6 of 12, one a tenth of the scale behind after" in result.out
+    assert "cost: unknown" in result.out
+    assert provider.requests == []
+    assert sorted(p.name for p in project.root.iterdir()) == before
+
+
+def cost_of(result: Result) -> tuple[float, float]:
+    found = re.search(r"cost: about \$([\d.]+), at most \$([\d.]+)", result.out)
+    assert found, result.text
+    return float(found[1]), float(found[2])
+
+
+def test_a_dry_run_has_an_expected_cost_beside_the_most(tmp_path: Path, provider: ScriptedProvider, run: Run) -> None:
+    costs = {}
+    for samples in (1, 3):
+        root = tmp_path / str(samples)
+        loop_project(root, provider, priced=True, suite=f"{SUITE}samples: {samples}\n")
+        costs[samples] = cost_of(run("evals/tips.yaml", "--dry-run", "--rounds", "2", cwd=root))
+    assert costs[1][0] < costs[1][1]
+    for k in (0, 1):
+        assert 2 < costs[3][k] / costs[1][k] <= 3  # answers and verdicts three times, proposals once
+    result = run("evals/tips.yaml", "--rounds", "2", "--no-promote", cwd=root)
+    assert result.code == 0, result.text
+    left = run("--resume", loop_of(result), "--dry-run", cwd=root)
+    assert "calls left, 2 rounds being over: 0 generations, 0 judgements, 0 proposals" in left.out, left.text
+
+
+def test_a_champion_that_is_another_is_counted(project: Project, run: Run) -> None:
+    PromptRegistry(project.store).promote(
+        "tip", load_prompt(project.root / "prompts/tip/v1.yaml", "tip"), lineage={}, message="by hand"
+    )
+    (project.root / "prompts/tip/v1.yaml").write_text("messages: [{role: system, content: 'x {{ situation }}'}]\n")
+    both = [run("evals/tips.yaml", "--from", "v1", "--dry-run", "--rounds", "4", *more).out for more in
+            (["--no-promote"], [])]  # fmt: skip
+    counts = [int(re.search(r"(\d+) generations", text)[1]) for text in both]  # type: ignore[index]
+    assert counts[1] - counts[0] == 8
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "name a suite"),
+        (["evals/nope.yaml"], "nope.yaml"),
+        (["evals/broken.yaml"], "broken.yaml"),
+        (["evals/tips.yaml", "--from", "v9"], "has no such prompt; there are: v1"),
+        (["evals/tips.yaml", "--proposer", "x"], "models.yaml has no such model; it has: writer, judge"),
+        (["evals/tips.yaml", "--models", "x"], "--models: "),
+        (["evals/tips.yaml", "--max-cost", "1"], "LiteLLM has none for judge, writer"),
+        (["evals/tips.yaml", "--rounds", "0"], "argument --rounds: '0' is no number from 1 to 1000"),
+        (["evals/tips.yaml", "--judge", "me"], "argument --judge: invalid choice"),
+        (["evals/tips.yaml", "--wat"], "unrecognized arguments: --wat"),
+        (["evals/tips.yaml", "--promote-within", "foo:2", "--dry-run"], "--promote-within 'foo:2': expected"),
+        (["evals/tips.yaml", "--judge", "sit-down", *AUTO], "asks for the automatic judge's scores"),
+        (["evals/tips.yaml", "--no-promote", *AUTO], "exclude each other"),
+        (["--resume", "abc123"], "MLflow has no such loop; there are: none"),
+        (["--resume", "../x"], "expected a loop's id"),
+        (["evals/tips.yaml", "--resume", "abc123"], "leave the suite out"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(project: Project, run: Run, args: list[str], message: str) -> None:
+    project.file("evals/broken.yaml", "task: tip\nrubric: [\n")
+    result = run(*args)
+    assert result.code == 4, result.text
+    assert message in result.err
+    assert result.err.startswith("promptbench: ")
+    assert result.err.count("\n") == 1
+    assert "--bench-" not in result.err
+
+
+def test_a_key_that_is_not_set_is_a_mistake(project: Project, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SCRIPTED_KEY")
+    result = run("evals/tips.yaml")
+    assert result.code == 4
+    assert "SCRIPTED_KEY" in result.err
+
+
+def test_too_few_scenarios_are_refused(project: Project, run: Run) -> None:
+    project.scenarios = 9
+    project.write()
+    result = run("evals/tips.yaml")
+    assert result.code == 4
+    assert "9 scenarios are too few to optimise on" in result.err
+    assert "add 1" in result.err
