@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .agreement import Agreement, agreement_report
 from .catalog.rubric import load_rubric
 from .errors import CatalogError, UsageError
-from .leaderboard import build_leaderboard
+from .leaderboard import build_leaderboard, newest
 from .packet import build_packet, parse_packet
 from .packet.document import plain
 from .records import Leaderboard, LoggedCandidate, Rubric, sha256
@@ -54,7 +54,10 @@ class Group:
 
     @property
     def pending(self) -> tuple[LoggedCandidate, ...]:
-        return tuple(c for c in self.candidates if c.pending)
+        """What waits for a judge; not what an edited prompt or model has superseded."""
+        return tuple(
+            sorted((c for c in newest(self.candidates)[0] if c.pending), key=lambda c: (c.started_at, c.run_id))
+        )
 
     @property
     def age(self) -> tuple[str, int]:

@@ -81,17 +81,24 @@ def current_candidates(
     cells_now: Mapping[tuple[str, str, str], str] | None = None,
 ) -> tuple[list[LoggedCandidate], int]:
     """The candidates that count, by the rules above, and how many rule 3 leaves out."""
+    return newest((c for c in candidates if c.group == (task, rubric.sha256)), cells_now=cells_now)
+
+
+def newest(
+    candidates: Iterable[LoggedCandidate], *, cells_now: Mapping[tuple[str, str, str], str] | None = None
+) -> tuple[list[LoggedCandidate], int]:
+    """Of the candidates of one task and rubric those that count, by rules 2 to 4, and how many rule 3 leaves out."""
     cells: dict[tuple[str, str, str], list[LoggedCandidate]] = defaultdict(list)
-    for c in _once(c for c in candidates if c.group == (task, rubric.sha256)):
+    for c in _once(candidates):
         cells[c.model, c.prompt, c.scenario].append(c)
     found: list[LoggedCandidate] = []
     superseded = 0
     now = cells_now or {}
     for place, group in cells.items():
-        newest = now.get(place, "")
-        if all(c.cell != newest for c in group):
-            newest = max(group, key=_started).cell
-        current = [c for c in group if c.cell == newest]
+        wanted = now.get(place, "")
+        if all(c.cell != wanted for c in group):
+            wanted = max(group, key=_started).cell
+        current = [c for c in group if c.cell == wanted]
         superseded += len(group) - len(current)
         found += [c for c in current if c.error is None] or [max(current, key=_started)]
     return found, superseded

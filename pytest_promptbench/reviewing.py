@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from .errors import PacketError, UsageError
+from .leaderboard import newest
 from .packet import build_packet, item_id, match_verdicts, parse_packet
 from .records import LoggedCandidate, Rubric
-from .session import Task, build_boards, where, write_reports
+from .session import Task, build_boards, cells_now, where, write_reports
 from .settings import Settings
 from .sitdown import Sitting, experiment_of, take_in
 from .tracking.recorder import Outcome
@@ -22,7 +23,8 @@ def fill_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> Sitting
     """Put the pending candidates of the collected suite into a review queue, blind unless asked otherwise."""
     task, candidates = _of(settings, tasks, f"--judge-queue {queue}")
     store = where(settings).store()
-    pending = store.texts([c for c in candidates if c.pending])
+    current, _ = newest(candidates, cells_now=cells_now(tasks, task.suite.task))
+    pending = store.texts([c for c in current if c.pending])
     prompts = store.messages(pending) if settings.reveal else [()] * len(pending)
     items = [
         ReviewItem(

@@ -48,7 +48,7 @@ _PLUGINS = (
     "cacheprovider", "hypothesispytest", "schemathesis", "anyio", "randomly", "rerunfailures", "timeout", "asyncio",
     "pytest_cov",
 )  # fmt: skip
-_FEWER_PLUGINS = [x for name in _PLUGINS for x in ("-p", f"no:{name}")]
+FEWER_PLUGINS = [x for name in _PLUGINS for x in ("-p", f"no:{name}")]
 """What this project's own environment has and a user's need not have; ``-p NAME`` behind it brings one back."""
 
 
@@ -117,7 +117,7 @@ class Project:
         return path
 
     def command(self, *args: str) -> list[str]:
-        return [sys.executable, "-m", "pytest", *_FEWER_PLUGINS, *args]
+        return [sys.executable, "-m", "pytest", *FEWER_PLUGINS, *args]
 
     def environment(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "MLFLOW_", "GITHUB_", "CI"))}

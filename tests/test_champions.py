@@ -167,7 +167,7 @@ def test_under_the_policy_both_the_automatic_judge_has_its_say(tmp_path: Path) -
     [
         (["--bench-promote", "tips"], "--bench-promote tips: there is no such task; there are: tip"),
         (["--bench-rollback", "other"], "--bench-rollback other: the task has no champion"),
-        (["--bench-promote-policy", "auto"], "say how to promote: give --bench-promote TASK"),
+        (["--bench-promote-policy", "auto"], "says how --bench-promote is done: give it together with --bench-promote"),
         (["--bench-promote", "tip", "--bench-promote-within", "price:2"], "expected cost or latency, a colon"),
         (["--bench-promote", "tip", "--judge-export", "p.json"], "--judge-export and --bench-promote are two steps"),
         (["--bench-promote", "tip", "--judge-auto"], "--judge-auto belongs to a session that runs tests"),

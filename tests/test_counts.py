@@ -18,7 +18,7 @@ from pytest_promptbench.records import Answer, Candidate, Usage
 from pytest_promptbench.tracking.entry import Logged
 from pytest_promptbench.tracking.store import TrackingStore
 
-from .project import Project, migrated_database
+from .project import FEWER_PLUGINS, Project, migrated_database
 from .provider import ScriptedProvider
 from .scripted import cell
 from .test_tracking import RUBRIC
@@ -106,7 +106,7 @@ def test_starting_up_imports_the_plugin_and_nothing_heavy(tmp_path: Path) -> Non
         "    pathlib.Path('modules.json').write_text(json.dumps([ours, sorted(sys.modules)]))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=tmp_path, capture_output=True, check=False
+        [sys.executable, "-m", "pytest", "-q", *FEWER_PLUGINS], cwd=tmp_path, capture_output=True, check=False
     )
     assert done.returncode == 0, done.stdout
     import json

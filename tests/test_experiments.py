@@ -132,3 +132,18 @@ def test_a_store_whose_rubric_was_cut_says_so(project: Project) -> None:
     oldest = found.read("e").groups[1]
     with pytest.raises(RubricTextError, match="the text that MLflow holds is not the text of that hash"):
         found.leaderboard("e", rubric_sha256=oldest.rubric_sha256)
+
+
+def test_what_an_edited_prompt_superseded_waits_for_no_judge(tmp_path: Path) -> None:
+    migrated_database(tmp_path / "mlflow.db")
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=2).write()
+        assert project.pytest("--bench-experiment", "e").code == 0
+        text = (tmp_path / "prompts/tip/v1.yaml").read_text(encoding="utf-8")
+        (tmp_path / "prompts/tip/v1.yaml").write_text(text.replace("be v1", "be another"), encoding="utf-8")
+        assert project.pytest("--bench-experiment", "e").code == 0
+        found = experiments(project)
+        assert len(found.read("e").candidates) == 4
+        assert len(found.packet("e")["items"]) == 2
+        queued = project.pytest("--bench-experiment", "e", "--judge-queue", "first")
+        assert "2 pending candidates of e are in MLflow's review queue" in queued.out, queued.text

@@ -44,21 +44,21 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 
 
 def test_the_readme_lists_every_option_and_no_other() -> None:
-    from pytest_promptbench.plugin import _OPTIONS
+    from pytest_promptbench.plugin.options import OPTIONS
 
     text = (ROOT / "docs" / "options.md").read_text()
     named = set(re.findall(r"^\| `(--[a-z-]+)", text, flags=re.MULTILINE))
-    assert named == {flag for flag, _ in _OPTIONS}
+    assert named == {flag for flag, _ in OPTIONS.values()}
 
 
 def test_the_example_of_a_ci_job_is_yaml_with_options_that_exist() -> None:
-    from pytest_promptbench.plugin import _OPTIONS
+    from pytest_promptbench.plugin.options import OPTIONS
 
     text = (ROOT / ".github" / "workflows" / "evals.yml").read_text()
     assert yaml.safe_load(text)["jobs"]["evals"]["steps"]
     used = set(re.findall(r"--(?:bench|judge)-[a-z-]+", text))
     assert used
-    assert used <= {flag for flag, _ in _OPTIONS}
+    assert used <= {flag for flag, _ in OPTIONS.values()}
 
 
 def test_the_compose_file_is_yaml_whose_parts_refer_to_each_other() -> None:

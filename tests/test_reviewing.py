@@ -170,7 +170,7 @@ def test_one_item_that_no_rubric_allows_holds_up_no_other(tmp_path: Path, server
     [
         (["--judge-collect", "nowhere"], "--judge-collect nowhere: review has no review queue of this name"),
         (["--judge-queue", "q", "--judge-collect", "q"], "--judge-queue and --judge-collect are two steps"),
-        (["--judge-reveal"], "give it together with --judge-export PATH or --judge-queue NAME"),
+        (["--judge-reveal"], "give it together with --judge-export or --judge-queue"),
     ],
 )
 def test_mistakes(tmp_path: Path, server: str, args: list[str], message: str) -> None:
