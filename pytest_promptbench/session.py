@@ -18,7 +18,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,7 +37,7 @@ from .ledger import Ledger
 from .localmodels import LocalServer, installed
 from .locks import LockFile
 from .quiet import quiet_environment, without_collections
-from .records import Candidate, Cell, Group, Leaderboard, LoggedCandidate, Model, Record, Suite
+from .records import Candidate, Cell, Group, Leaderboard, LoggedCandidate, Model, Record, Rubric, Suite
 from .settings import Settings
 from .tracking.entry import Logged
 from .tracking.recorder import Outcome, Recorder, Where
@@ -371,6 +371,25 @@ class Board:
     agreement: Agreement
     folder: Path
 
+    @classmethod
+    def of(
+        cls,
+        candidates: tuple[LoggedCandidate, ...],
+        rubric: Rubric,
+        experiment: str,
+        task: str,
+        *,
+        folder: Path,
+        cells_now: Mapping[tuple[str, str, str], str] | None = None,
+    ) -> Board:
+        """The leaderboard of a task's candidates, read with their texts. ``cells_now`` as for ``build_leaderboard``."""
+        return cls(
+            leaderboard=build_leaderboard(candidates, rubric, experiment=experiment, task=task, cells_now=cells_now),
+            candidates=candidates,
+            agreement=agreement_report(candidates, rubric, experiment=experiment, task=task),
+            folder=folder,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Closing:
@@ -573,16 +592,9 @@ def build_boards(tasks: Sequence[Task], outcome: Outcome, report: Path) -> tuple
     for task, name in zip(groups.values(), names, strict=True):
         suite = task.suite
         candidates = tuple(c for c in outcome.candidates[task.experiment] if c.group == suite.group)
-        leaderboard = build_leaderboard(
-            candidates,
-            suite.rubric,
-            experiment=task.experiment,
-            task=suite.task,
-            cells_now=cells_now(tasks, suite.task),
-        )
         folder = report if len(groups) == 1 else report / name
-        agreement = agreement_report(candidates, suite.rubric, experiment=task.experiment, task=suite.task)
-        boards.append(Board(leaderboard=leaderboard, candidates=candidates, agreement=agreement, folder=folder))
+        now = cells_now(tasks, suite.task)
+        boards.append(Board.of(candidates, suite.rubric, task.experiment, suite.task, folder=folder, cells_now=now))
     return tuple(boards)
 
 

@@ -22,7 +22,7 @@ from .session import Board, Task, build_boards, by_group, cells_now, labels, whe
 from .settings import Settings
 from .tracking.entry import AUDIT, AUDITED, SAMPLING
 from .tracking.recorder import Outcome
-from .tracking.store import TrackingStore, utc_now
+from .tracking.store import TrackingStore, file_name, utc_now
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,11 +196,21 @@ def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitti
     here = [
         dataclasses.replace(t, experiment=packet.experiment) for t in tasks if t.suite.rubric.id == packet.rubric.id
     ]
-    shown = {t.suite.group for t in here}
-    outcome = Outcome(
-        candidates={packet.experiment: tuple(store.texts([c for c in applied.candidates if c.group in shown]))}
-    )
-    boards = build_boards(here, outcome, settings.report)
+    shown = {t.suite.group for t in here} or {c.group for c in applied.candidates}
+    candidates = tuple(store.texts([c for c in applied.candidates if c.group in shown]))
+    boards = build_boards(here, Outcome(candidates={packet.experiment: candidates}), settings.report)
+    if not here:  # no suite of the packet was collected: its own rubric says how to score
+        names = sorted({c.task for c in candidates})
+        boards = tuple(
+            Board.of(
+                tuple(c for c in candidates if c.task == name),
+                packet.rubric,
+                packet.experiment,
+                name,
+                folder=settings.report / file_name(name) if len(names) > 1 else settings.report,
+            )
+            for name in names
+        )
     return Sitting(message=applied.message, tasks=tuple(here), boards=boards, files=tuple(write_reports(boards)))
 
 

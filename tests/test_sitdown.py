@@ -76,3 +76,17 @@ def test_taking_in_one_verdict_reads_the_experiment_once_and_one_text(two: Proje
     assert read == ["e"]
     assert [item_id(run) for run in loaded] == [packet["items"][0]["item"]]
     assert sum(c.pending for c in two.store.read("e")) == 4
+
+
+@pytest.mark.parametrize("two", ["joke-v1"], indirect=True)
+def test_a_packet_is_taken_in_and_its_board_shown_where_no_suite_is_collected(two: Project) -> None:
+    assert two.pytest("--judge-export", "p.json", *EXPERIMENT).code == 0
+    two.score("p-joke.json")
+    two.file("evals_of_others/test_plain.py", "def test_plain():\n    assert True\n")
+    (two.root / ".promptbench/report").rename(two.root / "old")
+    result = two.pytest("evals_of_others/", "--judge-apply", "p-joke.json")
+    assert result.code == 0, result.text
+    assert "applied 2, unchanged 0, still pending 0" in result.out
+    assert "joke: composite of joke-v1" in result.out
+    board = two.leaderboard()
+    assert (board["task"], [row["judged"] for row in board["rows"]]) == ("joke", [2])
