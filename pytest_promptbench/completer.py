@@ -7,6 +7,7 @@ reaches for no network; its telemetry and callbacks are off.
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import os
 import re
@@ -62,6 +63,7 @@ class LiteLLMCompleter:
         with without_collections(), without_warnings():
             import litellm
 
+        gc.freeze()  # half a million objects that stay: collections need not look through them again and again
         litellm.telemetry = False
         litellm.suppress_debug_info = True
         litellm.num_retries = 0

@@ -23,7 +23,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -198,7 +198,8 @@ class Limits:
 class Generator:
     """Generates the candidates of a plan of cells in a thread of its own.
 
-    ``landed`` is called, in that thread, with each finished candidate before any test sees it.
+    ``landed`` is called, in that thread, with finished candidates before any test sees them. What arrives together
+    shares a transaction.
     """
 
     def __init__(
@@ -209,7 +210,7 @@ class Generator:
         locks: LockFile,
         session: str,
         limits: Limits,
-        landed: Callable[[Candidate], None] = lambda _: None,
+        landed: Callable[[Sequence[Candidate]], None] = lambda _: None,
         retry: RetryPolicy | None = None,
     ) -> None:
         self._completer, self._ledger, self._locks = completer, ledger, locks
@@ -230,6 +231,9 @@ class Generator:
         self._progress = Progress()
         self._waiting = 0
         self._reserved: set[str] = set()
+        self._unsaved: list[tuple[Request, Answer, asyncio.Future[None]]] = []
+        self._saving = False
+        self._landing: list[tuple[_Order, Candidate]] = []
         self._stopping: str | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.Event | None = None
@@ -320,15 +324,16 @@ class Generator:
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._started.set()
-        while self._stopping is None or self._tasks:
+        while self._stopping is None or self._tasks or self._saving:
             pause = self._pump() if self._stopping is None else None
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
+        self._land()
         self._fail_rest()
 
     def _warm(self, cells: Sequence[Cell]) -> None:
-        if not self._prepared and any(self._known(r) is None for c in cells for r in c.requests):
+        if not self._prepared and not self._ledger.has_answers(_keys(cells), session=self._only_of):
             self._spawn(self._prepare())
 
     async def _prepare(self) -> None:
@@ -340,15 +345,18 @@ class Generator:
         self._prepared = True
 
     def _plan(self, cells: list[Cell]) -> None:
-        for cell in cells:
-            self._order(cell)
+        fresh = [c for c in cells if _order_key(c) not in self._orders]
+        known = self._ledger.answers(_keys(fresh), session=self._only_of)
+        for cell in fresh:
+            self._order(cell, known)
         self._kick()
 
     def _kick(self) -> None:
         if self._wake is not None:
             self._wake.set()
 
-    def _order(self, cell: Cell) -> _Order:
+    def _order(self, cell: Cell, known: Mapping[str, Answer]) -> _Order:
+        """A cell's order, made if there is none. ``known``: the ledger's answers to its requests, by key."""
         key = _order_key(cell)
         if key in self._orders:
             return self._orders[key]
@@ -357,9 +365,8 @@ class Generator:
             job = self._jobs.get(request.key)
             if job is None or (job.state == "finished" and job.answer is None):
                 job = self._jobs[request.key] = _Job(request=request, order=next(self._counter))
-                known = self._known(request)
-                if known is not None:
-                    job.state, job.answer = "finished", replace(known, cached=True)
+                if request.key in known:
+                    job.state, job.answer = "finished", replace(known[request.key], cached=True)
                 else:
                     self._queues.setdefault(request.model.name, deque()).append(job)
             order.jobs.append(job)
@@ -373,7 +380,8 @@ class Generator:
         return order
 
     def _wanted(self, cell: Cell) -> Future[Candidate]:
-        order = self._order(cell)
+        found = self._orders.get(_order_key(cell))
+        order = found or self._order(cell, self._ledger.answers(_keys([cell]), session=self._only_of))
         for job in reversed(order.jobs):
             if job.state == "queued" and job not in self._delayed:
                 job.order = next(self._front)
@@ -444,8 +452,10 @@ class Generator:
             self._adaptive[model.name] = AdaptiveLimit(1 if model.embedded else self._limits.concurrency)
         return self._adaptive[model.name]
 
-    def _known(self, request: Request) -> Answer | None:
-        return self._ledger.answer(request.key, session=None if self._limits.use_cache else self._session)
+    @property
+    def _only_of(self) -> str | None:
+        """The session whose answers count; None: every one's."""
+        return None if self._limits.use_cache else self._session
 
     async def _ask(self, job: _Job, slot: int) -> None:
         request, limit = job.request, self._limit(job.request.model)
@@ -455,7 +465,8 @@ class Generator:
         answer: Answer | None = None
         failure: GenerationError | None = None
         try:
-            known = self._known(request)  # another process may have finished between our look and our lock
+            # Another process may have finished between our look and our lock.
+            known = self._ledger.answer(request.key, session=self._only_of)
             if known is not None:
                 answer = replace(known, cached=True)
             else:
@@ -525,13 +536,34 @@ class Generator:
                 self._ledger.release(self._session, request.key)
 
     async def _store(self, request: Request, answer: Answer) -> None:
-        loop = asyncio.get_running_loop()
-        keep: Awaitable[None] = loop.run_in_executor(
-            self._storage, lambda: self._ledger.keep(request, answer, session=self._session)
-        )
-        await asyncio.shield(keep)
+        """Keep an answer. What arrives while the disk is at work shares the next transaction."""
+        kept = asyncio.get_running_loop().create_future()
+        self._unsaved.append((request, answer, kept))
+        self._save()
+        await asyncio.shield(kept)
         if self._limits.max_cost_usd is not None and answer.cost_usd is not None:
             self._ledger.settle(self._session, request.key, answer.cost_usd)
+
+    def _save(self) -> None:
+        if self._saving or not self._unsaved:
+            return
+        self._saving = True
+        batch, self._unsaved = self._unsaved, []
+        answers = [(request, answer) for request, answer, _ in batch]
+        job = asyncio.get_running_loop().run_in_executor(
+            self._storage, lambda: self._ledger.keep(answers, session=self._session)
+        )
+        job.add_done_callback(lambda done: self._saved([kept for _, _, kept in batch], done.exception()))
+
+    def _saved(self, waiting: Sequence[asyncio.Future[None]], error: BaseException | None) -> None:
+        self._saving = False
+        for kept in waiting:
+            if error is None:
+                kept.set_result(None)
+            else:
+                kept.set_exception(error)
+        self._save()
+        self._kick()
 
     def _finish(self, job: _Job, *, answer: Answer | None = None, error: GenerationError | None = None) -> None:
         self._reserved.discard(job.request.key)
@@ -565,15 +597,26 @@ class Generator:
         if any(isinstance(e, NotGeneratedError) for e in errors):
             order.future.set_result(candidate)  # no provider was asked: there is nothing to log
             return
+        if not self._landing:
+            asyncio.get_running_loop().call_soon(self._land)
+        self._landing.append((order, candidate))
+
+    def _land(self) -> None:
+        batch, self._landing = self._landing, []
+        if not batch:
+            return
         try:
-            self._landed(candidate)
+            self._landed([candidate for _, candidate in batch])
         except LedgerError as error:
             self._stop(str(error))
-            self._fail(order, f"its answer is kept, but could not be handed over for logging: {error}")
-        except Exception as error:  # the waiting test must hear of it instead of waiting for ever
-            order.future.set_exception(error)
+            for order, _ in batch:
+                self._fail(order, f"its answer is kept, but could not be handed over for logging: {error}")
+        except Exception as error:  # the waiting tests must hear of it instead of waiting for ever
+            for order, _ in batch:
+                order.future.set_exception(error)
         else:
-            order.future.set_result(candidate)
+            for order, candidate in batch:
+                order.future.set_result(candidate)
 
     def _stop(self, reason: str) -> None:
         if self._stopping is None:
@@ -600,6 +643,10 @@ class _NoMoneyYetError(Exception):
 
 def _order_key(cell: Cell) -> tuple[str, str, str, str]:
     return (*cell.names, cell.id)
+
+
+def _keys(cells: Iterable[Cell]) -> list[str]:
+    return [request.key for cell in cells for request in cell.requests]
 
 
 def _lock_name(request: Request) -> str:

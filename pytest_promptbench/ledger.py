@@ -28,6 +28,7 @@ from .records import Answer, Request
 SCHEMA = 1
 BUSY_TIMEOUT_S = 120.0
 HEX = "0123456789abcdef"
+KEYS_A_QUERY = 500
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -100,22 +101,51 @@ class Ledger:
                     f"{self._path} is not usable ({error}): make room or mend it, and run again"
                 ) from error
 
+    @contextlib.contextmanager
+    def _at_once(self) -> Iterator[None]:
+        """Several statements as one transaction, which no other process writes into and a failure takes back."""
+        with self._at_work():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # a full disk has ended it already
+                    self._db.execute("ROLLBACK")
+                raise
+
     # -- answers
 
-    def answer(self, key: str, *, session: str | None = None) -> Answer | None:
-        """The answer to exactly this request, if it was ever paid for; with ``session``, only if in that session."""
-        query, args = "SELECT answer FROM answers WHERE key = ?", [key]
-        if session is not None:
-            query, args = query + " AND session = ?", [key, session]
-        with self._at_work():
-            row = self._db.execute(query, args).fetchone()
-        return Answer.from_json(json.loads(row[0])) if row else None
+    def answers(self, keys: Sequence[str], *, session: str | None = None) -> dict[str, Answer]:
+        """Request key -> the answer to exactly this request, if it was ever paid for; with ``session``, in that one."""
+        found = self._select_by_key("key, answer", keys, session)
+        return {key: Answer.from_json(json.loads(answer)) for key, answer in found}
 
-    def keep(self, request: Request, answer: Answer, *, session: str) -> None:
-        """Remember an answer for good. On return it survives the end of this process."""
-        row = (request.key, session, time.time(), json.dumps(request.to_json()), json.dumps(answer.to_json()))
-        with self._at_work():
-            self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", row)
+    def answer(self, key: str, *, session: str | None = None) -> Answer | None:
+        """The answer to exactly this request, as ``answers`` finds it."""
+        return self.answers([key], session=session).get(key)
+
+    def has_answers(self, keys: Sequence[str], *, session: str | None = None) -> bool:
+        """Whether every one of these requests has an answer."""
+        return len(self._select_by_key("key", keys, session)) == len(set(keys))
+
+    def _select_by_key(self, columns: str, keys: Sequence[str], session: str | None) -> list[Any]:
+        which = " AND session = ?" if session is not None else ""
+        rows: list[Any] = []
+        for start in range(0, len(keys), KEYS_A_QUERY):
+            some = keys[start : start + KEYS_A_QUERY]
+            marks = ",".join("?" * len(some))
+            query = f"SELECT {columns} FROM answers WHERE key IN ({marks}){which}"  # noqa: S608 - no value is put in
+            with self._at_work():
+                rows += self._db.execute(query, (*some, *((session,) if session is not None else ())))
+        return rows
+
+    def keep(self, answers: Iterable[tuple[Request, Answer]], *, session: str) -> None:
+        """Remember answers for good, all or none. On return they survive the end of this process."""
+        now = time.time()
+        rows = [(r.key, session, now, json.dumps(r.to_json()), json.dumps(a.to_json())) for r, a in answers]
+        with self._at_once():
+            self._db.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", rows)
 
     def cost(self, session: str) -> float:
         """US dollars of all answers that a session paid for, as far as their prices are known."""
@@ -133,7 +163,7 @@ class Ledger:
         """
         now = time.time()
         rows = [(store, e.experiment, e.candidate, session, json.dumps(e.record), now) for e in entries]
-        with self._at_work():
+        with self._at_once():
             self._db.executemany(
                 "INSERT INTO outbox (store, experiment, candidate, state, session, record, created) "
                 "VALUES (?, ?, ?, 'pending', ?, ?, ?) ON CONFLICT DO UPDATE SET "
@@ -190,7 +220,7 @@ class Ledger:
 
         ``texts`` is what a report shows of it, as JSON; None leaves those that it was logged with before.
         """
-        with self._at_work():
+        with self._at_once():
             self._db.executemany(
                 "UPDATE outbox SET state = 'done', run_id = ?, texts = COALESCE(?, texts), record = NULL "
                 "WHERE store = ? AND experiment = ? AND candidate = ?",
@@ -213,16 +243,12 @@ class Ledger:
 
         What was set aside for an earlier try of the same request is set aside anew, not once more.
         """
-        with self._at_work():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                query = "SELECT TOTAL(usd) FROM spend WHERE session = ? AND request != ?"
-                total = self._db.execute(query, (session, request)).fetchone()[0]
-                fits = bool(total + usd <= limit)
-                if fits:
-                    self._db.execute("INSERT OR REPLACE INTO spend VALUES (?, ?, ?)", (session, request, usd))
-            finally:
-                self._db.execute("COMMIT")
+        with self._at_once():
+            query = "SELECT TOTAL(usd) FROM spend WHERE session = ? AND request != ?"
+            total = self._db.execute(query, (session, request)).fetchone()[0]
+            fits = bool(total + usd <= limit)
+            if fits:
+                self._db.execute("INSERT OR REPLACE INTO spend VALUES (?, ?, ?)", (session, request, usd))
         return fits
 
     def settle(self, session: str, request: str, usd: float) -> None:

@@ -298,10 +298,13 @@ class Bench:
         session = self.settings.identity.session
         return Logged(candidate=candidate, rubric=rubric, session=session, checks=checks, tags=self.settings.tags)
 
-    def _landed(self, candidate: Candidate) -> None:
+    def _landed(self, candidates: Sequence[Candidate]) -> None:
         assert self._ledger is not None
-        tasks = self._owners[*candidate.cell.names, candidate.cell.id]
-        entries = [self._logged(t, candidate).entry(t.experiment) for t in tasks]
+        entries = [
+            self._logged(task, candidate).entry(task.experiment)
+            for candidate in candidates
+            for task in self._owners[*candidate.cell.names, candidate.cell.id]
+        ]
         self._ledger.post(where(self.settings).store_name, entries, session=self.settings.identity.session)
 
     def _report(self) -> None:

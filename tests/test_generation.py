@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from pytest_promptbench.errors import LedgerError, PermanentError, TransientErro
 from pytest_promptbench.generation import AdaptiveLimit, Generator, Limits, Progress, RetryPolicy, Slots
 from pytest_promptbench.ledger import Ledger
 from pytest_promptbench.locks import LockFile
-from pytest_promptbench.records import Candidate, Request
+from pytest_promptbench.records import Answer, Candidate, Request
 
 from .scripted import ScriptedCompleter, cell
 
@@ -37,7 +37,7 @@ class Rig:
             locks=self.locks,
             session=limits.pop("session", "s"),
             limits=Limits(**limits),
-            landed=self.landed.append,
+            landed=self.landed.extend,
             retry=QUICK,
         )
         self.generators.append(generator)
@@ -116,9 +116,7 @@ def test_the_same_request_of_two_processes_is_made_once(rig: Rig, tmp_path: Path
     future = rig.start(completer).candidate(cell())
     time.sleep(0.15)
     assert completer.asked == []
-    from pytest_promptbench.records import Answer
-
-    rig.ledger.keep(request, Answer(text="from the other process"), session="other")
+    rig.ledger.keep([(request, Answer(text="from the other process"))], session="other")
     rig.locks.release(f"answer:{request.key}")
     assert future.result(5).outputs == ("from the other process",)
     assert completer.asked == []
@@ -216,6 +214,33 @@ def test_the_limit_on_cost_stops_before_it_is_passed(rig: Rig) -> None:
     assert len(rig.landed) == 2, "what was not asked for is not logged as a failure"
 
 
+class SlowLedger(Ledger):
+    """On a busy disk. Notes how many answers each transaction kept."""
+
+    transactions: list[int]
+
+    def keep(self, answers: Iterable[tuple[Request, Answer]], *, session: str) -> None:
+        these = list(answers)
+        self.transactions.append(len(these))
+        time.sleep(0.2)
+        super().keep(these, session=session)
+
+
+def test_answers_that_arrive_together_share_a_transaction_and_an_end_waits_for_it(rig: Rig, tmp_path: Path) -> None:
+    rig.ledger = SlowLedger(tmp_path / "ledger.sqlite3")
+    rig.ledger.transactions = []
+    completer = ScriptedCompleter(latency_s=0.1)
+    generator = rig.start(completer, concurrency=20)
+    cells = [cell(f"s{i}") for i in range(20)]
+    generator.plan(cells)
+    time.sleep(0.25)  # all have their answers; the first transaction is still at work
+    generator.stop("enough")
+    assert sum(rig.ledger.transactions) == 20
+    assert len(rig.ledger.transactions) <= 3
+    assert len(rig.ledger.answers([r.key for r in completer.asked])) == 20
+    assert {c.cell.scenario.id for c in rig.landed} == {f"s{i}" for i in range(20)}
+
+
 class Cautious(ScriptedCompleter):
     """Answers cost a quarter of what they may."""
 
@@ -236,7 +261,7 @@ def test_requests_wait_for_those_in_flight_to_settle_before_the_money_counts_as_
 
 
 def test_an_error_in_logging_reaches_the_test_that_waits(tmp_path: Path) -> None:
-    def broken(_: Candidate) -> None:
+    def broken(_: object) -> None:
         raise OSError("disk full")
 
     generator = Generator(

@@ -28,7 +28,7 @@ def ledger(tmp_path: Path) -> Ledger:
 def test_an_answer_survives_the_process_and_is_found_by_its_exact_request(ledger: Ledger, tmp_path: Path) -> None:
     request = cell().requests[0]
     answer = Answer(text="nul \x00 and a lone \ud800", usage=Usage(prompt_tokens=1), cost_usd=0.5, started_at=12.0)
-    ledger.keep(request, answer, session="one")
+    ledger.keep([(request, answer)], session="one")
     again = Ledger(tmp_path / "ledger.sqlite3")
     assert again.answer(request.key) == answer
     assert again.answer(dataclasses.replace(request, sample=1).key) is None

@@ -40,6 +40,8 @@ from .store import TrackingStore, load_mlflow, redacted
 
 BATCH = 40
 IDLE_S = 0.05
+NICENESS = 5
+"""Generation comes first where cores are few: a request that starts late is lost time, a run can be written later."""
 ADOPT_EVERY_S = 2.0
 TRIES_AT_THE_END = 3
 WAIT_FOR_OTHERS_S = 120.0
@@ -420,6 +422,7 @@ def main() -> None:
     begun = where.begun(where.session)
     if begun.parent.exists():
         begun.touch()
+    os.nice(NICENESS)
     _leave_out_dataframes()
     _prefer_speed_over_power_loss()
     second = _Second(where)
