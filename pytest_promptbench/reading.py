@@ -9,7 +9,7 @@ from .autojudge import Judged, judge_and_write, unscored
 from .errors import UsageError
 from .leaderboard import current_candidates
 from .records import Group, LoggedCandidate
-from .session import Task, build_boards, by_group, cells_now, where, write_reports
+from .session import Task, build_boards, by_group, cells_now, where, with_shown_texts, write_reports
 from .settings import Settings
 from .sitdown import Sitting, asking_judges, experiment_of
 from .tracking.recorder import Outcome
@@ -35,7 +35,7 @@ def read_back(settings: Settings, tasks: Sequence[Task], _: bool) -> Sitting:
                 f"the rubric {task.suite.rubric.id} as it is now. Run the evals first, or name another with "
                 "--bench-experiment"
             )
-        found[key] = store.texts(found[key])
+        found[key] = store.texts(found[key]) if settings.judge_auto else with_shown_texts(store, found[key])
     judged: tuple[Judged, ...] = ()
     if settings.judge_auto:
         judged = tuple(_judge(settings, store, groups, found))

@@ -41,7 +41,7 @@ from .records import Candidate, Cell, Group, Leaderboard, LoggedCandidate, Model
 from .settings import Settings
 from .tracking.entry import Logged
 from .tracking.recorder import Outcome, Recorder, Where
-from .tracking.store import file_name
+from .tracking.store import TrackingStore, file_name
 
 PROGRESS_EVERY_S = 0.3
 STALE_FOLDER_S = 86400.0
@@ -599,6 +599,15 @@ def build_boards(tasks: Sequence[Task], outcome: Outcome, report: Path) -> tuple
         now = cells_now(tasks, suite.task)
         boards.append(Board.of(candidates, suite.rubric, task.experiment, suite.task, folder=folder, cells_now=now))
     return tuple(boards)
+
+
+def with_shown_texts(store: TrackingStore, candidates: Sequence[LoggedCandidate]) -> list[LoggedCandidate]:
+    """The same candidates of one leaderboard, with the texts of those that its page shows."""
+    from .report.html import first_scenarios
+
+    shown, _ = first_scenarios(candidates)
+    loaded = {c.run_id: c for c in store.texts([c for found in shown.values() for c in found])}
+    return [loaded.get(c.run_id, c) for c in candidates]
 
 
 def cells_now(tasks: Iterable[Task], task: str) -> dict[tuple[str, str, str], str]:

@@ -18,7 +18,7 @@ from .leaderboard import current_candidates
 from .localmodels import LocalServer
 from .packet import Packet, build_packet, item_ids, match_verdicts, parse_packet, read_packet, write_packet
 from .records import LoggedCandidate, Model, Rubric, Tier
-from .session import Board, Task, build_boards, by_group, cells_now, labels, where, write_reports
+from .session import Board, Task, build_boards, by_group, cells_now, labels, where, with_shown_texts, write_reports
 from .settings import Settings
 from .tracking.entry import AUDIT, AUDITED, SAMPLING
 from .tracking.recorder import Outcome
@@ -197,7 +197,9 @@ def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitti
         dataclasses.replace(t, experiment=packet.experiment) for t in tasks if t.suite.rubric.id == packet.rubric.id
     ]
     shown = {t.suite.group for t in here} or {c.group for c in applied.candidates}
-    candidates = tuple(store.texts([c for c in applied.candidates if c.group in shown]))
+    candidates = tuple(
+        c for g in sorted(shown) for c in with_shown_texts(store, [c for c in applied.candidates if c.group == g])
+    )
     boards = build_boards(here, Outcome(candidates={packet.experiment: candidates}), settings.report)
     if not here:  # no suite of the packet was collected: its own rubric says how to score
         names = sorted({c.task for c in candidates})

@@ -365,6 +365,18 @@ def test_the_page_is_accessible_by_structure() -> None:
     assert [a for t, a in parsed.tags if t == "html"] == [{"lang": "en"}]
 
 
+def test_a_page_shows_whole_scenarios_up_to_a_number_of_candidates_and_says_so() -> None:
+    assert "are shown here" not in page()
+    fifth = [c for c in candidates() if c.scenario == "new-job"]
+    many = [dataclasses.replace(c, scenario=f"s{i:04}", run_id=f"{i}-{c.run_id}") for i in range(601) for c in fifth]
+    text = page(found=many)
+    assert "3,000 of 3,005 candidates are shown here, of 600 of 601 scenarios." in text
+    assert text.count('<article class="card"') == 3000
+    assert "s0600" not in text
+    one = [dataclasses.replace(c, scenario="all", run_id=f"{i}-{c.run_id}") for i in range(601) for c in fifth]
+    assert page(found=one).count('<article class="card"') == 3005, "a scenario is never cut"
+
+
 def test_unscored_failed_and_missing_are_told_apart() -> None:
     text = page()
     assert "not judged yet" in text

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 LONGEST: Final = 20_000
 """Characters of one output that the page shows; what follows is cut, with a note."""
+MOST: Final = 3_000
+"""Candidates that the page shows, of whole scenarios: with more, it is slow to open and tens of megabytes large."""
 _UNJUDGED = "not judged yet"
 
 
@@ -112,6 +114,7 @@ def render_leaderboard(
     script = asset("leaderboard.js")
     scale = pictures.scale(lb)
     states = Counter(_state(c) for c in candidates)
+    shown, left_out = first_scenarios(candidates)
     return (
         environment()
         .get_template("leaderboard.html.j2")
@@ -137,8 +140,8 @@ def render_leaderboard(
             scale=scale,
             rows=_rows(lb, candidates, scale),
             tables=all_tables(lb, agreement),
-            scenarios=_scenarios(lb, candidates),
-            total=len(candidates),
+            scenarios=_scenarios(lb, shown),
+            left_out=left_out,
             pending=sum(row.pending for row in lb.rows),
             export=EXPORT,
             notes=notes(lb),
@@ -205,16 +208,29 @@ def _rows(lb: Leaderboard, candidates: Iterable[LoggedCandidate], scale: picture
 # -- candidates --------------------------------------------------------------------------------------------------
 
 
-def _scenarios(lb: Leaderboard, candidates: Iterable[LoggedCandidate]) -> list[_ScenarioView]:
-    place = {(row.model, row.prompt): i for i, row in enumerate(lb.rows)}
+def first_scenarios(candidates: Sequence[LoggedCandidate]) -> tuple[dict[str, list[LoggedCandidate]], str | None]:
+    """The scenarios by name with their candidates, as many as the page shows, and a note where that is not all."""
     groups: defaultdict[str, list[LoggedCandidate]] = defaultdict(list)
     for c in candidates:
         groups[c.scenario].append(c)
+    shown: dict[str, list[LoggedCandidate]] = {}
+    count = 0
+    for name in sorted(groups):
+        if shown and count + len(groups[name]) > MOST:
+            note = f"{count:,} of {len(candidates):,} candidates are shown here, of {len(shown):,} of {len(groups):,} "
+            return shown, note + "scenarios. All of them are in MLflow, and all count above."
+        shown[name] = groups[name]
+        count += len(groups[name])
+    return shown, None
+
+
+def _scenarios(lb: Leaderboard, groups: Mapping[str, list[LoggedCandidate]]) -> list[_ScenarioView]:
+    place = {(row.model, row.prompt): i for i, row in enumerate(lb.rows)}
 
     def order(c: LoggedCandidate) -> tuple[int, str, str, int]:
         return place.get((c.model, c.prompt), len(place)), c.model, c.prompt, c.started_at
 
-    return [_scenario(name, sorted(found, key=order), lb.rubric) for name, found in sorted(groups.items())]
+    return [_scenario(name, sorted(found, key=order), lb.rubric) for name, found in groups.items()]
 
 
 def _scenario(name: str, candidates: Sequence[LoggedCandidate], rubric: Rubric) -> _ScenarioView:
