@@ -4,8 +4,8 @@
 
 For each library: its newest source distribution from the package index, and two fresh environments that hold the same
 versions of pytest, xdist and what the suite needs; into the second, the wheel of this checkout goes too. Both run the
-suite plainly and under ``-n 2``. Compared are exit code, the outcome of every single test, pytest's closing line, and the
-files that are left behind. It ends with 1 where anything differs. Needs the network, and some minutes.
+suite plainly and under ``-n 2``. Compared are exit code, the outcome of every single test, pytest's closing line, and
+the files that are left behind. It ends with 1 where anything differs. Needs the network, and some minutes.
 """
 
 from __future__ import annotations
