@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+import pytest_promptbench
 
 from .project import TEST, Project, migrated_database
 from .provider import ScriptedProvider
@@ -39,7 +44,9 @@ def everything_once(project: Project) -> None:
         ("-p", "no:xdist"),
         ("-p", "no:terminal"),
         ("-p", "no:terminal", "-n", "2"),
+        ("-n", "2", "--dist", "no"),
         ("-n", "2", "--dist", "load"),
+        ("-n", "2", "--dist", "loadscope"),
         ("-n", "2", "--dist", "loadfile"),
         ("-n", "2", "--dist", "loadgroup"),
         ("-n", "2", "--dist", "worksteal"),
@@ -53,6 +60,18 @@ def everything_once(project: Project) -> None:
 def test_a_session_under_other_options_of_pytest_and_xdist(project: Project, args: tuple[str, ...]) -> None:
     result = project.pytest(*args)
     assert result.code == 0, result.text
+    everything_once(project)
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "-n 2"])
+def test_stopping_at_the_first_failure_loses_no_answer(project: Project, workers: tuple[str, ...]) -> None:
+    project.file("evals/test_tips.py", FAILING)
+    first = project.pytest("-x", *workers)
+    assert first.code in {1, 2}, first.text  # xdist interrupts its session, pytest only ends it
+    assert first.outcomes()["failed"] >= 1
+    asked = project.provider.count
+    assert asked == len(project.runs()), "what was asked for is logged"
+    assert project.pytest(*workers).outcomes() == {"failed": 2, "passed": 4}
     everything_once(project)
 
 
@@ -111,6 +130,24 @@ def test_with_coverage(project: Project) -> None:
     assert result.code == 0, result.text
     assert "evals/test_tips.py" in result.out
     everything_once(project)
+
+
+def test_beside_all_five_at_once(project: Project) -> None:
+    for plugin in ("pytest_randomly", "pytest_rerunfailures", "pytest_timeout", "pytest_asyncio", "pytest_cov"):
+        needs(plugin)
+    names = ("randomly", "rerunfailures", "timeout", "asyncio", "pytest_cov")
+    loaded = [x for name in names for x in ("-p", name)]
+    result = project.pytest(*loaded, "--reruns", "1", "--timeout", "60", "--cov=evals", "-n", "2")
+    assert result.outcomes() == {"passed": 6}, result.text
+    everything_once(project)
+
+
+@pytest.mark.skipif("PROMPTBENCH_WHEEL" not in os.environ, reason="only tox says that the wheel is to be tested")
+def test_the_matrix_tests_the_installed_wheel(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import pytest_promptbench; print(pytest_promptbench.__file__)"]
+    child = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    for where in (pytest_promptbench.__file__, child):
+        assert "site-packages" in Path(where).parts, "the checkout shadows the wheel"
 
 
 def needs(plugin: str) -> None:
