@@ -5,8 +5,8 @@
 
 --setup makes an environment for each tool with pip and npm, under .peers/ (--root, PROMPTBENCH_PEERS). Each measurement
 has a fresh folder and a scripted provider of its own (tests/provider.py, 500 ms an answer); the tool runs with the best
-setting found for it, 64 requests in flight where it can. What it stored is counted in its own store from outside. Rounds
-are interleaved, after one warm-up of 12 cells that does not count. Linux only (/proc).
+setting found for it, 64 requests in flight where it can. What it stored is counted in its own store from outside.
+Rounds are interleaved, after one warm-up of 12 cells that does not count. Linux only (/proc).
 """
 
 from __future__ import annotations

@@ -313,7 +313,9 @@ def _queue(config: pytest.Config, item: pytest.Item) -> Iterable[Any]:
     for plugin in config.pluginmanager.get_plugins():
         queue = getattr(plugin, "torun", None)
         if queue is not None:
-            with queue.lock() as waiting:
+            lock = queue.lock() if hasattr(queue, "lock") else queue.mutex  # before xdist 3.7 it is a plain queue.Queue
+            with lock as found:
+                waiting = found if hasattr(queue, "lock") else queue.queue
                 indices = [i for i in (getattr(plugin, "nextitem_index", None), *waiting) if isinstance(i, int)]
     ahead = [item, *(items[i] for i in indices)]
     return [i.stash[_PLANNED].cell for i in ahead if _PLANNED in i.stash]
