@@ -263,9 +263,11 @@ class Generator:
             return known
         reply: Future[Future[Candidate]] = Future()
         self._call(self._reply, cell, reply)
-        while self._thread.is_alive():
+        while self._thread.is_alive() and not reply.done():
             with contextlib.suppress(TimeoutError):
-                return reply.result(timeout=0.5)
+                reply.exception(timeout=0.5)
+        if reply.done():  # looked at once more: the reply may have been the thread's last act
+            return reply.result()
         return self._done(cell) or self._unanswered(cell)  # it was stopped, and nobody answers
 
     def _reply(self, cell: Cell, reply: Future[Future[Candidate]]) -> None:

@@ -178,9 +178,20 @@ def test_retry_after_is_capped(rig: Rig) -> None:
         assert not generator.candidate(cell(name)).result(5).failed
 
 
-def test_a_ledger_that_fails_while_reading_reaches_the_test_that_waits(rig: Rig) -> None:
+@pytest.mark.parametrize("is_over", [False, True], ids=["waiting", "looking when the thread is over"])
+def test_a_ledger_that_fails_while_reading_reaches_the_test_that_waits(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, is_over: bool
+) -> None:
     generator = rig.start(ScriptedCompleter())
     rig.ledger._db.execute("DROP TABLE answers")
+    call = generator._call
+
+    def and_wait(*what: Any) -> None:
+        call(*what)
+        if is_over:
+            generator._thread.join(5)
+
+    monkeypatch.setattr(generator, "_call", and_wait)
     with pytest.raises(LedgerError, match="not usable"):
         generator.candidate(cell())
 
