@@ -38,6 +38,9 @@ OVER_BUDGET = "not generated: --bench-max-cost"
 """How the error of a candidate begins that nobody was asked for because of its price."""
 POLL_S = 0.03
 """How often a process looks whether another one has finished a request, or given back a slot."""
+STARTS_A_TURN = 2
+"""So many requests start in one turn of the loop. All at once would make their way through it side by side, be sent
+last of all, and be answered in one heap; one after another they are answered so, each when there is time for it."""
 
 
 class Completer(Protocol):
@@ -164,6 +167,7 @@ class _Job:
 
     request: Request
     order: int
+    slot: int = -1
     attempts: int = 0
     not_before: float = 0.0
     state: str = "queued"  # queued | running | finished
@@ -231,12 +235,14 @@ class Generator:
         self._progress = Progress()
         self._waiting = 0
         self._reserved: set[str] = set()
-        self._unsaved: list[tuple[Request, Answer, asyncio.Future[None]]] = []
+        self._unsaved: list[tuple[_Job, Answer]] = []
         self._saving = False
         self._landing: list[tuple[_Order, Candidate]] = []
         self._stopping: str | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._wake: asyncio.Event | None = None
+        self._ended: asyncio.Future[None] | None = None
+        self._kicked = False
+        self._alarm: asyncio.TimerHandle | None = None
         self._prepared = False
         self._started = threading.Event()
         self._storage = ThreadPoolExecutor(1, thread_name_prefix="promptbench-ledger")
@@ -324,15 +330,36 @@ class Generator:
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._wake = asyncio.Event()
+        self._ended = self._loop.create_future()
         self._started.set()
-        while self._stopping is None or self._tasks or self._saving:
-            pause = self._pump() if self._stopping is None else None
-            self._wake.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause)
+        await self._ended
         self._land()
         self._fail_rest()
+
+    def _kick(self) -> None:
+        """Have it looked soon at what may start: once, for all who ask in one turn of the loop."""
+        if self._loop is not None and not self._kicked:
+            self._kicked = True
+            self._loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        """Start what may start now; end where the session is stopped and nothing is under way."""
+        assert self._loop is not None
+        assert self._ended is not None
+        self._kicked = False
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if self._stopping is None:
+            try:
+                pause = self._pump()
+            except Exception as error:  # nobody may wait for a generator that cannot go on
+                self._stop(f"{type(error).__name__}: {error}")
+                return
+            if pause is not None:
+                self._alarm = self._loop.call_later(pause, self._look)
+        elif not (self._tasks or self._saving or self._ended.done()):
+            self._ended.set_result(None)
 
     def _warm(self, cells: Sequence[Cell]) -> None:
         if not self._prepared and not self._ledger.has_answers(_keys(cells), session=self._only_of):
@@ -352,10 +379,6 @@ class Generator:
         for cell in fresh:
             self._order(cell, known)
         self._kick()
-
-    def _kick(self) -> None:
-        if self._wake is not None:
-            self._wake.set()
 
     def _order(self, cell: Cell, known: Mapping[str, Answer]) -> _Order:
         """A cell's order, made if there is none. ``known``: the ledger's answers to its requests, by key."""
@@ -406,6 +429,7 @@ class Generator:
         soonest = min((j.not_before for j in self._delayed), default=None)
         passed_over: list[_Job] = []
         pause: float | None = None
+        started = 0
         while True:
             ready = [q for q in self._queues.values() if q and self._limit(q[0].request.model).has_room(now)]
             if not ready:
@@ -427,9 +451,13 @@ class Generator:
                 pause = POLL_S if not self._tasks else max(POLL_S, 0.1)
                 break
             queue.popleft()
-            job.state = "running"
+            job.state, job.slot = "running", slot
             self._limit(job.request.model).in_flight += 1
-            self._spawn(self._ask(job, slot))
+            self._spawn(self._ask(job))
+            started += 1
+            if started == STARTS_A_TURN:
+                pause = 0.0
+                break
         for job in reversed(passed_over):
             self._queues[job.request.model.name].appendleft(job)
         resumes = [m.resume_at for m in self._adaptive.values() if m.resume_at > now]
@@ -459,23 +487,25 @@ class Generator:
         """The session whose answers count; None: every one's."""
         return None if self._limits.use_cache else self._session
 
-    async def _ask(self, job: _Job, slot: int) -> None:
+    async def _ask(self, job: _Job) -> None:
         request, limit = job.request, self._limit(job.request.model)
         job.attempts += 1
         started = time.monotonic()
         again: float | None = None
-        answer: Answer | None = None
         failure: GenerationError | None = None
         try:
             # Another process may have finished between our look and our lock.
             known = self._ledger.answer(request.key, session=self._only_of)
             if known is not None:
-                answer = replace(known, cached=True)
-            else:
-                self._afford(request)
-                answer = replace(await self._completer.complete(request), attempts=job.attempts)
-                await self._store(request, answer)
+                self._leave(job)
+                self._finish(job, answer=replace(known, cached=True))
+                return
+            self._afford(request)
+            answer = replace(await self._completer.complete(request), attempts=job.attempts)
             limit.succeeded()
+            self._unsaved.append((job, answer))
+            self._save()
+            return
         except _NoMoneyYetError:
             job.attempts -= 1
             again = POLL_S
@@ -497,21 +527,23 @@ class Generator:
             failure = error
         except LedgerError as error:  # what comes now would be paid for and lost
             self._stop(str(error))
-            came = " an answer came and could not be kept:" if answer is not None else ""
-            failure = NotGeneratedError(f"not generated:{came} {error}")
+            failure = NotGeneratedError(f"not generated: {error}")
         except asyncio.CancelledError:
             failure = NotGeneratedError("given up: the session was stopped before the answer came")
         except Exception as error:  # whatever a provider's client raises is this cell's failure, not ours
             failure = PermanentError(f"{type(error).__name__}: {self._completer.redact(str(error))}")
-        finally:
-            limit.in_flight -= 1
-            self._slots.give_back(slot)
-            self._locks.release(_lock_name(request))
+        self._leave(job)
         if again is not None:
             job.state, job.not_before = "queued", time.monotonic() + again
             self._delayed.append(job)
         else:
-            self._finish(job, answer=answer, error=failure)
+            self._finish(job, error=failure)
+
+    def _leave(self, job: _Job) -> None:
+        """Make room for the next request: this one is answered and kept, or has failed."""
+        self._limit(job.request.model).in_flight -= 1
+        self._slots.give_back(job.slot)
+        self._locks.release(_lock_name(job.request))
 
     def _afford(self, request: Request) -> None:
         """Set the most that a request may cost aside. Where that is too much, others may settle for less: wait."""
@@ -537,35 +569,44 @@ class Generator:
             with contextlib.suppress(LedgerError):  # it stays set aside, which is the safe side
                 self._ledger.release(self._session, request.key)
 
-    async def _store(self, request: Request, answer: Answer) -> None:
-        """Keep an answer. What arrives while the disk is at work shares the next transaction."""
-        kept = asyncio.get_running_loop().create_future()
-        self._unsaved.append((request, answer, kept))
-        self._save()
-        await asyncio.shield(kept)
-        if self._limits.max_cost_usd is not None and answer.cost_usd is not None:
-            self._ledger.settle(self._session, request.key, answer.cost_usd)
-
     def _save(self) -> None:
+        """Keep the answers that came. Those that come while the disk is at work share the next transaction.
+
+        A request keeps its slot until then, so that a kill never loses more than what was in the air.
+        """
         if self._saving or not self._unsaved:
             return
         self._saving = True
         batch, self._unsaved = self._unsaved, []
-        answers = [(request, answer) for request, answer, _ in batch]
-        job = asyncio.get_running_loop().run_in_executor(
-            self._storage, lambda: self._ledger.keep(answers, session=self._session)
-        )
-        job.add_done_callback(lambda done: self._saved([kept for _, _, kept in batch], done.exception()))
+        work = asyncio.get_running_loop().run_in_executor(self._storage, self._keep, batch)
+        work.add_done_callback(lambda done: self._saved(batch, done.exception()))
 
-    def _saved(self, waiting: Sequence[asyncio.Future[None]], error: BaseException | None) -> None:
+    def _keep(self, batch: Sequence[tuple[_Job, Answer]]) -> None:
+        """In a thread of its own."""
+        self._ledger.keep([(job.request, answer) for job, answer in batch], session=self._session)
+        if self._limits.max_cost_usd is not None:
+            for job, answer in batch:
+                if answer.cost_usd is not None:
+                    self._ledger.settle(self._session, job.request.key, answer.cost_usd)
+
+    def _saved(self, batch: Sequence[tuple[_Job, Answer]], error: BaseException | None) -> None:
+        """Hand on what was kept, and start the next requests in this same turn of the loop.
+
+        A task that waited for the disk would have to wait in the loop's line again and again, behind all that is
+        answered meanwhile.
+        """
         self._saving = False
-        for kept in waiting:
+        if error is not None:  # what comes now would be paid for and lost
+            self._stop(str(error))
+        for job, answer in batch:
+            self._leave(job)
             if error is None:
-                kept.set_result(None)
+                self._finish(job, answer=answer)
             else:
-                kept.set_exception(error)
+                why = f"not generated: an answer came and could not be kept: {error}"
+                self._finish(job, error=NotGeneratedError(why))
         self._save()
-        self._kick()
+        self._look()
 
     def _finish(self, job: _Job, *, answer: Answer | None = None, error: GenerationError | None = None) -> None:
         self._reserved.discard(job.request.key)

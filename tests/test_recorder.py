@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -84,6 +86,58 @@ def test_a_killed_recorder_is_replaced_and_nothing_is_doubled(project: Project) 
     outcome = recorder.finish(keys, ["e"])
     assert outcome.unlogged == 0
     assert scenarios_of(outcome) == sorted(f"s{i}" for i in range(60))
+
+
+def second_writer(recorder: Recorder) -> int | None:
+    """The process id of a recorder's second writer, once there is one."""
+    assert recorder._process is not None
+    pid = recorder._process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    return int(children[0]) if children else None
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="a second writer needs a second core")
+@pytest.mark.parametrize("after_s", [0.01, 0.05, 0.1])
+def test_a_second_writer_that_dies_in_the_middle_leaves_its_share_to_the_first(project: Project, after_s: float) -> None:
+    """It dies in its second batch; what it had begun is completed, nothing is doubled."""
+    recorder = project.recorder("one")
+    keys = project.post("one", [f"s{i}" for i in range(300)])
+    recorder.start()
+    deadline = time.monotonic() + 60
+
+    def at_work() -> bool:
+        pid = second_writer(recorder)
+        return pid is not None and holder(project.folder / "locks", "second-share:one") == pid
+
+    for state in (True, False, True):
+        while at_work() is not state and time.monotonic() < deadline:
+            time.sleep(0.001)
+    pid = second_writer(recorder)
+    assert pid is not None
+    time.sleep(after_s)
+    os.kill(pid, signal.SIGKILL)
+    outcome = recorder.finish(keys, ["e"])
+    assert outcome.unlogged == 0
+    assert scenarios_of(outcome) == sorted(f"s{i}" for i in range(300))
+    assert runs_in(project.folder / "mlflow.db") == 300
+
+
+def holder(file: Path, name: str) -> int | None:
+    """Who holds a lock, as the kernel tells it."""
+    import fcntl
+    import struct
+
+    from pytest_promptbench.locks import _offset
+
+    with file.open("rb+") as opened:
+        asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, _offset(name), 1, 0)
+        kind, _, _, _, pid = struct.unpack("hhqqi4x", fcntl.fcntl(opened, fcntl.F_GETLK, asked))
+    return None if kind == fcntl.F_UNLCK else int(pid)
+
+
+def runs_in(database: Path) -> int:
+    with contextlib.closing(sqlite3.connect(database)) as db:
+        return int(db.execute("SELECT COUNT(*) FROM runs").fetchone()[0])
 
 
 def test_what_a_dead_session_left_is_logged_by_the_next(project: Project) -> None:

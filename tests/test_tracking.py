@@ -129,7 +129,7 @@ def test_a_crash_between_any_two_store_calls_is_repaired(store: TrackingStore, c
         def __getattr__(self, name: str) -> Any:
             attribute = getattr(self.inner, name)
             if name in (
-                "create_run",
+                "create",
                 "log_batch",
                 "log_artifacts",
                 "log_spans",
@@ -147,6 +147,7 @@ def test_a_crash_between_any_two_store_calls_is_repaired(store: TrackingStore, c
     dying = TrackingStore(store.uri, artifact_root=store._artifact_root)
     dying.open()
     dying._client, dying._traces = Dying(dying._client), Dying(dying._traces)
+    dying._new_runs = Dying(dying._new_runs)  # type: ignore[assignment]
     with pytest.raises(Killed):
         dying.log([logged().entry(experiment)])
     store.log([logged().entry(experiment)])

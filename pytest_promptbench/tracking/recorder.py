@@ -1,9 +1,8 @@
 """A process of its own that brings candidates from the ledger into MLflow while the session goes on.
 
 One a session. Importing MLflow and writing runs cost seconds of CPU; here they overlap with generation instead of
-competing with it for one interpreter. On a machine with several cores it forks a second writer once MLflow is imported:
-a run costs some 35 ms of CPU, and the two share the session's candidates by the last digit of their key, so that they
-never meet. The session talks to it in JSON lines:
+competing with it for one interpreter. On a machine with several cores it forks a second writer once MLflow is imported,
+which helps while more candidates wait than one writes in half a second. The session talks to it in JSON lines:
 
 * standard input: one line of settings, later ``{"finish": {...}}``, then any number of ``{"judgements": [...]}``. End
   of file means that the session is over, or gone.
@@ -15,8 +14,10 @@ tell a crashed one's candidates from a living one's and log them in its place.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import mmap
 import os
 import signal
 import subprocess
@@ -25,7 +26,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -38,7 +39,9 @@ from ..records import Judge, LoggedCandidate, Record, Rubric, Verdict
 from .entry import Logged
 from .store import TrackingStore, load_mlflow, redacted
 
-BATCH = 40
+BATCH = 20
+HELP_FROM = 40
+"""So many candidates have to wait before a second writer helps the first."""
 IDLE_S = 0.05
 NICENESS = 5
 """Generation comes first where cores are few: a request that starts late is lost time, a run can be written later."""
@@ -207,12 +210,20 @@ class Recorder:
 
 
 class _Second:
-    """The second writer, as the first one sees it: a fork that logs its share until it fails or the first one ends."""
+    """The second writer, as the first one sees it: a fork that helps where more waits than one can write.
+
+    Both write at once only then, since each waits for the other's transactions. It takes candidates whose key ends in
+    one of ``SHARE``, and holds a lock meanwhile, without which the first one takes them. It lives until it fails or the
+    first one ends.
+    """
 
     SHARE = HEX[8:]
 
     def __init__(self, where: Where) -> None:
         self._pid = 0
+        self._where = where
+        self._at_work = mmap.mmap(-1, 1)  # shared with the fork: whether it is in the middle of its candidates
+        self._hurry = mmap.mmap(-1, 1)  # likewise: whether the session waits for the last of them
         if (os.cpu_count() or 1) < 2:
             return
         import gc
@@ -223,9 +234,34 @@ class _Second:
         self._pid = os.fork()
         if self._pid == 0:
             try:
-                _write_share(where, parent)
+                self._live(parent)
             finally:
                 os._exit(0)
+
+    def _live(self, parent: int) -> None:
+        """The fork's life. Whatever goes wrong ends it: the first writer takes over, and says what it was."""
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1):  # the pipe to the session is the first one's alone
+            os.dup2(null, descriptor)
+        where, session = self._where, self._where.session
+        work = _Work(where, share=self.SHARE)
+        work.locks.acquire(_second_lock(session))  # while it lives, no other session takes over what it may be writing
+        while os.getppid() == parent:
+            if work.waiting() <= (0 if self._hurry[0] else HELP_FROM):
+                time.sleep(IDLE_S)
+                continue
+            work.locks.acquire(_wanted_lock(session))
+            work.locks.acquire(_share_lock(session))
+            work.locks.release(_wanted_lock(session))
+            self._at_work[0] = 1
+            work.store.open()
+            batch = work.mine()
+            if batch:
+                work.log(batch)
+            self._at_work[0] = 0
+            work.locks.release(_share_lock(session))
+            if not batch:
+                time.sleep(IDLE_S)
 
     @property
     def alive(self) -> bool:
@@ -233,29 +269,43 @@ class _Second:
             self._pid = 0
         return self._pid != 0
 
+    def hurry(self) -> None:
+        """The session waits: help with whatever there is."""
+        self._hurry[0] = 1
+
+    @contextlib.contextmanager
+    def share(self, work: _Work) -> Iterator[None]:
+        """Give the first writer the share too, unless the second one has it, or is about to."""
+        session = self._where.session
+        work.share = HEX.replace(self.SHARE, "")
+        if not work.locks.is_free(_wanted_lock(session)) or not work.locks.try_acquire(_share_lock(session)):
+            yield
+            return
+        try:
+            work.share = HEX
+            if self._at_work[0]:  # it died in the middle
+                self._at_work[0] = 0
+                work.store.forget()
+            yield
+        finally:
+            work.locks.release(_share_lock(session))
+
     def end(self) -> None:
         if self.alive:
             os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
 
 
 def _second_lock(session: str) -> str:
     return f"second-writer:{session}"
 
 
-def _write_share(where: Where, parent: int) -> None:
-    """The second writer's life. Whatever goes wrong ends it: the first one takes over, and says what it was."""
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1):  # the pipe to the session is the first one's alone
-        os.dup2(null, descriptor)
-    work = _Work(where, share=_Second.SHARE)
-    work.locks.acquire(_second_lock(where.session))  # for as long as it lives, nobody takes over what it may be writing
-    while os.getppid() == parent:
-        work.store.open()
-        batch = work.mine()
-        if batch:
-            work.log(batch)
-        else:
-            time.sleep(IDLE_S)
+def _share_lock(session: str) -> str:
+    return f"second-share:{session}"
+
+
+def _wanted_lock(session: str) -> str:
+    return f"second-share-wanted:{session}"
 
 
 class _Work:
@@ -292,6 +342,10 @@ class _Work:
         most = BATCH + len(self.refused)
         batch = self.ledger.pending(self.where.store_name, self.sessions, limit=most, share=self.share)
         return [e for e in batch if (e.experiment, e.candidate) not in self.refused][:BATCH]
+
+    def waiting(self) -> int:
+        """How many of this session's candidates are not in MLflow yet."""
+        return self.ledger.left(self.where.store_name, self.where.session, share=HEX)
 
     def waits_for_the_second(self) -> bool:
         """Whether the second writer still has candidates, and is getting on with them."""
@@ -423,21 +477,17 @@ def main() -> None:
     if begun.parent.exists():
         begun.touch()
     os.nice(NICENESS)
-    _leave_out_dataframes()
+    _leave_out_what_mlflow_can_spare()
     _prefer_speed_over_power_loss()
     second = _Second(where)
     work = _Work(where, locks=locks)
     questions = _Questions()
     failures, asked_at = 0, 0.0
     while True:
-        if second.alive:
-            work.share = HEX.replace(_Second.SHARE, "")
-        elif work.share != HEX:
-            work.share = HEX
-            work.store.forget()
         try:
             work.store.open()
-            busy = work.step()
+            with second.share(work):
+                busy = work.step()
             failures = 0
         except TrackingError as error:
             work.error, busy = str(error), False
@@ -445,6 +495,7 @@ def main() -> None:
         question = questions.next()
         if question is not None and "finish" in question:
             asked_at = asked_at or time.monotonic()
+            second.hurry()
             if second.alive and not busy and failures == 0 and work.waits_for_the_second():
                 time.sleep(IDLE_S)
                 continue
@@ -471,9 +522,12 @@ def _settled(work: _Work, keys: Sequence[tuple[str, str]], since: float) -> bool
     return not work.mine() and (bool(work.refused) or time.monotonic() - since > WAIT_FOR_OTHERS_S)
 
 
-def _leave_out_dataframes() -> None:
-    """A second of imports less: MLflow does without these, as its mlflow-skinny shows, and nothing here needs them."""
-    sys.modules.update(dict.fromkeys(("pandas", "pyarrow", "sklearn", "numpy")))  # type: ignore[arg-type]
+def _leave_out_what_mlflow_can_spare() -> None:
+    """Seconds of imports less: MLflow does without these, as its mlflow-skinny shows, and nothing here needs them.
+
+    LiteLLM it would load for a price of each trace that has none; the completer has asked the same list already.
+    """
+    sys.modules.update(dict.fromkeys(("pandas", "pyarrow", "sklearn", "numpy", "litellm")))  # type: ignore[arg-type]
 
 
 def _prefer_speed_over_power_loss() -> None:

@@ -34,6 +34,7 @@ from ..records import Draw, Judge, LoggedCandidate, Rubric, Tier, Verdict
 from . import entry as names
 from . import verdicts
 from .entry import TAG_LIMIT, Logged, storable
+from .runs import Runs
 from .spans import end_ms, start_ms, trace_id, trace_spans
 
 PAGE = 5000
@@ -89,6 +90,7 @@ class TrackingStore:
         self._locks = locks
         self._client: Any = None
         self._traces: Any = None
+        self._new_runs: Runs | None = None
         self._ids: dict[str, str] = {}
         self._locations: dict[str, str] = {}
         self._known: dict[str, dict[str, _Known]] = {}
@@ -118,6 +120,7 @@ class TrackingStore:
                 if self._locks is not None:
                     self._locks.release(name)
             self._traces = TracingClient(self.uri)
+            self._new_runs = Runs(client, self.uri)
             self._client = client
 
     @property
@@ -189,6 +192,8 @@ class TrackingStore:
         A run that is there already gets the tags that the user asked for in this session.
         """
         self.open()
+        assert self._new_runs is not None
+        self._new_runs.forget()
         with translated(self.uri):
             logged: list[str] = []
             fresh: list[tuple[Logged, str, str]] = []
@@ -309,11 +314,12 @@ class TrackingStore:
             self._client.delete_tag(run_id, names.ERROR)
             late_tags = [RunTag(k, v) for k, v in tags.items()]
         if run_id is None:
-            run = self._client.create_run(
+            assert self._new_runs is not None
+            run = self._new_runs.create(
                 experiment_id,
                 start_time=start_ms(record),
                 tags=tags,
-                run_name=storable(" · ".join(cell.names))[:250],
+                name=storable(" · ".join(cell.names))[:250],
             )
             run_id, artifacts = str(run.info.run_id), str(run.info.artifact_uri)
         else:
