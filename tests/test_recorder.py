@@ -98,7 +98,7 @@ def second_writer(recorder: Recorder) -> int | None:
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="a second writer needs a second core")
 @pytest.mark.parametrize("after_s", [0.01, 0.05, 0.1])
-def test_a_second_writer_that_dies_in_the_middle_leaves_its_share_to_the_first(project: Project, after_s: float) -> None:
+def test_a_second_writer_that_dies_in_the_middle_leaves_its_share(project: Project, after_s: float) -> None:
     """It dies in its second batch; what it had begun is completed, nothing is doubled."""
     recorder = project.recorder("one")
     keys = project.post("one", [f"s{i}" for i in range(300)])
