@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,11 @@ def stats(address: str) -> dict[str, Any]:
 class Provider:
     """The scripted provider as a process; one for each session, so that its counts are that session's."""
 
+    def __init__(self, latency_s: float = LATENCY_S) -> None:
+        self._latency_s = latency_s
+
     def __enter__(self) -> str:
-        command = [sys.executable, str(HERE.parent / "tests" / "provider.py"), "--latency", str(LATENCY_S)]
+        command = [sys.executable, str(HERE.parent / "tests" / "provider.py"), "--latency", str(self._latency_s)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
@@ -152,25 +156,35 @@ def tree_mib(pid: int) -> float:
     return total
 
 
-def measure(cells: int, workers: int, *, warm: bool, keep: bool) -> dict[str, Measured]:
-    root = Path(tempfile.mkdtemp(prefix="promptbench-speed-"))
+@contextlib.contextmanager
+def scratch(prefix: str, *, keep: bool = False) -> Iterator[Path]:
+    """A folder for all rounds, which goes at the end of the last.
+
+    Not sooner: ext4 takes up to ten times as long to make files for seconds after thousands were deleted.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
     try:
-        with Provider() as address:
-            project(root, address, cells)
-            results = {"cold": session(root, address, workers)}
-            if warm:
-                results["warm"] = session(root, address, workers)
-        for kind, measured in results.items():
-            found = (measured.requests, measured.runs, measured.traces)
-            expected = (cells if kind == "cold" else 0, cells, cells)
-            if found != expected:
-                raise SystemExit(f"{kind}: {found} requests, runs and traces instead of {expected}")
-        return results
+        yield folder
     finally:
         if keep:
-            print(f"kept {root}", file=sys.stderr)
+            print(f"kept {folder}", file=sys.stderr)
         else:
-            shutil.rmtree(root, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def measure(folder: Path, cells: int, workers: int, *, warm: bool) -> dict[str, Measured]:
+    root = Path(tempfile.mkdtemp(dir=folder))
+    with Provider() as address:
+        project(root, address, cells)
+        results = {"cold": session(root, address, workers)}
+        if warm:
+            results["warm"] = session(root, address, workers)
+    for kind, measured in results.items():
+        found = (measured.requests, measured.runs, measured.traces)
+        expected = (cells if kind == "cold" else 0, cells, cells)
+        if found != expected:
+            raise SystemExit(f"{kind}: {found} requests, runs and traces instead of {expected}")
+    return results
 
 
 def row(cells: int, workers: int, kind: str, rounds: list[Measured]) -> str:
@@ -282,12 +296,11 @@ def main() -> None:
         as_a_session()
         return
     results: dict[tuple[int, int, str], list[Measured]] = {}
-    for _ in range(given.rounds):
-        for cells in given.cells:
-            for workers in given.workers:
-                for kind, measured in measure(cells, workers, warm=given.warm, keep=given.keep).items():
-                    results.setdefault((cells, workers, kind), []).append(measured)
-                    print(cells, workers, kind, f"{measured.wall:.1f} s", file=sys.stderr, flush=True)
+    with scratch("promptbench-speed-", keep=given.keep) as folder:
+        for _, cells, workers in itertools.product(range(given.rounds), given.cells, given.workers):
+            for kind, measured in measure(folder, cells, workers, warm=given.warm).items():
+                results.setdefault((cells, workers, kind), []).append(measured)
+                print(cells, workers, kind, f"{measured.wall:.1f} s", file=sys.stderr, flush=True)
     one = " ".join(command(given.workers[0]))
     print(f"python benchmarks/speed.py {' '.join(sys.argv[1:])}   (a session: python {one})\n")
     print(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -33,7 +34,7 @@ HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
 sys.path.insert(0, str(HERE.parent))
 
-from speed import CONCURRENCY, LATENCY_S, MODELS, PROMPTS, project, stats  # noqa: E402  (needs the path)
+from speed import CONCURRENCY, LATENCY_S, MODELS, PROMPTS, project, scratch, stats  # noqa: E402  (needs the path)
 
 OPENAI = "openai==3.57.0"
 PYTEST = ("pytest==9.2.0", "pytest-xdist==3.8.0")
@@ -308,19 +309,16 @@ def environment(peers: Path, tool: Tool, root: Path, address: str, cells: int) -
     return {**env, **quiet, **provider, **tool.env, "CELLS": str(cells), "PATH": os.pathsep.join(map(str, path))}
 
 
-def measure(peers: Path, tool: Tool, cells: int, time_out: float, log: Path) -> Measured:
-    root = Path(tempfile.mkdtemp(prefix="promptbench-peers-"))
-    try:
-        with Provider(peers) as address:
-            for source, target in {**tool.files, "work.py": "work.py"}.items():
-                shutil.copy(HERE / "subjects" / source, root / target)
-            tool.make(root, address, cells)
-            env = environment(peers, tool, root, address, cells)
-            if tool.before:
-                subprocess.run(tool.before, cwd=root, env=env, check=True, capture_output=True)
-            return run(tool, root, env, address, time_out, log)
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+def measure(peers: Path, folder: Path, tool: Tool, cells: int, time_out: float, log: Path) -> Measured:
+    root = Path(tempfile.mkdtemp(dir=folder))
+    with Provider(peers) as address:
+        for source, target in {**tool.files, "work.py": "work.py"}.items():
+            shutil.copy(HERE / "subjects" / source, root / target)
+        tool.make(root, address, cells)
+        env = environment(peers, tool, root, address, cells)
+        if tool.before:
+            subprocess.run(tool.before, cwd=root, env=env, check=True, capture_output=True)
+        return run(tool, root, env, address, time_out, log)
 
 
 def run(tool: Tool, root: Path, env: dict[str, str], address: str, time_out: float, log: Path) -> Measured:
@@ -437,18 +435,18 @@ def main() -> None:
     if missing := sorted(name for name in needed if not (peers / name / "installed.txt").exists()):
         raise SystemExit(f"{', '.join(missing)}: not under {peers}; run with --setup first")
     results: dict[tuple[int, str], list[Measured]] = {(c, name): [] for c in given.cells for name in given.tools}
-    for turn in range(given.rounds + 1):
-        for cells in given.cells if turn else [12]:
-            for name in given.tools:
-                tool = TOOLS[name]
-                if cells > tool.at_most and not given.all_cells:
-                    continue
-                log = peers / f"{name}-{cells}.log"
-                one = measure(peers, tool, cells, given.time_out, log)
-                if turn:
-                    results[cells, name].append(one)
-                good = one.requests == one.unique == one.stored == cells and one.wall is not None and not one.note
-                print(turn or "warm-up", cells, name, one, "" if good else log, file=sys.stderr, flush=True)
+    turns = [(turn, cells) for turn in range(given.rounds + 1) for cells in (given.cells if turn else [12])]
+    with scratch("promptbench-peers-") as folder:
+        for (turn, cells), name in itertools.product(turns, given.tools):
+            tool = TOOLS[name]
+            if cells > tool.at_most and not given.all_cells:
+                continue
+            log = peers / f"{name}-{cells}.log"
+            one = measure(peers, folder, tool, cells, given.time_out, log)
+            if turn:
+                results[cells, name].append(one)
+            good = one.requests == one.unique == one.stored == cells and one.wall is not None and not one.note
+            print(turn or "warm-up", cells, name, one, "" if good else log, file=sys.stderr, flush=True)
     print(f"python benchmarks/peers/run.py {' '.join(sys.argv[1:])}")
     table(results, given.time_out)
 
