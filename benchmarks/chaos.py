@@ -188,8 +188,8 @@ def itself(session: int) -> int | None:
 VICTIMS: dict[str, Callable[[int], int | None]] = {
     "worker": first("sys.stdin.readline"),
     "controller": itself,
-    "recorder": first("tracking.recorder"),
-    "second recorder": first("tracking.recorder", forked=True),
+    "recorder": first("tracking.writer"),
+    "second recorder": first("tracking.writer", forked=True),
 }
 
 

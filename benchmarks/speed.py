@@ -258,8 +258,8 @@ def as_a_session(count: int = 200) -> None:
     sys.path.insert(0, str(HERE.parent))
     from pytest_promptbench.records import Answer, Candidate, Usage, sha256
     from pytest_promptbench.tracking.entry import Logged
-    from pytest_promptbench.tracking.recorder import _prefer_speed_over_power_loss
     from pytest_promptbench.tracking.store import TrackingStore
+    from pytest_promptbench.tracking.writer import _prefer_speed_over_power_loss
     from tests.scripted import cell
     from tests.test_tracking import RUBRIC as TIP_V1
 

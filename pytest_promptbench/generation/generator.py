@@ -1,38 +1,25 @@
-"""Ask providers for answers: ahead of the tests, as fast as they allow, and never twice for the same thing.
-
-An asyncio loop in a thread of each process works through a plan of cells in order, while the main thread runs tests
-and waits only for the candidate that a test asks for. Four rules bound it:
-
-* **Single flight.** One process at a time makes a request (a named lock); the others find its answer in the ledger.
-* **Slots.** ``concurrency`` requests are in flight over the whole session. Each worker owns its share of the slots and
-  borrows idle ones of the others, so that one busy worker can use them all.
-* **Adaptive limit per model.** A 429 lowers the number in flight to a model by a fifth (once per round trip), each
-  success raises it by ``1 / limit``: additive increase, multiplicative decrease.
-* **Backoff.** Transient errors are tried again after an exponential pause with full jitter, or after what Retry-After
-  says if that is longer. A pause holds no slot.
-
-The module knows no LiteLLM: it takes a completer.
-"""
+"""The loop that works through a plan of cells."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import itertools
-import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
-from .errors import GenerationError, LedgerError, NotGeneratedError, PermanentError, TransientError
-from .ledger import Ledger
-from .locks import LockFile
-from .quiet import without_warnings
-from .records import Answer, Candidate, Cell, Model, Record, Request
+from ..errors import GenerationError, LedgerError, NotGeneratedError, PermanentError, TransientError
+from ..ledger import Ledger
+from ..locks import LockFile
+from ..quiet import without_warnings
+from ..records import Answer, Candidate, Cell, Model, Request
+from .completer import Completer
+from .limits import AdaptiveLimit, Limits, RetryPolicy, Slots
+from .progress import Progress
 
 OVER_BUDGET = "not generated: --bench-max-cost"
 """How the error of a candidate begins that nobody was asked for because of its price."""
@@ -41,124 +28,6 @@ POLL_S = 0.03
 STARTS_A_TURN = 2
 """So many requests start in one turn of the loop. All at once would make their way through it side by side, be sent
 last of all, and be answered in one heap; one after another they are answered so, each when there is time for it."""
-
-
-class Completer(Protocol):
-    """Makes one request of a provider. Raises TransientError or PermanentError, never anything else on purpose."""
-
-    def prepare(self) -> None:
-        """Load what is slow to load. Called once, in a thread of its own."""
-
-    async def complete(self, request: Request) -> Answer: ...
-
-    def worst_cost_usd(self, request: Request) -> float | None:
-        """An upper estimate of what the request may cost, in US dollars; None where the price is unknown."""
-
-    def redact(self, text: str) -> str:
-        """The text with every known secret's value replaced."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetryPolicy:
-    """How often and how patiently a request is tried again. Seconds."""
-
-    attempts: int = 5
-    throttled_attempts: int = 12
-    base_s: float = 0.5
-    cap_s: float = 30.0
-    retry_after_cap_s: float = 120.0
-
-    def pause(self, error: TransientError, attempt: int, draw: Callable[[], float] = random.random) -> float:
-        """Seconds before attempt ``attempt + 1``: full jitter over an exponential window, at least Retry-After.
-
-        Full jitter: Brooker, "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015).
-        """
-        window = min(self.cap_s, self.base_s * 2.0 ** (attempt - 1))
-        pause = window * (0.5 + draw() / 2) if error.throttled else window * draw()
-        asked = self.hold(error)
-        return pause if asked is None else max(pause, asked) + draw() * 0.1
-
-    def hold(self, error: TransientError) -> float | None:
-        """Seconds of Retry-After that are honoured: a provider that asks for a day would stop the session."""
-        return None if error.retry_after is None else min(error.retry_after, self.retry_after_cap_s)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress(Record):
-    """How far a process is. Tokens and US dollars are of answers it paid for itself, cached ones not counted."""
-
-    done: int = 0
-    failed: int = 0
-    cached: int = 0
-    in_flight: int = 0
-    waiting: int = 0
-    requests: int = 0
-    tokens: int = 0
-    cost_usd: float | None = None
-
-    def __add__(self, other: Progress) -> Progress:
-        costs = [c for c in (self.cost_usd, other.cost_usd) if c is not None]
-        return Progress(
-            done=self.done + other.done,
-            failed=self.failed + other.failed,
-            cached=self.cached + other.cached,
-            in_flight=self.in_flight + other.in_flight,
-            waiting=self.waiting + other.waiting,
-            requests=self.requests + other.requests,
-            tokens=self.tokens + other.tokens,
-            cost_usd=sum(costs) if costs else None,
-        )
-
-
-class AdaptiveLimit:
-    """How many requests may be in flight to one model: additive increase, multiplicative decrease."""
-
-    def __init__(self, ceiling: int, *, decrease: float = 0.8) -> None:
-        self.ceiling, self.decrease = float(ceiling), decrease
-        self.limit = self.ceiling
-        self.in_flight = 0
-        self.resume_at = 0.0
-        self._decreased_at = 0.0
-
-    def has_room(self, now: float) -> bool:
-        return self.in_flight < max(1, int(self.limit)) and now >= self.resume_at
-
-    def succeeded(self) -> None:
-        self.limit = min(self.ceiling, self.limit + 1.0 / max(1.0, self.limit))
-
-    def throttled(self, *, started: float, now: float, retry_after: float | None) -> None:
-        """Lower the limit, but once for all requests that were in flight together; hold all back for Retry-After."""
-        if started >= self._decreased_at:
-            self.limit = max(1.0, min(self.limit, self.in_flight) * self.decrease)
-            self._decreased_at = now
-        if retry_after is not None:
-            self.resume_at = max(self.resume_at, now + retry_after)
-
-
-class Slots:
-    """The session's requests in flight, all processes together: ``total`` named locks, shared out by worker."""
-
-    def __init__(self, locks: LockFile, *, session: str, total: int, worker: int, workers: int) -> None:
-        own = [i for i in range(total) if i % workers == worker]
-        others = [i for i in range(total) if i % workers != worker]
-        self._own, self._others = own, others
-        self._locks, self._session = locks, session
-        self._mine: set[int] = set()
-
-    def _name(self, slot: int) -> str:
-        return f"slot:{self._session}:{slot}"
-
-    def take(self) -> int | None:
-        """A free slot, one of this worker's own if there is one; None where all are taken."""
-        for slot in itertools.chain(self._own, self._others):
-            if slot not in self._mine and self._locks.try_acquire(self._name(slot)):
-                self._mine.add(slot)
-                return slot
-        return None
-
-    def give_back(self, slot: int) -> None:
-        self._mine.discard(slot)
-        self._locks.release(self._name(slot))
 
 
 @dataclass(eq=False)
@@ -184,19 +53,6 @@ class _Order:
     jobs: list[_Job]
     missing: int
     future: Future[Candidate] = field(default_factory=Future)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What bounds a session's generation."""
-
-    concurrency: int = 16
-    worker: int = 0
-    workers: int = 1
-    max_cost_usd: float | None = None
-    use_cache: bool = True
-    grace_s: float = 60.0
-    """How long a stopped session waits for answers that are on their way and paid for."""
 
 
 class Generator:

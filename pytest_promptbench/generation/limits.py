@@ -1,0 +1,100 @@
+"""What bounds a session's requests: their number in flight, over all and to each model, and how often one is tried."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..errors import TransientError
+from ..locks import LockFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What bounds a session's generation."""
+
+    concurrency: int = 16
+    worker: int = 0
+    workers: int = 1
+    max_cost_usd: float | None = None
+    use_cache: bool = True
+    grace_s: float = 60.0
+    """How long a stopped session waits for answers that are on their way and paid for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryPolicy:
+    """How often and how patiently a request is tried again. Seconds."""
+
+    attempts: int = 5
+    throttled_attempts: int = 12
+    base_s: float = 0.5
+    cap_s: float = 30.0
+    retry_after_cap_s: float = 120.0
+
+    def pause(self, error: TransientError, attempt: int, draw: Callable[[], float] = random.random) -> float:
+        """Seconds before attempt ``attempt + 1``: full jitter over an exponential window, at least Retry-After.
+
+        Full jitter: Brooker, "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015).
+        """
+        window = min(self.cap_s, self.base_s * 2.0 ** (attempt - 1))
+        pause = window * (0.5 + draw() / 2) if error.throttled else window * draw()
+        asked = self.hold(error)
+        return pause if asked is None else max(pause, asked) + draw() * 0.1
+
+    def hold(self, error: TransientError) -> float | None:
+        """Seconds of Retry-After that are honoured: a provider that asks for a day would stop the session."""
+        return None if error.retry_after is None else min(error.retry_after, self.retry_after_cap_s)
+
+
+class AdaptiveLimit:
+    """How many requests may be in flight to one model: additive increase, multiplicative decrease."""
+
+    def __init__(self, ceiling: int, *, decrease: float = 0.8) -> None:
+        self.ceiling, self.decrease = float(ceiling), decrease
+        self.limit = self.ceiling
+        self.in_flight = 0
+        self.resume_at = 0.0
+        self._decreased_at = 0.0
+
+    def has_room(self, now: float) -> bool:
+        return self.in_flight < max(1, int(self.limit)) and now >= self.resume_at
+
+    def succeeded(self) -> None:
+        self.limit = min(self.ceiling, self.limit + 1.0 / max(1.0, self.limit))
+
+    def throttled(self, *, started: float, now: float, retry_after: float | None) -> None:
+        """Lower the limit, but once for all requests that were in flight together; hold all back for Retry-After."""
+        if started >= self._decreased_at:
+            self.limit = max(1.0, min(self.limit, self.in_flight) * self.decrease)
+            self._decreased_at = now
+        if retry_after is not None:
+            self.resume_at = max(self.resume_at, now + retry_after)
+
+
+class Slots:
+    """The session's requests in flight, all processes together: ``total`` named locks, shared out by worker."""
+
+    def __init__(self, locks: LockFile, *, session: str, total: int, worker: int, workers: int) -> None:
+        own = [i for i in range(total) if i % workers == worker]
+        others = [i for i in range(total) if i % workers != worker]
+        self._own, self._others = own, others
+        self._locks, self._session = locks, session
+        self._mine: set[int] = set()
+
+    def _name(self, slot: int) -> str:
+        return f"slot:{self._session}:{slot}"
+
+    def take(self) -> int | None:
+        """A free slot, one of this worker's own if there is one; None where all are taken."""
+        for slot in itertools.chain(self._own, self._others):
+            if slot not in self._mine and self._locks.try_acquire(self._name(slot)):
+                self._mine.add(slot)
+                return slot
+        return None
+
+    def give_back(self, slot: int) -> None:
+        self._mine.discard(slot)
+        self._locks.release(self._name(slot))
