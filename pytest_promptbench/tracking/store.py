@@ -381,9 +381,9 @@ class TrackingStore:
         if experiment_id is None:
             return []
         condition = f"tags.`{names.CANDIDATE}` != ''" + (f" and {extra_filter}" if extra_filter else "")
-        with translated(self.uri):
-            runs = [r for r in self._runs([experiment_id], condition) if r.info.status in ("FINISHED", "FAILED")]
-        candidates = [_read(run, experiment) for run in runs]
+        with translated(self.uri):  # MLflow's runs are large: of those, no more than a page is held at once
+            found = self._runs([experiment_id], condition)
+            candidates = [_read(run, experiment) for run in found if run.info.status in ("FINISHED", "FAILED")]
         return sorted(candidates, key=lambda c: (c.started_at, c.run_id))
 
     def texts(self, candidates: Sequence[LoggedCandidate]) -> list[LoggedCandidate]:

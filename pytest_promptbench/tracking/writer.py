@@ -116,10 +116,11 @@ class _Second:
 
     @contextlib.contextmanager
     def share(self, work: _Work) -> Iterator[None]:
-        """Give the first writer the share too, unless the second one has it, or is about to."""
+        """Give the first writer the share too, unless the second one has it, is about to, or helps with all there is."""
         session = self._where.session
         work.share = HEX.replace(self.SHARE, "")
-        if not work.locks.is_free(_wanted_lock(session)) or not work.locks.try_acquire(_share_lock(session)):
+        taken = (self._hurry[0] and self.alive) or not work.locks.is_free(_wanted_lock(session))
+        if taken or not work.locks.try_acquire(_share_lock(session)):
             yield
             return
         try:
