@@ -116,7 +116,7 @@ class _Second:
 
     @contextlib.contextmanager
     def share(self, work: _Work) -> Iterator[None]:
-        """Give the first writer the share too, unless the second one has it, is about to, or helps with all there is."""
+        """The share is the first writer's too, unless the second one has it, wants it, or helps with all there is."""
         session = self._where.session
         work.share = HEX.replace(self.SHARE, "")
         taken = (self._hurry[0] and self.alive) or not work.locks.is_free(_wanted_lock(session))
