@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -311,6 +312,24 @@ def test_a_full_disk_stops_before_more_is_paid_for(tmp_path: Path) -> None:
     assert len(completer.asked) <= len(kept) + 2, "only what was in the air is lost"
     lost = [c.error for c in made if c.failed]
     assert all(e is not None and e.startswith("not generated: ") and "make room" in e for e in lost), lost
+
+
+class Talkative(ScriptedCompleter):
+    """Warns of something at each request, as libraries do."""
+
+    async def complete(self, request: Request) -> Answer:
+        warnings.warn("of no concern to a user", UserWarning, stacklevel=1)
+        return await super().complete(request)
+
+
+def test_what_a_providers_library_warns_of_is_no_error_of_a_cell(rig: Rig) -> None:
+    """Under -W error too, and whichever thread has asked for the cell."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        generator = rig.start(Talkative(latency_s=0.01), concurrency=1)
+        generator.plan([cell("s0"), cell("s1")])
+        made = [generator.candidate(cell(f"s{i}")).result(5) for i in range(4)]
+    assert [m.error for m in made] == [None] * 4
 
 
 def test_what_is_asked_for_after_the_end_is_told_so(rig: Rig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import itertools
 import threading
 import time
@@ -96,6 +97,7 @@ class Generator:
         self._landing: list[tuple[_Order, Candidate]] = []
         self._stopping: str | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._context: contextvars.Context | None = None  # without warnings, whoever calls
         self._ended: asyncio.Future[None] | None = None
         self._kicked = False
         self._alarm: asyncio.TimerHandle | None = None
@@ -178,13 +180,14 @@ class Generator:
     def _call(self, function: Callable[..., None], *args: object) -> None:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended: nothing is left to do
-                self._loop.call_soon_threadsafe(function, *args)
+                self._loop.call_soon_threadsafe(function, *args, context=self._context)
 
     def _run(self) -> None:
         with without_warnings():
             asyncio.run(self._main())
 
     async def _main(self) -> None:
+        self._context = contextvars.copy_context()
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
         self._started.set()
@@ -196,7 +199,7 @@ class Generator:
         """Have it looked soon at what may start: once, for all who ask in one turn of the loop."""
         if self._loop is not None and not self._kicked:
             self._kicked = True
-            self._loop.call_soon(self._look)
+            self._loop.call_soon(self._look, context=self._context)
 
     def _look(self) -> None:
         """Start what may start now; end where the session is stopped and nothing is under way."""
@@ -213,7 +216,7 @@ class Generator:
                 self._stop(f"{type(error).__name__}: {error}")
                 return
             if pause is not None:
-                self._alarm = self._loop.call_later(pause, self._look)
+                self._alarm = self._loop.call_later(pause, self._look, context=self._context)
         elif not (self._tasks or self._saving or self._ended.done()):
             self._ended.set_result(None)
 
