@@ -149,7 +149,8 @@ def main() -> None:
     if given.measure:
         print(json.dumps(measure(given.measure)))
         return
-    print(f"python benchmarks/scale.py {' '.join(sys.argv[1:]).replace(given.server or ' ', '...')}\n")
+    words = ["..." if word == given.server else word for word in sys.argv[1:]]  # it may hold a password
+    print(f"python benchmarks/scale.py {' '.join(words)}\n")
     print("| candidates | rows | read s | a candidate ms | leaderboard s | reports s | reports MiB | peak MiB |")
     print("| --- " * 8 + "|")
     for total in given.candidates:
