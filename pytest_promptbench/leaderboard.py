@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from .quiet import without_collections
 from .records import Leaderboard, LoggedCandidate, Row, Rubric, Tier, Verdict
 from .scores import Scored, automatic_score, layered, pair, sit_down_score, table, tier_scores
 
@@ -41,6 +42,7 @@ Ranks = Callable[[Sequence[Row]], list[int]]
 """Ranks of rows that are sorted best first."""
 
 
+@without_collections()
 def build_leaderboard(
     candidates: Iterable[LoggedCandidate],
     rubric: Rubric,
@@ -224,8 +226,8 @@ class _Means:
         return {s: math.fsum(v) / len(v) for s, v in sorted(self._values.items())}
 
     def mean(self) -> float | None:
-        means = self.by_scenario().values()
-        return math.fsum(means) / len(means) if means else None
+        values = self._values.values()
+        return math.fsum(math.fsum(v) / len(v) for v in values) / len(values) if values else None
 
 
 @dataclass
@@ -283,8 +285,9 @@ class _Table:
                 if name in means:
                     means[name].add(c.scenario, value)
         for c, verdict in counting:
-            for name in means.keys() - c.checks.keys():
-                means[name].add(c.scenario, verdict.scores.get(name))
+            for name, mean in means.items():
+                if name not in c.checks:
+                    mean.add(c.scenario, verdict.scores.get(name))
         return {name: mean.mean() for name, mean in means.items()}
 
 

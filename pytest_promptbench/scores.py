@@ -45,12 +45,11 @@ def verdict_composite(verdict: Verdict, candidate: LoggedCandidate, rubric: Rubr
 
 def tier_scores(candidate: LoggedCandidate, rubric: Rubric) -> tuple[TierScore, ...]:
     """What each tier scored, highest first, but for tiers whose latest verdict is not whole; nothing of a failure."""
-    if candidate.error is not None:
+    if candidate.error is not None or not candidate.verdicts:
         return ()
     found = []
-    judged = {v.judge.tier for v in candidate.verdicts}
     for tier in TIERS:
-        verdict = candidate.latest(tier) if tier in judged else None
+        verdict = candidate.latest(tier)
         value = None if verdict is None else verdict_composite(verdict, candidate, rubric)
         if value is not None:
             found.append(TierScore(tier, candidate.sampling_probability if tier in SIT_DOWN else None, value))

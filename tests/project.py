@@ -150,7 +150,7 @@ class Project:
     def runs(self, experiment: str | None = None) -> list[Any]:
         store = self.store
         name = experiment or self.experiment()
-        return list(store._runs([store.experiment(name)], ""))  # type: ignore[list-item]
+        return list(store.client.search_runs([store.experiment(name)], max_results=5000))
 
     def leaderboard(self) -> dict[str, Any]:
         path = self.root / ".promptbench" / "report" / "leaderboard.json"

@@ -23,10 +23,10 @@ from .provider import ScriptedProvider
 from .scripted import cell
 from .test_tracking import RUBRIC
 
-STATEMENTS_A_CANDIDATE = 42
-COMMITS_A_CANDIDATE = 6
-STATEMENTS_A_READ = 12
-"""Whatever the number of candidates, up to a page of 5,000."""
+STATEMENTS_A_CANDIDATE = 25
+COMMITS_A_CANDIDATE = 2
+STATEMENTS_A_READ = 4
+"""Whatever the number of candidates, up to a page of 500."""
 
 
 class Counts:

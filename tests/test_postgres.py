@@ -15,9 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from pytest_promptbench.tracking.store import TrackingStore
+from pytest_promptbench.tracking.tables import EVERYTHING
+
 from .project import Project
 from .provider import ScriptedProvider
 from .test_server import free_port, mlflow_server
+from .test_tracking import logged, plain
 
 BINARIES = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None, key=lambda p: int(p.parent.name))
 pytestmark = pytest.mark.skipif(
@@ -83,3 +87,15 @@ def test_four_sessions_at_once_log_every_candidate_exactly_once(
         project.score()
         applied = project.pytest("--judge-apply", "packet.json")
         assert "applied 20, unchanged 0, still pending 0" in applied.out, applied.text
+
+
+def test_reading_mlflows_tables_gives_what_its_client_gives(tmp_path: Path, postgres: str) -> None:
+    store = TrackingStore(postgres, artifact_root=tmp_path)
+    store.log([logged(f"s{i}").entry("both ways") for i in range(3)])
+    wanted = {"promptbench.candidate": None, "judge_pending": "true"}
+    experiments = [str(store.experiment("both ways"))]
+    tables = store.runs.tables
+    assert tables is not None
+    direct = list(map(plain, tables.find(experiments, wanted, EVERYTHING)))
+    assert direct == list(map(plain, store.runs.search(experiments, wanted)))
+    assert len(direct) == len(store.read("both ways")) == 3

@@ -11,8 +11,11 @@ import pytest
 
 from pytest_promptbench.errors import TrackingError
 from pytest_promptbench.records import Answer, Candidate, Criterion, Judge, Rubric, Tier, Usage, Verdict, sha256
+from pytest_promptbench.tracking import runs as runs_module
+from pytest_promptbench.tracking import tables
 from pytest_promptbench.tracking.entry import Logged
 from pytest_promptbench.tracking.store import TrackingStore, redacted, trace_id, utc_now
+from pytest_promptbench.tracking.tables import EVERYTHING, Run
 
 from .scripted import cell
 
@@ -55,7 +58,7 @@ def failed(scenario: str) -> Logged:
 
 
 def runs(store: TrackingStore, experiment: str) -> list[Any]:
-    return list(store._runs([store.experiment(experiment)], ""))  # type: ignore[list-item]
+    return list(store.client.search_runs([store.experiment(experiment)]))
 
 
 def test_a_candidate_is_one_run_with_everything_the_contract_names(store: TrackingStore) -> None:
@@ -130,11 +133,10 @@ def test_a_crash_between_any_two_store_calls_is_repaired(store: TrackingStore, c
             attribute = getattr(self.inner, name)
             if name in (
                 "create",
-                "log_batch",
-                "log_artifacts",
-                "log_spans",
-                "link_traces_to_run",
-                "set_terminated",
+                "fill",
+                "trace",
+                "link",
+                "finish",
             ):
                 nonlocal left
                 if left == 0:
@@ -146,8 +148,7 @@ def test_a_crash_between_any_two_store_calls_is_repaired(store: TrackingStore, c
     experiment = f"crash-{calls_before_the_crash}"
     dying = TrackingStore(store.uri, artifact_root=store._artifact_root)
     dying.open()
-    dying._client, dying._traces = Dying(dying._client), Dying(dying._traces)
-    dying._new_runs = Dying(dying._new_runs)  # type: ignore[assignment]
+    dying._runs = Dying(dying._runs)  # type: ignore[assignment]
     with pytest.raises(Killed):
         dying.log([logged().entry(experiment)])
     store.log([logged().entry(experiment)])
@@ -248,6 +249,119 @@ def test_verdicts_written_by_other_programs_under_the_public_names_count(store: 
     (c,) = store.read("foreign")
     assert c.verdict() is not None
     assert c.verdict().scores == {"relevance": 3, "overlong": False}  # type: ignore[union-attr]
+
+
+def test_reading_mlflows_tables_gives_what_its_client_gives(store: TrackingStore) -> None:
+    experiment = "both ways"
+    ids = store.log(
+        [logged(f"s{i}", text=HOSTILE).entry(experiment) for i in range(4)] + [failed("s4").entry(experiment)]
+    )
+    for candidate, tier in zip(store.read(experiment), (Tier.AUTO, Tier.HUMAN, Tier.CLAUDE_CODE), strict=False):
+        store.record(candidate, verdict(tier, "judge", 3), RUBRIC)
+    store.client.log_metric(ids[0], "latency_s", float("nan"))
+    store.client.log_metric(ids[1], "latency_s", float("inf"))
+    store.client.log_metric(ids[2], "latency_s", 1.0)
+    store.client.log_metric(ids[2], "latency_s", 2.0)
+    store.client.delete_run(ids[3])
+    (other,) = store.log([logged("s1").entry("another experiment")])
+    experiments = [str(store.experiment(name)) for name in (experiment, "another experiment")]
+    store.client.create_run(experiments[0])  # somebody else's
+    store.client.create_run(experiments[0], tags={"promptbench.candidate": "", "judge_pending": "true"})
+
+    mlflows = store.runs.tables
+    assert mlflows is not None, "this version of MLflow keeps its runs in some other way"
+    for wanted in ({"promptbench.candidate": None}, {"promptbench.candidate": None, "judge_pending": "true"}):
+        direct = [repr(run) for run in map(plain, mlflows.find(experiments, wanted, EVERYTHING))]
+        assert direct == [repr(run) for run in map(plain, store.runs.search(experiments, wanted))]
+    assert {run.run_id for run in mlflows.find(experiments, {"promptbench.candidate": None}, EVERYTHING)} == {
+        ids[0], ids[1], ids[2], ids[4], other
+    }  # fmt: skip
+
+
+def plain(run: Run) -> Run:
+    """The same with what it maps in alphabetical order."""
+    sorted_ = [dict(sorted(values.items())) for values in (run.params, run.metrics, run.tags)]
+    return Run(run.run_id, run.status, run.start_time, *sorted_)
+
+
+def test_where_mlflows_tables_are_others_its_client_is_asked(store: TrackingStore, tmp_path: Path) -> None:
+    import sqlalchemy as sa
+
+    store.log([logged().entry("through the client")])
+    for there in ("", "CREATE TABLE runs (run_uuid)"):
+        engine = sa.create_engine(f"sqlite:///{tmp_path}/empty.db")
+        with engine.begin() as connection:
+            connection.execute(sa.text(there or "SELECT 1"))
+        assert tables.tables_of(engine) is None
+    other = TrackingStore(store.uri, artifact_root=store._artifact_root)
+    other.runs.tables = None
+    assert other.read("through the client") == store.read("through the client") != []
+
+
+@pytest.mark.parametrize("way", ["sessions of their own", "the client"])
+def test_what_is_written_together_is_what_single_calls_write(tmp_path: Path, way: str) -> None:
+    """An answer, a failure, a failure that is mended, and verdicts, each way into an MLflow of its own."""
+    import mlflow
+
+    def everything(by: TrackingStore) -> list[Any]:
+        by.log([failed("s1").entry("e"), failed("s2").entry("e")])
+        by.forget()
+        by.log([logged("s1").entry("e"), logged("s3", text=HOSTILE).entry("e")])
+        given = verdict(Tier.HUMAN, "judge", 3, at="2026-01-01T00:00:00Z")
+        for candidate in by.read("e"):
+            if candidate.error is None:
+                by.record(candidate, given, RUBRIC)
+        mlflow.set_tracking_uri(by.uri)
+        found = []
+        for run in sorted(runs(by, "e"), key=lambda r: r.data.params["scenario"]):
+            info, data = run.info, run.data
+            (trace,) = mlflow.search_traces(locations=[by.experiment("e")], run_id=info.run_id, return_type="list")
+            assert trace.info.trace_id == trace_id(info.run_id)
+            assessments = {(a.name, a.value, a.source.source_id) for a in trace.info.assessments}
+            files = {a.path for a in by.client.list_artifacts(info.run_id)}
+            times = (info.start_time, info.end_time) if data.params["scenario"] == "s3" else "when it failed"
+            found.append((info.status, info.run_name, times, data, assessments, files, len(trace.data.spans)))
+        return found
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    one = TrackingStore(f"sqlite:///{tmp_path}/a/mlflow.db", artifact_root=tmp_path / "a")
+    other = TrackingStore(f"sqlite:///{tmp_path}/b/mlflow.db", artifact_root=tmp_path / "b")
+    other.runs._store = runs_module._thrifty_store(other.uri, share=False) if way != "the client" else None
+    found, expected = (
+        [(status, name, times, d.params, d.metrics, d.tags, *rest) for status, name, times, d, *rest in everything(by)]
+        for by in (one, other)
+    )
+    assert found == expected
+    assert [(run[0], len(run[6]), len(run[7])) for run in found] == [
+        ("FINISHED", 3, 3),
+        ("FAILED", 0, 2),
+        ("FINISHED", 3, 3),
+    ]
+
+
+def test_what_is_refused_leaves_nothing_of_what_was_written_together(store: TrackingStore) -> None:
+    experiment = str(store.experiment("refused", create=True))
+
+    def refused() -> None:
+        with store.runs.together():
+            store.runs.create(experiment, start_time=0, tags={}, name="x")
+            raise RuntimeError("no such thing")
+
+    with pytest.raises(Exception, match="no such thing"):
+        refused()
+    assert runs(store, "refused") == []
+    with store.runs.together():
+        store.runs.create(experiment, start_time=0, tags={}, name="x")
+        assert runs(store, "refused") == [], "nobody else sees it yet"
+    assert len(runs(store, "refused")) == 1
+
+
+def test_more_runs_than_a_page_come_whole_and_once(store: TrackingStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.log([logged(f"s{i}").entry("pages") for i in range(7)])
+    monkeypatch.setattr(tables, "PAGE", 3)
+    assert sorted(c.scenario for c in store.read("pages")) == [f"s{i}" for i in range(7)]
+    assert all(c.latency_s == 0.5 and c.prompt == "v1" and c.rubric == "tip-v1" for c in store.read("pages"))
 
 
 def test_a_store_that_cannot_be_reached_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,5 +41,5 @@ def pending(store: TrackingStore, experiment: str, groups: Iterable[Sequence[str
 
 
 def _pending(store: TrackingStore, experiment: str) -> list[LoggedCandidate]:
-    found = store.read(experiment, extra_filter=f"tags.{JUDGE_PENDING} = 'true'")
+    found = store.read(experiment, tags={JUDGE_PENDING: "true"})
     return [c for c in found if c.pending]

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..quiet import without_collections
 from ..records import Leaderboard, LoggedCandidate
 
 if TYPE_CHECKING:
     from ..agreement import Agreement
 
 
+@without_collections()
 def write_all(
     directory: Path,
     lb: Leaderboard,

@@ -37,7 +37,12 @@ AUDIT = "promptbench.audit."
 AUDITED = "promptbench.audited"
 """The id of the audit whose packet brought the first sit-down verdict."""
 SAMPLING = "promptbench.sampling_probability"
+MANY = (VERDICT, SECOND_VERDICT, FAILED_VERDICT, AUDIT)
+"""The prefixes of which a run may have many tags."""
 
+
+AUTO = "auto/"
+"""Prefix of the metrics that an automatic judge's verdict sets."""
 
 TAG_LIMIT = 8000
 """So many characters fit into a tag's value."""

@@ -1,6 +1,6 @@
-"""MLflow, and nothing else imports it: candidates and verdicts in, candidates with their verdicts out.
+"""Candidates and verdicts into MLflow, and candidates with their verdicts out of it.
 
-One run a candidate takes three store calls (create with all tags; parameters and metrics in one batch; terminate), its
+One run a candidate takes three store calls (create with all tags; parameters and metrics in one batch; finish), its
 artifacts one upload, and traces are written many in one call. Which candidates exist is always asked of MLflow itself,
 never believed from memory, so a crash at any point is repaired by logging the same entries again.
 """
@@ -19,7 +19,7 @@ import sqlite3
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,9 +36,12 @@ from . import verdicts
 from .entry import TAG_LIMIT, Logged, storable
 from .runs import Runs
 from .spans import end_ms, start_ms, trace_id, trace_spans
+from .tables import Run, Unread
 
 PAGE = 5000
 _SPANS_A_CALL = 40
+_UNREAD = Unread(tags=(names.RUBRIC_TEXT, "mlflow.runName", "mlflow.user", "mlflow.source.name"), metrics=names.AUTO)
+"""What is nothing to whoever reads many runs: a rubric's text is up to 8,000 characters of each."""
 
 
 _SECRET_QUERY = re.compile(r"([?&;][^=&;]*(?:pass|pwd|secret|token|key|sig)[^=&;]*=)[^&;#]*", re.IGNORECASE)
@@ -90,11 +93,11 @@ class TrackingStore:
         self._locks = locks
         self._client: Any = None
         self._traces: Any = None
-        self._new_runs: Runs | None = None
+        self._runs: Runs | None = None
         self._ids: dict[str, str] = {}
         self._locations: dict[str, str] = {}
         self._known: dict[str, dict[str, _Known]] = {}
-        self._carried: dict[str, dict[str, Any]] = {}
+        self._carried: dict[str, dict[str, Run]] = {}
 
     # -- opening
 
@@ -120,7 +123,7 @@ class TrackingStore:
                 if self._locks is not None:
                     self._locks.release(name)
             self._traces = TracingClient(self.uri)
-            self._new_runs = Runs(client, self.uri)
+            self._runs = Runs(client, self._traces, self.uri)
             self._client = client
 
     @property
@@ -140,6 +143,13 @@ class TrackingStore:
         """MLflow's client for traces, open. For the modules of this package."""
         self.open()
         return self._traces
+
+    @property
+    def runs(self) -> Runs:
+        """MLflow's runs, open. For the modules of this package."""
+        self.open()
+        assert self._runs is not None
+        return self._runs
 
     def experiment(self, name: str, *, create: bool = False) -> str | None:
         """The id of an experiment, made if asked for; None where there is none of that name."""
@@ -191,55 +201,56 @@ class TrackingStore:
 
         A run that is there already gets the tags that the user asked for in this session.
         """
-        self.open()
-        assert self._new_runs is not None
-        self._new_runs.forget()
+        runs = self.runs
+        runs.forget()
         with translated(self.uri):
             logged: list[str] = []
             fresh: list[tuple[Logged, str, str]] = []
             taken_over: list[tuple[Rubric, str, tuple[Verdict, ...]]] = []
-            for item in entries:
-                experiment_id = self.experiment(item.experiment, create=True)
-                assert experiment_id is not None
-                known = self._existing(item.experiment, experiment_id)
-                run_id, status, tags = known.get(item.candidate, _Known("", "", {}))
-                if not run_id and item.run_id and self._finished(item.run_id):
-                    run_id, status = item.run_id, "FINISHED"  # another session has logged it since we looked
-                if status in ("FINISHED", "FAILED"):
-                    asked = {k: str(v) for k, v in item.record.get("tags", {}).items() if tags.get(k) != v}
-                    if asked:
-                        self.tag(run_id, asked)
-                        tags = {**tags, **asked}
-                else:
-                    record = Logged.from_json(item.record)
-                    tags = record.tags
-                    carried = None if record.candidate.failed else self._judged_before(record)
-                    run_id = self._write_run(record, experiment_id, run_id or None, known, carried)
-                    fresh.append((record, experiment_id, run_id))
-                    if carried is not None:
-                        taken_over.append((record.rubric, run_id, verdicts.carried(carried)))
-                logged.append(run_id)
-                known[item.candidate] = _Known(run_id, "FINISHED", tags)
-            self._write_traces(fresh)
+            ids = {name: self.experiment(name, create=True) for name in dict.fromkeys(e.experiment for e in entries)}
+            with runs.together():
+                for item in entries:
+                    experiment_id = ids[item.experiment]
+                    assert experiment_id is not None
+                    known = self._existing(item.experiment, experiment_id)
+                    run_id, status, tags = known.get(item.candidate, _Known("", "", {}))
+                    if not run_id and item.run_id and self._finished(item.run_id):
+                        run_id, status = item.run_id, "FINISHED"  # another session has logged it since we looked
+                    if status in ("FINISHED", "FAILED"):
+                        asked = {k: str(v) for k, v in item.record.get("tags", {}).items() if tags.get(k) != v}
+                        if asked:
+                            runs.fill(run_id, tags=_storable(asked))
+                            tags = {**tags, **asked}
+                    else:
+                        record = Logged.from_json(item.record)
+                        tags = record.tags
+                        carried = None if record.candidate.failed else self._judged_before(record)
+                        run_id = self._write_run(record, experiment_id, run_id or None, known, carried)
+                        fresh.append((record, experiment_id, run_id))
+                        if carried is not None:
+                            taken_over.append((record.rubric, run_id, verdicts.carried(carried)))
+                    logged.append(run_id)
+                    known[item.candidate] = _Known(run_id, "FINISHED", tags)
+            with runs.together():
+                self._write_traces(fresh)
             for rubric, run_id, given in taken_over:
                 for verdict in given:
                     self._feedback(run_id, verdicts.feedback(verdict, rubric, run_id=run_id))
-            for record, _, run_id in fresh:
-                end = end_ms(record)
-                status = "FAILED" if record.candidate.failed else "FINISHED"
-                self._client.set_terminated(run_id, status, end_time=end)
+            with runs.together():
+                for record, _, run_id in fresh:
+                    status = "FAILED" if record.candidate.failed else "FINISHED"
+                    runs.finish(run_id, status, end_time=end_ms(record))
             return logged
 
     def _existing(self, name: str, experiment_id: str) -> dict[str, _Known]:
         """Candidate key -> its run in an experiment, and likewise the key of a failed cell -> its run."""
         if name not in self._known:
             known: dict[str, _Known] = {}
-            for run in self._runs([experiment_id], f"tags.`{names.CANDIDATE}` != ''"):
-                tags = run.data.tags
-                value = _Known(run.info.run_id, run.info.status, tags)
-                known.setdefault(tags[names.CANDIDATE], value)
-                if run.info.status == "FAILED":
-                    known[_cell_key(run.data.params, tags)] = value
+            for run in self.runs.find([experiment_id], {names.CANDIDATE: None}, without=_UNREAD):
+                value = _Known(run.run_id, run.status, run.tags)
+                known.setdefault(run.tags[names.CANDIDATE], value)
+                if run.status == "FAILED":
+                    known[_cell_key(run.params, run.tags)] = value
             self._known[name] = known
         return self._known[name]
 
@@ -250,29 +261,15 @@ class TrackingStore:
             return False
         return info.status in ("FINISHED", "FAILED") and info.lifecycle_stage == "active"
 
-    def _runs(self, experiment_ids: list[str], filter_string: str, *, limit: int | None = None) -> Iterable[Any]:
-        token = None
-        while True:
-            with without_collections():
-                page = self._client.search_runs(
-                    experiment_ids, filter_string=filter_string, max_results=limit or PAGE, page_token=token
-                )
-            yield from page
-            token = page.token
-            if not token or limit:
-                return
-
     def _write_run(
         self,
         record: Logged,
         experiment_id: str,
         run_id: str | None,
         known: Mapping[str, _Known],
-        carried: Any = None,
+        carried: Run | None = None,
     ) -> str:
         """Everything of a run but its trace and its end. ``carried``: the run whose sit-down verdicts it takes over."""
-        from mlflow.entities import Metric, Param, RunTag
-
         candidate, cell = record.candidate, record.candidate.cell
         tags = {
             **record.tags,
@@ -302,37 +299,35 @@ class TrackingStore:
             if carried is not None:
                 tags.update(verdicts.carried_tags(carried))
                 judged = {c.name for c in record.rubric.criteria} | {"composite"}
-                metrics.update({k: v for k, v in carried.data.metrics.items() if k in judged})
-        tags = {k: storable(v)[:TAG_LIMIT] for k, v in tags.items()}
+                metrics.update({k: v for k, v in carried.metrics.items() if k in judged})
+        tags = _storable(tags)
         failed_before = known.get(
             _cell_key({"model": cell.model.name, "prompt": cell.prompt.version, "scenario": cell.scenario.id}, tags)
         )
-        late_tags: list[Any] = []
+        late_tags: dict[str, str] = {}
         if run_id is None and failed_before is not None and not candidate.failed:
             # The cell failed in an earlier session and has an answer now: its run is completed, not doubled.
             run_id = failed_before.run_id
-            self._client.delete_tag(run_id, names.ERROR)
-            late_tags = [RunTag(k, v) for k, v in tags.items()]
+            self.runs.delete_tag(run_id, names.ERROR)
+            late_tags = tags
         if run_id is None:
-            assert self._new_runs is not None
-            run = self._new_runs.create(
+            run_id, artifacts = self.runs.create(
                 experiment_id,
                 start_time=start_ms(record),
                 tags=tags,
                 name=storable(" · ".join(cell.names))[:250],
             )
-            run_id, artifacts = str(run.info.run_id), str(run.info.artifact_uri)
         else:
             artifacts = str(self._client.get_run(run_id).info.artifact_uri)
-        now = end_ms(record)
-        self._client.log_batch(
+        self.runs.fill(
             run_id,
-            metrics=[Metric(k, float(v), now, 0) for k, v in metrics.items() if v is not None],
-            params=[
-                Param("model", storable(cell.model.name)),
-                Param("prompt", storable(cell.prompt.version)),
-                Param("scenario", storable(cell.scenario.id)),
-            ],
+            at=end_ms(record),
+            params={
+                "model": storable(cell.model.name),
+                "prompt": storable(cell.prompt.version),
+                "scenario": storable(cell.scenario.id),
+            },
+            metrics={k: float(v) for k, v in metrics.items() if v is not None},
             tags=late_tags,
         )
         self._write_artifacts(run_id, artifacts, _artifacts(record))
@@ -347,16 +342,16 @@ class TrackingStore:
             _write_files(folder, files)
             self._client.log_artifacts(run_id, folder)
 
-    def _judged_before(self, record: Logged) -> Any:
+    def _judged_before(self, record: Logged) -> Run | None:
         """The newest run of any experiment whose same text was judged under the same rubric; None without one."""
         rubric = record.rubric.sha256
         if rubric not in self._carried:
             experiments = self._client.search_experiments(max_results=PAGE)
             ids = [e.experiment_id for e in experiments]
-            found: dict[str, Any] = {}
-            condition = f"tags.{names.JUDGE_PENDING} = 'false' and tags.{names.RUBRIC_SHA256} = '{rubric}'"
-            for run in self._runs(ids, f"{condition} and tags.{names.JUDGE_KIND} != ''"):
-                key = run.data.tags.get(names.JUDGED_TEXT)
+            found: dict[str, Run] = {}
+            wanted = {names.JUDGE_PENDING: "false", names.RUBRIC_SHA256: rubric, names.JUDGE_KIND: None}
+            for run in self.runs.find(ids, wanted, without=_UNREAD):
+                key = run.tags.get(names.JUDGED_TEXT)
                 if key is not None:
                     found.setdefault(key, run)
             self._carried[rubric] = found
@@ -369,22 +364,25 @@ class TrackingStore:
             by_experiment.setdefault(experiment_id, []).extend(trace_spans(record, trace_id(run_id)))
         for experiment_id, spans in by_experiment.items():
             for start in range(0, len(spans), _SPANS_A_CALL):
-                self._traces.log_spans(experiment_id, spans[start : start + _SPANS_A_CALL])
+                self.runs.trace(experiment_id, spans[start : start + _SPANS_A_CALL])
         for _, _, run_id in fresh:
-            self._client.link_traces_to_run([trace_id(run_id)], run_id)
+            self.runs.link(trace_id(run_id), run_id)
 
     # -- reading
 
-    def read(self, experiment: str, *, extra_filter: str = "") -> list[LoggedCandidate]:
-        """Every complete candidate of an experiment with its verdicts, oldest first, without texts."""
+    def read(self, experiment: str, *, tags: Mapping[str, str] | None = None) -> list[LoggedCandidate]:
+        """Every complete candidate of an experiment with its verdicts, oldest first, without texts.
+
+        ``tags``: only those that have these tags with these values.
+        """
         experiment_id = self.experiment(experiment)
         if experiment_id is None:
             return []
-        condition = f"tags.`{names.CANDIDATE}` != ''" + (f" and {extra_filter}" if extra_filter else "")
-        with translated(self.uri):  # MLflow's runs are large: of those, no more than a page is held at once
-            found = self._runs([experiment_id], condition)
-            candidates = [_read(run, experiment) for run in found if run.info.status in ("FINISHED", "FAILED")]
-        return sorted(candidates, key=lambda c: (c.started_at, c.run_id))
+        wanted = {names.CANDIDATE: None, **(tags or {})}
+        with translated(self.uri), without_collections():
+            found = self.runs.find([experiment_id], wanted, without=_UNREAD)
+            candidates = [_read(run, experiment) for run in found if run.status in ("FINISHED", "FAILED")]
+            return sorted(candidates, key=lambda c: (c.started_at, c.run_id))
 
     def texts(self, candidates: Sequence[LoggedCandidate]) -> list[LoggedCandidate]:
         """The same candidates with ``outputs`` and ``context`` from their artifacts; failed ones have no outputs.
@@ -437,20 +435,19 @@ class TrackingStore:
         candidate once more, is kept beside the first and changes nothing else. Recording the same verdict again is
         harmless.
         """
-        from mlflow.entities import Metric, RunTag
-
-        now = int(time.time() * 1000)
         tags, metrics = verdicts.changes(candidate, verdict, rubric, second=second)
-        if not second:
-            before = next((v for v in candidate.verdicts if v.judge == verdict.judge), None)
-            self._feedback(candidate.run_id, verdicts.feedback(verdict, rubric, run_id=candidate.run_id, before=before))
-        with translated(self.uri):
+        with translated(self.uri), self.runs.together():
+            if not second:
+                old = next((v for v in candidate.verdicts if v.judge == verdict.judge), None)
+                given = verdicts.feedback(verdict, rubric, run_id=candidate.run_id, before=old)
+                self._feedback(candidate.run_id, given)
             if verdict.judge.name in candidate.failed_verdicts and verdict.judge.tier is Tier.AUTO:
-                self._client.delete_tag(candidate.run_id, verdicts.failed_tag(verdict.judge))
-            self._client.log_batch(
+                self.runs.delete_tag(candidate.run_id, verdicts.failed_tag(verdict.judge))
+            self.runs.fill(
                 candidate.run_id,
-                metrics=[Metric(k, float(v), now, 0) for k, v in metrics.items() if v is not None],
-                tags=[RunTag(k, storable(v)[:TAG_LIMIT]) for k, v in tags.items()],
+                at=int(time.time() * 1000),
+                metrics={k: float(v) for k, v in metrics.items() if v is not None},
+                tags=_storable(tags),
             )
         return verdicts.with_verdict(candidate, verdict, second=second)
 
@@ -464,26 +461,17 @@ class TrackingStore:
 
     def _feedback(self, run_id: str, feedback: Sequence[Any]) -> None:
         """Log assessments on a run's trace. A run that another program wrote may have no trace of ours."""
-        self.open()
-        trace = trace_id(run_id)
         with translated(self.uri):
             try:
-                known = {a.assessment_id for a in self._traces.get_trace_info(trace).assessments}
+                self.runs.assess(trace_id(run_id), feedback)
             except Exception as error:
-                if getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST":
-                    return
-                raise
-            for one in feedback:
-                if one.assessment_id not in known:
-                    self._traces.log_assessment(trace, one)
+                if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
+                    raise
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags on a run."""
-        self.open()
-        from mlflow.entities import RunTag
-
         with translated(self.uri):
-            self._client.log_batch(run_id, tags=[RunTag(k, storable(v)[:TAG_LIMIT]) for k, v in tags.items()])
+            self.runs.fill(run_id, tags=_storable(tags))
 
     def rubric_text(self, candidate: LoggedCandidate) -> str:
         """The text of the rubric that a candidate was logged with: from its tag, of a long one from its artifact."""
@@ -534,6 +522,10 @@ def file_name(name: str) -> str:
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
+def _storable(tags: Mapping[str, str]) -> dict[str, str]:
+    return {k: storable(v)[:TAG_LIMIT] for k, v in tags.items()}
+
+
 def _cell_key(params: Mapping[str, str], tags: Mapping[str, str]) -> str:
     return json.dumps(
         [
@@ -574,24 +566,25 @@ def _artifacts(record: Logged) -> dict[str, bytes]:
     return contents
 
 
-def _read(run: Any, experiment: str) -> LoggedCandidate:
+def _read(run: Run, experiment: str) -> LoggedCandidate:
     """``_read_run``, or a TrackingError that names the run, where somebody has written what no tag of ours holds."""
     try:
         return _read_run(run, experiment)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise TrackingError(
-            f"run {run.info.run_id} of experiment {experiment!r}: its promptbench tags cannot be read "
+            f"run {run.run_id} of experiment {experiment!r}: its promptbench tags cannot be read "
             f"({type(error).__name__}: {error}); mend or delete the run in MLflow"
         ) from error
 
 
-def _read_run(run: Any, experiment: str) -> LoggedCandidate:
-    tags, params, metrics = run.data.tags, run.data.params, run.data.metrics
-    failed = run.info.status == "FAILED"
+def _read_run(run: Run, experiment: str) -> LoggedCandidate:
+    tags, params, metrics = run.tags, run.params, run.metrics
+    many = {k: v for k, v in tags.items() if k.startswith(names.MANY)}
+    failed = run.status == "FAILED"
     checks = json.loads(tags.get(names.CHECKS, "{}"))
     probability = tags.get(names.SAMPLING)
     return LoggedCandidate(
-        run_id=run.info.run_id,
+        run_id=run.run_id,
         experiment=experiment,
         task=tags.get(names.TASK, ""),
         model=params.get("model", ""),
@@ -603,22 +596,22 @@ def _read_run(run: Any, experiment: str) -> LoggedCandidate:
         rubric_sha256=tags.get(names.RUBRIC_SHA256, ""),
         pending=not failed and tags.get(names.JUDGE_PENDING) == "true",
         error=tags.get(names.ERROR, "failed") if failed else None,
-        verdicts=tuple(verdicts.read(tags, metrics, checks)),
-        second_verdicts=verdicts.read_second(tags),
-        failed_verdicts=verdicts.read_failed(tags),
+        verdicts=verdicts.read(tags, metrics, checks),
+        second_verdicts=verdicts.read_second(many),
+        failed_verdicts=verdicts.read_failed(many),
         checks=checks,
-        started_at=run.info.start_time or 0,
+        started_at=run.start_time,
         latency_s=metrics.get("latency_s"),
         prompt_tokens=_whole(metrics.get("prompt_tokens")),
         completion_tokens=_whole(metrics.get("completion_tokens")),
         cost_usd=metrics.get("cost_usd"),
         prompt_sha256=tags.get(names.PROMPT_SHA256, ""),
-        trace_id=trace_id(run.info.run_id),
+        trace_id=trace_id(run.run_id),
         session=tags.get(names.SESSION, ""),
         carried_from=tags.get(names.CARRIED_FROM),
         sampling_probability=float(probability) if probability else None,
         draws={
-            k[len(names.AUDIT) :]: Draw.from_json(json.loads(v)) for k, v in tags.items() if k.startswith(names.AUDIT)
+            k[len(names.AUDIT) :]: Draw.from_json(json.loads(v)) for k, v in many.items() if k.startswith(names.AUDIT)
         },
         audited=tags.get(names.AUDITED),
     )

@@ -12,6 +12,7 @@ from typing import Any
 from ..records import Fingerprint, Judge, LoggedCandidate, Rubric, Score, Tier, Verdict, composite, sha256
 from . import entry as names
 from .entry import TAG_LIMIT, storable
+from .tables import Run
 
 INVALID_REPLY = "INVALID_REPLY"
 _NOT_SCORES = {"latency_s", "prompt_tokens", "completion_tokens", "cost_usd", "composite"}
@@ -33,8 +34,8 @@ def changes(
     if tier is Tier.AUTO:
         if not others:
             tags |= {names.JUDGE_KIND: verdict.judge.name, **about}
-        metrics = {f"auto/{name}": score for name, score in verdict.scores.items()}
-        return tags, metrics | {"auto/composite": composite(verdict.scores, rubric)}
+        metrics = {names.AUTO + name: score for name, score in verdict.scores.items()}
+        return tags, metrics | {names.AUTO + "composite": composite(verdict.scores, rubric)}
     if any(v.judge.tier.rank < tier.rank for v in others):
         return tags, {}
     tags |= {names.JUDGE_PENDING: "false", names.JUDGE_KIND: tier.value, **about}
@@ -58,21 +59,21 @@ def failed_tag(judge: Judge) -> str:
     return names.FAILED_VERDICT + _judge_key(judge)
 
 
-def carried_tags(run: Any) -> dict[str, str]:
+def carried_tags(run: Run) -> dict[str, str]:
     """The tags by which a run takes over the sit-down verdicts of ``run``, whose text and rubric are the same.
 
     How an audit came to label it goes with them: the same label stands for as many candidates as before.
     """
-    tags: dict[str, str] = run.data.tags
+    tags = run.tags
     kept = {k: v for k, v in tags.items() if k.startswith(names.VERDICT) and not k.startswith(names.VERDICT + "auto")}
     about = (names.JUDGE_KIND, names.JUDGED_BY, names.JUDGED_AT, names.SAMPLING, names.AUDITED)
     kept |= {k: v for k, v in tags.items() if k in about or k.startswith(names.AUDIT)}
-    return kept | {names.JUDGE_PENDING: "false", names.CARRIED_FROM: tags.get(names.CARRIED_FROM, run.info.run_id)}
+    return kept | {names.JUDGE_PENDING: "false", names.CARRIED_FROM: tags.get(names.CARRIED_FROM, run.run_id)}
 
 
-def carried(run: Any) -> tuple[Verdict, ...]:
+def carried(run: Run) -> tuple[Verdict, ...]:
     """The sit-down verdicts of ``run``."""
-    found = read(run.data.tags, run.data.metrics, {})
+    found = read(run.tags, run.metrics, {})
     return tuple(v for v in found if v.judge.tier is not Tier.AUTO)
 
 
@@ -173,7 +174,7 @@ def read(tags: Mapping[str, str], metrics: Mapping[str, float], checks: Mapping[
     kind = tags.get(names.JUDGE_KIND)
     if kind in (Tier.HUMAN, Tier.CLAUDE_CODE) and not any(v.judge.tier is not Tier.AUTO for v in found):
         # Written by another program that keeps to the public names.
-        scores = {k: v for k, v in metrics.items() if k not in _NOT_SCORES and not k.startswith("auto/")}
+        scores = {k: v for k, v in metrics.items() if k not in _NOT_SCORES and not k.startswith(names.AUTO)}
         judge = Judge(tier=Tier(kind), name=tags.get(names.JUDGED_BY, kind))
         found.append(Verdict(scores={**scores, **checks}, judge=judge, at=tags.get(names.JUDGED_AT, "")))
     return tuple(found)
