@@ -39,7 +39,6 @@ from .spans import end_ms, start_ms, trace_id, trace_spans
 from .tables import Run, Unread
 
 PAGE = 5000
-_SPANS_A_CALL = 40
 _UNREAD = Unread(tags=(names.RUBRIC_TEXT, "mlflow.runName", "mlflow.user", "mlflow.source.name"), metrics=names.AUTO)
 """What is nothing to whoever reads many runs: a rubric's text is up to 8,000 characters of each."""
 
@@ -363,8 +362,7 @@ class TrackingStore:
         for record, experiment_id, run_id in fresh:
             by_experiment.setdefault(experiment_id, []).extend(trace_spans(record, trace_id(run_id)))
         for experiment_id, spans in by_experiment.items():
-            for start in range(0, len(spans), _SPANS_A_CALL):
-                self.runs.trace(experiment_id, spans[start : start + _SPANS_A_CALL])
+            self.runs.trace(experiment_id, spans)
         for _, _, run_id in fresh:
             self.runs.link(trace_id(run_id), run_id)
 
