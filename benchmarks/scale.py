@@ -90,7 +90,7 @@ def multiply(uri: str, run_id: str, total: int) -> None:
                     for row in rows[table]:
                         copy = {**row, "run_uuid": key}
                         if table == "runs":
-                            copy["name"] = key
+                            copy |= {"name": key, "start_time": row["start_time"] + i}
                         elif table == "params":
                             copy["value"] = params.get(row["key"], row["value"])
                         elif table == "tags":
@@ -107,6 +107,8 @@ def multiply(uri: str, run_id: str, total: int) -> None:
                         batch[table].append(copy)
             for table in TABLES:
                 db.execute(sa.insert(meta.tables[table]), batch[table])
+        if engine.dialect.name == "postgresql":  # as its autovacuum does within a minute, of its own accord
+            db.execute(sa.text("ANALYZE"))
     engine.dispose()
 
 
