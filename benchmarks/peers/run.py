@@ -262,6 +262,16 @@ def setup(peers: Path, environments: set[str]) -> None:
         receipt.write_text(wanted)
 
 
+def is_this_checkout(peers: Path) -> bool:
+    """Whether the wheel in the environment was made from the files that are here now."""
+    ours = CHECKOUT / "pytest_promptbench"
+    (there,) = (peers / "promptbench").glob("lib/python*/site-packages/pytest_promptbench")
+    return all(
+        (there / f.relative_to(ours)).exists() and (there / f.relative_to(ours)).read_bytes() == f.read_bytes()
+        for f in ours.rglob("*.py")
+    )
+
+
 def tree(known: set[int]) -> dict[int, tuple[float, float]]:
     """CPU seconds and resident MiB of the processes in ``known`` and all below them, which join it."""
     ticks, page_mib = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE") / (1 << 20)
@@ -436,6 +446,8 @@ def main() -> None:
         raise SystemExit(f"{', '.join(missing)}: not under {peers}; run with --setup first")
     results: dict[tuple[int, str], list[Measured]] = {(c, name): [] for c in given.cells for name in given.tools}
     turns = [(turn, cells) for turn in range(given.rounds + 1) for cells in (given.cells if turn else [12])]
+    if any(TOOLS[t].environment == "promptbench" for t in given.tools) and not is_this_checkout(peers):
+        raise SystemExit(f"{peers}/promptbench holds another state of this checkout: run with --setup first")
     with scratch("promptbench-peers-") as folder:
         for (turn, cells), name in itertools.product(turns, given.tools):
             tool = TOOLS[name]
