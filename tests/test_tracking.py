@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -355,6 +356,26 @@ def test_what_is_refused_leaves_nothing_of_what_was_written_together(store: Trac
         store.runs.create(experiment, start_time=0, tags={}, name="x")
         assert runs(store, "refused") == [], "nobody else sees it yet"
     assert len(runs(store, "refused")) == 1
+
+
+def test_what_another_thread_writes_meanwhile_is_its_own(store: TrackingStore) -> None:
+    experiment = str(store.experiment("threads", create=True))
+
+    def write(name: str) -> None:
+        with store.runs.together():
+            store.runs.create(experiment, start_time=0, tags={}, name=name)
+
+    def refused() -> None:
+        with store.runs.together():
+            other = threading.Thread(target=write, args=("the other's",))
+            other.start()
+            other.join(60)
+            store.runs.create(experiment, start_time=0, tags={}, name="mine")
+            raise RuntimeError("no such thing")
+
+    with pytest.raises(Exception, match="no such thing"):
+        refused()
+    assert [run.info.run_name for run in runs(store, "threads")] == ["the other's"]
 
 
 def test_more_runs_than_a_page_come_whole_and_once(store: TrackingStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -48,9 +49,9 @@ class Runs:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """What is written to many runs here is cheaper, and the last of it may be kept with the end of the block only.
+        """What this thread writes here is cheaper, and the last of it may be kept with the end of the block only.
 
-        Nobody else may write within: not the client, nor another thread.
+        MLflow's client must not write within: it would wait for the block to end.
         """
         with contextlib.nullcontext() if self._store is None else self._store.one_session():
             yield
@@ -169,11 +170,11 @@ def _thrifty_store(uri: str, *, share: bool) -> Any:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     class ThriftyStore(SqlAlchemyStore):  # type: ignore[misc] # MLflow's stores are untyped here
-        """``one_session``: the sessions that the methods below open meanwhile are one, if ``share``."""
+        """``one_session``: the sessions that a thread's calls open meanwhile are one, if ``share``."""
 
         def __init__(self) -> None:
             self.experiments: dict[str, Any] = {}
-            self._shared: Any = None
+            self._shared = threading.local()
             super().__init__(uri, DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
             self._open_session: Any = getattr(self, "ManagedSessionMaker", None) if share else None
             if self._open_session is not None:
@@ -181,12 +182,13 @@ def _thrifty_store(uri: str, *, share: bool) -> Any:
 
         @contextlib.contextmanager
         def _session(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
-            if self._shared is None:
+            shared = getattr(self._shared, "session", None)
+            if shared is None:
                 with self._open_session(*args, **kwargs) as session:
                     yield session
             else:
-                yield self._shared
-                self._shared.flush()  # what is refused is refused to whoever wrote it
+                yield shared
+                shared.flush()  # what is refused is refused to whoever wrote it
 
         @contextlib.contextmanager
         def one_session(self) -> Iterator[None]:
@@ -194,11 +196,11 @@ def _thrifty_store(uri: str, *, share: bool) -> Any:
                 yield
                 return
             with self._open_session(read_only=False) as session:
-                self._shared = session
+                self._shared.session = session
                 try:
                     yield
                 finally:
-                    self._shared = None
+                    self._shared.session = None
 
         def get_experiment(self, experiment_id: str) -> Any:
             if experiment_id not in self.experiments:

@@ -100,6 +100,8 @@ class Tables:
         for run_id, key, value, is_nan in rows(self.metrics, *wanted):
             metrics[run_id][key] = math.nan if is_nan else value
         for run_id, status, start_time in found:
+            if not tags[run_id]:
+                continue  # deleted for good since it was found
             yield Run(run_id, status, start_time or 0, params[run_id], metrics[run_id], tags[run_id])
 
 
