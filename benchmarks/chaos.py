@@ -104,6 +104,7 @@ class Scene:
     draw: random.Random
     allowed: int = 0
     judge: str | None = None
+    late: int = 0
     server: subprocess.Popen[str] | None = None
     port: int = field(default=0)
 
@@ -139,8 +140,13 @@ class Scene:
             self.server = None
 
     def kill(self, process: subprocess.Popen[str], victim: Callable[[int], int | None], *, within_s: float) -> None:
-        """SIGKILL to one of a session's processes at a random moment of it; then wait for what is left of it."""
-        time.sleep(self.draw.uniform(0.5, within_s))
+        """SIGKILL to one of a session's processes at a random moment of it; then wait for what is left of it.
+
+        The moment lies within seconds of when that process is there; fewer, the more often it was too late.
+        """
+        while victim(process.pid) is None and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(self.draw.uniform(0.0, within_s / (1 + self.late)))
         target = victim(process.pid)
         if target is None or process.poll() is not None:
             process.communicate(timeout=300)
@@ -316,8 +322,8 @@ def account(scene: Scene, rerun_failed: str) -> Loss:
     )
 
 
-def one(kind: str, draw: random.Random) -> Loss | None:
-    """One run of a kind. None where the machine does not have what it takes."""
+def one(kind: str, draw: random.Random, *, late: int) -> Loss | None:
+    """One run of a kind, whose kill was too ``late`` so many times. None where the machine lacks what it takes."""
     if kind == EMBEDDED and installed("embedded/smollm2-135m") is not None:
         return None
     root = Path(tempfile.mkdtemp(prefix="promptbench-chaos-"))
@@ -332,7 +338,7 @@ def one(kind: str, draw: random.Random) -> Loss | None:
         with ScriptedProvider(latency_s=0.1, reply=judge_reply if kind in JUDGED else None) as provider:
             suite = "judge: {model: haiku}\n" if kind in JUDGED else ""
             project = Project(root, provider, scenarios=6, suite=suite).write()
-            scene = Scene(kind=kind, root=root, provider=provider, project=project, draw=draw)
+            scene = Scene(kind=kind, root=root, provider=provider, project=project, draw=draw, late=late)
             try:
                 migrated_database(root / "mlflow.db")
                 HARMS[kind](scene)
@@ -351,7 +357,7 @@ def numbered(number: int, seed: int) -> Loss | None:
     kind = KINDS[number % len(KINDS)]
     for attempt in range(10):
         with contextlib.suppress(TooLateError):
-            return one(kind, random.Random(f"{seed}:{number}:{attempt}"))
+            return one(kind, random.Random(f"{seed}:{number}:{attempt}"), late=attempt)
     raise SystemExit(f"run {number}: {kind} came too late ten times")
 
 
