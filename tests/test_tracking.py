@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import sqlite3
 import threading
 from pathlib import Path
 from typing import Any
@@ -356,6 +358,22 @@ def test_what_is_refused_leaves_nothing_of_what_was_written_together(store: Trac
         store.runs.create(experiment, start_time=0, tags={}, name="x")
         assert runs(store, "refused") == [], "nobody else sees it yet"
     assert len(runs(store, "refused")) == 1
+
+
+def test_what_mlflow_refuses_of_a_verdict_is_said_once(tmp_path: Path) -> None:
+    store = TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path)
+    store.log([logged().entry("e")])
+    (candidate,) = store.read("e")
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as db:
+        db.execute("DROP TABLE assessments")
+    for refused in (
+        lambda: store.record(candidate, verdict(Tier.HUMAN, "judge", 3), RUBRIC),
+        lambda: store.record_failure(candidate, Judge(tier=Tier.AUTO, name="haiku"), "no JSON", RUBRIC),
+    ):
+        with pytest.raises(TrackingError, match="no such table: assessments") as caught:
+            refused()
+        assert str(caught.value).count("MLflow at") == 1
+    assert store.read("e") == [candidate], "nothing of it on the run either"
 
 
 def test_what_another_thread_writes_meanwhile_is_its_own(store: TrackingStore) -> None:

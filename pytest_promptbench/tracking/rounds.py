@@ -97,24 +97,16 @@ class Rounds:
 
     def _load(self) -> None:
         with translated(self._store.uri):
-            token = None
-            while True:
-                page = self._store.client.search_runs(
-                    [self._experiment_id], filter_string=f"tags.`{ROUND}` != ''", page_token=token
-                )
-                for run in page:
-                    if run.data.tags.get("mlflow.parentRunId") == self.run_id:
-                        number = int(run.data.tags[ROUND])
-                        self._runs[number] = str(run.info.run_id)
-                        for file, known in ((ROUND_FILE, self._data), (DECISION_FILE, self._decisions)):
-                            data = self._read(run.info.run_id, file)
-                            if data is not None:
-                                known[number] = data
-                        if run.info.status == "FINISHED":
-                            self._ended.add(number)
-                token = page.token
-                if not token:
-                    return
+            for run in self._store.runs.find([self._experiment_id], {ROUND: None}):
+                if run.tags.get("mlflow.parentRunId") == self.run_id:
+                    number = int(run.tags[ROUND])
+                    self._runs[number] = run.run_id
+                    for file, known in ((ROUND_FILE, self._data), (DECISION_FILE, self._decisions)):
+                        data = self._read(run.run_id, file)
+                        if data is not None:
+                            known[number] = data
+                    if run.status == "FINISHED":
+                        self._ended.add(number)
 
     def _read(self, run_id: str, file: str) -> Any:
         """An artifact as JSON; None where it was not written, or not to its end, before a crash."""

@@ -20,7 +20,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..quiet import without_collections
 from .tables import EVERYTHING, READABLE, Run, Tables, Unread, tables_of
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -147,10 +146,9 @@ class Runs:
         )
         token = None
         while True:
-            with without_collections():
-                page = self._client.search_runs(
-                    list(experiment_ids), filter_string=condition, max_results=PAGE, page_token=token
-                )
+            page = self._client.search_runs(
+                list(experiment_ids), filter_string=condition, max_results=PAGE, page_token=token
+            )
             for run in page:
                 info, data = run.info, run.data
                 yield Run(info.run_id, info.status, info.start_time or 0, data.params, data.metrics, data.tags)

@@ -80,6 +80,15 @@ class _Known(NamedTuple):
     tags: Mapping[str, str]
 
 
+class _Begun(NamedTuple):
+    """A run that is whole but for its trace and its end. ``carried``: the run whose sit-down verdicts it takes over."""
+
+    record: Logged
+    experiment_id: str
+    run_id: str
+    carried: Run | None
+
+
 class TrackingStore:
     """One MLflow store. ``artifact_root`` is where new experiments keep artifacts; None leaves it to a server.
 
@@ -200,46 +209,47 @@ class TrackingStore:
 
         A run that is there already gets the tags that the user asked for in this session.
         """
-        runs = self.runs
-        runs.forget()
+        self.runs.forget()
         with translated(self.uri):
-            logged: list[str] = []
-            fresh: list[tuple[Logged, str, str]] = []
-            taken_over: list[tuple[Rubric, str, tuple[Verdict, ...]]] = []
-            ids = {name: self.experiment(name, create=True) for name in dict.fromkeys(e.experiment for e in entries)}
-            with runs.together():
-                for item in entries:
-                    experiment_id = ids[item.experiment]
-                    assert experiment_id is not None
-                    known = self._existing(item.experiment, experiment_id)
-                    run_id, status, tags = known.get(item.candidate, _Known("", "", {}))
-                    if not run_id and item.run_id and self._finished(item.run_id):
-                        run_id, status = item.run_id, "FINISHED"  # another session has logged it since we looked
-                    if status in ("FINISHED", "FAILED"):
-                        asked = {k: str(v) for k, v in item.record.get("tags", {}).items() if tags.get(k) != v}
-                        if asked:
-                            runs.fill(run_id, tags=_storable(asked))
-                            tags = {**tags, **asked}
-                    else:
-                        record = Logged.from_json(item.record)
-                        tags = record.tags
-                        carried = None if record.candidate.failed else self._judged_before(record)
-                        run_id = self._write_run(record, experiment_id, run_id or None, known, carried)
-                        fresh.append((record, experiment_id, run_id))
-                        if carried is not None:
-                            taken_over.append((record.rubric, run_id, verdicts.carried(carried)))
-                    logged.append(run_id)
-                    known[item.candidate] = _Known(run_id, "FINISHED", tags)
-            with runs.together():
-                self._write_traces(fresh)
-            for rubric, run_id, given in taken_over:
-                for verdict in given:
-                    self._feedback(run_id, verdicts.feedback(verdict, rubric, run_id=run_id))
-            with runs.together():
-                for record, _, run_id in fresh:
+            logged, begun = self._write_runs(entries)
+            with self.runs.together():
+                self._write_traces(begun)
+            for record, _, run_id, carried in begun:
+                for verdict in verdicts.carried(carried) if carried is not None else ():
+                    self._feedback(run_id, verdicts.feedback(verdict, record.rubric, run_id=run_id))
+            with self.runs.together():
+                for record, _, run_id, _ in begun:
                     status = "FAILED" if record.candidate.failed else "FINISHED"
-                    runs.finish(run_id, status, end_time=end_ms(record))
+                    self.runs.finish(run_id, status, end_time=end_ms(record))
             return logged
+
+    def _write_runs(self, entries: Sequence[Entry]) -> tuple[list[str], list[_Begun]]:
+        """The runs of all entries, and those among them that were not there yet, or not whole."""
+        logged: list[str] = []
+        begun: list[_Begun] = []
+        ids = {name: self.experiment(name, create=True) for name in dict.fromkeys(e.experiment for e in entries)}
+        with self.runs.together():
+            for item in entries:
+                experiment_id = ids[item.experiment]
+                assert experiment_id is not None
+                known = self._existing(item.experiment, experiment_id)
+                run_id, status, tags = known.get(item.candidate, _Known("", "", {}))
+                if not run_id and item.run_id and self._finished(item.run_id):
+                    run_id, status = item.run_id, "FINISHED"  # another session has logged it since we looked
+                if status in ("FINISHED", "FAILED"):
+                    asked = {k: str(v) for k, v in item.record.get("tags", {}).items() if tags.get(k) != v}
+                    if asked:
+                        self.runs.fill(run_id, tags=_storable(asked))
+                        tags = {**tags, **asked}
+                else:
+                    record = Logged.from_json(item.record)
+                    tags = record.tags
+                    carried = None if record.candidate.failed else self._judged_before(record)
+                    run_id = self._write_run(record, experiment_id, run_id or None, known, carried)
+                    begun.append(_Begun(record, experiment_id, run_id, carried))
+                logged.append(run_id)
+                known[item.candidate] = _Known(run_id, "FINISHED", tags)
+        return logged, begun
 
     def _existing(self, name: str, experiment_id: str) -> dict[str, _Known]:
         """Candidate key -> its run in an experiment, and likewise the key of a failed cell -> its run."""
@@ -356,15 +366,15 @@ class TrackingStore:
             self._carried[rubric] = found
         return self._carried[rubric].get(record.judged_text)
 
-    def _write_traces(self, fresh: Sequence[tuple[Logged, str, str]]) -> None:
+    def _write_traces(self, begun: Sequence[_Begun]) -> None:
         """One trace a candidate, linked to its run; many traces in one store call."""
         by_experiment: dict[str, list[Any]] = {}
-        for record, experiment_id, run_id in fresh:
+        for record, experiment_id, run_id, _ in begun:
             by_experiment.setdefault(experiment_id, []).extend(trace_spans(record, trace_id(run_id)))
         for experiment_id, spans in by_experiment.items():
             self.runs.trace(experiment_id, spans)
-        for _, _, run_id in fresh:
-            self.runs.link(trace_id(run_id), run_id)
+        for one in begun:
+            self.runs.link(trace_id(one.run_id), one.run_id)
 
     # -- reading
 
@@ -452,19 +462,20 @@ class TrackingStore:
     def record_failure(self, candidate: LoggedCandidate, judge: Judge, problem: str, rubric: Rubric) -> LoggedCandidate:
         """Keep that an automatic judge gave no valid verdict. An earlier verdict of it stays."""
         problem = problem[:1000]
-        self._feedback(candidate.run_id, verdicts.failed_feedback(judge, problem, rubric, run_id=candidate.run_id))
-        self.tag(candidate.run_id, {verdicts.failed_tag(judge): json.dumps({"judge": judge.name, "problem": problem})})
+        tags = {verdicts.failed_tag(judge): json.dumps({"judge": judge.name, "problem": problem})}
+        with translated(self.uri), self.runs.together():
+            self._feedback(candidate.run_id, verdicts.failed_feedback(judge, problem, rubric, run_id=candidate.run_id))
+            self.runs.fill(candidate.run_id, tags=_storable(tags))
         failed = {**candidate.failed_verdicts, judge.name: problem}
         return dataclasses.replace(candidate, failed_verdicts=failed)
 
     def _feedback(self, run_id: str, feedback: Sequence[Any]) -> None:
         """Log assessments on a run's trace. A run that another program wrote may have no trace of ours."""
-        with translated(self.uri):
-            try:
-                self.runs.assess(trace_id(run_id), feedback)
-            except Exception as error:
-                if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
-                    raise
+        try:
+            self.runs.assess(trace_id(run_id), feedback)
+        except Exception as error:
+            if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
+                raise
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags on a run."""

@@ -10,8 +10,6 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..quiet import without_collections
-
 READABLE = ("sqlite", "postgresql")
 """The databases that this was tried with."""
 PAGE = 500
@@ -77,7 +75,7 @@ class Tables:
         with self.engine.connect() as connection:
             found = connection.execute(wanted).all()
         for start in range(0, len(found), PAGE):
-            with without_collections(), self.engine.connect() as connection:  # free for writers between two pages
+            with self.engine.connect() as connection:  # free for writers between two pages
                 page = list(self._page(connection, found[start : start + PAGE], without))
             yield from page
 
