@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import LedgerError, UsageError
+from .locks import alone_in
 from .records import Answer, Request
 
 SCHEMA = 1
@@ -83,7 +84,8 @@ class Ledger:
     def _open(self) -> int:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode = WAL")
+        with alone_in(self._path.parent):
+            self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         return int(self._db.execute("PRAGMA user_version").fetchone()[0])
 

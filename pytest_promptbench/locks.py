@@ -1,4 +1,4 @@
-"""Many named locks between processes, in one empty file.
+"""Many named locks between processes, in one empty file; and a lock on a folder, for a moment.
 
 Each name is one byte of a sparse file, locked with POSIX record locks. The kernel drops a lock when its process ends,
 however it ends, so nothing has to be cleaned up after a crash and a free lock proves that its owner is gone.
@@ -6,10 +6,12 @@ however it ends, so nothing has to be cleaned up after a crash and a free lock p
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -72,6 +74,20 @@ class LockFile:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """One process at a time, and one thread of it, for what takes a moment.
+
+    SQLite refuses at once, whatever the time-out, who makes a write-ahead log of a new file beside somebody else.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _offset(name: str) -> int:

@@ -2,6 +2,9 @@
 
 import dataclasses
 import sqlite3
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +68,25 @@ def test_a_retry_sets_its_cost_aside_once_and_a_refusal_gives_it_back(ledger: Le
     assert ledger.reserve("s", "a", 0.6, limit=1.0)
     ledger.release("s", "a")
     assert ledger.spent("s") == 0.0
+
+
+OPENER = """
+import sys, time
+from pathlib import Path
+from pytest_promptbench.ledger import Ledger
+for number in range(60):
+    at = float(sys.argv[2]) + number * 0.05
+    while time.time() < at:
+        pass
+    Ledger(Path(sys.argv[1]) / str(number) / "ledger.sqlite3").close()
+"""
+
+
+def test_workers_that_open_a_new_ledger_at_the_same_moment_all_get_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", OPENER, str(tmp_path), str(time.time() + 1.5)]
+    workers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [worker.communicate(timeout=120)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], said
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from urllib.parse import unquote, urlsplit
 
 from ..errors import PromptbenchError, TrackingError
 from ..ledger import Entry
-from ..locks import LockFile
+from ..locks import LockFile, alone_in
 from ..quiet import quiet_environment, without_collections
 from ..records import Draw, Judge, LoggedCandidate, Rubric, Tier, Verdict
 from . import entry as names
@@ -521,7 +521,7 @@ def _new_database(file: Path) -> None:
     It lets ``mlflow ui`` read while a session writes, and spares MLflow's many migrations a disk flush each.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(sqlite3.connect(file, timeout=60)) as db:
+    with alone_in(file.parent), contextlib.closing(sqlite3.connect(file, timeout=60)) as db:
         db.execute("PRAGMA journal_mode = WAL")
 
 
