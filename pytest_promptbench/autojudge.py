@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
 
+from .clock import utc_now
 from .errors import PromptbenchError
 from .generation import Completer, Generator, Limits
 from .judging import TRIES, ReplyError, ask_again, fingerprint, parse_reply, question, unstructured
@@ -31,7 +32,6 @@ from .records import (
 )
 from .settings import Settings
 from .tracking.recorder import Judgement
-from .tracking.store import utc_now
 
 BATCH = 20
 """So many judgements are written to MLflow together."""

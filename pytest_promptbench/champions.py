@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from .clock import utc_now
 from .errors import UsageError
 from .leaderboard import current_candidates
 from .promotion import PROMOTION_SCHEMA, Policy, Promotion, decide, parse_bound
@@ -15,7 +16,6 @@ from .session import Task, cells_now, where
 from .settings import Settings
 from .sitdown import Sitting, experiment_of
 from .tracking.registry import CHAMPION, PromptRegistry, Registered
-from .tracking.store import utc_now
 
 
 def promote(settings: Settings, tasks: Sequence[Task], name: str) -> Sitting:

@@ -8,12 +8,12 @@ from typing import Any
 
 from . import regression
 from .autojudge import Judged
+from .clock import utc_now
 from .errors import UsageError
 from .gate import GateResult
 from .session import Board, Closing, Desk, Task
 from .settings import Settings
 from .sitdown import Sitting
-from .tracking.store import utc_now
 
 Line = tuple[str, Mapping[str, Any]]
 _LOUD: Mapping[str, Any] = {"red": True, "bold": True}

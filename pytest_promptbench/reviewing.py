@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from .clock import utc_now
 from .errors import PacketError, UsageError
 from .leaderboard import newest
 from .packet import build_packet, item_id, match_verdicts, parse_packet
@@ -16,7 +17,6 @@ from .settings import Settings
 from .sitdown import Sitting, experiment_of, take_in
 from .tracking.recorder import Outcome
 from .tracking.reviews import Review, ReviewItem, ReviewQueues
-from .tracking.store import utc_now
 
 
 def fill_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> Sitting:

@@ -12,6 +12,7 @@ from typing import Any
 
 from .audit import Audit, auditable, next_audit, sampling_probabilities
 from .autojudge import Ask, Judged, asking, judge_and_write
+from .clock import utc_now
 from .completer import LiteLLMCompleter, spare_loopback_from_proxies
 from .errors import PacketError, UsageError
 from .leaderboard import current_candidates
@@ -20,9 +21,10 @@ from .packet import Packet, build_packet, item_ids, match_verdicts, parse_packet
 from .records import LoggedCandidate, Model, Rubric, Tier
 from .session import Board, Task, build_boards, by_group, cells_now, labels, where, with_shown_texts, write_reports
 from .settings import Settings
+from .tracking.artifacts import file_name
 from .tracking.entry import AUDIT, AUDITED, SAMPLING
 from .tracking.recorder import Outcome
-from .tracking.store import TrackingStore, file_name, utc_now
+from .tracking.store import TrackingStore
 
 
 @dataclass(frozen=True, kw_only=True)

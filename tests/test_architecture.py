@@ -27,7 +27,7 @@ LAYERS = [
     ["scores"],
     ["statistics", "grid", "ledger", "candidate"],
     ["catalog"],
-    ["checks", "locks", "quiet"],
+    ["checks", "clock", "locks", "quiet"],
     ["records"],
     ["errors"],
 ]

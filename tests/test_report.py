@@ -411,7 +411,7 @@ def test_every_composite_has_a_place_in_the_pictures(value: float) -> None:
     scale = pictures.scale(lb)
     assert 2 <= float(scale.at(value)) <= 98
     assert 1 <= len(scale.ticks) <= 12
-    assert len({(dot.x, dot.y) for dot in pictures.strip(row, scale)}) == 2
+    assert len({(dot.x, dot.y) for dot in pictures.strip(row, scale).dots}) == 2
     assert page(lb, [])
 
 
@@ -431,6 +431,29 @@ def test_histograms(criterion: Criterion, given: list[Score], mean: str, bars: i
     assert found is not None
     assert (found.mean, len(found.bars)) == (mean, bars)
     assert pictures.histogram(criterion, []) is None
+
+
+def test_dots_too_many_to_be_told_apart_are_columns() -> None:
+    scored = {f"s{i:04d}": i % 7 - 0.5 for i in range(501)}
+    few, many = (
+        dataclasses.replace(board().rows[0], scenario_scores=dict(list(scored.items())[:n])) for n in (500, 501)
+    )
+    lb = dataclasses.replace(board(), rows=(few, many))
+    scale = pictures.scale(lb)
+    drawn = pictures.strip(many, scale)
+    assert (len(pictures.strip(few, scale).dots), pictures.strip(few, scale).columns) == (500, [])
+    assert drawn.dots == []
+    counts = [72, 72, 72, 72, 71, 71, 71]
+    assert [c.label for c in drawn.columns] == [f"{n} scenarios: {i - 0.5:.2f}" for i, n in enumerate(counts)]
+    middles = [float(c.x) + float(c.width) / 2 for c in drawn.columns]
+    wanted = [float(scale.at(value - 0.5)) for value in range(7)]
+    assert middles == pytest.approx(wanted, abs=0.75), "each within half a column of where its dots would be"
+    assert [float(c.y) + float(c.height) / 2 for c in drawn.columns] == pytest.approx([29] * 7, abs=0.1)
+    assert max(float(c.height) for c in drawn.columns) == 48
+    assert drawn.label == "501 scenarios, lowest s0000: -0.50, highest s0496: 5.50"
+    text = page(lb, [])
+    assert (text.count('<circle class="faint"'), text.count('<rect class="faint"')) == (500, 7)
+    assert "each column that of many" in text
 
 
 def test_thousands_of_candidates_make_a_page() -> None:

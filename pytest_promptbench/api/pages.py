@@ -18,6 +18,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from ..agreement import agreement_report
+from ..clock import iso_utc
 from ..experiments import Experiment, Experiments, Group
 from ..leaderboard import build_leaderboard
 from ..records import Leaderboard, LoggedCandidate, Row, Rubric, Score, Verdict, composite
@@ -27,7 +28,7 @@ from ..report.text import composite_text, dollars, duration, interval, notes, nu
 from .guard import COOKIE, SESSION_S, WRITE, Tokens, session_of
 from .problems import ProblemError
 from .settings import ServiceSettings
-from .views import counts, when
+from .views import counts
 
 PAGE_SIZE: Final = 20
 LONGEST: Final = 20_000
@@ -279,7 +280,7 @@ def _experiment_row(experiment: Experiment) -> _ExperimentRow:
 
 
 def _day(milliseconds: int) -> str:
-    return when(milliseconds)[:16].replace("T", " ")
+    return iso_utc(milliseconds / 1000)[:16].replace("T", " ")
 
 
 # -- one experiment

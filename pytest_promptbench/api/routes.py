@@ -18,20 +18,21 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from ..agreement import agreement_json
+from ..clock import iso_utc
 from ..errors import PacketError, PromptbenchError
 from ..experiments import Experiments
 from ..leaderboard import leaderboard_json
 from ..packet import read_packet
 from ..packet.document import plain
 from ..records import LoggedCandidate, Rubric, Tier, composite
-from ..tracking.store import redacted
+from ..tracking.address import redacted
 from . import models
 from .guard import VERDICTS
 from .models import MAX_LIMIT
 from .problems import MEDIA_TYPE, ProblemError
 from .settings import ServiceSettings
 from .start import Runs
-from .views import summary, when
+from .views import summary
 
 HEALTH_FOR_S = 2.0
 
@@ -306,7 +307,7 @@ def _candidate(c: LoggedCandidate, rubric: Rubric | None) -> models.CandidateSha
         judge_kind=judge_kind_of(c),
         checks=dict(c.checks),
         verdicts=verdicts,
-        started_at=when(c.started_at),
+        started_at=iso_utc(c.started_at / 1000),
         outputs=list(c.outputs) if c.outputs is not None else None,
         context=dict(c.context) if c.context is not None else None,
     )

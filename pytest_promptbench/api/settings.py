@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from ..errors import UsageError
 from ..settings import Identity, resolve
-from ..tracking.store import redacted
+from ..tracking.address import redacted
 
 TOKEN = "PROMPTBENCH_API_TOKEN"  # noqa: S105 - the variable's name
 READ_TOKEN = "PROMPTBENCH_API_READ_TOKEN"  # noqa: S105 - likewise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from ..experiments import Experiment
 from ..records import LoggedCandidate
@@ -27,8 +26,3 @@ def summary(experiment: Experiment) -> ExperimentSummary:
         mine = [c for c in experiment.candidates if c.task == task]
         tasks.append(TaskSummary(task=task, rubric=newest.rubric, rubric_sha256=newest.rubric_sha256, **counts(mine)))
     return ExperimentSummary(name=experiment.name, tasks=tasks, **counts(experiment.candidates))
-
-
-def when(milliseconds: int) -> str:
-    """ISO 8601 in UTC."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..autojudge import asking
+from ..clock import utc_now
 from ..completer import LiteLLMCompleter, spare_loopback_from_proxies
 from ..errors import UsageError
 from ..ledger import Ledger
@@ -17,7 +18,6 @@ from ..locks import LockFile
 from ..promotion import Policy, parse_bound
 from ..tracking.registry import PromptRegistry
 from ..tracking.rounds import Rounds
-from ..tracking.store import utc_now
 from .ending import Gate, Outcome, Result, conclude, save, waiting
 from .estimate import describe
 from .job import CONCURRENCY, ROUNDS, Job, make_job

@@ -13,6 +13,7 @@ from typing import Any
 from ..catalog import Choice, load_suite
 from ..catalog.models import find_models, load_models
 from ..catalog.suite import prompt_folder
+from ..clock import utc_now
 from ..completer import LiteLLMCompleter
 from ..errors import UsageError
 from ..grid import select
@@ -23,7 +24,7 @@ from ..session import where
 from ..settings import Identity, Settings, resolve
 from ..tracking.registry import PromptRegistry, Registered
 from ..tracking.rounds import Rounds
-from ..tracking.store import TrackingStore, utc_now
+from ..tracking.store import TrackingStore
 from . import plan as plans
 from . import splits
 from .plan import NO_PROMOTION, JudgedBy, Plan

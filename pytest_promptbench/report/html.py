@@ -46,7 +46,7 @@ class _RowView:
     latency: str
     x: str | None
     whisker: tuple[str, str] | None
-    dots: list[pictures.Dot]
+    strip: pictures.Strip
     histograms: list[pictures.Histogram | None]
 
     @property
@@ -198,7 +198,7 @@ def _rows(lb: Leaderboard, candidates: Iterable[LoggedCandidate], scale: picture
             latency=duration(row.latency_s),
             x=None if row.composite is None else scale.at(row.composite),
             whisker=(scale.at(row.ci95[0]), scale.at(row.ci95[-1])) if row.ci95 else None,
-            dots=pictures.strip(row, scale),
+            strip=pictures.strip(row, scale),
             histograms=[pictures.histogram(c, verdicts[row.model, row.prompt]) for c in lb.rubric.criteria],
         )
         for rank, row in zip(ranks(lb.rows), lb.rows, strict=True)

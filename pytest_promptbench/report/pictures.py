@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..records import Criterion, Leaderboard, Row, Verdict
-from .text import number, visible
+from .text import number, plural, visible
 
 _BINS = 10
 """Bars of a histogram whose scale has no whole levels, and the most levels that get a bar each."""
@@ -16,6 +16,10 @@ _DOT = 1.4
 """Width that a dot needs, in percent of a picture."""
 _MIDDLE = 29
 """Pixels from the top of a strip to its middle line."""
+_TALLEST = 48
+"""Pixels of the longest column of a strip, from the middle of its first dot to that of its last."""
+_MOST_DOTS = 500
+"""Scenarios of a row that get a dot each. More of them cover each other, and are megabytes of a page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,27 @@ class Dot:
     x: str
     y: str
     label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """Scenarios of about the same composite: from ``y`` down, as long as they are many."""
+
+    x: str
+    y: str
+    width: str
+    height: str
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strip:
+    """The scenarios of a row, each as a dot; where they are too many for that, all of them as columns."""
+
+    count: str
+    label: str
+    dots: list[Dot]
+    columns: list[Column]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,20 +106,51 @@ def scale(lb: Leaderboard) -> Scale:
     return Scale(low=ends[0], high=ends[1], step=step)
 
 
-def strip(row: Row, on: Scale) -> list[Dot]:
-    """One dot a scenario, lowest first; dots that would cover each other are stacked, closer the more there are."""
+def strip(row: Row, on: Scale) -> Strip:
+    """Lowest first. What would cover each other is stacked: dots closer the more there are, columns longer."""
+    scored = sorted((value, scenario) for scenario, value in row.scenario_scores.items())
     stacks: defaultdict[int, list[tuple[float, str]]] = defaultdict(list)
-    for scenario, value in sorted(row.scenario_scores.items(), key=lambda item: (item[1], item[0])):
+    for value, scenario in scored:
         stacks[round(float(on.at(value)) / _DOT)].append((value, scenario))
+    many = len(scored) > _MOST_DOTS
+    count = plural(len(scored), "scenario")
+    ends = f", lowest {_label(*scored[0])}, highest {_label(*scored[-1])}" if scored else ""
+    return Strip(
+        count=count if scored else "",
+        label=count + ends,
+        dots=[] if many else [dot for _, stack in sorted(stacks.items()) for dot in _dots(stack, on)],
+        columns=_columns(stacks) if many else [],
+    )
+
+
+def _dots(stack: Sequence[tuple[float, str]], on: Scale) -> list[Dot]:
+    apart = min(6.0, _TALLEST / max(len(stack) - 1, 1))
     return [
-        Dot(
-            x=on.at(value),
-            y=f"{_MIDDLE + (i - (len(stack) - 1) / 2) * min(6.0, 48 / max(len(stack) - 1, 1)):.1f}",
-            label=f"{visible(scenario)}: {number(value)}",
-        )
-        for _, stack in sorted(stacks.items())
+        Dot(x=on.at(value), y=f"{_MIDDLE + (i - (len(stack) - 1) / 2) * apart:.1f}", label=_label(value, scenario))
         for i, (value, scenario) in enumerate(stack)
     ]
+
+
+def _columns(stacks: Mapping[int, Sequence[tuple[float, str]]]) -> list[Column]:
+    most = max(len(stack) for stack in stacks.values())
+    columns = []
+    for place, stack in sorted(stacks.items()):
+        height = max(_TALLEST * len(stack) / most, 1.0)  # a single scenario is seen, too
+        low, high = number(stack[0][0]), number(stack[-1][0])
+        columns.append(
+            Column(
+                x=f"{(place - 0.4) * _DOT:.2f}",
+                y=f"{_MIDDLE - height / 2:.1f}",
+                width=f"{0.8 * _DOT:.2f}",
+                height=f"{height:.1f}",
+                label=f"{plural(len(stack), 'scenario')}: {low if low == high else f'{low} to {high}'}",
+            )
+        )
+    return columns
+
+
+def _label(value: float, scenario: str) -> str:
+    return f"{visible(scenario)}: {number(value)}"
 
 
 def histogram(criterion: Criterion, verdicts: Sequence[Verdict]) -> Histogram | None:

@@ -15,7 +15,8 @@ from typing import IO, Any
 from ..errors import TrackingError
 from ..locks import LockFile
 from ..records import Judge, LoggedCandidate, Record, Rubric, Verdict
-from .store import TrackingStore, redacted
+from .address import redacted
+from .store import TrackingStore
 
 PROCESS = f"{__package__}.writer"
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from ..errors import UsageError
 from ..records import Message, Prompt, Record, sha256
+from .address import translated
 from .entry import storable
-from .store import TrackingStore, translated
+from .store import TrackingStore
 
 CHAMPION = "champion"
 VERSION = "promptbench.version"

@@ -12,8 +12,9 @@ from typing import Any
 
 from ..errors import TrackingError, UsageError
 from ..records import Criterion, Record, Rubric, Score, sha256
+from .address import translated
 from .entry import storable
-from .store import TrackingStore, translated
+from .store import TrackingStore
 
 ITEM = "promptbench.review_item"
 OUTPUT = "promptbench.review_output"

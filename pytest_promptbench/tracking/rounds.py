@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from .address import translated
 from .entry import TAG_LIMIT, storable
-from .store import TrackingStore, translated
+from .store import TrackingStore
+from .tables import Run
 
 LOOP = "promptbench.optimize"
 """On the parent run: the loop's id."""
@@ -67,27 +69,27 @@ class Rounds:
     @classmethod
     def find(cls, store: TrackingStore, loop: str) -> Rounds:
         """The loop of this id, with all that it kept. UsageError where there is none."""
-        names, found = _parents(store, f"tags.`{LOOP}` = '{loop}'")
-        if not found:
-            known = _parents(store, f"tags.`{LOOP}` != ''")[1]
-            there = ", ".join(sorted({r.data.tags[LOOP] for r in known})[:10]) or "none"
+        loops = _parents(store)
+        found = next(((name, run) for name, run in loops if run.tags[LOOP] == loop), None)
+        if found is None:
+            there = ", ".join(sorted({run.tags[LOOP] for _, run in loops})[:10]) or "none"
             raise UsageError(f"--resume {loop}: MLflow has no such loop; there are: {there}")
-        rounds = cls(store, names[found[0].info.experiment_id], str(found[0].info.run_id))
+        name, run = found
+        rounds = cls(store, name, run.run_id)
         rounds._load()
         return rounds
 
     @classmethod
     def begun(cls, store: TrackingStore, task: str) -> list[Begun]:
         """The loops of a task, the newest first; those that ended before they had a plan are left out."""
-        names, found = _parents(store, f"tags.`{LOOP}` != ''")
         loops = []
-        for run in found:
-            tags = run.data.tags
+        for name, run in _parents(store):
+            tags = run.tags
             if tags.get(TASK) != storable(task)[:TAG_LIMIT]:
                 continue
-            one = cls(store, names[run.info.experiment_id], str(run.info.run_id))
+            one = cls(store, name, run.run_id)
             with translated(store.uri):
-                plan = one._read(run.info.run_id, PLAN_FILE)
+                plan = one._read(run.run_id, PLAN_FILE)
             if plan is not None:
                 loop = tags[LOOP]
                 loops.append(
@@ -230,15 +232,8 @@ class Rounds:
             self._store.client.set_terminated(self.run_id)
 
 
-def _parents(store: TrackingStore, condition: str) -> tuple[dict[str, str], list[Any]]:
-    """Experiment id -> name of all experiments, and the loops' parent runs that meet a condition, newest first."""
+def _parents(store: TrackingStore) -> list[tuple[str, Run]]:
+    """The loops' parent runs, the newest first, each with the name of its experiment."""
     names = {i: n for n in store.experiments() if (i := store.experiment(n))}
-    found: list[Any] = []
-    token = None
     with translated(store.uri):
-        while True:
-            page = store.client.search_runs(list(names), filter_string=condition, page_token=token)
-            found += page
-            token = page.token
-            if not token:
-                return names, found
+        return [(names[run.experiment_id], run) for run in store.runs.find(list(names), {LOOP: None})]

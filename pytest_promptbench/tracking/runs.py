@@ -151,7 +151,8 @@ class Runs:
             )
             for run in page:
                 info, data = run.info, run.data
-                yield Run(info.run_id, info.status, info.start_time or 0, data.params, data.metrics, data.tags)
+                values = data.params, data.metrics, data.tags
+                yield Run(info.run_id, str(info.experiment_id), info.status, info.start_time or 0, *values)
             token = page.token
             if not token:
                 return

@@ -7,54 +7,34 @@ never believed from memory, so a crash at any point is repaired by logging the s
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hashlib
 import json
 import logging
-import math
-import os
-import re
-import sqlite3
 import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from ..errors import PromptbenchError, TrackingError
+from ..errors import TrackingError
 from ..ledger import Entry
-from ..locks import LockFile, alone_in
+from ..locks import LockFile
 from ..quiet import quiet_environment, without_collections
-from ..records import Draw, Judge, LoggedCandidate, Rubric, Tier, Verdict
+from ..records import Judge, LoggedCandidate, Rubric, Tier, Verdict
 from . import entry as names
 from . import verdicts
+from .address import new_database, sqlite_file, translated
+from .artifacts import file_name, files_of, write_files
+from .candidates import UNREAD, candidate_of
 from .entry import TAG_LIMIT, Logged, storable
 from .runs import Runs
 from .spans import end_ms, start_ms, trace_id, trace_spans
-from .tables import Run, Unread
+from .tables import Run
 
 PAGE = 5000
-_UNREAD = Unread(tags=(names.RUBRIC_TEXT, "mlflow.runName", "mlflow.user", "mlflow.source.name"), metrics=names.AUTO)
-"""What is nothing to whoever reads many runs: a rubric's text is up to 8,000 characters of each."""
-
-
-_SECRET_QUERY = re.compile(r"([?&;][^=&;]*(?:pass|pwd|secret|token|key|sig)[^=&;]*=)[^&;#]*", re.IGNORECASE)
-
-
-def redacted(uri: str) -> str:
-    """A tracking address without its user and password, even where the password holds ``/``, ``?`` or ``#``."""
-    scheme, separator, rest = uri.partition("://")
-    if not separator or scheme in ("sqlite", "file"):
-        return uri
-    user, at, host = rest.rpartition("@")
-    if at and (not scheme.startswith("http") or "/" not in user):
-        rest = "***@" + host
-    return _SECRET_QUERY.sub(r"\1***", f"{scheme}://{rest}")
 
 
 def load_mlflow() -> None:
@@ -122,9 +102,9 @@ class TrackingStore:
             if self._locks is not None:
                 self._locks.acquire(name)
             try:
-                file = _sqlite_file(self.uri)
+                file = sqlite_file(self.uri)
                 if file is not None and not file.exists():
-                    _new_database(file)
+                    new_database(file)
                 client = MlflowClient(tracking_uri=self.uri)
                 client.search_experiments(max_results=1)
             finally:
@@ -137,7 +117,7 @@ class TrackingStore:
     @property
     def exists(self) -> bool:
         """False where it is an SQLite file that nobody has made yet."""
-        file = _sqlite_file(self.uri)
+        file = sqlite_file(self.uri)
         return file is None or file.exists()
 
     @property
@@ -255,7 +235,7 @@ class TrackingStore:
         """Candidate key -> its run in an experiment, and likewise the key of a failed cell -> its run."""
         if name not in self._known:
             known: dict[str, _Known] = {}
-            for run in self.runs.find([experiment_id], {names.CANDIDATE: None}, without=_UNREAD):
+            for run in self.runs.find([experiment_id], {names.CANDIDATE: None}, without=UNREAD):
                 value = _Known(run.run_id, run.status, run.tags)
                 known.setdefault(run.tags[names.CANDIDATE], value)
                 if run.status == "FAILED":
@@ -339,16 +319,16 @@ class TrackingStore:
             metrics={k: float(v) for k, v in metrics.items() if v is not None},
             tags=late_tags,
         )
-        self._write_artifacts(run_id, artifacts, _artifacts(record))
+        self._write_artifacts(run_id, artifacts, files_of(record))
         return run_id
 
     def _write_artifacts(self, run_id: str, uri: str, files: Mapping[str, bytes]) -> None:
         """Into the run's folder where it is a local one: MLflow's client would read the run back first, to find it."""
         if uri.startswith("file:"):
-            _write_files(unquote(urlsplit(uri).path), files)
+            write_files(unquote(urlsplit(uri).path), files)
             return
         with tempfile.TemporaryDirectory(prefix="promptbench-") as folder:
-            _write_files(folder, files)
+            write_files(folder, files)
             self._client.log_artifacts(run_id, folder)
 
     def _judged_before(self, record: Logged) -> Run | None:
@@ -359,7 +339,7 @@ class TrackingStore:
             ids = [e.experiment_id for e in experiments]
             found: dict[str, Run] = {}
             wanted = {names.JUDGE_PENDING: "false", names.RUBRIC_SHA256: rubric, names.JUDGE_KIND: None}
-            for run in self.runs.find(ids, wanted, without=_UNREAD):
+            for run in self.runs.find(ids, wanted, without=UNREAD):
                 key = run.tags.get(names.JUDGED_TEXT)
                 if key is not None:
                     found.setdefault(key, run)
@@ -388,8 +368,8 @@ class TrackingStore:
             return []
         wanted = {names.CANDIDATE: None, **(tags or {})}
         with translated(self.uri), without_collections():
-            found = self.runs.find([experiment_id], wanted, without=_UNREAD)
-            candidates = [_read(run, experiment) for run in found if run.status in ("FINISHED", "FAILED")]
+            found = self.runs.find([experiment_id], wanted, without=UNREAD)
+            candidates = [candidate_of(run, experiment) for run in found if run.status in ("FINISHED", "FAILED")]
             return sorted(candidates, key=lambda c: (c.started_at, c.run_id))
 
     def texts(self, candidates: Sequence[LoggedCandidate]) -> list[LoggedCandidate]:
@@ -499,38 +479,6 @@ class TrackingStore:
             return str(load_text(f"{folder}/rubric.md")) if any(a.path == "rubric.md" for a in listed) else text
 
 
-@contextlib.contextmanager
-def translated(uri: str) -> Any:
-    """Whatever MLflow or what lies under it raises, as a TrackingError that names the store."""
-    try:
-        yield
-    except PromptbenchError:
-        raise
-    except Exception as error:
-        text = " ".join(str(error).split())[:500].replace(uri, redacted(uri))
-        raise TrackingError(f"MLflow at {redacted(uri)}: {type(error).__name__}: {text}") from error
-
-
-def _sqlite_file(uri: str) -> Path | None:
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-
-
-def _new_database(file: Path) -> None:
-    """An empty database with a write-ahead log, a setting that stays with the file.
-
-    It lets ``mlflow ui`` read while a session writes, and spares MLflow's many migrations a disk flush each.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with alone_in(file.parent), contextlib.closing(sqlite3.connect(file, timeout=60)) as db:
-        db.execute("PRAGMA journal_mode = WAL")
-
-
-def file_name(name: str) -> str:
-    """A folder's name for any name: readable, and unique even where names differ only in odd characters."""
-    plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:80].strip(".")
-    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
 def _storable(tags: Mapping[str, str]) -> dict[str, str]:
     return {k: storable(v)[:TAG_LIMIT] for k, v in tags.items()}
 
@@ -545,91 +493,3 @@ def _cell_key(params: Mapping[str, str], tags: Mapping[str, str]) -> str:
             tags.get(names.RUBRIC_SHA256),
         ]
     )
-
-
-def _write_files(folder: str, files: Mapping[str, bytes]) -> None:
-    """Plain system calls, three a file: pathlib and text files take eight, and there are thousands of files."""
-    os.makedirs(folder, exist_ok=True)  # noqa: PTH103
-    for name, content in files.items():
-        file = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        try:
-            left = memoryview(content)
-            while left:
-                left = left[os.write(file, left) :]
-        finally:
-            os.close(file)
-
-
-def _artifacts(record: Logged) -> dict[str, bytes]:
-    """The files of a run. ASCII JSON: it carries any text, lone surrogates included, and reads back the same."""
-    cell = record.candidate.cell
-    files: dict[str, Any] = {
-        "prompt.json": [m.to_json() for m in cell.messages],
-        "context.json": cell.scenario.to_json(),
-    }
-    if not record.candidate.failed:
-        files["candidate_outputs.json"] = list(record.candidate.outputs)
-    contents = {name: json.dumps(value, indent=1).encode() for name, value in files.items()}
-    if len(record.rubric.text) > TAG_LIMIT:
-        contents["rubric.md"] = record.rubric.text.encode("utf-8", "replace")
-    return contents
-
-
-def _read(run: Run, experiment: str) -> LoggedCandidate:
-    """``_read_run``, or a TrackingError that names the run, where somebody has written what no tag of ours holds."""
-    try:
-        return _read_run(run, experiment)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise TrackingError(
-            f"run {run.run_id} of experiment {experiment!r}: its promptbench tags cannot be read "
-            f"({type(error).__name__}: {error}); mend or delete the run in MLflow"
-        ) from error
-
-
-def _read_run(run: Run, experiment: str) -> LoggedCandidate:
-    tags, params, metrics = run.tags, run.params, run.metrics
-    many = {k: v for k, v in tags.items() if k.startswith(names.MANY)}
-    failed = run.status == "FAILED"
-    checks = json.loads(tags.get(names.CHECKS, "{}"))
-    probability = tags.get(names.SAMPLING)
-    return LoggedCandidate(
-        run_id=run.run_id,
-        experiment=experiment,
-        task=tags.get(names.TASK, ""),
-        model=params.get("model", ""),
-        prompt=params.get("prompt", ""),
-        scenario=params.get("scenario", ""),
-        cell=tags.get(names.CELL, ""),
-        candidate=tags.get(names.CANDIDATE, ""),
-        rubric=tags.get(names.RUBRIC, ""),
-        rubric_sha256=tags.get(names.RUBRIC_SHA256, ""),
-        pending=not failed and tags.get(names.JUDGE_PENDING) == "true",
-        error=tags.get(names.ERROR, "failed") if failed else None,
-        verdicts=verdicts.read(tags, metrics, checks),
-        second_verdicts=verdicts.read_second(many),
-        failed_verdicts=verdicts.read_failed(many),
-        checks=checks,
-        started_at=run.start_time,
-        latency_s=metrics.get("latency_s"),
-        prompt_tokens=_whole(metrics.get("prompt_tokens")),
-        completion_tokens=_whole(metrics.get("completion_tokens")),
-        cost_usd=metrics.get("cost_usd"),
-        prompt_sha256=tags.get(names.PROMPT_SHA256, ""),
-        trace_id=trace_id(run.run_id),
-        session=tags.get(names.SESSION, ""),
-        carried_from=tags.get(names.CARRIED_FROM),
-        sampling_probability=float(probability) if probability else None,
-        draws={
-            k[len(names.AUDIT) :]: Draw.from_json(json.loads(v)) for k, v in many.items() if k.startswith(names.AUDIT)
-        },
-        audited=tags.get(names.AUDITED),
-    )
-
-
-def _whole(value: float | None) -> int | None:
-    return None if value is None or not math.isfinite(value) else int(value)
-
-
-def utc_now() -> str:
-    """ISO 8601 in UTC, to the millisecond, so that times sort as text."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

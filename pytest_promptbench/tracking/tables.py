@@ -20,6 +20,7 @@ class Run(NamedTuple):
     """An active run as MLflow has it. ``start_time`` is in milliseconds since the epoch."""
 
     run_id: str
+    experiment_id: str
     status: str
     start_time: int
     params: Mapping[str, str]
@@ -64,7 +65,7 @@ class Tables:
         import sqlalchemy as sa
 
         runs = self.runs
-        wanted = sa.select(runs.c.run_uuid, runs.c.status, runs.c.start_time)
+        wanted = sa.select(runs.c.run_uuid, runs.c.experiment_id, runs.c.status, runs.c.start_time)
         for name, value in tags.items():
             tag = self.tags.alias()
             meets = tag.c.value != "" if value is None else tag.c.value == value
@@ -82,7 +83,7 @@ class Tables:
     def _page(self, connection: Any, found: Sequence[Any], without: Unread) -> Iterable[Run]:
         import sqlalchemy as sa
 
-        ids = [run_id for run_id, _, _ in found]
+        ids = [run_id for run_id, *_ in found]
         params: dict[str, dict[str, str]] = {i: {} for i in ids}
         metrics: dict[str, dict[str, float]] = {i: {} for i in ids}
         tags: dict[str, dict[str, str]] = {i: {} for i in ids}
@@ -97,10 +98,11 @@ class Tables:
         wanted = [~self.metrics.c.key.startswith(without.metrics)] if without.metrics else []
         for run_id, key, value, is_nan in rows(self.metrics, *wanted):
             metrics[run_id][key] = math.nan if is_nan else value
-        for run_id, status, start_time in found:
+        for run_id, experiment_id, status, start_time in found:
             if not tags[run_id]:
                 continue  # deleted for good since it was found
-            yield Run(run_id, status, start_time or 0, params[run_id], metrics[run_id], tags[run_id])
+            values = params[run_id], metrics[run_id], tags[run_id]
+            yield Run(run_id, str(experiment_id), status, start_time or 0, *values)
 
 
 def tables_of(engine: Any) -> Tables | None:

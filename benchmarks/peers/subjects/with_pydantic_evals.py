@@ -3,13 +3,11 @@
 import asyncio
 from pathlib import Path
 
-from openai import AsyncOpenAI
+from client import answer
 from pydantic_evals import Case, Dataset
 from pydantic_evals.evaluators import Evaluator, EvaluatorContext
 from pydantic_evals.reporting import EvaluationReportAdapter
 from work import CELLS, EXPECTED, messages
-
-client = AsyncOpenAI()
 
 
 class Contains(Evaluator):
@@ -19,8 +17,7 @@ class Contains(Evaluator):
 
 async def ask(cell: tuple[str, str, str]) -> str:
     model, prompt, scenario = cell
-    reply = await client.chat.completions.create(model=model, messages=messages(prompt, scenario))
-    return reply.choices[0].message.content
+    return await answer(model, messages(prompt, scenario))
 
 
 cases = [Case(name="/".join(cell), inputs=cell, expected_output=EXPECTED) for cell in CELLS]

@@ -1,0 +1,286 @@
+"""The generating side of a session, in every process that runs tests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..catalog import Choice, load_suite
+from ..checks import fill_checks
+from ..completer import LiteLLMCompleter, spare_loopback_from_proxies
+from ..errors import CatalogError, PromptbenchError, UsageError
+from ..generation import Completer, Generator, Limits
+from ..grid import shard, unknown_name
+from ..ledger import Ledger
+from ..localmodels import installed
+from ..locks import LockFile
+from ..quiet import quiet_environment
+from ..records import Candidate, Cell, Model, Suite
+from ..settings import Settings
+from ..tracking.entry import Logged
+from .plan import Folder, Plan, Planned, Task, where
+
+PROGRESS_EVERY_S = 0.3
+EMBEDDED_START_S = 120.0
+
+
+class Bench:
+    """The generating side of one process. Nothing is written, started or imported from outside before ``start``."""
+
+    def __init__(self, settings: Settings, *, completer: Callable[[Iterable[Model]], Completer] | None = None) -> None:
+        self.settings = settings
+        self._completer = completer
+        self._tasks: dict[tuple[Any, ...], Task] = {}
+        self._generator: Generator | None = None
+        self._ledger: Ledger | None = None
+        self._locks: LockFile | None = None
+        self._folder = Folder(settings.folder)
+        self._closing = threading.Event()
+        self._reporter: threading.Thread | None = None
+        self._owners: dict[tuple[str, ...], list[Task]] = {}
+
+    # -- collecting
+
+    def task(
+        self,
+        path: Path,
+        experiment: str | None = None,
+        *,
+        models: Sequence[str] | None = None,
+        prompts: Sequence[str] | None = None,
+    ) -> Task:
+        """The suite at ``path``, with ``models`` and ``prompts`` in place of its own where a test names them.
+
+        It is narrowed to the models and prompts that this session was asked for, where it has any of them. Raises
+        CatalogError for a mistake in its files.
+        """
+        settings = self.settings
+        key = (path, experiment, tuple(models or ()), tuple(prompts or ()))
+        if key not in self._tasks:
+            choice = Choice(
+                models=models,
+                prompts=prompts,
+                only_models=settings.models,
+                only_prompts=settings.prompts,
+                asks_models=settings.runs_tests,
+                asks_judge=settings.judge_auto or settings.audit is not None,
+            )
+            suite = load_suite(path, root=settings.root, environ=os.environ, choice=choice)
+            asked = (*suite.models, *self._judges(suite))
+            self._check_embedded(suite, asked)
+            self._check_prices(suite, asked)
+            self._tasks[key] = Task(suite=suite, experiment=settings.experiment_of(suite.task, experiment))
+        return self._tasks[key]
+
+    def select(self, planned: Sequence[Planned]) -> list[Planned]:
+        """Of all that was collected what this session was asked for: models, prompts, and its shard of the cells.
+
+        A cell that several tests look at is in one shard, with all of them. UsageError for a name that no suite has,
+        CatalogError for two cells of the same name in one experiment.
+        """
+        settings = self.settings
+        self._check_names("--bench-models", settings.models, {p.cell.model.name for p in planned}, "models")
+        self._check_names("--bench-prompts", settings.prompts, {p.cell.prompt.version for p in planned}, "prompts")
+        chosen = [
+            p
+            for p in planned
+            if p.cell.model.name in (settings.models or (p.cell.model.name,))
+            and p.cell.prompt.version in (settings.prompts or (p.cell.prompt.version,))
+        ]
+        places: dict[tuple[str, ...], Planned] = {}
+        for p in chosen:
+            first = places.setdefault((p.task.experiment, p.cell.task, *p.cell.names), p)
+            if first.cell.id != p.cell.id:
+                raise CatalogError(
+                    f"{p.task.suite.path}: the cell {'-'.join(p.cell.names)} of task {p.cell.task} is another one in "
+                    f"{first.task.suite.path}; rename its scenario or model in one of them, or give one test an "
+                    "experiment of its own"
+                )
+        if settings.shard is None:
+            return chosen
+        # By name: another plugin may have put the tests into an order of its own, which is another in each shard.
+        keys = sorted({(p.task.experiment, *p.cell.names, p.cell.id) for p in chosen})
+        mine = set(shard(keys, *settings.shard))
+        return [p for p in chosen if (p.task.experiment, *p.cell.names, p.cell.id) in mine]
+
+    def _check_names(self, option: str, names: Sequence[str] | None, collected: set[str], axis: str) -> None:
+        for name in names or ():
+            if name not in collected:
+                reasons = [t.suite.skipped[name] for t in self.tasks if name in t.suite.skipped]
+                if reasons:
+                    raise UsageError(f"{option}: {name!r} cannot be used: {reasons[0]}")
+                files = list(dict.fromkeys(t.suite.path for t in self.tasks))
+                anyone = Choice(asks_models=False, asks_judge=False)
+                suites = [load_suite(Path(f), root=self.settings.root, environ={}, choice=anyone) for f in files]
+                known = sorted({x.name for suite in suites for x in getattr(suite, axis)})
+                if files and name not in known:  # else -k or the like has left its cells out
+                    raise UsageError(unknown_name(option, name, known, files))
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        return tuple(self._tasks.values())
+
+    def _judges(self, suite: Suite) -> tuple[Model, ...]:
+        """The automatic judge, where this session is to ask it."""
+        if not self.settings.judge_auto:
+            return ()
+        if suite.judge is not None:
+            return (suite.judge,)
+        left_out = next((f": {n[6:]}: {why}" for n, why in suite.skipped.items() if n.startswith("judge:")), None)
+        here = sorted(suite.models, key=lambda m: not m.embedded)
+        remedy = (left_out or "") + "; name one" + (" that runs here" if left_out else "")
+        remedy += f", as in  judge: {{model: {here[0].name if here else 'haiku'}}}"
+        if left_out:
+            remedy += f"  (here: {', '.join(m.name for m in here) or 'none'})"
+        raise CatalogError(f"{suite.path}: --judge-auto needs the suite's automatic judge, and there is none{remedy}")
+
+    def _check_embedded(self, suite: Suite, models: Iterable[Model]) -> None:
+        for model in models:
+            reason = installed(model.model) if model.embedded else None
+            if reason:
+                raise CatalogError(f"{suite.path}: model {model.name}: {reason}")
+
+    def _check_prices(self, suite: Suite, models: Sequence[Model]) -> None:
+        if not models or self.settings.max_cost_usd is None or self.settings.allow_unpriced:
+            return
+        completer = LiteLLMCompleter(models)
+        unknown = [m.name for m in models if not completer.is_priced(m)]
+        if unknown:
+            raise CatalogError(
+                f"{suite.path}: --bench-max-cost needs to know prices, and LiteLLM has none for "
+                f"{', '.join(unknown)}; leave them out with --bench-models, or accept it with --bench-allow-unpriced"
+            )
+
+    # -- generating
+
+    def start(self, planned: Sequence[Planned]) -> None:
+        """Say what was collected, and get ready to generate."""
+        settings = self.settings
+        if self._generator is not None or not planned:
+            return
+        quiet_environment()
+        tasks = tuple({p.task.suite.path + p.task.experiment: p.task for p in planned}.values())
+        if self._folder.read("plan.json") is None:
+            self._folder.write("plan.json", Plan(tasks=tasks, cells=len(planned)).to_json())
+        self._ledger = Ledger(settings.home / "ledger.sqlite3")
+        self._locks = LockFile(settings.home / "locks")
+        models = {m.name: m for t in tasks for m in t.suite.models}.values()
+        make = self._completer or (lambda them: SessionCompleter(them, folder=self._folder))
+        for p in planned:
+            owners = self._owners.setdefault((*p.cell.names, p.cell.id), [])
+            if p.task not in owners:
+                owners.append(p.task)
+        self._generator = Generator(
+            completer=make(models),
+            ledger=self._ledger,
+            locks=self._locks,
+            session=settings.identity.session,
+            limits=Limits(
+                concurrency=settings.concurrency,
+                worker=settings.worker,
+                workers=settings.identity.workers,
+                max_cost_usd=settings.max_cost_usd,
+                use_cache=settings.use_cache,
+            ),
+            landed=self._landed,
+        )
+        self._generator.start()
+        self._generator.warm([p.cell for p in planned])
+        self._reporter = threading.Thread(target=self._report, name="promptbench-progress", daemon=True)
+        self._reporter.start()
+
+    def look_ahead(self, cells_: Iterable[Cell]) -> None:
+        """Generate these next, in this order."""
+        if self._generator is not None:
+            self._generator.plan(cells_)
+
+    def candidate(self, planned: Planned, *, tick: Callable[[], None] = lambda: None) -> Candidate:
+        """Wait for a test's candidate; ``tick`` is called now and then meanwhile."""
+        assert self._generator is not None
+        future = self._generator.candidate(planned.cell)
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return future.result(timeout=0.25)
+            tick()
+
+    def key(self, planned: Planned, candidate: Candidate) -> str:
+        """The candidate's identity in its experiment."""
+        return self._logged(planned.task, candidate).key
+
+    def _logged(self, task: Task, candidate: Candidate) -> Logged:
+        rubric = task.suite.rubric
+        checks = {} if candidate.failed else fill_checks(rubric, candidate.outputs)
+        session = self.settings.identity.session
+        return Logged(candidate=candidate, rubric=rubric, session=session, checks=checks, tags=self.settings.tags)
+
+    def _landed(self, candidates: Sequence[Candidate]) -> None:
+        assert self._ledger is not None
+        entries = [
+            self._logged(task, candidate).entry(task.experiment)
+            for candidate in candidates
+            for task in self._owners[*candidate.cell.names, candidate.cell.id]
+        ]
+        self._ledger.post(where(self.settings).store_name, entries, session=self.settings.identity.session)
+
+    def _report(self) -> None:
+        """Tell the desk how far this process is, and look for its stop sign."""
+        name = f"progress-{self.settings.worker}.json"
+        while not self._closing.wait(PROGRESS_EVERY_S):
+            assert self._generator is not None
+            with contextlib.suppress(OSError):
+                self._folder.write(name, self._generator.progress().to_json())
+                if self._folder.read("stop.json") is not None:
+                    self._generator.halt("the session was stopped")
+
+    def halt(self, reason: str) -> None:
+        """Start no further request."""
+        if self._generator is not None:
+            self._generator.halt(reason)
+
+    def close(self) -> None:
+        """Stop generating, waiting for answers that are paid for. An interrupt meanwhile gives those up."""
+        if self._generator is None:
+            return
+        with contextlib.suppress(KeyboardInterrupt):
+            self._generator.stop()
+        self._closing.set()
+        if self._reporter is not None:
+            self._reporter.join(5)
+        with contextlib.suppress(OSError):
+            done = replace(self._generator.progress(), in_flight=0, waiting=0)
+            self._folder.write(f"progress-{self.settings.worker}.json", done.to_json())
+        assert self._ledger is not None
+        self._ledger.close()
+        self._generator = None
+
+
+class SessionCompleter(LiteLLMCompleter):
+    """LiteLLM, which learns from the session's folder where the embedded models are served."""
+
+    def __init__(self, models: Iterable[Model], *, folder: Folder) -> None:
+        self._models = tuple(models)
+        super().__init__(self._models)
+        self._folder = folder
+
+    def prepare(self) -> None:
+        super().prepare()
+        if any(m.embedded for m in self._models):
+            self._embedded = self._address()
+            spare_loopback_from_proxies()
+
+    def _address(self) -> str:
+        deadline = time.monotonic() + EMBEDDED_START_S
+        while time.monotonic() < deadline:
+            found = self._folder.read("embedded.json")
+            if found is not None:
+                if "error" in found:
+                    raise PromptbenchError(found["error"])
+                return str(found["api_base"])
+            time.sleep(0.05)
+        raise PromptbenchError(f"the server of the embedded models gave no address within {EMBEDDED_START_S:g} s")

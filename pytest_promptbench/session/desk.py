@@ -1,0 +1,203 @@
+"""The side of a session that the user sees, in the process that was started."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..autojudge import Judged, asking, judge_and_write, unscored
+from ..errors import PromptbenchError, TrackingError
+from ..generation import Progress
+from ..leaderboard import current_candidates
+from ..localmodels import LocalServer
+from ..quiet import without_collections
+from ..settings import Settings
+from ..tracking.recorder import Outcome, Recorder
+from .bench import PROGRESS_EVERY_S, SessionCompleter
+from .boards import Board, build_boards, by_group, cells_now, write_reports
+from .plan import Folder, Plan, Task, where
+
+STALE_FOLDER_S = 86400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closing:
+    """What a session has to say at its end."""
+
+    tasks: tuple[Task, ...] = ()
+    boards: tuple[Board, ...] = ()
+    files: tuple[Path, ...] = ()
+    judged: tuple[Judged, ...] = ()
+    unlogged: int = 0
+    problem: str | None = None
+    stuck: int = 0
+    stuck_error: str | None = None
+
+
+class Desk:
+    """The side of a session that the user sees. Does nothing until a process has something to generate."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._folder = Folder(settings.folder)
+        self._recorder: Recorder | None = None
+        self._server = LocalServer()
+        self._starter: threading.Thread | None = None
+        self.plan: Plan | None = None
+        self.started_at = time.monotonic()
+        self._keys: list[tuple[str, str]] = []
+
+    def begin(self) -> None:
+        """Start what the plan needs, if there is a plan by now. Returns at once, and may be called again."""
+        if self.plan is not None:
+            return
+        value = self._folder.read("plan.json")
+        if value is None:
+            return
+        self.plan = Plan.from_json(value)
+        settings = self.settings
+        _clear_old_folders(settings)
+        self._recorder = Recorder(where(settings))
+        self._recorder.start()
+        if self.plan.embedded(judging=settings.judge_auto):
+            self._starter = threading.Thread(target=self._start_server, name="promptbench-embedded", daemon=True)
+            self._starter.start()
+
+    def _start_server(self) -> None:
+        assert self.plan is not None
+        names = self.plan.embedded(judging=self.settings.judge_auto)
+        try:
+            self._folder.write("embedded.json", {"api_base": self._server.start(names).api_base})
+        except (PromptbenchError, OSError) as error:
+            self._folder.write("embedded.json", {"error": str(error)})
+
+    def ran(self, experiment: str, key: str) -> None:
+        """A test has seen this candidate, so at the end it has to be in MLflow."""
+        self._keys.append((experiment, key))
+
+    def progress(self) -> Progress:
+        return self._folder.progress()
+
+    def halt(self) -> None:
+        """Have every process start no further request."""
+        self._folder.write("stop.json", True)
+
+    def stop_workers(self, *, grace_s: float = 60.0) -> None:
+        """Have every process start no further request, and wait for answers that are paid for."""
+        if self.plan is None:
+            return
+        self.halt()
+        deadline = time.monotonic() + grace_s
+        time.sleep(2 * PROGRESS_EVERY_S)
+        while self.progress().in_flight and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    def finish(self, *, judge: bool = True, say: Callable[[str], None] = lambda _: None) -> Closing:
+        """Bring everything to MLflow, read it back, have it judged where that was asked for, write the leaderboards.
+
+        ``judge=False`` leaves the automatic judge out, as after an interrupt; ``say`` is told how far it is.
+        """
+        if self.plan is None or self._recorder is None:
+            return Closing()
+        tasks = self.plan.tasks
+        judged: tuple[Judged, ...] = ()
+        imports = threading.Thread(target=_load_what_reports_need, name="promptbench-imports", daemon=True)
+        imports.start()
+        try:
+            outcome = self._recorder.finish(self._keys, list(dict.fromkeys(t.experiment for t in tasks)))
+            if judge and self.settings.judge_auto and outcome.unlogged >= 0:
+                outcome, judged = self._judge(outcome, say)
+        finally:
+            self.close()
+            imports.join()  # a thread that still imports when Python ends holds locks that its ending needs
+        boards = build_boards(tasks, outcome, self.settings.report)
+        problem = outcome.error
+        files: tuple[Path, ...] = ()
+        try:
+            files = tuple(write_reports(boards))
+        except OSError as error:
+            problem = problem or f"the reports could not be written: {error}"
+        return Closing(
+            tasks=tasks,
+            boards=boards,
+            files=files,
+            judged=judged,
+            unlogged=outcome.unlogged,
+            problem=problem,
+            stuck=outcome.stuck,
+            stuck_error=outcome.stuck_error,
+        )
+
+    def _judge(self, outcome: Outcome, say: Callable[[str], None]) -> tuple[Outcome, tuple[Judged, ...]]:
+        """Ask the suites' automatic judges about what they have not scored; of a shard, about its own candidates."""
+        assert self.plan is not None
+        assert self._recorder is not None
+        groups = by_group(self.plan.tasks)
+        judges = [t.suite.judge for t in groups.values() if t.suite.judge is not None]
+        mine = {key for _, key in self._keys} if self.settings.shard is not None else None
+        everyone = {name: list(found) for name, found in outcome.candidates.items()}
+        judged: list[Judged] = []
+        with asking(self.settings, SessionCompleter(judges, folder=self._folder)) as ask:
+            for task in groups.values():
+                rubric, judge = task.suite.rubric, task.suite.judge
+                now = cells_now(self.plan.tasks, task.suite.task)
+                found, _ = current_candidates(
+                    everyone.get(task.experiment, ()), rubric, task=task.suite.task, cells_now=now
+                )
+                todo = [c for c in found if mine is None or c.candidate in mine]
+                assert judge is not None
+                todo = unscored(todo, rubric, judge)
+                every = _every(15.0, lambda done, total: say(f"judging: {done}/{total}"))
+                try:
+                    after, came_to = judge_and_write(todo, rubric, judge, ask, self._recorder.judge, progress=every)
+                except TrackingError as error:
+                    return replace(outcome, error=str(error)), tuple(judged)
+                changed = {c.run_id: c for c in after}
+                everyone[task.experiment] = [changed.get(c.run_id, c) for c in everyone.get(task.experiment, ())]
+                judged.append(replace(came_to, experiment=task.experiment))
+        return replace(outcome, candidates={k: tuple(v) for k, v in everyone.items()}), tuple(judged)
+
+    def close(self) -> None:
+        """End what was started."""
+        if self._recorder is not None:
+            self._recorder.close()
+        if self._starter is not None:
+            self._starter.join(5)
+        self._server.stop()
+        self._folder.remove()
+
+
+def _load_what_reports_need() -> None:
+    """Half a second of imports, while the recorder is at work."""
+    with without_collections():
+        import scipy.special  # noqa: F401
+
+        from ..report.html import environment
+
+        environment()
+
+
+def _every(seconds: float, tell: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    """``tell``, but at most once in so many seconds."""
+    last = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            tell(done, total)
+
+    return progress
+
+
+def _clear_old_folders(settings: Settings) -> None:
+    """Remove what sessions that were killed left behind, once it is a day old."""
+    for folder in (settings.home / "sessions").glob("*"):
+        with contextlib.suppress(OSError):
+            if folder != settings.folder and time.time() - folder.stat().st_mtime > STALE_FOLDER_S:
+                shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,88 @@
+"""What was collected, and the folder in which the processes of one session meet."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..generation import Progress
+from ..records import Cell, Record, Suite
+from ..settings import Settings
+from ..tracking.recorder import Where
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(Record):
+    """A suite as this session runs it, and the experiment that its candidates go to."""
+
+    suite: Suite
+    experiment: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Record):
+    """What was collected."""
+
+    tasks: tuple[Task, ...]
+    cells: int
+
+    def embedded(self, *, judging: bool) -> tuple[str, ...]:
+        """The embedded models that generate and, where the automatic judge is asked, those that judge."""
+        judges = [t.suite.judge for t in self.tasks if judging and t.suite.judge is not None]
+        models = (*(m for t in self.tasks for m in t.suite.models), *judges)
+        return tuple(sorted({m.model for m in models if m.embedded}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One test's cell."""
+
+    task: Task
+    cell: Cell
+
+
+class Folder:
+    """What the processes of one session share on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, name: str, value: object) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        draft = self.path / f"{name}.{os.getpid()}.{threading.get_ident()}.tmp"
+        draft.write_text(json.dumps(value), encoding="utf-8")
+        draft.replace(self.path / name)
+
+    def read(self, name: str) -> Any:
+        """The value of a file; None while it is not there."""
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+
+    def progress(self) -> Progress:
+        """All workers together."""
+        total = Progress()
+        for file in self.path.glob("progress-*.json"):
+            value = self.read(file.name)
+            total += Progress.from_json(value) if value else Progress()
+        return total
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def where(settings: Settings) -> Where:
+    """The store of a session, for whoever writes to it."""
+    return Where(
+        session=settings.identity.session,
+        uri=settings.tracking_uri,
+        artifact_root=str(settings.artifact_root) if settings.artifact_root else None,
+        ledger=str(settings.home / "ledger.sqlite3"),
+        locks=str(settings.home / "locks"),
+    )

@@ -1,0 +1,51 @@
+"""Where an MLflow store is: its address as it may be shown, its file, and errors that name it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from ..errors import PromptbenchError, TrackingError
+from ..locks import alone_in
+
+_SECRET_QUERY = re.compile(r"([?&;][^=&;]*(?:pass|pwd|secret|token|key|sig)[^=&;]*=)[^&;#]*", re.IGNORECASE)
+
+
+def redacted(uri: str) -> str:
+    """A tracking address without its user and password, even where the password holds ``/``, ``?`` or ``#``."""
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme in ("sqlite", "file"):
+        return uri
+    user, at, host = rest.rpartition("@")
+    if at and (not scheme.startswith("http") or "/" not in user):
+        rest = "***@" + host
+    return _SECRET_QUERY.sub(r"\1***", f"{scheme}://{rest}")
+
+
+@contextlib.contextmanager
+def translated(uri: str) -> Any:
+    """Whatever MLflow or what lies under it raises, as a TrackingError that names the store."""
+    try:
+        yield
+    except PromptbenchError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:500].replace(uri, redacted(uri))
+        raise TrackingError(f"MLflow at {redacted(uri)}: {type(error).__name__}: {text}") from error
+
+
+def sqlite_file(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def new_database(file: Path) -> None:
+    """An empty database with a write-ahead log, a setting that stays with the file.
+
+    It lets ``mlflow ui`` read while a session writes, and spares MLflow's many migrations a disk flush each.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with alone_in(file.parent), contextlib.closing(sqlite3.connect(file, timeout=60)) as db:
+        db.execute("PRAGMA journal_mode = WAL")
