@@ -4,11 +4,12 @@
 
 Each run is a fresh project of 2 models x 2 prompts x 6 scenarios against a scripted provider on loopback, as
 ``pytest evals/ -n 2`` with 4 requests in flight, on SQLite or with an ``mlflow server``. At a random moment one of its
-processes gets SIGKILL, or a few answers are bad, or the database is locked, or the disk is full; or the session is one
-that brings verdicts in, and is killed while it does. Then the same command runs once more, undisturbed. After that each
-cell is one FINISHED run with one trace, no question was asked again beyond those that were in the air (4) or badly
-answered, every verdict is there, and no process is left. Run k of a seed is always the same kind and moment, as far as
-the machine lets it be; a kill that came too late is drawn anew. Ends with exit code 1 where anything was lost.
+processes gets SIGKILL, or a few answers are bad, or the database is locked, or the disk is full, or the processes are
+stopped and continued again and again; or the session is one that brings verdicts in, and is killed while it does. Then
+the same command runs once more, undisturbed. After that each cell is one FINISHED run with one trace, no question was
+asked again beyond those that were in the air (4) or badly answered, every verdict is there, and no process is left.
+Run k of a seed is always the same kind and moment, as far as the machine lets it be; a kill that came too late is drawn
+anew. Ends with exit code 1 where anything was lost.
 
 Disk full needs the right to mount a tmpfs, and the embedded models' server the extra [local]; without it they are left
 out, and the table says so.
@@ -62,8 +63,9 @@ FAULTS = {
 GOOD = ("slow drip", "10 MiB body")
 """Kinds whose answers are good ones, if odd: they are paid for and kept."""
 LOCKED, FULL, TWO = "SQLite locked for 30 s", "disk full", "two sessions at once"
+PAUSED = "stopped and continued"
 KINDS = (
-    *KILLS, *tuple(FAULTS)[:6], *JUDGED, *KILLS, *tuple(FAULTS)[6:], LOCKED, FULL, TWO, EMBEDDED,
+    *KILLS, *tuple(FAULTS)[:6], *JUDGED, *KILLS, *tuple(FAULTS)[6:], LOCKED, FULL, TWO, EMBEDDED, PAUSED,
 )  # fmt: skip
 
 
@@ -105,6 +107,7 @@ class Scene:
     allowed: int = 0
     judge: str | None = None
     late: int = 0
+    note: str = ""
     server: subprocess.Popen[str] | None = None
     port: int = field(default=0)
 
@@ -245,6 +248,23 @@ def two_at_once(scene: Scene) -> None:
         process.communicate(timeout=300)
 
 
+def paused(scene: Scene) -> None:
+    """As ``docker pause`` or a debugger does it to any of the processes, with Python's standard streams unbuffered."""
+    scene.project.environ["PYTHONUNBUFFERED"] = "1"
+    process, deadline = scene.project.start(*COMMAND), time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        target = scene.draw.choice([process.pid, *(pid for pid, _, _ in below(process.pid))])
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(target, signal.SIGSTOP)
+            time.sleep(scene.draw.uniform(0.0, 0.05))
+            os.kill(target, signal.SIGCONT)
+        time.sleep(scene.draw.uniform(0.0, 0.02))
+    if process.poll() is None:
+        scene.note = "hung for 2 minutes"
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=300)
+
+
 def killed_while_judged(scene: Scene) -> None:
     """The verdicts are in danger: all cells are there, and a person's or the automatic judge's scores come in."""
     if scene.project.pytest(*COMMAND).code != 0:
@@ -281,6 +301,7 @@ HARMS: dict[str, Callable[[Scene], None]] = {
     LOCKED: locked,
     FULL: full,
     TWO: two_at_once,
+    PAUSED: paused,
     EMBEDDED: local_server_killed,
 }
 
@@ -290,6 +311,11 @@ def judge_reply(body: dict[str, object]) -> str:
     if "response_format" in body:
         return '{"rationale": "fits", "relevance": 4, "actionability": 4, "tone": 4, "format_ok": true}'
     return "take a slow walk and drink water"
+
+
+def long_reply(_: dict[str, object]) -> str:
+    """All of them together are more than a pipe holds, so that who sends them to another process has to wait."""
+    return "take a slow walk and drink water; " * 5000
 
 
 # -- counting
@@ -318,7 +344,7 @@ def account(scene: Scene, rerun_failed: str) -> Loss:
         paid_twice=max(0, sum(asked.values()) - expected - scene.allowed),
         verdicts=CELLS - judged,
         orphans=len(children_of(scene.root)),
-        note=rerun_failed,
+        note=scene.note or rerun_failed,
     )
 
 
@@ -335,7 +361,8 @@ def one(kind: str, draw: random.Random, *, late: int) -> Loss | None:
             mounted = subprocess.run(mount, check=False, capture_output=True).returncode == 0
             if not mounted:
                 return None
-        with ScriptedProvider(latency_s=0.1, reply=judge_reply if kind in JUDGED else None) as provider:
+        reply = judge_reply if kind in JUDGED else long_reply if kind == PAUSED else None
+        with ScriptedProvider(latency_s=0.1, reply=reply) as provider:
             suite = "judge: {model: haiku}\n" if kind in JUDGED else ""
             project = Project(root, provider, scenarios=6, suite=suite).write()
             scene = Scene(kind=kind, root=root, provider=provider, project=project, draw=draw, late=late)
@@ -377,7 +404,7 @@ def main() -> None:
         by_kind[loss.kind].append(loss)
         print(number, loss, file=sys.stderr, flush=True)
     print(f"python benchmarks/chaos.py {' '.join(sys.argv[1:])}\n")
-    print("| harm | runs | missing | twice | unfinished | traces | paid twice | verdicts | orphans | rerun failed |")
+    print("| harm | runs | missing | twice | unfinished | traces | paid twice | verdicts | orphans | hung or failed |")
     print("| --- " * 10 + "|")
     for kind, losses in by_kind.items():
         counts = [

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import termios
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -86,6 +90,35 @@ def test_a_killed_recorder_is_replaced_and_nothing_is_doubled(project: Project) 
     outcome = recorder.finish(keys, ["e"])
     assert outcome.unlogged == 0
     assert scenarios_of(outcome) == sorted(f"s{i}" for i in range(60))
+
+
+def test_an_answer_is_whole_even_if_the_recorder_is_stopped_while_it_writes(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``docker pause`` and debuggers do. The answer is more than a pipe holds, so that it waits in its middle."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    recorder = project.recorder("one")
+    recorder.start()
+    keys = project.post("one", [f"s{i}" for i in range(120)])
+    recorder._say({"finish": {"keys": keys, "experiments": ["e"]}})
+    process = recorder._process
+    assert process is not None
+    assert process.stdout is not None
+    deadline = time.monotonic() + 60
+    before, now = -1, 0
+    while (now < 1 << 16 or now != before) and time.monotonic() < deadline:
+        time.sleep(0.1)
+        before, now = now, int.from_bytes(fcntl.ioctl(process.stdout, termios.FIONREAD, b"\0" * 4), sys.byteorder)
+    assert now >= 1 << 16, "it waits for a reader"
+    for sent in (signal.SIGSTOP, signal.SIGCONT):
+        os.kill(process.pid, sent)
+        time.sleep(0.2)
+    watchdog = threading.Timer(20, process.kill)
+    watchdog.start()
+    line = process.stdout.readline()
+    watchdog.cancel()
+    assert line.endswith("}\n"), f"its last {len(line):,} characters: {line[-60:]!r}"
+    assert len(Outcome.from_json(json.loads(line)).candidates["e"]) == 120
 
 
 def second_writer(recorder: Recorder) -> int | None:

@@ -287,6 +287,9 @@ class _Questions:
     def __init__(self) -> None:
         self.gone = threading.Event()
         self._waiting: deque[dict[str, Any]] = deque()
+        # Not sys.stdout: with PYTHONUNBUFFERED it drops the rest of a write during which the process was stopped, as by
+        # docker pause or a debugger, and the session would wait for ever for the end of a line of megabytes.
+        self._answers = open(sys.stdout.fileno(), "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
@@ -303,8 +306,8 @@ class _Questions:
 
     def answer(self, value: Mapping[str, Any]) -> None:
         self._waiting.popleft()
-        sys.stdout.write(json.dumps(value) + "\n")
-        sys.stdout.flush()
+        self._answers.write(json.dumps(value) + "\n")
+        self._answers.flush()
 
 
 def main() -> None:
