@@ -98,6 +98,50 @@ def test_a_cell_is_one_request_and_a_rerun_is_none(tmp_path: Path) -> None:
         assert len(provider.requests) == 12
 
 
+LOOKS = """
+import atexit, gc, os
+from pytest_promptbench.session import Bench
+
+look_ahead = Bench.look_ahead
+
+def counted(self, cells):
+    cells = list(cells)
+    with open(f"ahead-{os.getpid()}", "a") as file:
+        file.write(f"{len(cells)} ")
+    look_ahead(self, cells)
+
+def at_the_end():
+    with open(f"frozen-{os.getpid()}", "w") as file:
+        file.write(str(gc.get_freeze_count()))
+
+Bench.look_ahead = counted
+atexit.register(at_the_end)
+"""
+
+
+def test_a_worker_looks_at_each_test_ahead_once(tmp_path: Path) -> None:
+    """Else its cost would grow with the square of its tests. A stolen test is looked at by two workers."""
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, scenarios=10).write()
+        migrated_database(tmp_path / "mlflow.db")
+        project.file("evals/conftest.py", LOOKS)
+        assert project.pytest("-n", "2").code == 0
+    looks = [sum(map(int, file.read_text().split())) for file in tmp_path.glob("ahead-*")]
+    assert len(looks) == 2
+    assert 38 <= sum(looks) <= 80, "40 cells, but for the test that each worker runs first"
+
+
+def test_a_process_ends_without_a_search_for_what_could_be_freed(tmp_path: Path) -> None:
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider).write()
+        migrated_database(tmp_path / "mlflow.db")
+        assert project.pytest().code == 0
+        project.file("evals/conftest.py", LOOKS)
+        assert project.pytest().code == 0, "nothing is generated, so that LiteLLM is not imported"
+    (frozen,) = tmp_path.glob("frozen-*")
+    assert int(frozen.read_text()) > 10_000
+
+
 def test_starting_up_imports_the_plugin_and_nothing_heavy(tmp_path: Path) -> None:
     """The modules that a pytest without evals loads because of us, by name."""
     (tmp_path / "test_plain.py").write_text(

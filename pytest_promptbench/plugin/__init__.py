@@ -6,7 +6,7 @@ Nothing but pytest is imported until a test with the ``promptbench`` marker is c
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -35,6 +35,7 @@ _REPORT: pytest.StashKey[dict[str, str]] = pytest.StashKey()
 _SITTING: pytest.StashKey[Sitting] = pytest.StashKey()
 _GATE_LINES: pytest.StashKey[Sequence[Line]] = pytest.StashKey()
 _TICKER: pytest.StashKey[Ticker] = pytest.StashKey()
+_AHEAD: pytest.StashKey[set[int]] = pytest.StashKey()
 
 _NOT_OUR_WARNINGS = (  # of libraries below us, in threads of theirs beside a running test
     "ignore:::litellm",
@@ -297,7 +298,7 @@ def candidate(request: pytest.FixtureRequest, model: str, prompt: str, scenario:
     config, item = request.config, request.node
     bench, planned = _bench(config), item.stash[_PLANNED]
     if _is_worker(config):
-        bench.look_ahead(_queue(config, item))
+        _look_ahead(config, item.session.items)
     ticker = config.stash.get(_TICKER, None)
     made = bench.candidate(planned, tick=ticker.tick_uncaptured if ticker else lambda: None)
     item.stash[_REPORT] = {"experiment": planned.task.experiment, "candidate": bench.key(planned, made)}
@@ -306,19 +307,21 @@ def candidate(request: pytest.FixtureRequest, model: str, prompt: str, scenario:
     return GeneratedCandidate(made)
 
 
-def _queue(config: pytest.Config, item: pytest.Item) -> Iterable[Any]:
-    """The cells that this xdist worker is going to run, as far as it knows: the running test, then its queue."""
-    items = item.session.items
-    indices: list[int] = []
+def _look_ahead(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
+    """Have generated what this xdist worker is going to run: the cells that it has heard of since its last test."""
+    known = config.stash.setdefault(_AHEAD, set())
+    fresh: list[int] = []
     for plugin in config.pluginmanager.get_plugins():
         queue = getattr(plugin, "torun", None)
         if queue is not None:
             lock = queue.lock() if hasattr(queue, "lock") else queue.mutex  # before xdist 3.7 it is a plain queue.Queue
             with lock as found:
                 waiting = found if hasattr(queue, "lock") else queue.queue
-                indices = [i for i in (getattr(plugin, "nextitem_index", None), *waiting) if isinstance(i, int)]
-    ahead = [item, *(items[i] for i in indices)]
-    return [i.stash[_PLANNED].cell for i in ahead if _PLANNED in i.stash]
+                ahead = (getattr(plugin, "nextitem_index", None), *waiting)
+                fresh = [i for i in ahead if isinstance(i, int) and i not in known]
+    if fresh:
+        known.update(fresh)
+        _bench(config).look_ahead([items[i].stash[_PLANNED].cell for i in fresh if _PLANNED in items[i].stash])
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -15,7 +15,7 @@ from ..errors import PromptbenchError, TrackingError
 from ..generation import Progress
 from ..leaderboard import current_candidates
 from ..localmodels import LocalServer
-from ..quiet import without_collections
+from ..quiet import leave_quickly, without_collections, without_warnings
 from ..settings import Settings
 from ..tracking.recorder import Outcome, Recorder
 from .bench import PROGRESS_EVERY_S, SessionCompleter
@@ -51,6 +51,7 @@ class Desk:
         self.plan: Plan | None = None
         self.started_at = time.monotonic()
         self._keys: list[tuple[str, str]] = []
+        self._imports = threading.Thread(target=_load_what_reports_need, name="promptbench-imports", daemon=True)
 
     def begin(self) -> None:
         """Start what the plan needs, if there is a plan by now. Returns at once, and may be called again."""
@@ -60,6 +61,7 @@ class Desk:
         if value is None:
             return
         self.plan = Plan.from_json(value)
+        leave_quickly()
         settings = self.settings
         _clear_old_folders(settings)
         self._recorder = Recorder(where(settings))
@@ -79,6 +81,8 @@ class Desk:
     def ran(self, experiment: str, key: str) -> None:
         """A test has seen this candidate, so at the end it has to be in MLflow."""
         self._keys.append((experiment, key))
+        if self.plan is not None and len(self._keys) == max(self.plan.cells - self.settings.concurrency, 1):
+            self._imports.start()  # what is left has been asked for: nobody waits for a request to start any more
 
     def progress(self) -> Progress:
         return self._folder.progress()
@@ -106,15 +110,15 @@ class Desk:
             return Closing()
         tasks = self.plan.tasks
         judged: tuple[Judged, ...] = ()
-        imports = threading.Thread(target=_load_what_reports_need, name="promptbench-imports", daemon=True)
-        imports.start()
+        if self._imports.ident is None:
+            self._imports.start()
         try:
             outcome = self._recorder.finish(self._keys, list(dict.fromkeys(t.experiment for t in tasks)))
             if judge and self.settings.judge_auto and outcome.unlogged >= 0:
                 outcome, judged = self._judge(outcome, say)
         finally:
             self.close()
-            imports.join()  # a thread that still imports when Python ends holds locks that its ending needs
+            self._imports.join()  # a thread that still imports when Python ends holds locks that its ending needs
         boards = build_boards(tasks, outcome, self.settings.report)
         problem = outcome.error
         files: tuple[Path, ...] = ()
@@ -173,8 +177,8 @@ class Desk:
 
 
 def _load_what_reports_need() -> None:
-    """Half a second of imports, while the recorder is at work."""
-    with without_collections():
+    """Half a second of imports, while the session waits for providers or the recorder."""
+    with without_collections(), without_warnings():
         import scipy.special  # noqa: F401
 
         from ..report.html import environment

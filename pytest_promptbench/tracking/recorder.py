@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from ..errors import TrackingError
 from ..locks import LockFile
+from ..quiet import without_collections
 from ..records import Judge, LoggedCandidate, Record, Rubric, Verdict
 from .address import redacted
 from .store import TrackingStore
@@ -117,7 +118,8 @@ class Recorder:
             answer = self._ask({"finish": {"keys": [list(k) for k in keys], "experiments": list(experiments)}})
         except TrackingError as error:
             return Outcome(unlogged=-1, error=str(error))
-        return Outcome.from_json(answer)
+        with without_collections():
+            return Outcome.from_json(answer)
 
     def judge(self, judgements: Sequence[Judgement]) -> tuple[LoggedCandidate, ...]:
         """Write what an automatic judge said; the candidates as they are then, without texts. TrackingError."""
@@ -136,7 +138,8 @@ class Recorder:
             self._say(question)
             line = self._process.stdout.readline()
             if line.endswith("\n"):
-                answer: dict[str, Any] = json.loads(line)
+                with without_collections():
+                    answer: dict[str, Any] = json.loads(line)
                 return answer
             self._process.wait()
             last = self._last_words() or last
