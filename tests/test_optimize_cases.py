@@ -22,7 +22,8 @@ from .project import Project, Result
 from .provider import Fault, ScriptedProvider
 
 pytest.importorskip("gepa")
-AUTO = ("--promote-policy", "auto", "--promote-within", "latency:1000")  # of milliseconds here
+WITHIN = ("--promote-within", "latency:1000")  # of milliseconds here
+AUTO = ("--promote-policy", "auto", *WITHIN)
 Run = Callable[..., Result]
 
 
@@ -82,7 +83,7 @@ def test_a_limit_that_ends_the_search_ends_it_gracefully_and_a_resumed_loop_know
     tmp_path: Path, provider: ScriptedProvider, run: Run
 ) -> None:
     project = loop_project(tmp_path / "project", provider, priced=True)
-    result = run("evals/tips.yaml", "--rounds", "30", "--max-cost", "0.03")
+    result = run("evals/tips.yaml", "--rounds", "30", "--max-cost", "0.03", *WITHIN)
     assert result.code == WAITS, result.text
     loop = loop_of(result)
     before = outcome(project, loop)
