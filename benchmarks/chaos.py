@@ -262,7 +262,9 @@ def paused(scene: Scene) -> None:
     if process.poll() is None:
         scene.note = "hung for 2 minutes"
         os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=300)
+    text, _ = process.communicate(timeout=300)
+    if process.returncode != 0 and not scene.note:
+        scene.note = text[-400:]
 
 
 def killed_while_judged(scene: Scene) -> None:

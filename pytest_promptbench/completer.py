@@ -7,7 +7,6 @@ reaches for no network; its telemetry and callbacks are off.
 from __future__ import annotations
 
 import contextlib
-import gc
 import math
 import os
 import re
@@ -18,7 +17,7 @@ from urllib.parse import quote
 
 from .catalog import secret_name
 from .errors import GenerationError, PermanentError, TransientError
-from .quiet import quiet_environment, without_collections, without_warnings
+from .quiet import freeze_until_exit, quiet_environment, without_collections, without_warnings
 from .records import Answer, Model, Request, Usage
 
 DEFAULT_TIMEOUT_S = 120.0
@@ -63,7 +62,7 @@ class LiteLLMCompleter:
         with without_collections(), without_warnings():
             import litellm
 
-        gc.freeze()  # half a million objects that stay: collections need not look through them again and again
+        freeze_until_exit()  # half a million objects that stay: collections need not look through them again and again
         litellm.telemetry = False
         litellm.suppress_debug_info = True
         litellm.num_retries = 0

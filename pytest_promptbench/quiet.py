@@ -46,13 +46,14 @@ def without_collections() -> Iterator[None]:
             gc.enable()
 
 
-def leave_quickly() -> None:
-    """Let the interpreter end without a last search for cycles through all that a session has made.
+def freeze_until_exit() -> None:
+    """Have collections pass over all that has been made so far, up to the interpreter's end.
 
-    That takes a third of a second after some thousand tests, in each process, and frees what is about to be gone.
+    Its last one must see everything again: it is what closes, and so writes out, a file that a user's module holds.
     """
-    atexit.unregister(gc.freeze)
-    atexit.register(gc.freeze)  # as late as can be: pytest's own collections, which find what was not closed, are over
+    gc.freeze()
+    atexit.unregister(gc.unfreeze)
+    atexit.register(gc.unfreeze)
 
 
 _hushed: ContextVar[bool] = ContextVar("promptbench_hushed", default=False)

@@ -105,11 +105,12 @@ def test_an_answer_is_whole_even_if_the_recorder_is_stopped_while_it_writes(
     assert process is not None
     assert process.stdout is not None
     deadline = time.monotonic() + 60
+    full = fcntl.fcntl(process.stdout, fcntl.F_GETPIPE_SZ)
     before, now = -1, 0
-    while (now < 1 << 16 or now != before) and time.monotonic() < deadline:
+    while (now < full or now != before) and time.monotonic() < deadline:
         time.sleep(0.1)
         before, now = now, int.from_bytes(fcntl.ioctl(process.stdout, termios.FIONREAD, b"\0" * 4), sys.byteorder)
-    assert now >= 1 << 16, "it waits for a reader"
+    assert now == full, "it waits for a reader"
     for sent in (signal.SIGSTOP, signal.SIGCONT):
         os.kill(process.pid, sent)
         time.sleep(0.2)

@@ -61,6 +61,20 @@ def test_every_cell_is_generated_and_logged_once_and_a_rerun_adds_nothing(
     assert not list((project.root / ".promptbench" / "sessions").glob("*"))
 
 
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_what_a_module_of_the_user_has_not_written_out_is_written_at_the_end(project: Project, workers: str) -> None:
+    """By the interpreter's last collection of garbage, which therefore must not pass over anything."""
+    project.file(
+        "evals/helper.py", "import os\n\nlog = open(f'log-{os.getpid()}', 'w')\n\ndef note():\n    log.write('x')\n"
+    )
+    project.file(
+        "evals/conftest.py",
+        "import helper, pytest\n\n@pytest.fixture(autouse=True)\ndef noted():\n    helper.note()\n",
+    )
+    assert project.pytest("-n", workers).code == 0
+    assert sum(len(file.read_text()) for file in project.root.glob("log-*")) == 12
+
+
 def test_ids_select_cells(project: Project) -> None:
     listed = project.pytest("--collect-only", "-q")
     assert "evals/test_tips.py::test_tip[haiku-v1-s0]" in listed.out

@@ -221,8 +221,15 @@ class Generator:
             self._ended.set_result(None)
 
     def _warm(self, cells: Sequence[Cell]) -> None:
-        if not self._prepared and not self._ledger.has_answers(_keys(cells), session=self._only_of):
-            self._spawn(self._prepare())
+        if self._prepared:
+            return
+        try:
+            answered = self._ledger.has_answers(_keys(cells), session=self._only_of)
+        except LedgerError as error:
+            self._stop(str(error))
+        else:
+            if not answered:
+                self._spawn(self._prepare())
 
     async def _prepare(self) -> None:
         """Load the completer, once the first request turns up that nobody has answered yet."""
@@ -234,7 +241,11 @@ class Generator:
 
     def _plan(self, cells: list[Cell]) -> None:
         fresh = [c for c in cells if _order_key(c) not in self._orders]
-        known = self._ledger.answers(_keys(fresh), session=self._only_of)
+        try:
+            known = self._ledger.answers(_keys(fresh), session=self._only_of)
+        except LedgerError as error:  # the tests that wait must hear of it
+            self._stop(str(error))
+            return
         for cell in fresh:
             self._order(cell, known)
         self._kick()

@@ -261,7 +261,7 @@ def _begin(config: pytest.Config) -> None:
     from .watch import Attendance, Ticker
 
     desk = _desk(config)
-    desk.begin()
+    desk.begin(runs_tests=not config.pluginmanager.hasplugin("dsession"))
     if desk.plan is not None and _TICKER not in config.stash:
         config.stash[_TICKER] = Ticker(config, desk)
         config.pluginmanager.register(Attendance(desk), "promptbench-attendance")

@@ -20,7 +20,7 @@ from ..grid import shard, unknown_name
 from ..ledger import Ledger
 from ..localmodels import installed
 from ..locks import LockFile
-from ..quiet import leave_quickly, quiet_environment
+from ..quiet import quiet_environment
 from ..records import Candidate, Cell, Model, Suite
 from ..settings import Settings
 from ..tracking.entry import Logged
@@ -165,7 +165,6 @@ class Bench:
         if self._generator is not None or not planned:
             return
         quiet_environment()
-        leave_quickly()
         tasks = tuple({p.task.suite.path + p.task.experiment: p.task for p in planned}.values())
         if self._folder.read("plan.json") is None:
             self._folder.write("plan.json", Plan(tasks=tasks, cells=len(planned)).to_json())

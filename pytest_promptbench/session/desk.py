@@ -15,7 +15,7 @@ from ..errors import PromptbenchError, TrackingError
 from ..generation import Progress
 from ..leaderboard import current_candidates
 from ..localmodels import LocalServer
-from ..quiet import leave_quickly, without_collections, without_warnings
+from ..quiet import without_collections, without_warnings
 from ..settings import Settings
 from ..tracking.recorder import Outcome, Recorder
 from .bench import PROGRESS_EVERY_S, SessionCompleter
@@ -51,17 +51,21 @@ class Desk:
         self.plan: Plan | None = None
         self.started_at = time.monotonic()
         self._keys: list[tuple[str, str]] = []
+        self._imports_early = False
         self._imports = threading.Thread(target=_load_what_reports_need, name="promptbench-imports", daemon=True)
 
-    def begin(self) -> None:
-        """Start what the plan needs, if there is a plan by now. Returns at once, and may be called again."""
+    def begin(self, *, runs_tests: bool) -> None:
+        """Start what the plan needs, if there is a plan by now. Returns at once, and may be called again.
+
+        ``runs_tests``: this process is the bench, too. What it imports beside a test, the test could disturb.
+        """
         if self.plan is not None:
             return
         value = self._folder.read("plan.json")
         if value is None:
             return
         self.plan = Plan.from_json(value)
-        leave_quickly()
+        self._imports_early = not runs_tests
         settings = self.settings
         _clear_old_folders(settings)
         self._recorder = Recorder(where(settings))
@@ -81,8 +85,8 @@ class Desk:
     def ran(self, experiment: str, key: str) -> None:
         """A test has seen this candidate, so at the end it has to be in MLflow."""
         self._keys.append((experiment, key))
-        if self.plan is not None and len(self._keys) == max(self.plan.cells - self.settings.concurrency, 1):
-            self._imports.start()  # what is left has been asked for: nobody waits for a request to start any more
+        if self._imports_early and self._imports.ident is None:
+            self._imports.start()
 
     def progress(self) -> Progress:
         return self._folder.progress()
@@ -177,8 +181,8 @@ class Desk:
 
 
 def _load_what_reports_need() -> None:
-    """Half a second of imports, while the session waits for providers or the recorder."""
-    with without_collections(), without_warnings():
+    """Half a second of imports, while the session waits for others. Who needs them meets an error of theirs."""
+    with contextlib.suppress(Exception), without_collections(), without_warnings():
         import scipy.special  # noqa: F401
 
         from ..report.html import environment

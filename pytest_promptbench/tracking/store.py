@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 from ..errors import TrackingError
 from ..ledger import Entry
 from ..locks import LockFile
-from ..quiet import leave_quickly, quiet_environment, without_collections
+from ..quiet import quiet_environment, without_collections
 from ..records import Judge, LoggedCandidate, Rubric, Tier, Verdict
 from . import entry as names
 from . import verdicts
@@ -40,7 +40,6 @@ PAGE = 5000
 def load_mlflow() -> None:
     """Import MLflow (seconds) without opening any store, so that a process may fork afterwards."""
     quiet_environment()
-    leave_quickly()
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # SQLAlchemy's remark on MLflow's own models, once per process.
