@@ -179,6 +179,24 @@ def test_retry_after_is_capped(rig: Rig) -> None:
         assert not generator.candidate(cell(name)).result(5).failed
 
 
+class OnceUnreadable(Ledger):
+    def answers(self, *args: Any, **kwargs: Any) -> dict[str, Answer]:
+        OnceUnreadable.answers = Ledger.answers  # type: ignore[method-assign]
+        raise LedgerError("ledger.sqlite3 is not usable (disk I/O error): make room or mend it, and run again")
+
+
+def test_a_ledger_that_fails_while_cells_are_planned_ends_generation_with_its_reason(rig: Rig, tmp_path: Path) -> None:
+    rig.ledger = OnceUnreadable(tmp_path / "ledger.sqlite3")
+    completer = ScriptedCompleter()
+    generator = rig.start(completer)
+    cells = [cell(f"s{i}") for i in range(3)]
+    generator.plan(cells)
+    made = generator.candidate(cells[0]).result(5)
+    assert made.error is not None
+    assert made.error.startswith("not generated: ledger.sqlite3 is not usable (disk I/O error)")
+    assert completer.asked == []
+
+
 @pytest.mark.parametrize("is_over", [False, True], ids=["waiting", "looking when the thread is over"])
 def test_a_ledger_that_fails_while_reading_reaches_the_test_that_waits(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, is_over: bool

@@ -137,9 +137,9 @@ class Generator:
     def _reply(self, cell: Cell, reply: Future[Future[Candidate]]) -> None:
         try:
             reply.set_result(self._wanted(cell))
-        except Exception as error:  # the ledger cannot be read: the waiting test must hear of it
-            self._stop(str(error))
+        except Exception as error:
             reply.set_exception(error)
+            raise
 
     def _done(self, cell: Cell) -> Future[Candidate] | None:
         order = self._orders.get(_order_key(cell))
@@ -180,7 +180,14 @@ class Generator:
     def _call(self, function: Callable[..., None], *args: object) -> None:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended: nothing is left to do
-                self._loop.call_soon_threadsafe(function, *args, context=self._context)
+                self._loop.call_soon_threadsafe(self._do, function, *args, context=self._context)
+
+    def _do(self, function: Callable[..., None], *args: object) -> None:
+        """What the main thread asked for. Where the ledger cannot be read, whoever waits for a cell must hear of it."""
+        try:
+            function(*args)
+        except Exception as error:
+            self._stop(str(error))
 
     def _run(self) -> None:
         with without_warnings():
@@ -221,15 +228,8 @@ class Generator:
             self._ended.set_result(None)
 
     def _warm(self, cells: Sequence[Cell]) -> None:
-        if self._prepared:
-            return
-        try:
-            answered = self._ledger.has_answers(_keys(cells), session=self._only_of)
-        except LedgerError as error:
-            self._stop(str(error))
-        else:
-            if not answered:
-                self._spawn(self._prepare())
+        if not self._prepared and not self._ledger.has_answers(_keys(cells), session=self._only_of):
+            self._spawn(self._prepare())
 
     async def _prepare(self) -> None:
         """Load the completer, once the first request turns up that nobody has answered yet."""
@@ -241,11 +241,7 @@ class Generator:
 
     def _plan(self, cells: list[Cell]) -> None:
         fresh = [c for c in cells if _order_key(c) not in self._orders]
-        try:
-            known = self._ledger.answers(_keys(fresh), session=self._only_of)
-        except LedgerError as error:  # the tests that wait must hear of it
-            self._stop(str(error))
-            return
+        known = self._ledger.answers(_keys(fresh), session=self._only_of)
         for cell in fresh:
             self._order(cell, known)
         self._kick()
