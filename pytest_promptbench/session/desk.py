@@ -181,7 +181,7 @@ class Desk:
 
 
 def _load_what_reports_need() -> None:
-    """Half a second of imports, while the session waits for others. Who needs them meets an error of theirs."""
+    """Half a second of imports, while the session waits. What fails here fails again, aloud, where it is needed."""
     with contextlib.suppress(Exception), without_collections(), without_warnings():
         import scipy.special  # noqa: F401
 
