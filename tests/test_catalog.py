@@ -194,6 +194,16 @@ CASES: list[tuple[str, dict[str, str], list[str]]] = [
         ["prompt tip/v2", "{{ situaton }}", "'bad-sleep'", "did you mean 'situation'"],
     ),
     (
+        "no var of that name, whatever is in the braces",
+        {"v2": "messages:\n  - {role: user, content: '{{ situation | upper }}'}\n"},
+        ["prompt tip/v2", "{{ situation | upper }}", "has no value", "its vars are: situation"],
+    ),
+    (
+        "placeholder without an end",
+        {"v2": "messages:\n  - {role: user, content: 'Tip: {{ situation }'}\n"},
+        ["v2.yaml:2", "'{{ situation }' is no placeholder", "expected {{ name }}"],
+    ),
+    (
         "duplicate scenario id",
         {"suite": SUITE + "      - {id: exam, vars: {situation: again}}\n"},
         ["tips.yaml:6", "'exam' stands twice", "tips.yaml:5"],
@@ -510,7 +520,9 @@ def test_a_file_that_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:
         ("{{ a }}", {"a": {"k": [1, None, True]}}, '{"k": [1, null, true]}'),
         ("{{ a }}", {"a": True}, "true"),
         ("{{ a }}", {"a": 1.5}, "1.5"),
-        ("{a} {% x %} {{ a.b }} {{ 7 }}", {}, "{a} {% x %} {{ a.b }} {{ 7 }}"),
+        ("{a} {% x %} } }} { {", {}, "{a} {% x %} } }} { {"),
+        ("{{user-name}} {{ größe }} {{\ta b }}", {"user-name": "Ann", "größe": "XL", "a b": 7}, "Ann XL 7"),
+        ("{{ a.b }} {{ 7*7 }}", {"a.b": "x", "7*7": "y"}, "x y"),
         ("{{ a }}", {"a": r"\1 \g<0>"}, r"\1 \g<0>"),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import CatalogError
 from ..records import Message, Prompt, Scenario, sha256
 from .schema import PromptFile, hint, name_problem, validate
-from .template import placeholders
+from .template import PLACEHOLDER, placeholders
 from .yamlfile import Located, is_file, parse, read_text
 
 
@@ -38,11 +38,18 @@ def versions(folder: Path) -> Mapping[str, Path]:
 def check_placeholders(
     prompt: Prompt, document: Located, scenarios: Sequence[Scenario], places: Mapping[str, str]
 ) -> None:
-    """CatalogError for a placeholder that a scenario has no value for; vars that no placeholder uses are fine.
+    """CatalogError for a placeholder that has no end, or no value in a scenario; vars that none uses are fine.
 
     ``places`` says by scenario id in which file and line it stands.
     """
     for i, message in enumerate(prompt.messages):
+        rest = PLACEHOLDER.sub("", message.content)
+        if "{{" in rest:
+            raise CatalogError(
+                f"{document.file}:{document.line(('messages', i, 'content'))}: prompt {prompt.task}/{prompt.version}: "
+                f"{rest[rest.index('{{') :][:40]!r} is no placeholder; expected {{{{ name }}}} with the name of one of "
+                "the scenarios' vars (two braces that are meant as such can stand in a var's value)"
+            )
         for name in placeholders([message]):
             for scenario in scenarios:
                 if name not in scenario.vars:

@@ -12,7 +12,8 @@ from typing import Any
 
 from ..records import Message
 
-PLACEHOLDER = re.compile(r"\{\{ *([A-Za-z_][A-Za-z0-9_]*) *\}\}")
+PLACEHOLDER = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
+"""Whatever stands between the braces is a name: a scenario's values may come from any column of a CSV file."""
 
 
 def placeholders(messages: Sequence[Message]) -> list[str]:
