@@ -7,7 +7,7 @@ Three axes, each its own parametrization in this order, so that test ids read ``
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ def suite_path(args: Sequence[Any], kwargs: Mapping[str, Any], *, test: str, fil
         raise CatalogError(f"{test}: the promptbench marker takes a suite file and experiment=..., not {unknown[0]!r}")
     if len(args) != 1 or not isinstance(args[0], str | Path):
         raise CatalogError(f'{test}: the promptbench marker wants one suite file, as in promptbench("tips.yaml")')
+    if not isinstance(kwargs.get("experiment", ""), str):
+        raise CatalogError(f"{test}: the promptbench marker's experiment={kwargs['experiment']!r}; expected a name")
     return (file.parent / args[0]).resolve()
 
 
@@ -48,18 +50,26 @@ def names_an_axis(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     return bool(set(_argnames(args, kwargs)) & set(AXES))
 
 
+def _given_argnames(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    return kwargs.get("argnames", args[0] if args else ())
+
+
 def _argnames(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
-    names = kwargs.get("argnames", args[0] if args else ())
+    names = _given_argnames(args, kwargs)
     return tuple(n.strip() for n in names.split(",") if n.strip()) if isinstance(names, str) else tuple(names)
 
 
 def overridden(markers: Sequence[Any], *, test: str) -> dict[str, list[str]]:
     """``models`` and ``prompts`` that ``markers`` (of ``parametrize``) name in place of the suite's.
 
-    Raises CatalogError for a value that is no name.
+    Raises CatalogError for a value that is no name, and for values that can be read only once.
     """
     found: dict[str, list[str]] = {}
     for marker in markers:
+        values = marker.kwargs.get("argvalues", marker.args[1] if len(marker.args) > 1 else ())
+        if not isinstance(values, Collection):
+            given = ", ".join(_argnames(marker.args, marker.kwargs))
+            raise CatalogError(f"{test}: {given} is parametrized with a {type(values).__name__}; make a list of it")
         for axis, value in (pair for row in _rows(marker) for pair in row.items()):
             if not isinstance(value, str):
                 raise CatalogError(f"{test}: {axis} is parametrized with {value!r}; expected a name, which is a text")
@@ -71,11 +81,12 @@ def overridden(markers: Sequence[Any], *, test: str) -> dict[str, list[str]]:
 def _rows(marker: Any) -> list[dict[str, Any]]:
     """Axis -> value, for each parameter set of a ``parametrize`` marker."""
     names = _argnames(marker.args, marker.kwargs)
+    alone = len(names) == 1 and isinstance(_given_argnames(marker.args, marker.kwargs), str)  # as pytest has it
     rows = []
     for value in _argvalues(marker):
         plain = getattr(value, "values", None)  # pytest.param(...)
         row = tuple(plain) if plain is not None and not callable(plain) else (value,)
-        row = row[0] if plain is None and len(names) > 1 else row
+        row = row[0] if plain is None and not alone else row
         rows.append({name: one for name, one in zip(names, row, strict=False) if name in AXES})
     return rows
 
@@ -107,7 +118,7 @@ def arrange(suite: Suite, markers: Sequence[Any], *, test: str) -> list[Axis]:
         axes_here = [a for a in AXES if a in names]
         taken.update(axes_here)
         groups[AXES.index(axes_here[0])] = Axis(
-            argnames=marker.kwargs.get("argnames", marker.args[0] if marker.args else names),
+            argnames=_given_argnames(marker.args, marker.kwargs),
             values=[values[i] for i in chosen],
             ids=[ids[i] for i in chosen] if isinstance(ids, list | tuple) else ids,
         )
@@ -115,6 +126,11 @@ def arrange(suite: Suite, markers: Sequence[Any], *, test: str) -> list[Axis]:
         if name not in taken:
             groups[position] = Axis(argnames=name, values=known[name], ids=known[name])
     return [groups[position] for position in sorted(groups)]
+
+
+def left_out(markers: Sequence[Any]) -> bool:
+    """Whether ``markers`` name parameters: then a test that has none has been narrowed to nothing."""
+    return bool(markers) and all(_rows(marker) for marker in markers)
 
 
 def _unknown(test: str, suite: Suite, scenario: object, known: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ from .gate import (
 )
 from .leaderboard import current_candidates
 from .session import Board, Task, cells_now
-from .settings import DEFAULT_BASELINE, Settings
+from .settings import DEFAULT_BASELINE, Settings, file_above
 from .sitdown import Sitting
 from .statistics import detectable, p_text
 
@@ -43,6 +43,8 @@ def check(settings: Settings) -> None:
         parse_tolerance(text)
     if settings.compare is not None:
         read_baseline(settings.compare)
+    if settings.save is not None and (file := file_above(settings.save)) is not None:
+        raise UsageError(f"--bench-save {settings.save}: {file} is a file, not a folder")
     if settings.save is not None and settings.save.is_dir():
         raise UsageError(
             f"--bench-save {settings.save}: that is a folder; name a file, e.g. {settings.save}/baseline.json"
@@ -54,7 +56,7 @@ def check(settings: Settings) -> None:
 def read_baseline(path: Path) -> tuple[Baseline, ...]:
     """The baselines of a file, one a task."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise BaselineError(
             f"{path}: there is no baseline; write one with --bench-save on the code that you trust, and commit it"
@@ -68,23 +70,51 @@ def save(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task], *, 
     """Write this session's scores as the baseline; other tasks in the file stay. Returns what to tell."""
     assert settings.save is not None
     new = [_snapshot(b, tasks, now) for b in boards]
-    names = {b.task for b in new}
-    old = [b for b in read_baseline(settings.save) if b.task not in names] if settings.save.exists() else []
-    settings.save.parent.mkdir(parents=True, exist_ok=True)
-    draft = settings.save.with_name(settings.save.name + ".tmp")
-    draft.write_text(baseline_json([*old, *new]), encoding="utf-8")
-    draft.replace(settings.save)
     empty = [b.leaderboard.task for b in boards if all(row.composite is None for row in b.leaderboard.rows)]
+    there = read_baseline(settings.save) if settings.save.exists() else ()
+    _check_new(settings.save, new, there)
+    old = [b for b in there if b.task not in {b.task for b in new}]
+    draft = settings.save.with_name(settings.save.name + ".tmp")
+    try:
+        settings.save.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(baseline_json([*old, *new]), encoding="utf-8")
+        draft.replace(settings.save)
+    except OSError as error:
+        raise UsageError(f"--bench-save {settings.save}: cannot be written: {error.strerror or error}") from None
     return [
         f"baseline: {settings.save}",
         *(f"The baseline of {task} holds no scores: nothing of it is judged yet." for task in empty),
     ]
 
 
+def _check_new(path: Path, new: Sequence[Baseline], there: Sequence[Baseline]) -> None:
+    """UsageError for a baseline that could not be read again, or would replace scores by none."""
+    keys = [(b.task, b.rubric_sha256) for b in new]
+    twice = next((b for i, b in enumerate(new) if keys[i] in keys[:i]), None)
+    if twice is not None:
+        raise UsageError(
+            f"--bench-save {path}: this session has several leaderboards of the task {twice.task!r} and the rubric "
+            f"{twice.rubric}, and a baseline holds one; save one test's alone, with -k"
+        )
+    for b in new:
+        scored = any(_has_scores(o) for o in there if (o.task, o.rubric_sha256) == (b.task, b.rubric_sha256))
+        if scored and not _has_scores(b):
+            raise UsageError(
+                f"--bench-save {path}: it holds scores of the task {b.task!r}, and this session has none: nothing of "
+                "it is judged yet. Judge first, or delete the file"
+            )
+
+
+def _has_scores(baseline: Baseline) -> bool:
+    return any(metrics for row in baseline.rows for metrics in row.scores.values())
+
+
 def compare(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task]) -> tuple[GateResult, ...]:
     """One result a task, each also written as ``gate.json`` beside its leaderboard."""
     assert settings.compare is not None
-    known = {b.task: b for b in read_baseline(settings.compare)}
+    there = read_baseline(settings.compare)
+    by_rubric = {(b.task, b.rubric_sha256): b for b in there}
+    known = {b.task: b for b in there}
     tolerances = [parse_tolerance(t) for t in settings.compare_fail]
     results = []
     for board in boards:
@@ -96,7 +126,11 @@ def compare(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task]) 
         asked_for = [(m.name, p.version) for suite in mine for m in suite.models for p in suite.prompts]
         selected = asked_for if narrowed else None
         result = evaluate_gate(
-            known[task], _snapshot(board, tasks, ""), tolerances, strict=settings.strict, selected=selected
+            by_rubric.get((task, board.leaderboard.rubric.sha256), known[task]),
+            _snapshot(board, tasks, ""),
+            tolerances,
+            strict=settings.strict,
+            selected=selected,
         )
         board.folder.mkdir(parents=True, exist_ok=True)
         (board.folder / "gate.json").write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")

@@ -142,7 +142,10 @@ def resolve(
 
     def names(name: str) -> tuple[str, ...] | None:
         value = option(name)
-        return None if not value else tuple(n.strip() for n in value.split(",") if n.strip())
+        found = tuple(n.strip() for n in (value or "").split(",") if n.strip())
+        if value and not found:
+            raise UsageError(f"{_flag(name)} {value!r} names nothing; expected names with commas between them")
+        return found or None
 
     _check_modifiers(option, given)
     steps = [name for name in _INSTEAD_OF_TESTS if option(name) is not None]
@@ -159,6 +162,9 @@ def resolve(
     def step(name: str) -> Any:
         return option(name) if name in steps else None
 
+    report = path("bench_report") or root / HOME / "report"
+    if option("bench_report") and (file := report if report.is_file() else file_above(report)) is not None:
+        raise UsageError(f"--bench-report {report}: {file} is a file, not a folder")
     exports = "judge_export" in steps
     shard = option("bench_shard")
     return Settings(
@@ -171,7 +177,7 @@ def resolve(
         tags=dict(_tag(t) for t in option("bench_tag") or ()),
         concurrency=option("bench_concurrency") or 16,
         use_cache=not option("bench_no_cache"),
-        report=path("bench_report") or root / HOME / "report",
+        report=report,
         save=path("bench_save", DEFAULT_BASELINE),
         compare=path("bench_compare", DEFAULT_BASELINE),
         compare_fail=tuple(option("bench_compare_fail") or ()),
@@ -214,6 +220,11 @@ def _check_modifiers(option: Callable[[str], Any], given: Callable[[str], bool])
         if option(name) and given(name) and all(option(step) is None for step in steps):
             wanted = " or ".join(map(_flag, steps))
             raise UsageError(f"{_flag(name)} says how {wanted} is done: give it together with {wanted}")
+
+
+def file_above(path: Path) -> Path | None:
+    """What is no folder among the folders that a path is in; None where it could be written."""
+    return next((p for p in path.parents if p.exists() and not p.is_dir()), None)
 
 
 def _flag(name: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
+import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,9 +42,13 @@ class Sitting:
     judged: tuple[Judged, ...] = ()
 
 
-def export_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitting:
-    """Write the pending candidates of the collected suites: one packet a task and rubric. UsageError.
+def export_packet(
+    settings: Settings, tasks: Sequence[Task], path: Path, *, selected: Collection[tuple[str, ...]]
+) -> Sitting:
+    """Write the pending candidates of the selected tests' cells: one packet a task and rubric. UsageError.
 
+    ``selected``: (experiment, model, prompt, scenario) of each. Where they are all that there are, what waits of cells
+    that no file has any more goes along. An audit draws from all candidates of a suite: its shares are of the whole.
     Where candidates of only one group wait, the packet is ``path``; of several, each has the group's name behind the
     stem of ``path``: ``packet-tip.json``.
     """
@@ -58,20 +64,58 @@ def export_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitt
         now = cells_now(tasks, task.suite.task)
         mine, _ = current_candidates(found[experiment], task.suite.rubric, task=task.suite.task, cells_now=now)
         if settings.audit is None:
-            mine = [c for c in mine if c.pending]
+            here = cells_now((t for t in tasks if t.experiment == task.experiment), task.suite.task)
+            left_out = [names for names in here if (task.experiment, *names) not in selected]
+            whole = not left_out and settings.shard is None and settings.models is None and settings.prompts is None
+            mine = [c for c in mine if c.pending and (whole or (task.experiment, *_names(c)) in selected)]
         chosen.append((dataclasses.replace(task, experiment=experiment), mine))
     groups = [(t, c) for t, c in chosen if c] or chosen[:1]
     names = labels([t for t, _ in groups])
     packets = [_packet(settings, store, task, candidates) for task, candidates in groups]
     paths = [path] if len(groups) == 1 else [path.with_name(f"{path.stem}-{n}{path.suffix}") for n in names]
+    kept = [line for file in paths for line in _keep_scored(file)]
     for file, made in zip(paths, packets, strict=True):
         write_packet(file, made.packet)
     if not any(made.packet["items"] for made in packets):
-        return Sitting(message=f"nothing is pending in {groups[0][0].experiment}; {path} is an empty packet")
+        message = f"nothing is pending in {groups[0][0].experiment}; {path} is an empty packet"
+        return Sitting(message=message, lines=tuple(kept))
     audits = [made.audit for made in packets if made.audit is not None]
     return Sitting(
         message="\n".join(made.exported_to(file) for file, made in zip(paths, packets, strict=True)),
-        lines=tuple(f"audit {a.id}: round {a.round}, seed {a.seed}" for a in audits),
+        lines=(*kept, *(f"audit {a.id}: round {a.round}, seed {a.seed}" for a in audits)),
+    )
+
+
+def _names(candidate: LoggedCandidate) -> tuple[str, str, str]:
+    return candidate.model, candidate.prompt, candidate.scenario
+
+
+def _keep_scored(file: Path) -> Iterator[str]:
+    """Move what is no packet, or one that somebody has scored, applied or not, out of the way, and say so."""
+    if not file.is_file() or _is_unscored(file):
+        return
+    numbers = itertools.chain([""], (f"-{i}" for i in itertools.count(2)))
+    aside = next(p for n in numbers if not (p := file.with_name(f"{file.stem}.scored{n}{file.suffix}")).exists())
+    try:
+        file.rename(aside)
+    except OSError as error:
+        raise UsageError(
+            f"{file}: it may hold scores and cannot be kept as {aside}: {error.strerror or error}"
+        ) from None
+    yield f"{file.name} was there already and is kept as {aside.name}; apply it too, if it holds scores not yet applied"
+
+
+def _is_unscored(file: Path) -> bool:
+    """Whether a file is a packet without a single answer of a judge's."""
+    try:
+        packet = parse_packet(read_packet(file))
+    except PacketError:
+        return False  # perhaps hours of somebody's scores and one comma too many
+    filled = {c.name for c in packet.rubric.criteria if c.check}
+    return all(
+        output.rationale is None and all(v is None for k, v in output.scores.items() if k not in filled)
+        for item in packet.items
+        for output in item.candidates
     )
 
 
@@ -89,8 +133,14 @@ class _Made:
         return (
             f"exported {self.what} of {self.packet['experiment']} to {file}"
             + (f", {twice} of them twice" if twice else "")
-            + f"; score them against the rubric {self.packet['rubric']['id']}, then: --judge-apply {file.name}"
+            + f"; score them against the rubric {self.packet['rubric']['id']}, then: "
+            f"--judge-apply {shlex.quote(_from_here(file))}"
         )
+
+
+def _from_here(file: Path) -> str:
+    here = Path.cwd()
+    return str(file.relative_to(here) if file.is_relative_to(here) else file)
 
 
 def _packet(settings: Settings, store: TrackingStore, task: Task, candidates: list[LoggedCandidate]) -> _Made:

@@ -222,7 +222,7 @@ def test_a_judge_that_cannot_be_asked_fails_the_session_and_keeps_what_was_gener
 def test_without_a_judge_in_the_suite_it_is_a_mistake(tmp_path: Path) -> None:
     with ScriptedProvider(reply=reply) as provider:
         result = project_in(tmp_path, provider, suite="").pytest("--judge-auto")
-        assert result.code == 2
+        assert result.code == 4
         assert "--judge-auto needs the suite's automatic judge, and there is none; name one" in result.out
         assert provider.count == 0
 
@@ -235,7 +235,7 @@ def test_a_judge_whose_key_is_missing_is_named_with_those_that_run_here(tmp_path
         judge = judge.replace("SCRIPTED_KEY", "NO_SUCH_KEY, optional: true")
         models.write_text("\n".join([*others, judge]) + "\n")
         result = project.pytest("--judge-auto")
-        assert result.code == 2
+        assert result.code == 4
         assert (
             "NO_SUCH_KEY is not set; name one that runs here, as in  judge: {model: haiku}  (here: haiku)" in result.out
         )

@@ -56,8 +56,11 @@ def test_a_real_drop_fails_and_is_appended_to_the_step_summary(judged: Project, 
 
 
 def test_what_cannot_be_compared_is_exit_4_and_never_green(judged: Project) -> None:
-    (judged.root / "rubrics/tip-v1.md").write_text((judged.root / "rubrics/tip-v1.md").read_text() + "\nchanged\n")
+    rubric = judged.root / "rubrics/tip-v1.md"
+    before = rubric.read_text()
+    rubric.write_text(before + "\nchanged\n")
     result = judged.pytest("--bench-compare=base.json")
+    rubric.write_text(before)
     assert result.code == 4, result.text
     assert "gate of tip: ERROR" in result.out
 
@@ -72,8 +75,6 @@ def test_without_mlflow_nothing_is_compared_or_saved_and_that_is_not_green(judge
 
 
 def test_an_edited_prompt_is_not_passed_on_the_scores_of_its_old_text(judged: Project) -> None:
-    rubric = judged.root / "rubrics/tip-v1.md"
-    rubric.write_text(rubric.read_text().removesuffix("\nchanged\n"))
     prompt = judged.root / "prompts/tip/v1.yaml"
     before = prompt.read_text()
     prompt.write_text(before.replace("be v1", "be rude"))
@@ -115,3 +116,36 @@ def test_the_gate_against_itself_under_resampling(judged: Project) -> None:
     missing = judged.pytest("--bench-self-test", "10")
     assert missing.code == 4
     assert "there is no baseline" in missing.text
+
+
+def test_a_baseline_with_a_byte_order_mark_is_read(judged: Project) -> None:
+    text = (judged.root / "base.json").read_text()
+    (judged.root / "bom.json").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    result = judged.pytest("--bench-read", "--bench-compare=bom.json")
+    assert "not JSON" not in result.text
+    assert "gate of tip" in result.out, result.text
+
+
+def test_scores_of_a_baseline_are_not_replaced_by_none(judged: Project) -> None:
+    before = (judged.root / "base.json").read_text()
+    (judged.root / "kept.json").write_text(before)
+    prompt = judged.root / "prompts/tip/v1.yaml"
+    text = prompt.read_text()
+    prompt.write_text(text.replace("be v1", "be unheard of"))
+    result = judged.pytest("--bench-experiment", "new", "--bench-save", "kept.json")
+    prompt.write_text(text)
+    assert result.code == 4, result.text
+    assert "kept.json: it holds scores of the task 'tip', and this session has none" in result.out
+    assert (judged.root / "kept.json").read_text() == before
+
+
+def test_a_baseline_that_could_not_be_read_again_is_not_written(judged: Project) -> None:
+    tests = judged.root / "evals/test_tips.py"
+    before = tests.read_text()
+    other = before.replace("test_tip", "test_other").replace('"tips.yaml"', '"tips.yaml", experiment="other"')
+    tests.write_text(before + other)
+    result = judged.pytest("--bench-save", "two.json", "-k", "s1")
+    tests.write_text(before)
+    assert result.code == 4, result.text
+    assert "several leaderboards of the task 'tip' and the rubric tip-v1" in result.out
+    assert not (judged.root / "two.json").exists()

@@ -328,7 +328,7 @@ def test_with_mlflow_down_the_session_says_so_and_the_next_one_logs(project: Pro
 
 def test_an_experiment_that_mlflow_would_not_take_is_refused_at_once(project: Project) -> None:
     result = project.pytest("--bench-experiment", "x" * 501)
-    assert (result.code, "has 501 characters; MLflow takes 500" in result.out) == (2, True), result.text
+    assert (result.code, "has 501 characters; MLflow takes 500" in result.out) == (4, True), result.text
     assert project.provider.count == 0
 
 
@@ -368,7 +368,7 @@ def count_answers(project: Project) -> int:
 
 def test_a_limit_on_cost_refuses_models_without_a_price(project: Project) -> None:
     result = project.pytest("--bench-max-cost", "0.1")
-    assert result.code == 2
+    assert result.code == 4
     assert "LiteLLM has none for haiku, local" in result.out
     assert project.provider.count == 0
     assert project.pytest("--bench-max-cost", "0.1", "--bench-allow-unpriced", "-k", "s0").code == 0
@@ -407,9 +407,14 @@ def test_a_limit_on_cost_stops_before_it_is_passed(project: Project) -> None:
         (["--bench-max-cost", "many"], 4, "not an amount"),
         (["--judge-reveal"], 4, "give it together with --judge-export"),
         (["--judge-export", "a", "--judge-apply", "b"], 4, "two steps"),
-        (["--bench-models", "zzz"], 2, "has no 'zzz'. Known: haiku, local"),
-        (["--bench-models", "zzz", "-n", "2"], 2, "has no 'zzz'. Known: haiku, local"),
-        (["--bench-prompts", "v"], 2, "has no 'v'. Did you mean"),
+        (["--bench-models", "zzz"], 4, "has no 'zzz'. Known: haiku, local"),
+        (["--bench-models", "zzz", "-n", "2"], 4, "has no 'zzz'. Known: haiku, local"),
+        (["--bench-prompts", "v"], 4, "has no 'v'. Did you mean"),
+        (["--bench-models", ","], 4, "names nothing"),
+        (["--bench-max-cost", "1", "-n", "2"], 4, "LiteLLM has none for haiku, local"),
+        (["--judge-auto"], 4, "needs the suite's automatic judge"),
+        (["--bench-report", "evals/tips.yaml/x"], 4, "evals/tips.yaml is a file, not a folder"),
+        (["--bench-save", "evals/tips.yaml/b.json"], 4, "evals/tips.yaml is a file, not a folder"),
     ],
 )
 def test_usage_mistakes(project: Project, args: list[str], code: int, message: str) -> None:
@@ -430,6 +435,11 @@ def test_usage_mistakes(project: Project, args: list[str], code: int, message: s
         (
             TEST.replace("def test", '@pytest.mark.parametrize("scenario", ["s9"])\ndef test'),
             "has no scenario 's9'. Known: s0",
+        ),
+        (TEST.replace('"tips.yaml"', '"tips.yaml", experiment=3'), "experiment=3; expected a name"),
+        (
+            TEST.replace("def test", '@pytest.mark.parametrize("model", (m for m in ["haiku"]))\ndef test'),
+            "model is parametrized with a generator; make a list of it",
         ),
     ],
 )
@@ -464,6 +474,47 @@ def test_nothing_is_generated_beside_a_suite_with_a_mistake(project: Project, ar
     assert (project.root / "packet.json").read_text() == "kept"
 
 
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_parametrize_that_leaves_nothing(project: Project, workers: str) -> None:
+    mark = "@pytest.mark.parametrize({})\ndef test_tip"
+    pairs = "'model,prompt', [('local', 'v1'), ('haiku', 'v2')]"
+    project.file("evals/test_tips.py", TEST.replace("def test_tip", mark.format(pairs)))
+    narrowed = project.pytest("-n", workers, "--bench-models", "local", "--bench-prompts", "v2")
+    assert (narrowed.code, project.provider.count) == (5, 0), narrowed.text
+    for axis in ("model", "prompt", "scenario"):  # as pytest has it
+        project.file("evals/test_tips.py", TEST.replace("def test_tip", mark.format(f"'{axis}', []")))
+        empty = project.pytest("-n", workers)
+        assert (empty.code, " skipped in " in empty.out, project.provider.count) == (0, True, 0), empty.text
+        assert "passed" not in empty.out
+
+
+def test_a_parametrize_with_a_list_of_one_name(project: Project) -> None:
+    project.file(
+        "evals/test_tips.py", TEST.replace("def test", "@pytest.mark.parametrize(['prompt'], [('v2',)])\ndef test")
+    )
+    result = project.pytest("--bench-models", "haiku", "-v")
+    assert (result.code, result.outcomes()) == (0, {"passed": 3}), result.text
+    assert "test_tip[haiku-v2-s0]" in result.out
+
+
+def test_a_test_without_the_marker_says_what_to_add(project: Project) -> None:
+    project.file("evals/test_tips.py", "def test_tip(candidate):\n    assert candidate.text\n")
+    result = project.pytest()
+    assert (result.code, project.provider.count) == (1, 0)
+    assert 'as in @pytest.mark.promptbench("tips.yaml")' in result.out
+    assert "plugin/__init__.py" not in result.out
+
+
+def test_lists_in_pyproject(project: Project) -> None:
+    project.file("pyproject.toml", "[tool.pytest.ini_options]\nbench_models = ['haiku']\n")
+    assert project.pytest().outcomes() == {"passed": 6}
+    project.file("pyproject.toml", "[tool.pytest.ini_options]\nbench_concurrency = ['4']\n")
+    refused = project.pytest()
+    assert (refused.code, "ini key bench_concurrency: ['4']; expected one value" in refused.err) == (4, True), (
+        refused.text
+    )
+
+
 def test_a_parametrize_may_name_what_the_suite_left_out(project: Project) -> None:
     project.suite = "models: [haiku]\nprompts: [v1]\n"
     project.write()
@@ -493,7 +544,7 @@ def test_names_on_the_command_line_are_of_any_suite(project: Project) -> None:
     for workers in ("0", "2"):
         assert project.pytest("-n", workers, "--bench-prompts", "verse,v2").outcomes()["passed"] == 2 + 6
         wrong = project.pytest("-n", workers, "--bench-prompts", "verse,v3")
-        assert (wrong.code, "has no 'v3'. Known: v1, v2, verse" in wrong.out) == (2, True), wrong.text
+        assert (wrong.code, "has no 'v3'. Known: v1, v2, verse" in wrong.out) == (4, True), wrong.text
     assert project.provider.count == 8
 
 

@@ -90,3 +90,63 @@ def test_a_packet_is_taken_in_and_its_board_shown_where_no_suite_is_collected(tw
     assert "joke: composite of joke-v1" in result.out
     board = two.leaderboard()
     assert (board["task"], [row["judged"] for row in board["rows"]]) == ("joke", [2])
+
+
+@pytest.mark.parametrize("two", ["joke-v1"], indirect=True)
+@pytest.mark.parametrize(
+    ("options", "tips", "jokes"),
+    [
+        ((), 3, 2),
+        (("-k", "s1 or joke"), 1, 2),
+        (("-k", "not test_joke", "-n", "2"), 3, 0),
+        (("--bench-prompts", "v1"), 3, 2),
+        (("-k", "nothing"), 0, 0),
+    ],
+)
+def test_a_packet_holds_what_is_selected(two: Project, options: tuple[str, ...], tips: int, jokes: int) -> None:
+    exported = two.pytest("--judge-export", "p.json", *EXPERIMENT, *options)
+    assert exported.code == 0, exported.text
+    found: dict[str, int] = {}
+    for path in two.root.glob("p*.json"):
+        packet = two.packet(path.name)
+        found[packet["rubric"]["id"]] = len(packet["items"])
+    assert (found.get("tip-v1", 0), found.get("joke-v1", 0)) == (tips, jokes)
+
+
+@pytest.mark.parametrize("two", ["tip-v1"], indirect=True)
+def test_shards_of_a_packet_are_disjoint_and_the_whole(two: Project) -> None:
+    items: list[str] = []
+    for shard in ("1/2", "2/2"):
+        exported = two.pytest("--judge-export", "p.json", *EXPERIMENT, "-k", "not test_joke", "--bench-shard", shard)
+        assert exported.code == 0, exported.text
+        items += [i["item"] for i in two.packet("p.json")["items"]]
+    assert len(items) == len(set(items)) == 3
+
+
+@pytest.mark.parametrize("two", ["tip-v1"], indirect=True)
+def test_an_export_keeps_the_scores_that_stand_in_its_place(two: Project) -> None:
+    export = ("--judge-export", "out/a packet.json", *EXPERIMENT, "-k", "not test_joke")
+    first = two.pytest(*export)
+    assert "--judge-apply 'out/a packet.json'" in first.out, first.text
+    assert "kept as" not in two.pytest(*export).out  # nobody has scored it
+    two.score("out/a packet.json")
+    scored = (two.root / "out/a packet.json").read_text()
+    again = two.pytest(*export)
+    assert again.code == 0
+    assert "a packet.json was there already and is kept as a packet.scored.json" in again.out
+    assert (two.root / "out/a packet.scored.json").read_text() == scored
+    (two.root / "out/a packet.json").write_text(scored + ",")  # one comma too many
+    assert "is kept as a packet.scored-2.json" in two.pytest(*export).out
+    applied = two.pytest("--judge-apply", "out/a packet.scored.json")
+    assert "applied 3, unchanged 0, still pending" in applied.out, applied.text
+
+
+@pytest.mark.parametrize("two", ["tip-v1"], indirect=True)
+def test_nothing_is_taken_in_where_the_reports_cannot_go(two: Project) -> None:
+    assert two.pytest("--judge-export", "p.json", *EXPERIMENT, "-k", "not test_joke").code == 0
+    two.score("p.json")
+    refused = two.pytest("--judge-apply", "p.json", "--bench-report", "evals/tips.yaml")
+    assert refused.code == 4
+    assert "evals/tips.yaml is a file, not a folder" in refused.err
+    assert "Traceback" not in refused.text
+    assert all(c.pending for c in two.store.read("e"))

@@ -6,8 +6,9 @@ Nothing but pytest is imported until a test with the ``promptbench`` marker is c
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -144,24 +145,40 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marker = metafunc.definition.get_closest_marker(MARKER)
     if marker is not None:
         from .. import axes
-        from ..errors import PromptbenchError
+        from ..errors import PromptbenchError, UsageError
 
         try:
             _parametrize(metafunc, marker, axes)
         except PromptbenchError as error:
-            raise _Mistake(str(error)) from None
+            raise _Mistake(str(error), misuse=isinstance(error, UsageError)) from None
 
 
 class _Mistake(pytest.Collector.CollectError):
-    """A mistake in a file of ours, as a collection error without a traceback."""
+    """A mistake in a file of ours or on the command line, as a collection error without a traceback."""
+
+    def __init__(self, message: str, *, misuse: bool) -> None:
+        super().__init__(message)
+        self.misuse = misuse
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     report = yield
-    if report.failed and isinstance(getattr(report.call.excinfo, "value", None), _Mistake):
-        report.promptbench_mistake = True  # type: ignore[attr-defined] # travels with the report under xdist
+    error = getattr(report.call.excinfo, "value", None) if report.failed else None
+    if isinstance(error, _Mistake):
+        _mark(report, collector.config, misuse=error.misuse)
     return report
+
+
+def _mark(report: pytest.CollectReport, config: pytest.Config, *, misuse: bool) -> None:
+    """Note what kind of mistake a report tells of, for this process and, with the report, for xdist's controller."""
+    from .watch import MISUSED
+
+    report.promptbench_mistake, report.promptbench_misuse = True, misuse  # type: ignore[attr-defined]
+    if misuse:
+        config.stash[MISUSED] = True
 
 
 def _parametrize(metafunc: pytest.Metafunc, marker: pytest.Mark, axes: Any) -> None:
@@ -199,29 +216,35 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     from .. import axes
     from ..errors import PromptbenchError
 
+    nothing_left = set()
     for item in items:
         marker, spec = item.get_closest_marker(MARKER), getattr(item, "callspec", None)
         if marker is not None and spec is not None:
-            task, _ = _task(config, item, marker)
-            item.stash[_PLANNED] = axes.planned(task, *(spec.params[a] for a in AXES))
+            task, own = _task(config, item, marker)
+            if all(isinstance(spec.params[a], str) for a in AXES):
+                item.stash[_PLANNED] = axes.planned(task, *(spec.params[a] for a in AXES))
+            elif axes.left_out(own):  # else nothing was named, and pytest skips the test
+                nothing_left.add(item)
     planned = {i: i.stash[_PLANNED] for i in items if _PLANNED in i.stash}
     try:
         chosen = _bench(config).select(list(planned.values()))
     except PromptbenchError as error:
-        _report_mistake(session, str(error))
+        _report_mistake(session, error)
         return
     kept = set(map(id, chosen))
-    dropped = [i for i, p in planned.items() if id(p) not in kept]
+    dropped = [i for i in items if i in nothing_left or (i in planned and id(planned[i]) not in kept)]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         gone = set(dropped)
         items[:] = [i for i in items if i not in gone]
 
 
-def _report_mistake(session: pytest.Session, message: str) -> None:
+def _report_mistake(session: pytest.Session, error: Exception) -> None:
     """A mistake that only shows once everything is collected, told like one in a single file."""
-    report = pytest.CollectReport(session.nodeid or "promptbench", "failed", message, [])
-    report.promptbench_mistake = True  # type: ignore[attr-defined]
+    from ..errors import UsageError
+
+    report = pytest.CollectReport(session.nodeid or "promptbench", "failed", str(error), [])
+    _mark(report, session.config, misuse=isinstance(error, UsageError))
     session.ihook.pytest_collectreport(report=report)
 
 
@@ -238,7 +261,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     try:
         bench.start(planned)
     except (PromptbenchError, OSError) as error:
-        _report_mistake(session, f"{_settings(config).home}: {error}" if isinstance(error, OSError) else str(error))
+        home = _settings(config).home
+        _report_mistake(session, OSError(f"{home}: {error}") if isinstance(error, OSError) else error)
         return
     config.pluginmanager.register(Brake(session, bench), "promptbench-brake")
     if not _is_worker(config):
@@ -275,19 +299,27 @@ def _begin(config: pytest.Config) -> None:
 @pytest.fixture
 def model(request: pytest.FixtureRequest) -> Any:
     """The model's name; given by the ``promptbench`` marker."""
-    raise pytest.UsageError(f"{request.node.nodeid}: the test has no promptbench marker, so there is no model")
+    _no_marker(request.node.nodeid, "model")
 
 
 @pytest.fixture
 def prompt(request: pytest.FixtureRequest) -> Any:
     """The prompt's version; given by the ``promptbench`` marker."""
-    raise pytest.UsageError(f"{request.node.nodeid}: the test has no promptbench marker, so there is no prompt")
+    _no_marker(request.node.nodeid, "prompt")
 
 
 @pytest.fixture
 def scenario(request: pytest.FixtureRequest) -> Any:
     """The scenario's id; given by the ``promptbench`` marker."""
-    raise pytest.UsageError(f"{request.node.nodeid}: the test has no promptbench marker, so there is no scenario")
+    _no_marker(request.node.nodeid, "scenario")
+
+
+def _no_marker(test: str, name: str) -> NoReturn:
+    pytest.fail(
+        f"{test}: the test has no promptbench marker, so there is no {name}; add one that names a suite file, "
+        'as in @pytest.mark.promptbench("tips.yaml")',
+        pytrace=False,
+    )
 
 
 @pytest.fixture
@@ -352,8 +384,9 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     if settings.read:  # as a session that runs tests does, it looks at the suites of the selected tests alone
         selected = {id(i.stash[_PLANNED].task) for i in session.items if _PLANNED in i.stash}
         tasks = tuple(t for t in tasks if id(t) in selected)
+    selected_cells = {(p.task.experiment, *p.cell.names) for i in session.items if (p := i.stash.get(_PLANNED, None))}
     steps: dict[str, Any] = {
-        "judge_export": sitdown.export_packet,
+        "judge_export": functools.partial(sitdown.export_packet, selected=selected_cells),
         "judge_apply": sitdown.apply_packet,
         "judge_queue": reviewing.fill_queue,
         "judge_collect": reviewing.collect_queue,
@@ -425,6 +458,11 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         if any(j.unavailable for j in closing.judged) and exitstatus == pytest.ExitCode.OK:
             session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
     _settle(session, exitstatus)
+    if _SETTINGS in config.stash and not _is_worker(config):
+        from .watch import MISUSED
+
+        if config.stash.get(MISUSED, False):
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
 
 def _settle(session: pytest.Session, exitstatus: int) -> None:

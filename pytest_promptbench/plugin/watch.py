@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from ..session import Bench, Desk
 
 
+MISUSED: pytest.StashKey[bool] = pytest.StashKey()
+"""Whether the mistake is one on the command line: its exit code is pytest's for that."""
+
+
 class Mistakes:
     """Ends an xdist session at a mistake in an eval's files, as pytest ends any other; xdist would run the rest."""
 
@@ -20,6 +24,8 @@ class Mistakes:
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if getattr(report, "promptbench_mistake", False) and not self._config.option.continue_on_collection_errors:
+            if getattr(report, "promptbench_misuse", False):
+                self._config.stash[MISUSED] = True
             controller = self._config.pluginmanager.get_plugin("dsession")
             if controller is not None:
                 controller.shouldstop = controller.shouldstop or "a mistake in an eval's files"

@@ -138,7 +138,7 @@ class Bench:
         remedy += f", as in  judge: {{model: {here[0].name if here else 'haiku'}}}"
         if left_out:
             remedy += f"  (here: {', '.join(m.name for m in here) or 'none'})"
-        raise CatalogError(f"{suite.path}: --judge-auto needs the suite's automatic judge, and there is none{remedy}")
+        raise UsageError(f"{suite.path}: --judge-auto needs the suite's automatic judge, and there is none{remedy}")
 
     def _check_embedded(self, suite: Suite, models: Iterable[Model]) -> None:
         for model in models:
@@ -152,7 +152,7 @@ class Bench:
         completer = LiteLLMCompleter(models)
         unknown = [m.name for m in models if not completer.is_priced(m)]
         if unknown:
-            raise CatalogError(
+            raise UsageError(
                 f"{suite.path}: --bench-max-cost needs to know prices, and LiteLLM has none for "
                 f"{', '.join(unknown)}; leave them out with --bench-models, or accept it with --bench-allow-unpriced"
             )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..agreement import Agreement, agreement_report
 from ..clock import utc_now
+from ..errors import UsageError
 from ..grid import cells
 from ..leaderboard import build_leaderboard
 from ..records import Group, Leaderboard, LoggedCandidate, Rubric
@@ -87,12 +88,16 @@ def cells_now(tasks: Iterable[Task], task: str) -> dict[tuple[str, str, str], st
 
 
 def write_reports(boards: Iterable[Board]) -> list[Path]:
-    """Write every leaderboard as JSON, Markdown and HTML."""
+    """Write every leaderboard as JSON, Markdown and HTML. UsageError where there is no writing."""
     from ..report import write_all
 
-    now = utc_now(timespec="seconds")
-    return [
-        path
-        for b in boards
-        for path in write_all(b.folder, b.leaderboard, b.candidates, agreement=b.agreement, generated_at=now)
-    ]
+    now, paths = utc_now(timespec="seconds"), []
+    for b in boards:
+        try:
+            paths += write_all(b.folder, b.leaderboard, b.candidates, agreement=b.agreement, generated_at=now)
+        except OSError as error:
+            raise UsageError(
+                f"{b.folder}: the reports could not be written: {error}; name another folder with --bench-report, "
+                "then write them with --bench-read"
+            ) from None
+    return paths

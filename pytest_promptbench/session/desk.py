@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..autojudge import Judged, asking, judge_and_write, unscored
-from ..errors import PromptbenchError, TrackingError
+from ..errors import PromptbenchError, TrackingError, UsageError
 from ..generation import Progress
 from ..leaderboard import current_candidates
 from ..localmodels import LocalServer
@@ -128,8 +128,8 @@ class Desk:
         files: tuple[Path, ...] = ()
         try:
             files = tuple(write_reports(boards))
-        except OSError as error:
-            problem = problem or f"the reports could not be written: {error}"
+        except UsageError as error:
+            problem = problem or str(error)
         return Closing(
             tasks=tasks,
             boards=boards,
