@@ -66,7 +66,7 @@ def overridden(markers: Sequence[Any], *, test: str) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for marker in markers:
-        values = marker.kwargs.get("argvalues", marker.args[1] if len(marker.args) > 1 else ())
+        values = _argvalues(marker)
         if not isinstance(values, Collection):
             given = ", ".join(_argnames(marker.args, marker.kwargs))
             raise CatalogError(f"{test}: {given} is parametrized with a {type(values).__name__}; make a list of it")
@@ -91,8 +91,8 @@ def _rows(marker: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _argvalues(marker: Any) -> list[Any]:
-    return list(marker.kwargs.get("argvalues", marker.args[1] if len(marker.args) > 1 else ()))
+def _argvalues(marker: Any) -> Any:
+    return marker.kwargs.get("argvalues", marker.args[1] if len(marker.args) > 1 else ())
 
 
 def arrange(suite: Suite, markers: Sequence[Any], *, test: str) -> list[Axis]:
@@ -114,7 +114,7 @@ def arrange(suite: Suite, markers: Sequence[Any], *, test: str) -> list[Axis]:
             if row.get("scenario", known["scenario"][0]) not in known["scenario"]:
                 raise CatalogError(_unknown(test, suite, row["scenario"], known["scenario"]))
         chosen = [i for i, row in enumerate(rows) if all(value in known[axis] for axis, value in row.items())]
-        values = _argvalues(marker)
+        values = list(_argvalues(marker))
         axes_here = [a for a in AXES if a in names]
         taken.update(axes_here)
         groups[AXES.index(axes_here[0])] = Axis(

@@ -92,7 +92,7 @@ def newest(
     """Of the candidates of one task and rubric those that count, by rules 2 to 4, and how many rule 3 leaves out."""
     cells: dict[tuple[str, str, str], list[LoggedCandidate]] = defaultdict(list)
     for c in _once(candidates):
-        cells[c.model, c.prompt, c.scenario].append(c)
+        cells[c.names].append(c)
     found: list[LoggedCandidate] = []
     superseded = 0
     now = cells_now or {}

@@ -556,6 +556,11 @@ class LoggedCandidate(Record):
         return found
 
     @property
+    def names(self) -> tuple[str, str, str]:
+        """Of its cell: model, prompt, scenario."""
+        return self.model, self.prompt, self.scenario
+
+    @property
     def group(self) -> Group:
         """Where the candidate belongs, whichever suite file it came from."""
         return self.task, self.rubric_sha256

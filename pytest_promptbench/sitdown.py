@@ -67,7 +67,7 @@ def export_packet(
             here = cells_now((t for t in tasks if t.experiment == task.experiment), task.suite.task)
             left_out = [names for names in here if (task.experiment, *names) not in selected]
             whole = not left_out and settings.shard is None and settings.models is None and settings.prompts is None
-            mine = [c for c in mine if c.pending and (whole or (task.experiment, *_names(c)) in selected)]
+            mine = [c for c in mine if c.pending and (whole or (task.experiment, *c.names) in selected)]
         chosen.append((dataclasses.replace(task, experiment=experiment), mine))
     groups = [(t, c) for t, c in chosen if c] or chosen[:1]
     names = labels([t for t, _ in groups])
@@ -84,10 +84,6 @@ def export_packet(
         message="\n".join(made.exported_to(file) for file, made in zip(paths, packets, strict=True)),
         lines=(*kept, *(f"audit {a.id}: round {a.round}, seed {a.seed}" for a in audits)),
     )
-
-
-def _names(candidate: LoggedCandidate) -> tuple[str, str, str]:
-    return candidate.model, candidate.prompt, candidate.scenario
 
 
 def _keep_scored(file: Path) -> Iterator[str]:

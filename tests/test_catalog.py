@@ -523,6 +523,7 @@ def test_a_file_that_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:
         ("{a} {% x %} } }} { {", {}, "{a} {% x %} } }} { {"),
         ("{{user-name}} {{ größe }} {{\ta b }}", {"user-name": "Ann", "größe": "XL", "a b": 7}, "Ann XL 7"),
         ("{{ a.b }} {{ 7*7 }}", {"a.b": "x", "7*7": "y"}, "x y"),
+        ("{{" + " " * 100_000 + "x", {}, "{{" + " " * 100_000 + "x"),  # in linear time
         ("{{ a }}", {"a": r"\1 \g<0>"}, r"\1 \g<0>"),
     ],
 )

@@ -254,6 +254,7 @@ def test_a_reply_is_found(reply: str, expected: str) -> None:
         ("<prompt>Tip: {{ situation }}</prompt>", "unchanged"),
         ("<prompt>Tip: now</prompt>", "lacks the placeholder {{ situation }}"),
         ("<prompt>{{ situation }} {{ mood }}</prompt>", "nothing fills the placeholder {{ mood }}"),
+        ("<prompt>{{ situation }} {{ mood }</prompt>", "two braces that are no placeholder: '{{ mood }'"),
         ("<prompt>{{ situation }} " + "x" * 7000 + "</prompt>", "6000 are the most"),
         ("<prompt>{{ situation }} \x00</prompt>", "control character"),
     ],

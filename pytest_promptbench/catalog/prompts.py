@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import CatalogError
 from ..records import Message, Prompt, Scenario, sha256
 from .schema import PromptFile, hint, name_problem, validate
-from .template import PLACEHOLDER, placeholders
+from .template import placeholders, stray
 from .yamlfile import Located, is_file, parse, read_text
 
 
@@ -43,11 +43,11 @@ def check_placeholders(
     ``places`` says by scenario id in which file and line it stands.
     """
     for i, message in enumerate(prompt.messages):
-        rest = PLACEHOLDER.sub("", message.content)
-        if "{{" in rest:
+        left = stray(message.content)
+        if left is not None:
             raise CatalogError(
                 f"{document.file}:{document.line(('messages', i, 'content'))}: prompt {prompt.task}/{prompt.version}: "
-                f"{rest[rest.index('{{') :][:40]!r} is no placeholder; expected {{{{ name }}}} with the name of one of "
+                f"{left[:40]!r} is no placeholder; expected {{{{ name }}}} with the name of one of "
                 "the scenarios' vars (two braces that are meant as such can stand in a var's value)"
             )
         for name in placeholders([message]):

@@ -12,13 +12,19 @@ from typing import Any
 
 from ..records import Message
 
-PLACEHOLDER = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
-"""Whatever stands between the braces is a name: a scenario's values may come from any column of a CSV file."""
+PLACEHOLDER = re.compile(r"\{\{([^{}]*)\}\}")
+"""Whatever stands between the braces is a name, but for the space around it: values may come from any CSV column."""
 
 
 def placeholders(messages: Sequence[Message]) -> list[str]:
     """The names that the messages use, in order of their first appearance."""
-    return list(dict.fromkeys(m[1] for message in messages for m in PLACEHOLDER.finditer(message.content)))
+    return list(dict.fromkeys(m[1].strip() for message in messages for m in PLACEHOLDER.finditer(message.content)))
+
+
+def stray(text: str) -> str | None:
+    """Where two braces open that are no placeholder's, the text from there on; None where there are none."""
+    rest = PLACEHOLDER.sub("", text)
+    return rest[rest.index("{{") :] if "{{" in rest else None
 
 
 def render(messages: Sequence[Message], values: Mapping[str, Any]) -> tuple[Message, ...]:
@@ -27,7 +33,7 @@ def render(messages: Sequence[Message], values: Mapping[str, Any]) -> tuple[Mess
     Texts and numbers stand as they are; everything else as JSON.
     """
     return tuple(
-        Message(role=m.role, content=PLACEHOLDER.sub(lambda found: _text(values[found[1]]), m.content))
+        Message(role=m.role, content=PLACEHOLDER.sub(lambda found: _text(values[found[1].strip()]), m.content))
         for m in messages
     )
 

@@ -124,7 +124,7 @@ def _row(
     for c in candidates:
         verdict = c.automatic() if automatic else c.sit_down()
         score = (automatic_score if automatic else sit_down_score)(tier_scores(c, rubric))
-        now = cells_now is None or cells_now.get((c.model, c.prompt, c.scenario)) == c.cell
+        now = cells_now is None or cells_now.get(c.names) == c.cell
         if verdict is not None and score is not None and now:
             counting.append((c, verdict))
             found[c.scenario] += [("composite", score.value), *_criteria(verdict, c, rubric)]

@@ -124,7 +124,7 @@ class Bench:
     def _everyone(self) -> dict[tuple[str, ...], LoggedCandidate]:
         if self._known is None:
             everyone = self._store.read(self._plan.experiment)
-            self._known = {(c.model, c.prompt, c.scenario, c.cell): c for c in everyone}
+            self._known = {(*c.names, c.cell): c for c in everyone}
         return self._known
 
     def _logged(self, cell: Cell) -> LoggedCandidate:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..catalog.template import placeholders
+from ..catalog.template import placeholders, stray
 from ..errors import PromptbenchError
 from ..records import Message, Prompt, Record, Rubric, sha256
 
@@ -153,6 +153,8 @@ def parse_proposal(reply: str, current: Message) -> str:
         raise ProposalError(
             "nothing fills the placeholder " + ", ".join(f"{{{{ {n} }}}}" for n in sorted(have - wanted))
         )
+    if (left := stray(text)) is not None:
+        raise ProposalError(f"it has two braces that are no placeholder: {left[:40]!r}")
     return text
 
 
