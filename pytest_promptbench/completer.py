@@ -29,6 +29,8 @@ _KEY_SHAPES = re.compile(
     r"|(?i:\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=\-*]{6,}|(?i:\b(?:x-)?api-key['\"]?\s*[:=]\s*['\"]?)[A-Za-z0-9._\-*]{6,}"
 )
 
+_UNREACHABLE = re.compile(r"Connection error|Cannot connect to host|Name or service not known", re.IGNORECASE)
+
 
 class Redactor:
     """Replaces secrets by ``***``: the values of the keys in use, and anything that looks like a provider's key."""
@@ -164,9 +166,17 @@ class LiteLLMCompleter:
     def _classify(self, error: Exception, model: Model) -> GenerationError:
         """LiteLLM's exception in our terms, its text cut to what helps and free of secrets."""
         kinds = self._litellm.exceptions
-        status = getattr(error, "status_code", None)
-        text = _first_lines(self.redact(str(error)))
-        message = f"model {model.name} ({model.model}): {type(error).__name__}: {text}"
+        status, kind = getattr(error, "status_code", None), type(error).__name__
+        text = _first_lines(self.redact(str(error))).removeprefix(f"{kind}: ")
+        message = f"model {model.name} ({model.model}): {kind}: {text}"
+        if _UNREACHABLE.search(text):
+            where = self.redact(model.api_base or "the provider's address")
+            return TransientError(f"{message.rstrip('.')}; no answer from {where}")
+        if "LLM Provider NOT provided" in text:
+            named = f"model {model.name}: LiteLLM knows no provider for {model.model!r}"
+            return PermanentError(
+                f"{named}; write it in models.yaml as provider/name, as in openai/gpt-4o", whole_model=True
+            )
         if isinstance(error, kinds.RateLimitError) or status == 429:
             if "insufficient_quota" in text:
                 return PermanentError(message, whole_model=True)
@@ -232,5 +242,5 @@ def _retry_after(error: Exception) -> float | None:
 
 
 def _first_lines(text: str, limit: int = 400) -> str:
-    text = re.sub(r"litellm\.\w+: ", "", " ".join(text.split()))
+    text = re.sub(r"litellm\.\w+: | Handle with `litellm\.\w+`\.", "", " ".join(text.split()))
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -75,6 +75,7 @@ def automatic(judged_: tuple[Judged, ...]) -> Iterator[Line]:
         yield (f"automatic judge {j.judge}: {j.scored} scored in {j.experiment}", {})
         if j.failed:
             yield (f"{j.failed} without a valid verdict, which count as unscored; the first: {j.problem}", _WARN)
+            yield ("The judge's replies are kept. To ask it again: --bench-read --judge-auto --bench-no-cache", _WARN)
         if j.unavailable:
             yield (f"NOT JUDGED: {j.unavailable}", _LOUD)
 
@@ -86,6 +87,8 @@ def settle(settings: Settings, boards_: tuple[Board, ...], tasks: tuple[Task, ..
     and that is not green.
     """
     if not boards_:
+        if settings.compare is not None:
+            regression.forget(settings, ())
         asked = [
             flag for flag, path in (("--bench-compare", settings.compare), ("--bench-save", settings.save)) if path
         ]

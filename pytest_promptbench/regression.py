@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from .gate import (
     GateOutcome,
     GateResult,
     baseline_json,
+    check_metrics,
+    directions,
     evaluate_gate,
     parse_baseline,
     parse_tolerance,
@@ -29,6 +31,7 @@ from .settings import DEFAULT_BASELINE, Settings, file_above
 from .sitdown import Sitting
 from .statistics import detectable, p_text
 
+GATE = "gate.json"
 _MARKUP: Mapping[GateOutcome, Mapping[str, Any]] = {
     GateOutcome.PASS: {"green": True},
     GateOutcome.INCONCLUSIVE: {"yellow": True, "bold": True},
@@ -51,6 +54,22 @@ def check(settings: Settings) -> None:
         )
     if settings.save is not None and settings.save.exists():
         read_baseline(settings.save)  # other tasks in there stay, so it has to be readable
+
+
+def check_tasks(settings: Settings, tasks: Iterable[Task]) -> None:
+    """Refuse, before anything is generated, what these suites cannot be compared by. UsageError or BaselineError."""
+    if settings.compare is None:
+        return
+    there = {b.task for b in read_baseline(settings.compare)}
+    tolerances = [parse_tolerance(text) for text in settings.compare_fail]
+    for task in tasks:
+        _check_known(settings.compare, task.suite.task, there)
+        check_metrics(tolerances, task.suite.rubric.id, directions(task.suite.rubric))
+
+
+def _check_known(path: Path, task: str, known: Collection[str]) -> None:
+    if task not in known:
+        raise BaselineError(f"{path}: has no baseline of task {task!r}; it has {', '.join(known)}")
 
 
 def read_baseline(path: Path) -> tuple[Baseline, ...]:
@@ -116,11 +135,11 @@ def compare(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task]) 
     by_rubric = {(b.task, b.rubric_sha256): b for b in there}
     known = {b.task: b for b in there}
     tolerances = [parse_tolerance(t) for t in settings.compare_fail]
+    forget(settings, boards)
     results = []
     for board in boards:
         task = board.leaderboard.task
-        if task not in known:
-            raise BaselineError(f"{settings.compare}: has no baseline of task {task!r}; it has {', '.join(known)}")
+        _check_known(settings.compare, task, known)
         narrowed = settings.models is not None or settings.prompts is not None
         mine = [t.suite for t in tasks if t.suite.task == task]
         asked_for = [(m.name, p.version) for suite in mine for m in suite.models for p in suite.prompts]
@@ -132,10 +151,23 @@ def compare(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task]) 
             strict=settings.strict,
             selected=selected,
         )
-        board.folder.mkdir(parents=True, exist_ok=True)
-        (board.folder / "gate.json").write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")
+        file = board.folder / GATE
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"{file}: cannot be written: {error.strerror or error}") from None
         results.append(result)
     return tuple(results)
+
+
+def forget(settings: Settings, boards: Iterable[Board]) -> None:
+    """Remove the results of earlier sessions, so that none is taken for this one's. UsageError where it cannot be."""
+    for folder in dict.fromkeys((settings.report, *(b.folder for b in boards))):
+        try:
+            (folder / GATE).unlink(missing_ok=True)
+        except OSError as error:
+            raise UsageError(f"{folder / GATE}: cannot be written: {error.strerror or error}") from None
 
 
 def run_self_test(settings: Settings, tasks: Sequence[Task], n: int) -> Sitting:

@@ -141,6 +141,7 @@ def test_invalid_replies_are_asked_again_and_then_recorded_as_failed(tmp_path: P
         result = project.pytest("--judge-auto")
         assert result.code == 0, result.text
         assert "without a valid verdict, which count as unscored; the first: no valid reply in 3 tries" in result.out
+        assert "To ask it again: --bench-read --judge-auto --bench-no-cache" in result.out
         failed = [r for r in project.runs() if any(k.startswith("promptbench.failed_verdict.") for k in r.data.tags)]
         assert {r.data.params["scenario"] for r in failed} == {"s1"}
         assert all("auto/composite" not in r.data.metrics for r in failed)
@@ -151,6 +152,10 @@ def test_invalid_replies_are_asked_again_and_then_recorded_as_failed(tmp_path: P
         (error,) = store._traces.get_trace_info(trace_id(failed[0].info.run_id)).assessments
         assert error.feedback.value is None
         assert error.feedback.error.error_code == "INVALID_REPLY"
+        provider.reset()
+        result = project.pytest("--bench-read", "--judge-auto", "--bench-no-cache")
+        assert result.code == 0, result.text
+        assert len([r for r in project.runs() if "auto/composite" in r.data.metrics]) == len(project.runs())
 
 
 def test_equal_samples_are_one_question_and_all_of_them_are_scored(tmp_path: Path) -> None:

@@ -102,6 +102,23 @@ def test_failures_are_classified(
         assert caught.value.whole_model is whole_model
 
 
+@pytest.mark.parametrize("name", ["openai/x", "anthropic/claude-haiku-4-5", "ollama/x"])
+def test_an_address_where_nobody_answers_is_named(completer: LiteLLMCompleter, name: str) -> None:
+    nowhere = Model(name="m", model=name, api_base="http://127.0.0.1:9/v1", api_key_env="HOME")
+    request = Request(model=nowhere, messages=(Message(role="user", content="hi"),), params={})
+    with pytest.raises(TransientError, match=r"no answer from http://127\.0\.0\.1:9/v1$") as caught:
+        asyncio.run(completer.complete(request))
+    assert str(caught.value).count("ServerError: ") <= 1
+
+
+def test_a_provider_that_litellm_does_not_know_ends_the_model(completer: LiteLLMCompleter) -> None:
+    unknown = Model(name="m", model="antropic/claude-haiku-4-5")
+    request = Request(model=unknown, messages=(Message(role="user", content="hi"),), params={})
+    with pytest.raises(PermanentError, match=r"model m: LiteLLM knows no provider for 'antropic/.*write it") as caught:
+        asyncio.run(completer.complete(request))
+    assert caught.value.whole_model
+
+
 def test_no_key_meant_for_another_address_is_sent(
     completer: LiteLLMCompleter, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,7 @@ def test_without_mlflow_nothing_is_compared_or_saved_and_that_is_not_green(judge
     assert result.code == 4, result.text
     assert "--bench-compare and --bench-save: ERROR: nothing of this session could be read back" in result.out
     assert not (judged.root / "new.json").exists()
+    assert not (judged.root / ".promptbench/report/gate.json").exists(), "an earlier session's is no result of this one"
 
 
 def test_an_edited_prompt_is_not_passed_on_the_scores_of_its_old_text(judged: Project) -> None:
@@ -105,6 +106,25 @@ def test_mistakes_are_said_before_anything_runs(judged: Project, args: tuple[str
     assert result.code == 4, result.text
     assert message in result.text
     assert "Traceback" not in result.text
+    assert judged.provider.count == before
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_what_the_collected_suites_cannot_be_compared_by_is_said_before_anything_runs(
+    judged: Project, workers: str
+) -> None:
+    before = judged.provider.count
+    gate = ("--bench-compare-fail", "composite:1", "--bench-compare-fail", "helpfulness:1")
+    result = judged.pytest("--bench-compare=base.json", *gate, "--bench-no-cache", "-n", workers)
+    assert (result.code, "INTERNALERROR" in result.text) == (4, False), result.text
+    assert (
+        "--bench-compare-fail helpfulness:1: the rubric tip-v1 has no 'helpfulness'; it has composite, " in result.out
+    )
+    other = (judged.root / "base.json").read_text().replace('"task": "tip"', '"task": "joke"')
+    (judged.root / "joke.json").write_text(other)
+    result = judged.pytest("--bench-compare=joke.json", "--bench-no-cache", "-n", workers)
+    assert (result.code, "INTERNALERROR" in result.text) == (4, False), result.text
+    assert "joke.json: has no baseline of task 'tip'; it has joke" in result.out
     assert judged.provider.count == before
 
 

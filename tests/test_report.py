@@ -568,3 +568,10 @@ def test_importing_the_package_is_cheap() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     for name in ("jinja2", "rich", "numpy", "mlflow", "pytest_promptbench.leaderboard"):
         assert f"'{name}'" not in done.stdout
+
+
+def test_the_command_for_a_judge_names_an_experiment_that_is_not_found_without() -> None:
+    named = dataclasses.replace(board(), experiment="my `first` try")
+    command = "pytest evals/ --judge-export packet.json --bench-experiment 'my `first` try'"
+    assert f"5 pending: {command}" in terminal.render_leaderboard(named, width=200, color=False)
+    assert f"- 5 pending: ``{command}``" in markdown.render_leaderboard(named)

@@ -196,11 +196,14 @@ def test_several_suites_stand_side_by_side(project: Project) -> None:
     project.file("prompts/poem/v1.yaml", "messages:\n  - {role: user, content: 'Poem on {{ topic }}'}\n")
     project.file("evals/poems.yaml", "task: poem\nrubric: tip-v1\nscenarios:\n  - {id: sea, vars: {topic: the sea}}\n")
     project.file("evals/test_poems.py", TEST.replace("tips.yaml", "poems.yaml"))
+    assert project.pytest("evals/test_tips.py").outcomes() == {"passed": 12}
+    assert (project.root / ".promptbench/report/leaderboard.json").exists()
     assert project.pytest().outcomes() == {"passed": 14}
     names = project.store.experiments()
     assert any(n.startswith("poem-bench-") for n in names)
     assert any(n.startswith("tip-bench-") for n in names)
     assert (project.root / ".promptbench/report/poem/leaderboard.json").exists()
+    assert not list((project.root / ".promptbench/report").glob("leaderboard.*")), "of the session before"
 
 
 # -- failures

@@ -27,7 +27,7 @@ from .baseline import (
 from .matching import CellName
 from .selftest import SelfTest, self_test
 from .tolerance import DEFAULT_TOLERANCES, Tolerance, parse_tolerance
-from .verdict import ALPHA, GATE_SCHEMA, GateComparison, GateOutcome, GateResult, evaluate_gate
+from .verdict import ALPHA, GATE_SCHEMA, GateComparison, GateOutcome, GateResult, check_metrics, evaluate_gate
 
 __all__ = [
     "ALPHA",
@@ -45,6 +45,7 @@ __all__ = [
     "SelfTest",
     "Tolerance",
     "baseline_json",
+    "check_metrics",
     "directions",
     "evaluate_gate",
     "parse_baseline",

@@ -48,7 +48,7 @@ def self_test(
     if n < 1:
         raise UsageError(f"--bench-self-test {n}: expected a number of repetitions, e.g. 1000")
     tolerances = tuple(tolerances) or DEFAULT_TOLERANCES
-    check_metrics(tolerances, baseline)
+    check_metrics(tolerances, baseline.rubric, baseline.better)
     import numpy as np
 
     metrics = list(dict.fromkeys(t.metric for t in tolerances))

@@ -119,7 +119,7 @@ def evaluate_gate(
     rubric does not have raises UsageError.
     """
     tolerances = tuple(tolerances) or DEFAULT_TOLERANCES
-    check_metrics(tolerances, current)
+    check_metrics(tolerances, current.rubric, current.better)
     cells = match(baseline, current, selected)
     common: dict[str, Any] = {
         "strict": strict,
@@ -158,12 +158,12 @@ def evaluate_gate(
     return GateResult(outcome=outcome, reasons=tuple(reasons), comparisons=comparisons, **common)
 
 
-def check_metrics(tolerances: Iterable[Tolerance], current: Baseline) -> None:
+def check_metrics(tolerances: Iterable[Tolerance], rubric: str, known: Collection[str]) -> None:
+    """UsageError for a tolerance of what the rubric does not have; ``known`` as ``baseline.directions`` gives them."""
     for t in tolerances:
-        if t.metric not in current.better:
-            known = ", ".join(current.better)
+        if t.metric not in known:
             raise UsageError(
-                f"--bench-compare-fail {t}: the rubric {current.rubric} has no {t.metric!r}; it has {known}"
+                f"--bench-compare-fail {t}: the rubric {rubric} has no {t.metric!r}; it has {', '.join(known)}"
             )
 
 

@@ -138,6 +138,12 @@ def _check_gate(settings: Settings) -> None:
         raise pytest.UsageError(str(error)) from None
 
 
+def _check_tasks(config: pytest.Config, tasks: Sequence[Task]) -> None:
+    from .. import regression
+
+    regression.check_tasks(_settings(config), list({id(t): t for t in tasks}.values()))
+
+
 # -- collecting ----------------------------------------------------------------------------------------------------
 
 
@@ -259,6 +265,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
     bench = _bench(config)
     try:
+        if _settings(config).compare is not None:
+            _check_tasks(config, [p.task for p in planned])
         bench.start(planned)
     except (PromptbenchError, OSError) as error:
         home = _settings(config).home

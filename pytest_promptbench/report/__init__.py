@@ -14,6 +14,8 @@ from ..records import Leaderboard, LoggedCandidate
 if TYPE_CHECKING:
     from ..agreement import Agreement
 
+LEADERBOARD_FILES = ("leaderboard.json", "statistics.json", "leaderboard.md", "leaderboard.html", "agreement.json")
+
 
 @without_collections()
 def write_all(
@@ -32,16 +34,22 @@ def write_all(
     from ..leaderboard import leaderboard_json, statistics_json
     from . import html, markdown
 
-    texts = {
-        "leaderboard.json": _json(leaderboard_json(lb)),
-        "statistics.json": _json(statistics_json(lb)),
-        "leaderboard.md": markdown.render_leaderboard(lb, agreement),
-        "leaderboard.html": html.render_leaderboard(lb, candidates, agreement=agreement, generated_at=generated_at),
-    }
-    if agreement is not None:
-        texts["agreement.json"] = _json(agreement_json(agreement))
+    texts = (
+        _json(leaderboard_json(lb)),
+        _json(statistics_json(lb)),
+        markdown.render_leaderboard(lb, agreement),
+        html.render_leaderboard(lb, candidates, agreement=agreement, generated_at=generated_at),
+        None if agreement is None else _json(agreement_json(agreement)),
+    )
     directory.mkdir(parents=True, exist_ok=True)
-    return [_replace(directory / name, text) for name, text in texts.items()]
+    files = zip(LEADERBOARD_FILES, texts, strict=True)
+    return [_replace(directory / name, text) for name, text in files if text is not None]
+
+
+def forget(directory: Path) -> None:
+    """Remove what ``write_all`` has written there."""
+    for name in LEADERBOARD_FILES:
+        (directory / name).unlink(missing_ok=True)
 
 
 def _json(value: object) -> str:

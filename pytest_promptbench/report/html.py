@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from ..records import Criterion, Leaderboard, LoggedCandidate, Row, Rubric, Score, Verdict, composite
 from . import pictures
 from .tables import all_tables
-from .text import EXPORT, composite_text, dollars, duration, interval, notes, number, plural, ranks, visible
+from .text import composite_text, dollars, duration, export_command, interval, notes, number, plural, ranks, visible
 
 if TYPE_CHECKING:
     import jinja2
@@ -143,7 +143,7 @@ def render_leaderboard(
             scenarios=_scenarios(lb, shown),
             left_out=left_out,
             pending=sum(row.pending for row in lb.rows),
-            export=EXPORT,
+            export=export_command(lb),
             notes=notes(lb),
             unjudged=_UNJUDGED,
         )

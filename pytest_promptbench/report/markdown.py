@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from ..records import Leaderboard, Row
 from .tables import Table, all_tables
-from .text import EXPORT, dollars, duration, markdown_cell, notes, number, ranks, row_points
+from .text import dollars, duration, export_command, markdown_cell, notes, number, ranks, row_points
 
 if TYPE_CHECKING:
     from ..agreement import Agreement
@@ -32,13 +33,19 @@ def render_leaderboard(lb: Leaderboard, agreement: Agreement | None = None) -> s
     else:
         lines.append("No candidates yet.")
     pending = sum(row.pending for row in lb.rows)
-    remarks = [f"{pending} pending: `{EXPORT}`"] if pending else []
+    remarks = [f"{pending} pending: {_code(export_command(lb))}"] if pending else []
     remarks += [markdown_cell(note) for note in notes(lb)]
     if remarks:
         lines += ["", *(f"- {remark}" for remark in remarks)]
     for table in all_tables(lb, agreement):
         lines += ["", *_table(table)]
     return "\n".join(lines) + "\n"
+
+
+def _code(text: str) -> str:
+    """A code span; GitHub ends one at as many backticks as it began with."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{text}{fence}"
 
 
 def _table(table: Table) -> list[str]:

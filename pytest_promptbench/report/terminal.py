@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..records import Leaderboard, Row
 from .tables import Table, shortened
-from .text import EXPORT, amount, composite_text, dollars, duration, notes, number, ranks, row_points, visible
+from .text import amount, composite_text, dollars, duration, export_command, notes, number, ranks, row_points, visible
 
 if TYPE_CHECKING:
     from rich.box import Box
@@ -85,7 +85,7 @@ def render_leaderboard(lb: Leaderboard, *, width: int, color: bool) -> str:
         say("no candidates yet")
     pending = sum(row.pending for row in lb.rows)
     if pending:
-        say(f"{pending} pending: {EXPORT}", "yellow")
+        say(f"{pending} pending: {export_command(lb)}", "yellow")
     for note in notes(lb):
         say(note, "dim")
     return _printed(console)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -151,5 +152,9 @@ def notes(lb: Leaderboard) -> list[str]:
     return found
 
 
-EXPORT: Final = "pytest evals/ --judge-export packet.json"
-"""The command that takes pending candidates to a judge."""
+def export_command(lb: Leaderboard) -> str:
+    """The command that takes a leaderboard's pending candidates to a judge; by default it finds the task's newest."""
+    command = "pytest evals/ --judge-export packet.json"
+    if re.fullmatch(re.escape(lb.task) + r"-bench-\d{4}-\d\d-\d\d", lb.experiment):
+        return command
+    return f"{command} --bench-experiment {shlex.quote(visible(lb.experiment))}"

@@ -87,13 +87,18 @@ def cells_now(tasks: Iterable[Task], task: str) -> dict[tuple[str, str, str], st
     return {c.names: c.id for t in tasks if t.suite.task == task for c in cells(t.suite)}
 
 
-def write_reports(boards: Iterable[Board]) -> list[Path]:
-    """Write every leaderboard as JSON, Markdown and HTML. UsageError where there is no writing."""
-    from ..report import write_all
+def write_reports(boards: Sequence[Board]) -> list[Path]:
+    """Write every leaderboard as JSON, Markdown and HTML. UsageError where there is no writing.
+
+    Where there are several, each in a folder of its own, one that an earlier session has left above them is removed.
+    """
+    from ..report import forget, write_all
 
     now, paths = utc_now(timespec="seconds"), []
     for b in boards:
         try:
+            if len(boards) > 1:
+                forget(b.folder.parent)
             paths += write_all(b.folder, b.leaderboard, b.candidates, agreement=b.agreement, generated_at=now)
         except OSError as error:
             raise UsageError(
