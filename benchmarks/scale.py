@@ -5,8 +5,9 @@
 
 A real session logs one candidate with a verdict; its rows are then multiplied in MLflow's tables (writing 100,000 runs
 through MLflow would take an hour), each with names and scores of its own: 4 models x 5 prompts x N/20 scenarios. Each
-figure is of a fresh process: ``read``, all candidates through MLflow's client; ``leaderboard``, intervals, comparisons,
-ranks; ``reports``, the JSON, Markdown and HTML files without the candidates' texts; its peak memory.
+figure is of a fresh process: ``read``, all candidates through MLflow's tables; ``leaderboard``, intervals, comparisons,
+ranks; ``agreement``, of its two judges; ``reports``, the JSON, Markdown and HTML files without the candidates' texts;
+its peak memory.
 """
 
 from __future__ import annotations
@@ -113,9 +114,10 @@ def multiply(uri: str, run_id: str, total: int) -> None:
 
 
 def measure(uri: str) -> dict[str, float]:
-    """In a process of its own: read, leaderboard, reports."""
+    """In a process of its own: read, leaderboard, agreement of its two judges, reports."""
     import resource
 
+    from pytest_promptbench.agreement import agreement_report
     from pytest_promptbench.leaderboard import build_leaderboard
     from pytest_promptbench.report import write_all
     from pytest_promptbench.tracking.store import TrackingStore
@@ -125,18 +127,21 @@ def measure(uri: str) -> dict[str, float]:
     clock = [time.perf_counter()]
     candidates = store.read(EXPERIMENT)
     clock.append(time.perf_counter())
-    board = build_leaderboard(candidates, rubric(), experiment=EXPERIMENT, task=candidates[0].task)
+    about = {"experiment": EXPERIMENT, "task": candidates[0].task}
+    board = build_leaderboard(candidates, rubric(), **about)
+    clock.append(time.perf_counter())
+    agreement = agreement_report(candidates, rubric(), **about)
     clock.append(time.perf_counter())
     folder = Path(tempfile.mkdtemp(prefix="promptbench-scale-report-"))
-    files = write_all(folder, board, candidates, generated_at="2026-01-01T00:00:00Z")
+    files = write_all(folder, board, candidates, agreement=agreement, generated_at="2026-01-01T00:00:00Z")
     clock.append(time.perf_counter())
     size = sum(f.stat().st_size for f in files) / 2**20
     shutil.rmtree(folder)
-    read, board_s, reports = (b - a for a, b in itertools.pairwise(clock))
+    read, board_s, agreed, reports = (b - a for a, b in itertools.pairwise(clock))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "candidates": len(candidates), "rows": len(board.rows), "read": read, "leaderboard": board_s,
-        "reports": reports, "size": size, "peak": peak,
+        "agreement": agreed, "reports": reports, "size": size, "peak": peak,
     }  # fmt: skip
 
 
@@ -153,8 +158,8 @@ def main() -> None:
         return
     words = ["..." if word == given.server else word for word in sys.argv[1:]]  # it may hold a password
     print(f"python benchmarks/scale.py {' '.join(words)}\n")
-    print("| candidates | rows | read s | a candidate ms | leaderboard s | reports s | reports MiB | peak MiB |")
-    print("| --- " * 8 + "|")
+    print("| candidates | rows | read s | a candidate ms | leaderboard s | agreement s | reports s | MiB | peak MiB |")
+    print("| --- " * 9 + "|")
     for total in given.candidates:
         root = Path(tempfile.mkdtemp(prefix="promptbench-scale-"))
         try:
@@ -165,7 +170,8 @@ def main() -> None:
             m = json.loads(done.stdout.splitlines()[-1])
             print(
                 f"| {m['candidates']} | {m['rows']} | {m['read']:.1f} | {m['read'] / total * 1e3:.2f} | "
-                f"{m['leaderboard']:.1f} | {m['reports']:.1f} | {m['size']:.1f} | {m['peak']:.0f} |",
+                f"{m['leaderboard']:.1f} | {m['agreement']:.1f} | {m['reports']:.1f} | {m['size']:.1f} | "
+                f"{m['peak']:.0f} |",
                 flush=True,
             )
         finally:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
+from .quiet import without_collections
 from .records import Criterion, Judge, LoggedCandidate, Record, Rubric, Tier, Verdict
 from .scores import verdict_composite
 
@@ -43,6 +44,7 @@ class Agreement(Record):
     pairs: tuple[JudgePair, ...] = ()
 
 
+@without_collections()
 def agreement_report(
     candidates: Iterable[LoggedCandidate], rubric: Rubric, *, experiment: str, task: str, seed: int = 0
 ) -> Agreement:
@@ -91,7 +93,8 @@ def _sides(candidates: Sequence[LoggedCandidate], rubric: Rubric) -> Iterator[tu
     for first, second in combinations(everyone, 2):
         rated = _common(candidates, rubric, _of_judge(first), _of_judge(second))
         yield "judges", judge_name(first), judge_name(second), rated
-    for judge in everyone:
+    twice = {v.judge for c in candidates for v in c.second_verdicts}
+    for judge in (j for j in everyone if j in twice):
         rated = _common(candidates, rubric, _of_judge(judge), _again(judge))
         yield "self", judge_name(judge), f"{judge_name(judge)} again", rated
 

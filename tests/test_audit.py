@@ -191,7 +191,13 @@ def draws(project: Project, audit: str) -> list[dict[str, Any]]:
     return [json.loads(r.data.tags[tag]) for r in project.runs() if tag in r.data.tags]
 
 
-def test_an_audit_from_export_to_a_calibrated_leaderboard(audited: Project) -> None:
+def test_audits_one_after_another(audited: Project) -> None:
+    for step in (an_audit, a_second_audit, a_packet_of_another_audit, a_carried_verdict):
+        step(audited)
+
+
+def an_audit(audited: Project) -> None:
+    """From export to a calibrated leaderboard."""
     asked = audited.provider.count
     exported = audited.pytest("--judge-export", "audit.json", "--judge-audit", "2", "--judge-duplicates", "1")
     assert exported.code == 0, exported.text
@@ -230,8 +236,8 @@ def test_an_audit_from_export_to_a_calibrated_leaderboard(audited: Project) -> N
     assert probabilities(audited) == ["0.333333", "0.333333"]
 
 
-def test_a_second_audit_and_a_label_that_no_audit_brought(audited: Project) -> None:
-    """After the test before. An audit that is drawn and put aside changes nothing; one that is taken in does."""
+def a_second_audit(audited: Project) -> None:
+    """One that is put aside changes nothing; one that is taken in does. Then a label that no audit brought."""
     aside = audited.pytest("--judge-export", "aside.json", "--judge-audit", "3")
     assert aside.code == 0, aside.text
     assert "round 2, seed" in aside.out
@@ -254,7 +260,8 @@ def test_a_second_audit_and_a_label_that_no_audit_brought(audited: Project) -> N
     assert probabilities(audited) == found, "a label from an ordinary packet has no sampling probability"
 
 
-def test_a_packet_of_an_audit_that_did_not_draw_its_items_is_refused(audited: Project) -> None:
+def a_packet_of_another_audit(audited: Project) -> None:
+    """An audit that did not draw a packet's items is refused."""
     packet = audited.packet("rest.json")
     packet["audit"] = "0123456789ab"
     (audited.root / "wrong.json").write_text(json.dumps(packet))
@@ -263,7 +270,8 @@ def test_a_packet_of_an_audit_that_did_not_draw_its_items_is_refused(audited: Pr
     assert "was not drawn by the audit 0123456789ab: export again" in refused.text
 
 
-def test_a_carried_verdict_keeps_its_sampling_probability(audited: Project) -> None:
+def a_carried_verdict(audited: Project) -> None:
+    """It keeps its sampling probability."""
     before = Counter(probabilities(audited))
     assert audited.pytest("--bench-experiment", "another-day").code == 0
     carried = [r.data.tags for r in audited.runs("another-day") if "promptbench.carried_from" in r.data.tags]

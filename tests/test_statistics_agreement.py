@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import time
+import tracemalloc
 from pathlib import Path
 
 import krippendorff
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score
 
 from pytest_promptbench import statistics as stats
 from pytest_promptbench.records import Criterion
+from pytest_promptbench.statistics import resampling
 from pytest_promptbench.statistics.agreement import gwet_ac1, nearest_point, ordinal_alpha, scale_points, weighted_kappa
 
 SCALE = Criterion(name="relevance", type="scale", min=1, max=5, weight=1)
@@ -70,7 +73,8 @@ def test_figures_of_a_resample_are_those_of_the_resampled_candidates():
     rng = np.random.default_rng(3)
     x, y, cluster = rng.integers(1, 6, 30).astype(float), rng.normal(size=30), np.repeat(np.arange(10), 3)
     weights = rng.integers(0, 4, (4, 10)).astype(float)
-    got = _spearman(_Ratings(x=x, y=y, cluster=cluster, clusters=10), weights)
+    ratings = _Ratings.of(x, y, cluster)
+    got = _spearman(ratings)(weights @ ratings.counts)
     for row, value in zip(weights, got, strict=True):
         times = row[cluster].astype(int)
         assert value == pytest.approx(spearmanr(np.repeat(x, times), np.repeat(y, times)).statistic)
@@ -301,3 +305,61 @@ def test_hanna():
         assert found.alpha.value == pytest.approx(alpha)
         assert found.spearman.value == pytest.approx(spearmanr(a, b).statistic)
         assert found.spearman.ci[1] - found.spearman.ci[0] < 0.3
+
+
+# -- many scenarios ------------------------------------------------------------------------------------------------
+
+
+def counted(n, kinds, seed=0):
+    """How often each of some pairs of ratings is in each of n scenarios, of about so many different kinds."""
+    rng = np.random.default_rng(seed)
+    return csr_array(rng.poisson(0.7, (kinds, 6)).astype(float)[rng.integers(0, kinds, n)])
+
+
+@pytest.mark.parametrize(("n", "kinds"), [(5, 5), (40, 40), (700, 700)], ids=["enumerated", "kept", "in parts"])
+def test_sums_over_resamples_are_those_of_the_resamples_themselves(n, kinds, monkeypatch):
+    monkeypatch.setattr(resampling, "_CACHED", 50_000)
+    counts = counted(n, kinds)
+    parts = list(resampling.resampled_sums(counts, seed=3, resamples=1000))
+    weights, shares = resampling.resample_counts(n, seed=3, resamples=1000)
+    assert (len(parts) > 1) == (n == 700)
+    assert np.concatenate([s for s, _ in parts]) == pytest.approx(weights @ counts.toarray())
+    assert np.concatenate([p for _, p in parts]) == pytest.approx(shares)
+
+
+def test_sums_over_resamples_of_few_kinds_of_scenarios_have_the_same_law():
+    counts = counted(2000, 9)
+    sums = np.concatenate([s for s, _ in resampling.resampled_sums(counts, seed=3, resamples=20_000)])
+    dense = counts.toarray()
+    assert sums.mean(axis=0) == pytest.approx(dense.sum(axis=0), rel=2e-3)
+    assert np.cov(sums.T) == pytest.approx(2000 * np.cov(dense.T, bias=True), rel=0.05, abs=30)
+
+
+def test_the_jackknife_leaves_out_each_scenario_or_groups_of_many(monkeypatch):
+    counts = counted(1500, 1500)
+    each = np.concatenate(list(resampling.left_out_sums(counts, seed=0)))
+    assert each == pytest.approx(counts.toarray().sum(axis=0) - counts.toarray())
+    values = csr_array(np.random.default_rng(1).exponential(size=(20_000, 1)) ** 2)
+    monkeypatch.setattr(resampling, "LEFT_OUT", 20_000)
+    one_by_one = resampling.acceleration(np.concatenate(list(resampling.left_out_sums(values, seed=0)))[:, 0])
+    monkeypatch.setattr(resampling, "LEFT_OUT", 2_000)
+    in_groups = np.concatenate(list(resampling.left_out_sums(values, seed=0)))[:, 0]
+    assert len(in_groups) == 2000
+    assert resampling.acceleration(in_groups) == pytest.approx(one_by_one, rel=0.25)
+
+
+def test_memory_is_that_of_the_data_and_not_of_the_resamples():
+    """4,000 resamples of 6,000 scenarios, or leaving out each of these, would be 200 to 300 MB as a matrix."""
+    rng = np.random.default_rng(0)
+    pairs = [
+        stats.RatedPair(scenario=str(i // 2), a={"relevance": x}, b={"relevance": y})
+        for i, (x, y) in enumerate(rng.choice([1.0, 2.0, 4.0, 5.0], (12_000, 2)))
+    ]
+    tracemalloc.start()
+    (found,) = stats.measure_agreement(pairs, [SCALE]).scales
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.n == 12_000
+    assert found.kappa.ci is not None
+    assert found.kappa.ci[0] < 0 < found.kappa.ci[1]
+    assert peak < 100e6, f"{peak / 1e6:.0f} MB"

@@ -1,8 +1,8 @@
 """How far two judges agree on the same candidates, criterion by criterion, with intervals clustered by scenario.
 
-Every figure is computed from weights on scenarios: all 1 for the figure itself, multiplicities for a bootstrap sample,
-one of them 0 for the jackknife. So thousands of resamples are a few matrix products, and a test holds each figure
-against scikit-learn, krippendorff and scipy.
+Every figure is computed from how often each pair of ratings occurs: in all scenarios for the figure itself, in those of
+a bootstrap sample, in all but one for the jackknife. So thousands of resamples are a few products with a sparse matrix,
+whose size is that of the data, and a test holds each figure against scikit-learn, krippendorff and scipy.
 """
 
 from __future__ import annotations
@@ -10,20 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..records import Criterion, Record, Score
-from .resampling import Bootstrap, Floats, acceleration, bca_interval, resample_counts
+from .resampling import Bootstrap, Floats, acceleration, bca_interval, left_out_sums, resampled_sums
 
 RESAMPLES = 4_000
-_CELLS = 2_000_000  # (resamples, ratings) cells worked on at a time
 
 Ints = NDArray[np.intp]
 Statistic = Callable[[Floats], Floats]
-"""Weights of scenarios, shape (samples, scenarios) -> one value a sample; NaN where it is not defined."""
+"""How often each pair of ratings occurs, shape (samples, pairs) -> one value a sample; NaN where it is not defined."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,11 +123,10 @@ def measure_agreement(
             continue
         common.update(i for i, *_ in rated)
         names = {s: k for k, s in enumerate(sorted({s for _, s, _, _ in rated}))}
-        ratings = _Ratings(
-            x=np.array([x for *_, x, _ in rated]),
-            y=np.array([y for *_, y in rated]),
-            cluster=np.array([names[s] for _, s, _, _ in rated], dtype=np.intp),
-            clusters=len(names),
+        ratings = _Ratings.of(
+            np.array([x for *_, x, _ in rated]),
+            np.array([y for *_, y in rated]),
+            np.array([names[s] for _, s, _, _ in rated], dtype=np.intp),
         )
         if criterion.type == "scale":
             scales.append(_scale(criterion, ratings, level=level, seed=seed))
@@ -146,55 +144,91 @@ def measure_agreement(
 
 
 class _Ratings(NamedTuple):
-    """Ratings of the same candidates by two judges, and the scenario's number of each, all of shape (candidates,)."""
+    """Ratings of the same candidates by two judges.
+
+    x, y: every pair of ratings that occurs, shape (pairs,). counts: how often in each scenario, a sparse matrix of
+    shape (scenarios, pairs).
+    """
 
     x: Floats
     y: Floats
-    cluster: Ints
-    clusters: int
+    counts: Any
+
+    @classmethod
+    def of(cls, x: Floats, y: Floats, cluster: Ints) -> Self:
+        """From one rating of each judge a candidate, and the number of its scenario, all of shape (candidates,)."""
+        pairs, which = np.unique(np.stack([x, y], axis=1), axis=0, return_inverse=True)
+        return cls(pairs[:, 0], pairs[:, 1], _counted(cluster, which.reshape(-1), int(cluster.max()) + 1, len(pairs)))
+
+    @property
+    def scenarios(self) -> int:
+        return int(self.counts.shape[0])
+
+    @property
+    def whole(self) -> Floats:
+        """How often each pair occurs in all, shape (1, pairs)."""
+        return np.asarray(self.counts.sum(axis=0), dtype=np.float64).reshape(1, -1)
+
+
+def _counted(rows: Ints, columns: Ints, height: int, width: int) -> Any:
+    """A sparse matrix of how often each (row, column) is there."""
+    from scipy.sparse import coo_array
+
+    return coo_array((np.ones(len(rows)), (rows, columns)), shape=(height, width)).tocsr()
+
+
+def _gathered(which: Ints, width: int) -> Any:
+    """A sparse matrix that adds up columns: column i of what it is multiplied to goes to column ``which[i]``."""
+    return _counted(np.arange(len(which)), which, len(which), width)
 
 
 def _scale(criterion: Criterion, r: _Ratings, *, level: float, seed: int) -> ScaleAgreement:
     points = scale_points(criterion.min, criterion.max, np.concatenate([r.x, r.y]))
     i, j = nearest_point(r.x, points), nearest_point(r.y, points)
-    tables = _tables(i, j, len(points), r)
+    tables = _tables(i, j, len(points))
     constant = _constant(r, "it gave every candidate the same score")
     none_varies = "both judges gave every candidate the same score" if np.ptp(np.concatenate([i, j])) == 0 else None
-    gap, difference = np.abs(r.x - r.y), r.x - r.y
-
-    def estimate(statistic: Statistic, undefined: str | None = None) -> Estimate:
-        return _estimate(statistic, r.clusters, undefined=undefined, level=level, seed=seed)
-
+    often = r.whole[0]
     return ScaleAgreement(
         criterion=criterion.name,
-        n=len(r.x),
-        scenarios=r.clusters,
-        rounded=int(np.count_nonzero(points[i] != r.x) + np.count_nonzero(points[j] != r.y)),
-        kappa=estimate(lambda w: weighted_kappa(tables(w), points), none_varies),
-        alpha=estimate(lambda w: ordinal_alpha(tables(w)), none_varies),
-        spearman=estimate(lambda w: _spearman(r, w), constant),
-        mean_absolute_difference=estimate(_mean_of(gap, r)),
-        bias=estimate(_mean_of(difference, r)),
+        n=int(often.sum()),
+        scenarios=r.scenarios,
+        rounded=int(often[points[i] != r.x].sum() + often[points[j] != r.y].sum()),
+        **_estimates(
+            r,
+            {
+                "kappa": (lambda t: weighted_kappa(tables(t), points), none_varies),
+                "alpha": (lambda t: ordinal_alpha(tables(t)), none_varies),
+                "spearman": (_spearman(r), constant),
+                "mean_absolute_difference": (_mean_of(np.abs(r.x - r.y)), None),
+                "bias": (_mean_of(r.x - r.y), None),
+            },
+            level=level,
+            seed=seed,
+        ),
     )
 
 
 def _flag(criterion: Criterion, r: _Ratings, *, level: float, seed: int) -> FlagAgreement:
     x, y = (r.x >= 0.5).astype(np.intp), (r.y >= 0.5).astype(np.intp)
-    tables = _tables(x, y, 2, r)
+    tables = _tables(x, y, 2)
     same = "both judges gave every candidate the same answer" if np.ptp(np.concatenate([x, y])) == 0 else None
-
-    def estimate(statistic: Statistic, undefined: str | None = None) -> Estimate:
-        return _estimate(statistic, r.clusters, undefined=undefined, level=level, seed=seed)
-
     return FlagAgreement(
         criterion=criterion.name,
-        n=len(x),
-        scenarios=r.clusters,
-        kappa=estimate(lambda w: weighted_kappa(tables(w), np.array([0.0, 1.0])), same),
-        ac1=estimate(lambda w: gwet_ac1(tables(w))),
-        raw=estimate(_mean_of((x == y).astype(np.float64), r)),
-        base_rate_a=estimate(_mean_of(x.astype(np.float64), r)),
-        base_rate_b=estimate(_mean_of(y.astype(np.float64), r)),
+        n=int(r.whole.sum()),
+        scenarios=r.scenarios,
+        **_estimates(
+            r,
+            {
+                "kappa": (lambda t: weighted_kappa(tables(t), np.array([0.0, 1.0])), same),
+                "ac1": (lambda t: gwet_ac1(tables(t)), None),
+                "raw": (_mean_of((x == y).astype(np.float64)), None),
+                "base_rate_a": (_mean_of(x.astype(np.float64)), None),
+                "base_rate_b": (_mean_of(y.astype(np.float64)), None),
+            },
+            level=level,
+            seed=seed,
+        ),
     )
 
 
@@ -228,17 +262,14 @@ def nearest_point(ratings: Floats, points: Floats) -> Ints:
 # -- figures over many weightings at once --------------------------------------------------------------------------
 
 
-def _tables(i: Ints, j: Ints, k: int, r: _Ratings) -> Callable[[Floats], Floats]:
-    """Weights (samples, scenarios) -> contingency tables (samples, k, k) of ratings i against j."""
-    counts = np.zeros((r.clusters, k * k))
-    np.add.at(counts, (r.cluster, i * k + j), 1.0)
-    return lambda weights: (weights @ counts).reshape(-1, k, k)
+def _tables(i: Ints, j: Ints, k: int) -> Callable[[Floats], Floats]:
+    """How often each pair occurs -> contingency tables (samples, k, k) of ratings i against j."""
+    cells = _gathered(i * k + j, k * k)
+    return lambda often: (often @ cells).reshape(-1, k, k)
 
 
-def _mean_of(values: Floats, r: _Ratings) -> Statistic:
-    sums = np.bincount(r.cluster, weights=values, minlength=r.clusters)
-    sizes = np.bincount(r.cluster, minlength=r.clusters).astype(np.float64)
-    return lambda weights: (weights @ sums) / (weights @ sizes)
+def _mean_of(values: Floats) -> Statistic:
+    return lambda often: (often @ values) / often.sum(axis=1)
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:
@@ -290,48 +321,71 @@ def gwet_ac1(tables: Floats) -> Floats:
     return _ratio(raw - chance, 1 - chance)
 
 
-def _spearman(r: _Ratings, weights: Floats) -> Floats:
-    """Spearman's correlation (Pearson's of mid-ranks) for every row of weights, shape (samples, scenarios)."""
-    step = max(1, _CELLS // len(r.x))
-    parts = [_spearman_of(r, weights[start : start + step]) for start in range(0, len(weights), step)]
-    return np.concatenate(parts)
+def _spearman(r: _Ratings) -> Statistic:
+    """Spearman's correlation: Pearson's of mid-ranks."""
+    rank_x, rank_y = _ranks(r.x), _ranks(r.y)
+
+    def correlation(often: Floats) -> Floats:
+        total = often.sum(axis=1)
+        u, v = rank_x(often), rank_y(often)
+        u = u - ((often * u).sum(axis=1) / total)[:, None]
+        v = v - ((often * v).sum(axis=1) / total)[:, None]
+        scale = np.sqrt((often * u * u).sum(axis=1) * (often * v * v).sum(axis=1))
+        return _ratio((often * u * v).sum(axis=1), scale)
+
+    return correlation
 
 
-def _spearman_of(r: _Ratings, weights: Floats) -> Floats:
-    w = weights[:, r.cluster]
-    total = w.sum(axis=1)
-    u, v = (_weighted_ranks(values, r, weights) for values in (r.x, r.y))
-    u = u - ((w * u).sum(axis=1) / total)[:, None]
-    v = v - ((w * v).sum(axis=1) / total)[:, None]
-    scale = np.sqrt((w * u * u).sum(axis=1) * (w * v * v).sum(axis=1))
-    return _ratio((w * u * v).sum(axis=1), scale)
-
-
-def _weighted_ranks(values: Floats, r: _Ratings, weights: Floats) -> Floats:
-    """Mid-ranks of ``values`` in each weighted sample, shape (samples, candidates)."""
+def _ranks(values: Floats) -> Callable[[Floats], Floats]:
+    """How often each of ``values`` occurs -> its mid-rank in each sample, both of shape (samples, values)."""
     distinct, which = np.unique(values, return_inverse=True)
-    counts = np.zeros((r.clusters, len(distinct)))
-    np.add.at(counts, (r.cluster, which), 1.0)
-    per_value = weights @ counts
-    ranks: Floats = (np.cumsum(per_value, axis=1) - per_value / 2 + 0.5)[:, which]
+    gathered = _gathered(which, len(distinct))
+
+    def ranks(often: Floats) -> Floats:
+        per_value = often @ gathered
+        found: Floats = (np.cumsum(per_value, axis=1) - per_value / 2 + 0.5)[:, which]
+        return found
+
     return ranks
 
 
-def _estimate(statistic: Statistic, clusters: int, *, undefined: str | None, level: float, seed: int) -> Estimate:
-    """The statistic on the data, with its BCa interval over scenarios."""
-    value = float(statistic(np.ones((1, clusters)))[0])
-    if not math.isfinite(value):
-        return Estimate(value=None, reason=undefined or "the ratings do not vary")
-    if clusters < 2:
-        return Estimate(value=value, reason="no interval from one scenario")
-    weights, shares = resample_counts(clusters, seed=seed, resamples=RESAMPLES)
-    drawn = statistic(weights)
+def _estimates(
+    r: _Ratings, statistics: Mapping[str, tuple[Statistic, str | None]], *, level: float, seed: int
+) -> dict[str, Estimate]:
+    """Each statistic on the data with its BCa interval over scenarios, or the reason why it is not defined."""
+    values = {name: float(statistic(r.whole)[0]) for name, (statistic, _) in statistics.items()}
+    known = {name: statistics[name][0] for name, value in values.items() if math.isfinite(value)}
+    found = {
+        name: Estimate(value=None, reason=undefined or "the ratings do not vary")
+        for name, (_, undefined) in statistics.items()
+        if name not in known
+    }
+    if r.scenarios < 2:
+        reason = "no interval from one scenario"
+        return found | {name: Estimate(value=values[name], reason=reason) for name in known}
+    drawn: dict[str, list[Floats]] = {name: [] for name in known}
+    left_out: dict[str, list[Floats]] = {name: [] for name in known}
+    probability: list[Floats] = []
+    for sums, shares in resampled_sums(r.counts, seed=seed, resamples=RESAMPLES):
+        probability.append(shares)
+        for name, statistic in known.items():
+            drawn[name].append(statistic(sums))
+    for sums in left_out_sums(r.counts, seed=seed):
+        for name, statistic in known.items():
+            left_out[name].append(statistic(sums))
+    shares = np.concatenate(probability)
+    for name in known:
+        sample, jackknife = np.concatenate(drawn[name]), np.concatenate(left_out[name])
+        found[name] = _estimate(values[name], sample, shares, jackknife, n=r.scenarios, level=level)
+    return found
+
+
+def _estimate(value: float, drawn: Floats, shares: Floats, jackknife: Floats, *, n: int, level: float) -> Estimate:
     known = np.isfinite(drawn)
-    jackknife = statistic(1.0 - np.eye(clusters))
     if float(shares[known].sum()) < 0.95:
         return Estimate(value=value, reason="no interval: in many resamples the ratings do not vary")
     boot = Bootstrap(drawn[known], shares[known] / shares[known].sum())
     if np.ptp(boot.values) == 0:
         return Estimate(value=value, ci=(value, value))
     a = acceleration(jackknife[np.isfinite(jackknife)])
-    return Estimate(value=value, ci=bca_interval(value, boot, a, n=clusters, level=level))
+    return Estimate(value=value, ci=bca_interval(value, boot, a, n=n, level=level))

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,8 @@ EXACT_FLIPS = 14
 """Up to this many non-zero differences, all 2**n sign patterns are enumerated (16,384 for 14)."""
 MANY = 300
 """From this many scenarios on, distributions come from their expansions: resampling would only add its own noise."""
+LEFT_OUT = 2_000
+"""Up to this many scenarios the jackknife leaves out one at a time."""
 _CACHED = 2_000_000  # cells of a resampling matrix that is worth keeping (16 MB)
 
 
@@ -72,6 +75,59 @@ def resample_counts(n: int, *, seed: int, resamples: int = RESAMPLES) -> tuple[F
     else:
         counts = _draw(n, resamples, np.random.default_rng(seed))
     return counts, np.full(resamples, 1.0 / resamples)
+
+
+def resampled_sums(counts: Any, *, seed: int, resamples: int = RESAMPLES) -> Iterator[tuple[Floats, Floats]]:
+    """Sums over bootstrap samples of the rows of ``counts``, a sparse matrix of shape (scenarios, columns).
+
+    In parts, so that memory stays that of the data: sums of shape (samples, columns), and each sample's probability,
+    which over all parts sum to 1. Samples are those of :func:`resample_counts`; where there are many scenarios and few
+    kinds of them, it is drawn how many of each kind are in a sample, which is the same law.
+    """
+    n, columns = counts.shape
+    step = max(1, _CACHED // max(n, columns))
+    rng = np.random.default_rng(seed)
+    kinds, sizes = _kinds(counts) if n >= MANY else (counts, ())
+    if n <= EXACT_BOOTSTRAP:
+        samples, shares = _multisets(n)
+        for start in range(0, len(samples), step):
+            yield samples[start : start + step] @ counts, shares[start : start + step]
+        return
+    for start in range(0, resamples, step):
+        some = min(step, resamples - start)
+        shares = np.full(some, 1.0 / resamples)
+        if 0 < len(sizes) <= n // 4:
+            yield rng.multinomial(n, np.array(sizes) / n, size=some).astype(np.float64) @ kinds, shares
+        else:
+            yield _draw(n, some, rng) @ counts, shares
+
+
+def _kinds(counts: Any) -> tuple[Any, list[int]]:
+    """The different rows of a sparse matrix, and how often each is there."""
+    places: dict[bytes, list[int]] = {}
+    for i, (start, end) in enumerate(itertools.pairwise(counts.indptr)):
+        row = counts.indices[start:end].tobytes() + counts.data[start:end].tobytes()
+        places.setdefault(row, []).append(i)
+    return counts[[found[0] for found in places.values()]], [len(found) for found in places.values()]
+
+
+def left_out_sums(counts: Any, *, seed: int) -> Iterator[Floats]:
+    """Column sums without one row of ``counts`` each, for the jackknife, in parts of shape (rows, columns).
+
+    Of more than :data:`LEFT_OUT` rows, without one of so many random groups of them each. An :func:`acceleration` is a
+    skewness over the square root of the number of terms; that of sums of m rows is smaller by the square root of m,
+    and there are m times fewer, so it stays the same.
+    """
+    from scipy.sparse import coo_array
+
+    n = counts.shape[0]
+    whole = np.asarray(counts.sum(axis=0), dtype=np.float64).reshape(1, -1)
+    if n > LEFT_OUT:
+        group = np.random.default_rng(seed).permutation(n) % LEFT_OUT
+        counts = coo_array((np.ones(n), (group, np.arange(n))), shape=(LEFT_OUT, n)).tocsr() @ counts
+    step = max(1, _CACHED // whole.shape[1])
+    for start in range(0, counts.shape[0], step):
+        yield whole - counts[start : start + step].toarray()
 
 
 def bootstrap_means(values: Floats, *, seed: int) -> Bootstrap:

@@ -6,7 +6,7 @@ import json
 import math
 
 from ..errors import TrackingError
-from ..records import Draw, LoggedCandidate
+from ..records import LoggedCandidate
 from . import entry as names
 from . import verdicts
 from .spans import trace_id
@@ -29,9 +29,9 @@ def candidate_of(run: Run, experiment: str) -> LoggedCandidate:
 
 def _read_run(run: Run, experiment: str) -> LoggedCandidate:
     tags, params, metrics = run.tags, run.params, run.metrics
-    many = {k: v for k, v in tags.items() if k.startswith(names.MANY)}
     failed = run.status == "FAILED"
-    checks = json.loads(tags.get(names.CHECKS, "{}"))
+    checks = json.loads(tags[names.CHECKS]) if names.CHECKS in tags else {}
+    said = verdicts.read(tags, metrics, checks)
     probability = tags.get(names.SAMPLING)
     return LoggedCandidate(
         run_id=run.run_id,
@@ -46,9 +46,9 @@ def _read_run(run: Run, experiment: str) -> LoggedCandidate:
         rubric_sha256=tags.get(names.RUBRIC_SHA256, ""),
         pending=not failed and tags.get(names.JUDGE_PENDING) == "true",
         error=tags.get(names.ERROR, "failed") if failed else None,
-        verdicts=verdicts.read(tags, metrics, checks),
-        second_verdicts=verdicts.read_second(many),
-        failed_verdicts=verdicts.read_failed(many),
+        verdicts=said.verdicts,
+        second_verdicts=said.second,
+        failed_verdicts=said.failed,
         checks=checks,
         started_at=run.start_time,
         latency_s=metrics.get("latency_s"),
@@ -60,9 +60,7 @@ def _read_run(run: Run, experiment: str) -> LoggedCandidate:
         session=tags.get(names.SESSION, ""),
         carried_from=tags.get(names.CARRIED_FROM),
         sampling_probability=float(probability) if probability else None,
-        draws={
-            k[len(names.AUDIT) :]: Draw.from_json(json.loads(v)) for k, v in many.items() if k.startswith(names.AUDIT)
-        },
+        draws=said.draws,
         audited=tags.get(names.AUDITED),
     )
 

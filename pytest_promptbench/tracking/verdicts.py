@@ -7,9 +7,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..records import Fingerprint, Judge, LoggedCandidate, Rubric, Score, Tier, Verdict, composite, sha256
+from ..records import Draw, Fingerprint, Judge, LoggedCandidate, Rubric, Score, Tier, Verdict, composite, sha256
 from . import entry as names
 from .entry import TAG_LIMIT, storable
 from .tables import Run
@@ -73,7 +73,7 @@ def carried_tags(run: Run) -> dict[str, str]:
 
 def carried(run: Run) -> tuple[Verdict, ...]:
     """The sit-down verdicts of ``run``."""
-    found = read(run.tags, run.metrics, {})
+    found = read(run.tags, run.metrics, {}).verdicts
     return tuple(v for v in found if v.judge.tier is not Tier.AUTO)
 
 
@@ -168,41 +168,52 @@ def _assessment_id(content: list[Any]) -> str:
 # -- reading
 
 
-def read(tags: Mapping[str, str], metrics: Mapping[str, float], checks: Mapping[str, Any]) -> tuple[Verdict, ...]:
-    """The latest verdict of every judge that a run's tags hold."""
-    found = _of_prefix(tags, names.VERDICT)
+class Said(NamedTuple):
+    """What a run's tags hold of judges and audits.
+
+    ``verdicts``: the latest of every judge; ``second``: of those who saw the candidate twice; ``failed``: judge ->
+    what was wrong with its reply; ``draws``: audit -> how it came to draw the candidate.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    second: tuple[Verdict, ...]
+    failed: Mapping[str, str]
+    draws: Mapping[str, Draw]
+
+
+def read(tags: Mapping[str, str], metrics: Mapping[str, float], checks: Mapping[str, Any]) -> Said:
+    """Everything at once: a leaderboard reads 100,000 runs."""
+    found: list[Verdict] = []
+    second: list[Verdict] = []
+    failed, draws = {}, {}
+    for key, text in tags.items():
+        if not key.startswith(names.MANY):
+            continue
+        value = json.loads(text)
+        if key.startswith(names.VERDICT):
+            found.append(_verdict(key[len(names.VERDICT) :], value))
+        elif key.startswith(names.SECOND_VERDICT):
+            second.append(_verdict(key[len(names.SECOND_VERDICT) :], value))
+        elif key.startswith(names.FAILED_VERDICT):
+            failed[value["judge"]] = value["problem"]
+        else:
+            draws[key[len(names.AUDIT) :]] = Draw.from_json(value)
     kind = tags.get(names.JUDGE_KIND)
     if kind in (Tier.HUMAN, Tier.CLAUDE_CODE) and not any(v.judge.tier is not Tier.AUTO for v in found):
         # Written by another program that keeps to the public names.
         scores = {k: v for k, v in metrics.items() if k not in _NOT_SCORES and not k.startswith(names.AUTO)}
         judge = Judge(tier=Tier(kind), name=tags.get(names.JUDGED_BY, kind))
         found.append(Verdict(scores={**scores, **checks}, judge=judge, at=tags.get(names.JUDGED_AT, "")))
-    return tuple(found)
+    return Said(tuple(found), tuple(second), failed, draws)
 
 
-def read_second(tags: Mapping[str, str]) -> tuple[Verdict, ...]:
-    return tuple(_of_prefix(tags, names.SECOND_VERDICT))
-
-
-def read_failed(tags: Mapping[str, str]) -> dict[str, str]:
-    values = (json.loads(text) for key, text in tags.items() if key.startswith(names.FAILED_VERDICT))
-    return {value["judge"]: value["problem"] for value in values}
-
-
-def _of_prefix(tags: Mapping[str, str], prefix: str) -> list[Verdict]:
-    found = []
-    for key, text in tags.items():
-        if key.startswith(prefix):
-            value = json.loads(text)
-            tier = Tier(key.removeprefix(prefix).split(".", 1)[0])
-            given = value.get("fingerprint")
-            found.append(
-                Verdict(
-                    scores=value["scores"],
-                    judge=Judge(tier=tier, name=value["judge"]),
-                    rationale=value.get("rationale"),
-                    at=value["at"],
-                    fingerprint=Fingerprint.from_json(given) if given else None,
-                )
-            )
-    return found
+def _verdict(judge_key: str, value: Mapping[str, Any]) -> Verdict:
+    """A verdict of a judge whose key begins with its tier."""
+    given = value.get("fingerprint")
+    return Verdict(
+        scores=value["scores"],
+        judge=Judge(tier=Tier(judge_key.split(".", 1)[0]), name=value["judge"]),
+        rationale=value.get("rationale"),
+        at=value["at"],
+        fingerprint=Fingerprint.from_json(given) if given else None,
+    )
