@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 import warnings
@@ -159,6 +160,20 @@ def test_a_wrong_key_is_asked_about_once_for_the_whole_model(rig: Rig) -> None:
     generator.plan(cells)
     assert all(generator.candidate(c).result(5).error == "401" for c in cells)
     assert len(completer.asked) == 1
+
+
+def test_models_of_one_name_in_two_files_do_not_break_each_other(rig: Rig) -> None:
+    def act(request: Request, attempt: int) -> None:
+        if request.model.api_base == "http://a/v1":
+            raise PermanentError("401", whole_model=True)
+
+    first, second = (
+        dataclasses.replace(c, model=dataclasses.replace(c.model, api_base=f"http://{host}/v1"))
+        for c, host in ((cell("s1"), "a"), (cell("s2"), "b"))
+    )
+    generator = rig.start(ScriptedCompleter(act=act))
+    assert generator.candidate(first).result(5).error == "401"
+    assert generator.candidate(second).result(5).error is None
 
 
 def test_retry_after_is_honoured_and_lowers_the_concurrency(rig: Rig) -> None:

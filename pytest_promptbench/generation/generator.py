@@ -30,6 +30,10 @@ STARTS_A_TURN = 2
 """So many requests start in one turn of the loop. All at once would make their way through it side by side, be sent
 last of all, and be answered in one heap; one after another they are answered so, each when there is time for it."""
 
+_Lane = tuple[str, str, str | None, str | None]
+"""What has a queue, a limit and a breakdown of its own: a model as one ``models.yaml`` has it, of which there may be
+several with equal names."""
+
 
 @dataclass(eq=False)
 class _Job:
@@ -82,9 +86,9 @@ class Generator:
         )
         self._orders: dict[tuple[str, str, str, str], _Order] = {}
         self._jobs: dict[str, _Job] = {}
-        self._queues: dict[str, deque[_Job]] = {}
-        self._adaptive: dict[str, AdaptiveLimit] = {}
-        self._broken: dict[str, PermanentError] = {}
+        self._queues: dict[_Lane, deque[_Job]] = {}
+        self._adaptive: dict[_Lane, AdaptiveLimit] = {}
+        self._broken: dict[_Lane, PermanentError] = {}
         self._delayed: list[_Job] = []
         self._counter = itertools.count()
         self._front = itertools.count(-1, -1)
@@ -259,7 +263,7 @@ class Generator:
                 if request.key in known:
                     job.state, job.answer = "finished", replace(known[request.key], cached=True)
                 else:
-                    self._queues.setdefault(request.model.name, deque()).append(job)
+                    self._queues.setdefault(_lane(request.model), deque()).append(job)
             order.jobs.append(job)
             if job.state != "finished":
                 job.watchers.append(order)
@@ -276,7 +280,7 @@ class Generator:
         for job in reversed(order.jobs):
             if job.state == "queued" and job not in self._delayed:
                 job.order = next(self._front)
-                queue = self._queues[job.request.model.name]
+                queue = self._queues[_lane(job.request.model)]
                 queue.remove(job)
                 queue.appendleft(job)
         self._kick()
@@ -291,7 +295,7 @@ class Generator:
         now = time.monotonic()
         for job in [j for j in self._delayed if j.not_before <= now]:
             self._delayed.remove(job)
-            self._queues[job.request.model.name].appendleft(job)
+            self._queues[_lane(job.request.model)].appendleft(job)
         soonest = min((j.not_before for j in self._delayed), default=None)
         passed_over: list[_Job] = []
         pause: float | None = None
@@ -301,8 +305,8 @@ class Generator:
             if not ready:
                 break
             job = min(ready, key=lambda q: q[0].order)[0]
-            queue = self._queues[job.request.model.name]
-            broken = self._broken.get(job.request.model.name)
+            queue = self._queues[_lane(job.request.model)]
+            broken = self._broken.get(_lane(job.request.model))
             if broken is not None:
                 queue.popleft()
                 self._finish(job, error=broken)
@@ -325,7 +329,7 @@ class Generator:
                 pause = 0.0
                 break
         for job in reversed(passed_over):
-            self._queues[job.request.model.name].appendleft(job)
+            self._queues[_lane(job.request.model)].appendleft(job)
         resumes = [m.resume_at for m in self._adaptive.values() if m.resume_at > now]
         waits = [t - now for t in [*resumes, *([soonest] if soonest is not None else [])]]
         self._waiting = len(self._delayed)
@@ -343,10 +347,11 @@ class Generator:
         self._kick()
 
     def _limit(self, model: Model) -> AdaptiveLimit:
-        if model.name not in self._adaptive:
+        lane = _lane(model)
+        if lane not in self._adaptive:
             # The embedded server answers one at a time: more in flight would only make latencies look longer.
-            self._adaptive[model.name] = AdaptiveLimit(1 if model.embedded else self._limits.concurrency)
-        return self._adaptive[model.name]
+            self._adaptive[lane] = AdaptiveLimit(1 if model.embedded else self._limits.concurrency)
+        return self._adaptive[lane]
 
     @property
     def _only_of(self) -> str | None:
@@ -388,7 +393,7 @@ class Generator:
             self._release(request, error)
             failure = error
             if error.whole_model:
-                self._broken.setdefault(request.model.name, error)
+                self._broken.setdefault(_lane(request.model), error)
         except NotGeneratedError as error:
             failure = error
         except LedgerError as error:  # what comes now would be paid for and lost
@@ -548,6 +553,10 @@ class Generator:
 
 class _NoMoneyYetError(Exception):
     """The request would pass the limit, as long as others in flight are counted at the most they may cost."""
+
+
+def _lane(model: Model) -> _Lane:
+    return model.name, model.model, model.api_base, model.api_key_env
 
 
 def _order_key(cell: Cell) -> tuple[str, str, str, str]:

@@ -170,7 +170,7 @@ class Bench:
             self._folder.write("plan.json", Plan(tasks=tasks, cells=len(planned)).to_json())
         self._ledger = Ledger(settings.home / "ledger.sqlite3")
         self._locks = LockFile(settings.home / "locks")
-        models = {m.name: m for t in tasks for m in t.suite.models}.values()
+        models = [m for t in tasks for m in t.suite.models]
         make = self._completer or (lambda them: SessionCompleter(them, folder=self._folder))
         for p in planned:
             owners = self._owners.setdefault((*p.cell.names, p.cell.id), [])
