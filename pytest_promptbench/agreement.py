@@ -104,11 +104,18 @@ def _of_tier(tier: Tier) -> Any:
 
 
 def _of_judge(judge: Judge) -> Any:
-    return lambda c: next((v for v in c.verdicts if v.judge == judge), None)
+    return lambda c: _by(judge, c.verdicts)
 
 
 def _again(judge: Judge) -> Any:
-    return lambda c: next((v for v in c.second_verdicts if v.judge == judge), None)
+    return lambda c: _by(judge, c.second_verdicts)
+
+
+def _by(judge: Judge, verdicts: Iterable[Verdict]) -> Verdict | None:
+    for v in verdicts:
+        if v.judge.name == judge.name and v.judge.tier is judge.tier:
+            return v
+    return None
 
 
 def _common(candidates: Sequence[LoggedCandidate], rubric: Rubric, a: Any, b: Any) -> list[RatedPair]:

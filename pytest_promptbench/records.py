@@ -225,6 +225,18 @@ class Rubric(Record):
         """The criteria that a judge fills: all but the flags with a check."""
         return tuple(c for c in self.criteria if c.check is None)
 
+    @cached_property
+    def points(self) -> tuple[tuple[str, float, float], ...]:
+        """What each criterion gives: its name, the points of a score of 0, and those of every point above that."""
+        found = []
+        for c in self.criteria:
+            weight, penalty = c.weight or 0.0, c.penalty or 0.0
+            if c.type == "scale":
+                found.append((c.name, 0.0, weight))
+            else:
+                found.append((c.name, 0.0, -penalty) if c.bad else (c.name, -penalty, penalty))
+        return tuple(found)
+
     @property
     def top(self) -> float:
         """The best composite that a candidate can reach, in points."""
@@ -471,15 +483,11 @@ def composite(scores: Mapping[str, Score], rubric: Rubric) -> float | None:
     A flag that is a share (of several outputs) costs its penalty in proportion to the share at the bad value.
     """
     total = 0.0
-    for c in rubric.criteria:
-        score = scores.get(c.name)
+    for name, of_nothing, of_one in rubric.points:
+        score = scores.get(name)
         if score is None:
             return None
-        if c.type == "scale":
-            total += (c.weight or 0.0) * float(score)
-        else:
-            share = float(score)
-            total -= (c.penalty or 0.0) * (share if c.bad else 1.0 - share)
+        total += of_nothing + of_one * score
     return total
 
 

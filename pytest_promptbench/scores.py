@@ -39,7 +39,8 @@ class TierScore(NamedTuple):
 
 def verdict_composite(verdict: Verdict, candidate: LoggedCandidate, rubric: Rubric) -> float | None:
     """In points, with the flags that a program filled; None while anything is unscored or no number."""
-    value = composite({**verdict.scores, **candidate.checks}, rubric)
+    scores = {**verdict.scores, **candidate.checks} if candidate.checks else verdict.scores
+    value = composite(scores, rubric)
     return value if value is not None and math.isfinite(value) else None
 
 

@@ -435,6 +435,7 @@ def test_an_address_is_shown_without_its_password(uri: str, shown: str) -> None:
     [
         {"promptbench.verdict.human.x": "not json"},
         {"promptbench.verdict.human.x": "[]"},
+        {"promptbench.verdict.human.x": '{"judge": "x", "at": "", "scores": {"relevance": "high"}}'},
         {"promptbench.verdict.king.x": '{"judge": "x", "at": "", "scores": {}}'},
         {"promptbench.checks": "nope"},
         {"promptbench.sampling_probability": "abc"},

@@ -112,22 +112,20 @@ def measure_agreement(
     """
     scales: list[ScaleAgreement] = []
     flags: list[FlagAgreement] = []
-    common: set[int] = set()
+    numbers = {s: k for k, s in enumerate(sorted({pair.scenario for pair in pairs}))}
+    scenario = np.array([numbers[pair.scenario] for pair in pairs], dtype=np.intp)
+    common = np.zeros(len(pairs), dtype=bool)
     for criterion in criteria:
-        rated = [
-            (i, pair.scenario, float(x), float(y))
-            for i, pair in enumerate(pairs)
-            if (x := pair.a.get(criterion.name)) is not None and (y := pair.b.get(criterion.name)) is not None
-        ]
-        if not rated:
-            continue
-        common.update(i for i, *_ in rated)
-        names = {s: k for k, s in enumerate(sorted({s for _, s, _, _ in rated}))}
-        ratings = _Ratings.of(
-            np.array([x for *_, x, _ in rated]),
-            np.array([y for *_, y in rated]),
-            np.array([names[s] for _, s, _, _ in rated], dtype=np.intp),
+        x, y = (
+            np.array([side.get(criterion.name) for side in sides], dtype=np.float64)  # None becomes NaN
+            for sides in ((pair.a for pair in pairs), (pair.b for pair in pairs))
         )
+        rated = np.isfinite(x) & np.isfinite(y)
+        if not rated.any():
+            continue
+        common |= rated
+        _, cluster = np.unique(scenario[rated], return_inverse=True)
+        ratings = _Ratings.of(x[rated], y[rated], cluster)
         if criterion.type == "scale":
             scales.append(_scale(criterion, ratings, level=level, seed=seed))
         else:
@@ -135,8 +133,8 @@ def measure_agreement(
     return AgreementReport(
         a=a,
         b=b,
-        candidates=len(common),
-        scenarios=len({pairs[i].scenario for i in common}),
+        candidates=int(common.sum()),
+        scenarios=len(np.unique(scenario[common])),
         level=level,
         scales=tuple(scales),
         flags=tuple(flags),

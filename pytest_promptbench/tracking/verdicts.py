@@ -209,9 +209,12 @@ def read(tags: Mapping[str, str], metrics: Mapping[str, float], checks: Mapping[
 
 def _verdict(judge_key: str, value: Mapping[str, Any]) -> Verdict:
     """A verdict of a judge whose key begins with its tier."""
-    given = value.get("fingerprint")
+    given, scores = value.get("fingerprint"), value["scores"]
+    for name, score in scores.items():
+        if score is not None and not isinstance(score, (int, float)):
+            raise TypeError(f"the score {name} is {score!r:.80}, expected a number, true, false or null")
     return Verdict(
-        scores=value["scores"],
+        scores=scores,
         judge=Judge(tier=Tier(judge_key.split(".", 1)[0]), name=value["judge"]),
         rationale=value.get("rationale"),
         at=value["at"],
