@@ -1,6 +1,6 @@
 """How a leaderboard's cost grows: the same experiment of 1,000, 10,000 and 100,000 judged candidates.
 
-    python benchmarks/scale.py --candidates 1000 10000 100000
+    python benchmarks/scale.py --candidates 1000 10000 100000 [--judges 1]
     python benchmarks/scale.py --candidates 1000 10000 --server postgresql://...
 
 A real session logs one candidate with a verdict; its rows are then multiplied in MLflow's tables (writing 100,000 runs
@@ -41,8 +41,8 @@ def rubric() -> Any:
     return load_rubric(Path(__file__).resolve().parent.parent / "rubrics/tip-v1.md")
 
 
-def log_one(uri: str, root: Path) -> str:
-    """One candidate with an automatic and a sit-down verdict, as the tool itself writes them; its run id."""
+def log_one(uri: str, root: Path, judges: int) -> str:
+    """One candidate with a sit-down verdict and, of two judges, an automatic one; its run id."""
     from pytest_promptbench.records import Answer, Candidate, Judge, Tier, Usage, Verdict
     from pytest_promptbench.tracking.entry import Logged
     from pytest_promptbench.tracking.store import TrackingStore
@@ -53,7 +53,7 @@ def log_one(uri: str, root: Path) -> str:
     store = TrackingStore(uri, artifact_root=root / "artifacts")
     store.log([logged.entry(EXPERIMENT)])
     scores = {"relevance": 4, "actionability": 3, "tone": 5, "format_ok": True, "overlong": False}
-    for tier, name in ((Tier.AUTO, "haiku"), (Tier.CLAUDE_CODE, "judge")):
+    for tier, name in ((Tier.CLAUDE_CODE, "judge"), (Tier.AUTO, "haiku"))[:judges]:
         (candidate,) = store.read(EXPERIMENT)
         verdict = Verdict(
             judge=Judge(tier=tier, name=name), scores=scores, rationale="clear", at="2026-01-01T00:00:00Z"
@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument(
         "--server", help="an empty PostgreSQL database, instead of SQLite; emptied between sizes by you"
     )
+    parser.add_argument("--judges", type=int, choices=(1, 2), default=2, help="of each candidate")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
@@ -165,7 +166,7 @@ def main() -> None:
         try:
             uri = given.server or f"sqlite:///{root}/mlflow.db"
             command = [sys.executable, __file__, "--measure", uri]
-            multiply(uri, log_one(uri, root), total)
+            multiply(uri, log_one(uri, root, given.judges), total)
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ})
             m = json.loads(done.stdout.splitlines()[-1])
             print(

@@ -97,6 +97,9 @@ def newest(
     superseded = 0
     now = cells_now or {}
     for place, group in cells.items():
+        if len(group) == 1:  # as most are
+            found += group
+            continue
         wanted = now.get(place, "")
         if all(c.cell != wanted for c in group):
             wanted = max(group, key=_started).cell
@@ -248,10 +251,10 @@ class _Table:
         scored = [(c, tier_scores(c, rubric)) for c in self.sound]
         scores, automatic = _Means(), _Means()
         for c, of_tiers in scored:
-            found = sit_down_score(of_tiers) if sit_down else automatic_score(of_tiers)
-            scores.add(c.scenario, found and found.value)
             auto = automatic_score(of_tiers)
             automatic.add(c.scenario, auto and auto.value)
+            found = sit_down_score(of_tiers) if sit_down else auto
+            scores.add(c.scenario, found and found.value)
         everyone = [*self.sound, *self.failed]
         calibrated = _calibrated(scored)
         estimated = calibrated is not None and _stands_for(calibrated)

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..records import Draw, Fingerprint, Judge, LoggedCandidate, Rubric, Score, Tier, Verdict, composite, sha256
@@ -207,6 +208,11 @@ def read(tags: Mapping[str, str], metrics: Mapping[str, float], checks: Mapping[
     return Said(tuple(found), tuple(second), failed, draws)
 
 
+@lru_cache(maxsize=1024)
+def _judge(tier: str, name: str) -> Judge:
+    return Judge(tier=Tier(tier), name=name)
+
+
 def _verdict(judge_key: str, value: Mapping[str, Any]) -> Verdict:
     """A verdict of a judge whose key begins with its tier."""
     given, scores = value.get("fingerprint"), value["scores"]
@@ -215,7 +221,7 @@ def _verdict(judge_key: str, value: Mapping[str, Any]) -> Verdict:
             raise TypeError(f"the score {name} is {score!r:.80}, expected a number, true, false or null")
     return Verdict(
         scores=scores,
-        judge=Judge(tier=Tier(judge_key.split(".", 1)[0]), name=value["judge"]),
+        judge=_judge(judge_key.partition(".")[0], value["judge"]),
         rationale=value.get("rationale"),
         at=value["at"],
         fingerprint=Fingerprint.from_json(given) if given else None,
