@@ -99,3 +99,6 @@ def test_reading_mlflows_tables_gives_what_its_client_gives(tmp_path: Path, post
     direct = list(map(plain, tables.find(experiments, wanted, EVERYTHING)))
     assert direct == list(map(plain, store.runs.search(experiments, wanted)))
     assert len(direct) == len(store.read("both ways")) == 3
+    keys = [run.tags["promptbench.candidate"] for run in direct]
+    by_key = store.runs.by_tag(experiments, wanted, "promptbench.candidate").get(keys)
+    assert [plain(by_key[key]) for key in keys] == direct

@@ -21,7 +21,7 @@ from pytest_promptbench.tracking.address import redacted
 from pytest_promptbench.tracking.entry import Logged
 from pytest_promptbench.tracking.spans import trace_id
 from pytest_promptbench.tracking.store import TrackingStore
-from pytest_promptbench.tracking.tables import EVERYTHING, Run
+from pytest_promptbench.tracking.tables import EVERYTHING, Run, Tables
 
 from .scripted import cell
 
@@ -282,6 +282,29 @@ def test_reading_mlflows_tables_gives_what_its_client_gives(store: TrackingStore
     assert {run.run_id for run in mlflows.find(experiments, {"promptbench.candidate": None}, EVERYTHING)} == {
         ids[0], ids[1], ids[2], ids[4], other
     }  # fmt: skip
+
+
+def test_runs_by_a_tag_are_the_newest_and_read_when_asked_for(
+    store: TrackingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session looks for its few new texts among all that a project has ever had judged."""
+    ids = store.log([logged(f"s{i}", text=f"text {i % 2}").entry("by tag") for i in range(4)])
+    for run_id, text in zip(ids, "abab", strict=True):
+        store.tag(run_id, {"promptbench.judged_text": text})
+    experiments, wanted = [str(store.experiment("by tag"))], {"promptbench.candidate": None}
+    newest = {r.tags["promptbench.judged_text"]: r for r in reversed(list(store.runs.find(experiments, wanted)))}
+    read: list[int] = []
+    page = Tables._page
+    monkeypatch.setattr(Tables, "_page", lambda *args: read.append(len(args[2])) or page(*args))
+    found = store.runs.by_tag(experiments, wanted, "promptbench.judged_text")
+    assert found.get(["c"]) == {}
+    assert not read
+    assert {k: plain(r) for k, r in found.get(["b", "c"]).items()} == {"b": plain(newest["b"])}
+    assert {k: plain(r) for k, r in found.get(["a", "b"]).items()} == {k: plain(r) for k, r in newest.items()}
+    assert read == [1, 1], "each once"
+    monkeypatch.setattr(store.runs, "tables", None)
+    by_client = store.runs.by_tag(experiments, wanted, "promptbench.judged_text").get("abc")
+    assert {k: plain(r) for k, r in by_client.items()} == {k: plain(r) for k, r in newest.items()}
 
 
 def plain(run: Run) -> Run:

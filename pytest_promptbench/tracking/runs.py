@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .tables import EVERYTHING, READABLE, Run, Tables, Unread, tables_of
@@ -139,6 +139,18 @@ class Runs:
             return self.tables.find(experiment_ids, tags, without)
         return self.search(experiment_ids, tags)
 
+    def by_tag(
+        self, experiment_ids: Sequence[str], tags: Mapping[str, str | None], name: str, *, without: Unread = EVERYTHING
+    ) -> ByTag:
+        """What ``find`` finds, by the value of its tag ``name``; of runs with the same value the newest."""
+        if not experiment_ids:
+            return ByTag({}, None, without)
+        if self.tables is not None:
+            found = self.tables.tagged(experiment_ids, tags, name)
+            return ByTag(dict(map(tuple, reversed(found))), self.tables, without)
+        runs = [run for run in self.search(experiment_ids, tags) if name in run.tags]
+        return ByTag({run.tags[name]: run for run in reversed(runs)}, None, without)
+
     def search(self, experiment_ids: Sequence[str], tags: Mapping[str, str | None]) -> Iterator[Run]:
         """Likewise through MLflow's client."""
         condition = " and ".join(
@@ -156,6 +168,23 @@ class Runs:
             token = page.token
             if not token:
                 return
+
+
+class ByTag:
+    """Runs by the value of a tag. Of tables, they are read when they are asked for: of many, few ever are."""
+
+    def __init__(self, found: Mapping[str, Run | str], tables: Tables | None, without: Unread) -> None:
+        self._found, self._tables, self._without = dict(found), tables, without
+
+    def get(self, values: Iterable[str]) -> dict[str, Run]:
+        """The runs of these values, as far as there are any, by value; all of them read at once."""
+        wanted = {v: self._found[v] for v in values if v in self._found}
+        unread = {run_id: v for v, run_id in wanted.items() if isinstance(run_id, str)}
+        if unread and self._tables is not None:
+            runs = {unread[run.run_id]: run for run in self._tables.get(list(unread), self._without)}
+            self._found |= runs
+            wanted |= runs
+        return {v: run for v, run in wanted.items() if isinstance(run, Run)}
 
 
 def _tags(tags: Mapping[str, str]) -> list[Any]:

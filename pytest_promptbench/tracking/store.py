@@ -13,7 +13,7 @@ import logging
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ from .address import new_database, sqlite_file, translated
 from .artifacts import file_name, files_of, write_files
 from .candidates import UNREAD, candidate_of
 from .entry import TAG_LIMIT, Logged, storable
-from .runs import Runs
+from .runs import ByTag, Runs
 from .spans import end_ms, start_ms, trace_id, trace_spans
 from .tables import Run
 
@@ -85,7 +85,7 @@ class TrackingStore:
         self._ids: dict[str, str] = {}
         self._locations: dict[str, str] = {}
         self._known: dict[str, dict[str, _Known]] = {}
-        self._carried: dict[str, dict[str, Run]] = {}
+        self._judged: dict[str, ByTag] = {}
 
     # -- opening
 
@@ -208,8 +208,10 @@ class TrackingStore:
         logged: list[str] = []
         begun: list[_Begun] = []
         ids = {name: self.experiment(name, create=True) for name in dict.fromkeys(e.experiment for e in entries)}
+        records = [None if self._is_whole(e, ids[e.experiment]) else Logged.from_json(e.record) for e in entries]
+        judged = self._judged_before(record for record in records if record is not None)
         with self.runs.together():
-            for item in entries:
+            for item, record in zip(entries, records, strict=True):
                 experiment_id = ids[item.experiment]
                 assert experiment_id is not None
                 known = self._existing(item.experiment, experiment_id)
@@ -222,14 +224,19 @@ class TrackingStore:
                         self.runs.fill(run_id, tags=_storable(asked))
                         tags = {**tags, **asked}
                 else:
-                    record = Logged.from_json(item.record)
-                    tags = record.tags
-                    carried = None if record.candidate.failed else self._judged_before(record)
+                    assert record is not None
+                    tags, carried = record.tags, judged.get(record.key)
                     run_id = self._write_run(record, experiment_id, run_id or None, known, carried)
                     begun.append(_Begun(record, experiment_id, run_id, carried))
                 logged.append(run_id)
                 known[item.candidate] = _Known(run_id, "FINISHED", tags)
         return logged, begun
+
+    def _is_whole(self, entry: Entry, experiment_id: str | None) -> bool:
+        """Whether MLflow has the run of this entry, with all that belongs to it."""
+        assert experiment_id is not None
+        known = self._existing(entry.experiment, experiment_id).get(entry.candidate)
+        return known is not None and known.status in ("FINISHED", "FAILED")
 
     def _existing(self, name: str, experiment_id: str) -> dict[str, _Known]:
         """Candidate key -> its run in an experiment, and likewise the key of a failed cell -> its run."""
@@ -331,20 +338,22 @@ class TrackingStore:
             write_files(folder, files)
             self._client.log_artifacts(run_id, folder)
 
-    def _judged_before(self, record: Logged) -> Run | None:
-        """The newest run of any experiment whose same text was judged under the same rubric; None without one."""
-        rubric = record.rubric.sha256
-        if rubric not in self._carried:
-            experiments = self._client.search_experiments(max_results=PAGE)
-            ids = [e.experiment_id for e in experiments]
-            found: dict[str, Run] = {}
-            wanted = {names.JUDGE_PENDING: "false", names.RUBRIC_SHA256: rubric, names.JUDGE_KIND: None}
-            for run in self.runs.find(ids, wanted, without=UNREAD):
-                key = run.tags.get(names.JUDGED_TEXT)
-                if key is not None:
-                    found.setdefault(key, run)
-            self._carried[rubric] = found
-        return self._carried[rubric].get(record.judged_text)
+    def _judged_before(self, records: Iterable[Logged]) -> dict[str, Run]:
+        """Candidate key -> the newest run of any experiment whose same text was judged under the same rubric."""
+        by_rubric: dict[str, list[Logged]] = {}
+        for record in records:
+            if not record.candidate.failed:
+                by_rubric.setdefault(record.rubric.sha256, []).append(record)
+        found: dict[str, Run] = {}
+        for rubric, some in by_rubric.items():
+            if rubric not in self._judged:
+                ids = [e.experiment_id for e in self._client.search_experiments(max_results=PAGE)]
+                wanted = {names.JUDGE_PENDING: "false", names.RUBRIC_SHA256: rubric, names.JUDGE_KIND: None}
+                self._judged[rubric] = self.runs.by_tag(ids, wanted, names.JUDGED_TEXT, without=UNREAD)
+            texts = {record.key: record.judged_text for record in some}
+            runs = self._judged[rubric].get(texts.values())
+            found |= {key: runs[text] for key, text in texts.items() if text in runs}
+        return found
 
     def _write_traces(self, begun: Sequence[_Begun]) -> None:
         """One trace a candidate, linked to its run; many traces in one store call."""
