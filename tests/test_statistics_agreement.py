@@ -98,11 +98,21 @@ def test_krippendorffs_four_observers():
         )
 
 
+def of_tables(statistic, tables):
+    """The figure of the first of some contingency tables, whose cells are pairs of points."""
+    i, j = np.indices(tables.shape[1:]).reshape(2, -1)
+    return statistic(i, j)(tables.reshape(len(tables), -1).astype(float))[0]
+
+
+def kappa_on(points):
+    return lambda i, j: weighted_kappa(i, j, np.asarray(points))
+
+
 def test_krippendorffs_two_observers():
     """Krippendorff 2011, example A: Meg and Owen, binary, alpha .095."""
     meg = [0, 1, 0, 0, 0, 0, 0, 0, 1, 0]
     owen = [1, 1, 1, 0, 0, 1, 0, 0, 0, 0]
-    assert ordinal_alpha(tables_of(meg, owen, 2))[0] == pytest.approx(0.095, abs=5e-4)
+    assert of_tables(lambda i, j: ordinal_alpha(i, j, 2), tables_of(meg, owen, 2)) == pytest.approx(0.095, abs=5e-4)
 
 
 def test_gwets_abstractors():
@@ -114,7 +124,7 @@ def test_gwets_abstractors():
 def test_cohens_kappa_of_sas_and_squared_weights_of_irr():
     """SAS's example (kappa .4842) and R's irr, kappa2(anxiety[, 2:3], "squared") = 0.2520325."""
     sas = np.array([[[0, 4, 1], [0, 8, 0], [0, 1, 5]]], float)
-    nominal = [weighted_kappa(_merge(sas, k), np.array([0.0, 1.0]))[0] for k in range(3)]
+    nominal = [of_tables(kappa_on([0.0, 1.0]), _merge(sas, k)) for k in range(3)]
     observed, expected = np.trace(sas[0]) / 19, (sas[0].sum(0) * sas[0].sum(1)).sum() / 19**2
     assert (observed - expected) / (1 - expected) == pytest.approx(0.4842, abs=5e-5)
     assert all(-1 <= k <= 1 for k in nominal)
@@ -122,7 +132,7 @@ def test_cohens_kappa_of_sas_and_squared_weights_of_irr():
     third = [2, 1, 4, 4, 3, 2, 1, 6, 1, 1, 1, 2, 3, 3, 1, 1, 3, 3, 2, 2]
     place = {1: 0, 2: 1, 3: 2, 4: 3, 6: 4}  # irr numbers the levels that occur
     table = tables_of([place[x] for x in second], [place[x] for x in third], 5)
-    assert weighted_kappa(table, np.arange(5.0))[0] == pytest.approx(0.2520325, abs=1e-6)
+    assert of_tables(kappa_on(np.arange(5.0)), table) == pytest.approx(0.2520325, abs=1e-6)
 
 
 def _merge(table: np.ndarray, k: int) -> np.ndarray:
@@ -363,3 +373,20 @@ def test_memory_is_that_of_the_data_and_not_of_the_resamples():
     assert found.kappa.ci is not None
     assert found.kappa.ci[0] < 0 < found.kappa.ci[1]
     assert peak < 100e6, f"{peak / 1e6:.0f} MB"
+
+
+def test_a_scale_of_many_points_takes_no_more_memory():
+    """A table of the points of a scale from 0 to 300 in each of 4,000 resamples would be 3 GB."""
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 301, (2, 40)).astype(float)
+    tracemalloc.start()
+    pairs = [
+        stats.RatedPair(scenario=str(i), a={"c": x}, b={"c": y}) for i, (x, y) in enumerate(zip(a, b, strict=True))
+    ]
+    (found,) = stats.measure_agreement(pairs, [Criterion(name="c", type="scale", min=0, max=300, weight=1)]).scales
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.kappa.value == pytest.approx(cohen_kappa_score(a, b, labels=range(301), weights="quadratic"))
+    alpha = krippendorff.alpha(reliability_data=np.array([a, b]), level_of_measurement="ordinal")
+    assert found.alpha.value == pytest.approx(alpha)
+    assert peak < 200e6, f"{peak / 1e6:.0f} MB"
