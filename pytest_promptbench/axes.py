@@ -144,5 +144,4 @@ def planned(task: Task, model: str, prompt: str, scenario: str) -> Planned:
     suite = task.suite
     m = next(x for x in suite.models if x.name == model)
     p = next(x for x in suite.prompts if x.version == prompt)
-    s = next(x for x in suite.scenarios if x.id == scenario)
-    return Planned(task=task, cell=make_cell(suite, m, p, s))
+    return Planned(task=task, cell=make_cell(suite, m, p, suite.by_id[scenario]))

@@ -267,6 +267,11 @@ class Suite(Record):
     judge: Model | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
 
+    @cached_property
+    def by_id(self) -> Mapping[str, Scenario]:
+        """The scenarios by id: every test of a suite looks its own up."""
+        return {s.id: s for s in self.scenarios}
+
     @property
     def group(self) -> Group:
         """What of an experiment is this suite's: see :data:`Group`."""
