@@ -87,12 +87,15 @@ def settle(settings: Settings, boards_: tuple[Board, ...], tasks: tuple[Task, ..
     and that is not green.
     """
     if not boards_:
-        if settings.compare is not None:
-            regression.forget(settings, ())
         asked = [
             flag for flag, path in (("--bench-compare", settings.compare), ("--bench-save", settings.save)) if path
         ]
         problem = "nothing of this session could be read back from MLflow, so there is nothing to compare or save"
+        if settings.compare is not None:
+            try:
+                regression.forget(settings, ())
+            except UsageError as error:
+                problem = f"{problem}; {error}"
         return (4, [(f"{' and '.join(asked)}: ERROR: {problem}", _LOUD)]) if asked else (0, [])
     said: list[Line] = []
     results: tuple[GateResult, ...] = ()

@@ -75,6 +75,17 @@ def test_without_mlflow_nothing_is_compared_or_saved_and_that_is_not_green(judge
     assert not (judged.root / ".promptbench/report/gate.json").exists(), "an earlier session's is no result of this one"
 
 
+def test_an_earlier_result_that_cannot_be_removed_is_named(judged: Project) -> None:
+    earlier = judged.root / "report/gate.json"
+    earlier.mkdir(parents=True)
+    for environ in ({}, {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}):
+        judged.environ = environ
+        result = judged.pytest("--bench-compare=base.json", "--bench-report=report", "-k", "s1")
+        judged.environ = {}
+        assert (result.code, "INTERNALERROR" in result.text) == (4, False), result.text
+        assert f"{earlier}: cannot be written" in result.out
+
+
 def test_an_edited_prompt_is_not_passed_on_the_scores_of_its_old_text(judged: Project) -> None:
     prompt = judged.root / "prompts/tip/v1.yaml"
     before = prompt.read_text()

@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..records import Criterion, Record, Score
-from .resampling import Bootstrap, Floats, acceleration, bca_interval, left_out_sums, resampled_sums
+from .resampling import Bootstrap, Floats, Ints, acceleration, bca_interval, counted, left_out_sums, resampled_sums
 
 RESAMPLES = 4_000
 
-Ints = NDArray[np.intp]
 Statistic = Callable[[Floats], Floats]
 """How often each pair of ratings occurs, shape (samples, pairs) -> one value a sample; NaN where it is not defined."""
 
@@ -156,7 +154,7 @@ class _Ratings(NamedTuple):
     def of(cls, x: Floats, y: Floats, cluster: Ints) -> Self:
         """From one rating of each judge a candidate, and the number of its scenario, all of shape (candidates,)."""
         pairs, which = np.unique(np.stack([x, y], axis=1), axis=0, return_inverse=True)
-        return cls(pairs[:, 0], pairs[:, 1], _counted(cluster, which.reshape(-1), int(cluster.max()) + 1, len(pairs)))
+        return cls(pairs[:, 0], pairs[:, 1], counted(cluster, which.reshape(-1), int(cluster.max()) + 1, len(pairs)))
 
     @property
     def scenarios(self) -> int:
@@ -168,16 +166,9 @@ class _Ratings(NamedTuple):
         return np.asarray(self.counts.sum(axis=0), dtype=np.float64).reshape(1, -1)
 
 
-def _counted(rows: Ints, columns: Ints, height: int, width: int) -> Any:
-    """A sparse matrix of how often each (row, column) is there."""
-    from scipy.sparse import coo_array
-
-    return coo_array((np.ones(len(rows)), (rows, columns)), shape=(height, width)).tocsr()
-
-
 def _gathered(which: Ints, width: int) -> Any:
     """A sparse matrix that adds up columns: column i of what it is multiplied to goes to column ``which[i]``."""
-    return _counted(np.arange(len(which)), which, len(which), width)
+    return counted(np.arange(len(which)), which, len(which), width)
 
 
 def _scale(criterion: Criterion, r: _Ratings, *, level: float, seed: int) -> ScaleAgreement:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.intp]
 
 RESAMPLES = 10_000
 """Bootstrap resamples where not all can be enumerated."""
@@ -77,6 +78,13 @@ def resample_counts(n: int, *, seed: int, resamples: int = RESAMPLES) -> tuple[F
     return counts, np.full(resamples, 1.0 / resamples)
 
 
+def counted(rows: Ints, columns: Ints, height: int, width: int) -> Any:
+    """A sparse matrix of how often each (row, column) is there."""
+    from scipy.sparse import coo_array
+
+    return coo_array((np.ones(len(rows)), (rows, columns)), shape=(height, width)).tocsr()
+
+
 def resampled_sums(counts: Any, *, seed: int, resamples: int = RESAMPLES) -> Iterator[tuple[Floats, Floats]]:
     """Sums over bootstrap samples of the rows of ``counts``, a sparse matrix of shape (scenarios, columns).
 
@@ -118,13 +126,11 @@ def left_out_sums(counts: Any, *, seed: int) -> Iterator[Floats]:
     skewness over the square root of the number of terms; that of sums of m rows is smaller by the square root of m,
     and there are m times fewer, so it stays the same.
     """
-    from scipy.sparse import coo_array
-
     n = counts.shape[0]
     whole = np.asarray(counts.sum(axis=0), dtype=np.float64).reshape(1, -1)
     if n > LEFT_OUT:
         group = np.random.default_rng(seed).permutation(n) % LEFT_OUT
-        counts = coo_array((np.ones(n), (group, np.arange(n))), shape=(LEFT_OUT, n)).tocsr() @ counts
+        counts = counted(group, np.arange(n), LEFT_OUT, n) @ counts
     step = max(1, _CACHED // whole.shape[1])
     for start in range(0, counts.shape[0], step):
         yield whole - counts[start : start + step].toarray()
