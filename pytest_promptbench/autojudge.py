@@ -7,9 +7,11 @@ for exactly like generated texts. What a question says and what counts as a repl
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from queue import SimpleQueue
 
 from .clock import utc_now
 from .errors import PromptbenchError
@@ -35,6 +37,8 @@ from .tracking.recorder import Judgement
 
 BATCH = 20
 """So many judgements are written to MLflow together."""
+AHEAD = 1000
+"""So many questions wait for a reply at once, each with its texts: more than any concurrency keeps in the air."""
 
 Ask = Callable[[Cell], "Future[Candidate]"]
 
@@ -137,21 +141,23 @@ class _Work:
         self._rubric, self._judge, self._ask, self._second, self._now = rubric, judge, ask, second, now
         self._open = [_Open(c, left=len(c.outputs or ())) for c in candidates]
         self._flying: dict[Future[Candidate], list[_Asked]] = {}  # equal outputs share a question, and its reply
+        self._replied: SimpleQueue[Future[Candidate]] = SimpleQueue()
         self._structured = True
         self._unavailable: list[str] = []
 
     def run(self) -> Iterator[Judgement]:
-        todo = [(i, n) for i, o in enumerate(self._open) for n in range(o.left)]
-        for start, end in ((0, 1), (1, len(todo))):
-            for place, output in todo[start:end]:
-                self._send(self._new(place, output))
-            while self._flying:
-                done, _ = wait(self._flying, return_when=FIRST_COMPLETED)
-                for future in done:
-                    for asked in self._flying.pop(future):
-                        finished = self._take(asked, future.result())
-                        if finished is not None:
-                            yield finished
+        todo = deque((i, n) for i, o in enumerate(self._open) for n in range(o.left))
+        room = 1
+        while todo or self._flying:
+            while todo and len(self._flying) < room:
+                self._send(self._new(*todo.popleft()))
+            future = self._replied.get()
+            for asked in self._flying.pop(future):
+                finished = self._take(asked, future.result())
+                if finished is not None:
+                    yield finished
+            if not self._flying:
+                room = AHEAD
         if self._unavailable:
             count = sum(o.left > 0 for o in self._open)
             raise JudgeUnavailableError(
@@ -167,7 +173,11 @@ class _Work:
         return _Asked(place, output, cell, structured)
 
     def _send(self, asked: _Asked) -> None:
-        self._flying.setdefault(self._ask(asked.cell), []).append(asked)
+        future = self._ask(asked.cell)
+        if future not in self._flying:
+            self._flying[future] = []
+            future.add_done_callback(self._replied.put)
+        self._flying[future].append(asked)
 
     def _take(self, asked: _Asked, reply: Candidate) -> Judgement | None:
         """What a reply comes to: the next try, one output's scores, or a whole judgement."""

@@ -7,6 +7,7 @@ name is a hash of the text itself, so that no text can close its own fence.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -130,7 +131,7 @@ def question(
     criteria = rubric.judged[::-1] if second else rubric.judged
     fence = sha256([rubric.sha256, dict(candidate.context or {}), output])[:16]
     messages = (
-        Message(role="system", content=SYSTEM.format(rubric=rubric.body.strip())),
+        Message(role="system", content=_system(rubric.body)),
         Message(
             role="user",
             content=QUESTION.format(
@@ -154,6 +155,12 @@ def question(
         messages=messages,
         params=params,
     )
+
+
+@functools.lru_cache(maxsize=8)
+def _system(body: str) -> str:
+    """One text, which all questions that are waiting share."""
+    return SYSTEM.format(rubric=body.strip())
 
 
 def _data(value: object) -> str:

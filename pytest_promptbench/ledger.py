@@ -26,7 +26,7 @@ from .errors import LedgerError, UsageError
 from .locks import alone_in
 from .records import Answer, Request
 
-SCHEMA = 1
+SCHEMA = 2
 BUSY_TIMEOUT_S = 120.0
 HEX = "0123456789abcdef"
 KEYS_A_QUERY = 500
@@ -40,10 +40,13 @@ CREATE TABLE IF NOT EXISTS outbox (
     state TEXT NOT NULL, session TEXT NOT NULL, run_id TEXT, record TEXT, texts TEXT, created REAL NOT NULL,
     PRIMARY KEY (store, experiment, candidate)
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS outbox_pending ON outbox (store, session) WHERE state = 'pending';
+CREATE INDEX IF NOT EXISTS outbox_waiting ON outbox (store, session, created) WHERE state = 'pending';
+DROP INDEX IF EXISTS outbox_pending;
 CREATE TABLE IF NOT EXISTS spend (session TEXT NOT NULL, request TEXT NOT NULL, usd REAL NOT NULL,
     PRIMARY KEY (session, request)) WITHOUT ROWID;
 """
+# By itself SQLite reads a store's whole outbox, records and all, for the few that wait.
+_WAITING = "FROM outbox INDEXED BY outbox_waiting WHERE store = ? AND state = 'pending'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,46 +178,39 @@ class Ledger:
 
     def sessions_waiting(self, store: str) -> dict[str, float]:
         """Sessions that still have candidates pending for this store, and when the oldest of them was posted."""
+        query = f"SELECT session, MIN(created) {_WAITING} GROUP BY session"
         with self._at_work():
-            rows = self._db.execute(
-                "SELECT session, MIN(created) FROM outbox WHERE store = ? AND state = 'pending' GROUP BY session",
-                (store,),
-            ).fetchall()
-        return {r[0]: r[1] for r in rows}
+            return dict(self._db.execute(query, (store,)).fetchall())
 
     def pending(self, store: str, sessions: Sequence[str], *, limit: int, share: str = HEX) -> list[Entry]:
-        """Up to ``limit`` candidates of these sessions that are not in MLflow yet: the first session's, then by age.
+        """Up to ``limit`` candidates that are not in MLflow yet: session by session, in each the oldest first.
 
         Of the first session only those whose key ends in one of the hexadecimal digits ``share``.
         """
-        marks = ",".join("?" * len(sessions))
         query = (
-            "SELECT experiment, candidate, record, session, run_id FROM outbox WHERE store = ? AND state = 'pending' "  # noqa: S608 - only question marks are put in
-            f"AND session IN ({marks}) AND (session != ? OR instr(?, substr(candidate, -1))) "
-            "ORDER BY session != ?, created LIMIT ?"
+            f"SELECT experiment, candidate, record, session, run_id {_WAITING} "
+            "AND session = ? AND instr(?, substr(candidate, -1)) ORDER BY created LIMIT ?"
         )
+        rows: list[Any] = []
         with self._at_work():
-            rows = self._db.execute(query, (store, *sessions, sessions[0], share, sessions[0], limit)).fetchall()
+            for session in sessions:
+                mine = share if session == sessions[0] else HEX
+                rows += self._db.execute(query, (store, session, mine, limit - len(rows)))
         return [
             Entry(experiment=r[0], candidate=r[1], record=json.loads(r[2]), session=r[3], run_id=r[4]) for r in rows
         ]
 
-    def left(self, store: str, session: str, *, share: str) -> int:
-        """How many candidates of a session's share are not in MLflow yet."""
-        query = (
-            "SELECT COUNT(*) FROM outbox WHERE store = ? AND state = 'pending' AND session = ? "
-            "AND instr(?, substr(candidate, -1))"
-        )
+    def left(self, store: str, session: str, *, share: str = HEX, at_most: int = -1) -> int:
+        """How many candidates of a session's share are not in MLflow yet; counts no further than ``at_most``."""
+        some = f"SELECT 1 {_WAITING} AND session = ? AND instr(?, substr(candidate, -1)) LIMIT ?"
         with self._at_work():
-            return int(self._db.execute(query, (store, session, share)).fetchone()[0])
+            return sum(row[0] for row in self._db.execute(some, (store, session, share, at_most)))
 
     def waiting(self, store: str, keys: Iterable[tuple[str, str]], *, session: str) -> int:
         """How many candidates are still pending: those of ``session``, and those named by (experiment, candidate)."""
         wanted = set(keys)
         with self._at_work():
-            rows = self._db.execute(
-                "SELECT experiment, candidate, session FROM outbox WHERE store = ? AND state = 'pending'", (store,)
-            ).fetchall()
+            rows = self._db.execute(f"SELECT experiment, candidate, session {_WAITING}", (store,)).fetchall()
         return sum(r[2] == session or (r[0], r[1]) in wanted for r in rows)
 
     def done(self, store: str, logged: Iterable[tuple[Entry, str, str | None]]) -> None:

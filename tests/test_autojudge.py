@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from pytest_promptbench.autojudge import JudgeUnavailableError, judge_candidates
 from pytest_promptbench.catalog.rubric import load_rubric
 from pytest_promptbench.localmodels import installed
-from pytest_promptbench.records import Answer, Candidate, Cell, LoggedCandidate, Model
+from pytest_promptbench.records import Answer, Candidate, Cell, LoggedCandidate, Model, Rubric
 from pytest_promptbench.tracking.spans import trace_id
 
 from .project import Project, migrated_database
@@ -180,19 +180,29 @@ def test_a_model_that_takes_no_schema_is_asked_without(tmp_path: Path) -> None:
         assert sum("response_format" in q for q in questions) == 1
 
 
-@pytest.mark.parametrize(("refused", "without_schema"), [(False, 0), (True, 4)])
-def test_only_a_refused_request_puts_the_questions_without_a_schema(refused: bool, without_schema: int) -> None:
-    """One of four questions ends in an error: a timeout is about the network, a 400 about the request."""
-    rubric = load_rubric(Path(__file__).parent.parent / "rubrics/tip-v1.md")
-    judge = Model(name="judge", model="openai/judge")
-    candidates = [
+JUDGE_MODEL = Model(name="judge", model="openai/judge")
+
+
+def tip_rubric() -> Rubric:
+    return load_rubric(Path(__file__).parent.parent / "rubrics/tip-v1.md")
+
+
+def logged_candidates(rubric: Rubric, count: int) -> list[LoggedCandidate]:
+    return [
         LoggedCandidate(
             run_id=f"r{i}", experiment="e", task="tip", model="m", prompt="v1", scenario=f"s{i}", cell="c",
             candidate=str(i), rubric=rubric.id, rubric_sha256=rubric.sha256, pending=True,
             outputs=(f"long {i}",), context={},
         )
-        for i in range(4)
+        for i in range(count)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("refused", "without_schema"), [(False, 0), (True, 4)])
+def test_only_a_refused_request_puts_the_questions_without_a_schema(refused: bool, without_schema: int) -> None:
+    """One of four questions ends in an error: a timeout is about the network, a 400 about the request."""
+    rubric = tip_rubric()
+    candidates = logged_candidates(rubric, 4)
     asked: list[bool] = []
 
     def ask(cell: Cell) -> Future[Candidate]:
@@ -208,8 +218,27 @@ def test_only_a_refused_request_puts_the_questions_without_a_schema(refused: boo
 
     unavailable = pytest.raises(JudgeUnavailableError, match="not be asked about 1 candidates: Timeout: no answer")
     with contextlib.nullcontext() if refused else unavailable:
-        list(judge_candidates(candidates, rubric, judge, ask))
+        list(judge_candidates(candidates, rubric, JUDGE_MODEL, ask))
     assert asked.count(False) == without_schema
+
+
+def test_only_so_many_questions_wait_for_a_reply_and_the_first_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_promptbench.autojudge.AHEAD", 5)
+    rubric = tip_rubric()
+    asked = 0
+    with ThreadPoolExecutor(2) as provider:
+
+        def ask(cell: Cell) -> Future[Candidate]:
+            nonlocal asked
+            asked += 1
+            body = {"messages": [m.to_json() for m in cell.messages]}
+            return provider.submit(lambda: Candidate(cell=cell, answers=(Answer(text=reply(body)),)))
+
+        judgements = judge_candidates(logged_candidates(rubric, 40), rubric, JUDGE_MODEL, ask)
+        ahead = [asked - judged for judged, _ in enumerate(judgements)]
+    assert len(ahead) == asked == 40
+    assert ahead[0] == 1
+    assert max(ahead) == 5
 
 
 def test_a_judge_that_cannot_be_asked_fails_the_session_and_keeps_what_was_generated(tmp_path: Path) -> None:

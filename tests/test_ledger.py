@@ -108,5 +108,40 @@ def test_a_newer_format_is_refused_with_its_remedy(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite3"
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 99")
-    with pytest.raises(UsageError, match=r"ledger format 99, this one reads 1.*upgrade"):
+    with pytest.raises(UsageError, match=r"ledger format 99, this one reads 2.*upgrade"):
         Ledger(path)
+
+
+def test_a_ledger_of_the_first_format_goes_on(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.post(STORE, [entry()], session="one")
+    ledger._db.executescript(
+        "DROP INDEX outbox_waiting; PRAGMA user_version = 1;"
+        "CREATE INDEX outbox_pending ON outbox (store, session) WHERE state = 'pending'"
+    )
+    ledger.close()
+    again = Ledger(tmp_path / "ledger.sqlite3")
+    assert [e.candidate for e in again.pending(STORE, ["one"], limit=9)] == ["c1"]
+    assert not again._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'outbox_pending'").fetchall()
+
+
+def test_candidates_come_session_by_session_and_oldest_first(ledger: Ledger) -> None:
+    for candidate, session in (("x8", "other"), ("b1", "own"), ("a1", "own"), ("a9", "own")):
+        ledger.post(STORE, [entry(candidate)], session=session)
+    own_first = [e.candidate for e in ledger.pending(STORE, ["own", "other"], limit=9, share="18")]
+    assert own_first == ["b1", "a1", "x8"], "of its own session this one's share, of another that is gone all"
+    assert [e.candidate for e in ledger.pending(STORE, ["own", "other"], limit=2)] == ["b1", "a1"]
+    assert ledger.left(STORE, "own", share="9") == 1
+    assert ledger.left(STORE, "own", at_most=2) == 2
+
+
+def test_what_was_logged_long_ago_costs_nothing_where_the_recorder_looks_for_what_waits(ledger: Ledger) -> None:
+    old = [entry(f"c{number}") for number in range(5000)]
+    ledger.post(STORE, old, session="old")
+    ledger.done(STORE, [(e, e.candidate, None) for e in old])
+    ledger.post(STORE, [entry("new1"), entry("new2")], session="new")
+    steps = []
+    ledger._db.set_progress_handler(lambda: steps.append(1), 100)  # called after every 100 instructions of SQLite
+    assert ledger.sessions_waiting(STORE).keys() == {"new"}
+    assert len(ledger.pending(STORE, ["new", "gone"], limit=20)) == 2
+    assert ledger.left(STORE, "new") == ledger.waiting(STORE, [], session="new") == 2
+    assert len(steps) < 20, "it reads what was logged, too"

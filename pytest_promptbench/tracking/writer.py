@@ -88,7 +88,7 @@ class _Second:
         work = _Work(where, share=self.SHARE)
         work.locks.acquire(_second_lock(session))  # while it lives, no other session takes over what it may be writing
         while os.getppid() == parent:
-            if work.waiting() <= (0 if self._hurry[0] else HELP_FROM):
+            if not work.needs_help(0 if self._hurry[0] else HELP_FROM):
                 time.sleep(IDLE_S)
                 continue
             work.locks.acquire(_wanted_lock(session))
@@ -185,9 +185,9 @@ class _Work:
         batch = self.ledger.pending(self.where.store_name, self.sessions, limit=most, share=self.share)
         return [e for e in batch if (e.experiment, e.candidate) not in self.refused][:BATCH]
 
-    def waiting(self) -> int:
-        """How many of this session's candidates are not in MLflow yet."""
-        return self.ledger.left(self.where.store_name, self.where.session, share=HEX)
+    def needs_help(self, above: int) -> bool:
+        """Whether more than so many of this session's candidates are not in MLflow yet."""
+        return self.ledger.left(self.where.store_name, self.where.session, at_most=above + 1) > above
 
     def waits_for_the_second(self) -> bool:
         """Whether the second writer still has candidates, and is getting on with them."""
