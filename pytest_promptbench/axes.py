@@ -106,14 +106,15 @@ def arrange(suite: Suite, markers: Sequence[Any], *, test: str) -> list[Axis]:
         "prompt": [p.version for p in suite.prompts],
         "scenario": [s.id for s in suite.scenarios],
     }
+    has = {axis: set(names) for axis, names in known.items()}
     groups: dict[int, Axis] = {}
     taken: set[str] = set()
     for marker in markers:
         names, rows, ids = _argnames(marker.args, marker.kwargs), _rows(marker), marker.kwargs.get("ids")
         for row in rows:
-            if row.get("scenario", known["scenario"][0]) not in known["scenario"]:
+            if "scenario" in row and row["scenario"] not in has["scenario"]:
                 raise CatalogError(_unknown(test, suite, row["scenario"], known["scenario"]))
-        chosen = [i for i, row in enumerate(rows) if all(value in known[axis] for axis, value in row.items())]
+        chosen = [i for i, row in enumerate(rows) if all(value in has[axis] for axis, value in row.items())]
         values = list(_argvalues(marker))
         axes_here = [a for a in AXES if a in names]
         taken.update(axes_here)

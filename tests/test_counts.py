@@ -14,7 +14,9 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from pytest_promptbench.leaderboard import build_leaderboard
-from pytest_promptbench.records import Answer, Candidate, Usage
+from pytest_promptbench.records import Answer, Candidate, Suite, Usage
+from pytest_promptbench.session.bench import owners_of
+from pytest_promptbench.session.plan import Planned, Task
 from pytest_promptbench.tracking.entry import Logged
 from pytest_promptbench.tracking.store import TrackingStore
 
@@ -124,6 +126,58 @@ def test_a_worker_looks_at_each_test_ahead_once(tmp_path: Path) -> None:
     looks = [sum(map(int, file.read_text().split())) for file in tmp_path.glob("ahead-*")]
     assert len(looks) == 2
     assert 38 <= sum(looks) <= 80, "40 cells, but for the test that each worker runs first"
+
+
+CALLS = """
+import sys
+
+calls = 0
+
+def count(frame, event, argument):
+    global calls
+    calls += event == "call" and "/pytest_promptbench/" in frame.f_code.co_filename
+
+def pytest_collection(session):
+    sys.setprofile(count)
+
+def pytest_collection_finish(session):
+    sys.setprofile(None)
+    print("calls:", calls)
+"""
+OWN_SCENARIOS = """
+import pytest
+
+@pytest.mark.parametrize("scenario", [f"s{i}" for i in range(NUMBER)])
+@pytest.mark.promptbench("tips.yaml", experiment="other")
+def test_own(candidate): ...
+"""
+
+
+def test_collecting_takes_no_more_calls_a_cell_where_there_are_more(tmp_path: Path) -> None:
+    found = []
+    with ScriptedProvider() as provider:
+        for number in (20, 80):
+            project = Project(tmp_path / str(number), provider, scenarios=number).write()
+            project.file("conftest.py", CALLS)
+            project.file("evals/test_own.py", OWN_SCENARIOS.replace("NUMBER", str(number)))
+            result = project.pytest("--collect-only", "-q", "-s")
+            assert f"{8 * number} tests collected" in result.out, result.text
+            found.append(int(result.out.split("calls: ")[1].split()[0]) / number)
+    assert found[1] <= found[0]
+
+
+def test_whose_a_cell_is_compares_suites_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def task(experiment: str) -> Task:
+        suite = Suite(name="s", path="s.yaml", task="tip", rubric=RUBRIC, prompts=(), models=(), scenarios=())
+        return Task(suite=suite, experiment=experiment)
+
+    one, same, other = task("one"), task("one"), task("other")
+    compared: list[object] = []
+    equal = Task.__eq__
+    monkeypatch.setattr(Task, "__eq__", lambda self, it: (compared.append(it), equal(self, it))[1])
+    owners = owners_of([Planned(task=t, cell=cell(f"s{i}")) for i in range(50) for t in (one, same, other)])
+    assert [[t.experiment for t in tasks] for tasks in owners.values()] == [["one", "other"]] * 50
+    assert len(compared) <= 3
 
 
 def test_starting_up_imports_the_plugin_and_nothing_heavy(tmp_path: Path) -> None:

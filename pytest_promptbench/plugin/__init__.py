@@ -223,10 +223,14 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     from ..errors import PromptbenchError
 
     nothing_left = set()
+    known: dict[tuple[object, ...], tuple[Task, list[pytest.Mark]]] = {}  # tests of one function have the same marks
     for item in items:
         marker, spec = item.get_closest_marker(MARKER), getattr(item, "callspec", None)
         if marker is not None and spec is not None:
-            task, own = _task(config, item, marker)
+            key = (item.path, id(marker), *map(id, item.iter_markers("parametrize")))
+            if key not in known:
+                known[key] = _task(config, item, marker)
+            task, own = known[key]
             if all(isinstance(spec.params[a], str) for a in AXES):
                 item.stash[_PLANNED] = axes.planned(task, *(spec.params[a] for a in AXES))
             elif axes.left_out(own):  # else nothing was named, and pytest skips the test

@@ -172,10 +172,7 @@ class Bench:
         self._locks = LockFile(settings.home / "locks")
         models = [m for t in tasks for m in t.suite.models]
         make = self._completer or (lambda them: SessionCompleter(them, folder=self._folder))
-        for p in planned:
-            owners = self._owners.setdefault((*p.cell.names, p.cell.id), [])
-            if p.task not in owners:
-                owners.append(p.task)
+        self._owners = owners_of(planned)
         self._generator = Generator(
             completer=make(models),
             ledger=self._ledger,
@@ -258,6 +255,18 @@ class Bench:
         assert self._ledger is not None
         self._ledger.close()
         self._generator = None
+
+
+def owners_of(planned: Iterable[Planned]) -> dict[tuple[str, ...], list[Task]]:
+    """Names and id of a cell -> the tasks whose experiments it is logged to, equal ones once."""
+    equal: dict[int, Task] = {}  # by identity, since comparing two suites compares all of their scenarios
+    owners: dict[tuple[str, ...], dict[int, Task]] = {}
+    for p in planned:
+        if id(p.task) not in equal:
+            equal[id(p.task)] = next((t for t in equal.values() if t == p.task), p.task)
+        task = equal[id(p.task)]
+        owners.setdefault((*p.cell.names, p.cell.id), {})[id(task)] = task
+    return {key: list(tasks.values()) for key, tasks in owners.items()}
 
 
 class SessionCompleter(LiteLLMCompleter):
