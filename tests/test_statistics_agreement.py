@@ -328,7 +328,7 @@ def counted(n, kinds, seed=0):
 
 @pytest.mark.parametrize(("n", "kinds"), [(5, 5), (40, 40), (700, 700)], ids=["enumerated", "kept", "in parts"])
 def test_sums_over_resamples_are_those_of_the_resamples_themselves(n, kinds, monkeypatch):
-    monkeypatch.setattr(resampling, "_CACHED", 50_000)
+    monkeypatch.setattr(resampling, "_AT_ONCE", 50_000)
     counts = counted(n, kinds)
     parts = list(resampling.resampled_sums(counts, seed=3, resamples=1000))
     weights, shares = resampling.resample_counts(n, seed=3, resamples=1000)

@@ -31,7 +31,8 @@ MANY = 300
 """From this many scenarios on, distributions come from their expansions: resampling would only add its own noise."""
 LEFT_OUT = 2_000
 """Up to this many scenarios the jackknife leaves out one at a time."""
-_CACHED = 2_000_000  # cells of a resampling matrix that is worth keeping (16 MB)
+_AT_ONCE = MANY * RESAMPLES
+"""So many cells a matrix of resamples may have (24 MB); larger ones are made in parts."""
 
 
 class Bootstrap(NamedTuple):
@@ -58,7 +59,7 @@ def _draw(n: int, resamples: int, rng: np.random.Generator) -> Floats:
     return np.bincount(picks.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _drawn(n: int, resamples: int, seed: int) -> Floats:
     return _draw(n, resamples, np.random.default_rng(seed))
 
@@ -71,11 +72,7 @@ def resample_counts(n: int, *, seed: int, resamples: int = RESAMPLES) -> tuple[F
     """
     if n <= EXACT_BOOTSTRAP:
         return _multisets(n)
-    if n * resamples <= _CACHED:
-        counts = _drawn(n, resamples, seed)
-    else:
-        counts = _draw(n, resamples, np.random.default_rng(seed))
-    return counts, np.full(resamples, 1.0 / resamples)
+    return _drawn(n, resamples, seed), np.full(resamples, 1.0 / resamples)
 
 
 def counted(rows: Ints, columns: Ints, height: int, width: int) -> Any:
@@ -93,7 +90,7 @@ def resampled_sums(counts: Any, *, seed: int, resamples: int = RESAMPLES) -> Ite
     kinds of them, it is drawn how many of each kind are in a sample, which is the same law.
     """
     n, columns = counts.shape
-    step = max(1, _CACHED // max(n, columns))
+    step = max(1, _AT_ONCE // max(n, columns))
     rng = np.random.default_rng(seed)
     kinds, sizes = _kinds(counts) if n >= MANY else (counts, ())
     if n <= EXACT_BOOTSTRAP:
@@ -131,7 +128,7 @@ def left_out_sums(counts: Any, *, seed: int) -> Iterator[Floats]:
     if n > LEFT_OUT:
         group = np.random.default_rng(seed).permutation(n) % LEFT_OUT
         counts = counted(group, np.arange(n), LEFT_OUT, n) @ counts
-    step = max(1, _CACHED // whole.shape[1])
+    step = max(1, _AT_ONCE // whole.shape[1])
     for start in range(0, counts.shape[0], step):
         yield whole - counts[start : start + step].toarray()
 
@@ -141,16 +138,8 @@ def bootstrap_means(values: Floats, *, seed: int) -> Bootstrap:
     n = len(values)
     if n >= MANY:
         return _expanded(values)
-    if n <= EXACT_BOOTSTRAP or n * RESAMPLES <= _CACHED:
-        counts, weights = resample_counts(n, seed=seed)
-        return Bootstrap(counts @ values / n, weights)
-    rng = np.random.default_rng(seed)
-    step = max(1, _CACHED // n)
-    parts = [
-        values[rng.integers(0, n, size=(min(step, RESAMPLES - start), n))].mean(axis=1)
-        for start in range(0, RESAMPLES, step)
-    ]
-    return Bootstrap(np.concatenate(parts), np.full(RESAMPLES, 1.0 / RESAMPLES))
+    counts, weights = resample_counts(n, seed=seed)
+    return Bootstrap(counts @ values / n, weights)
 
 
 def _expanded(values: Floats) -> Bootstrap:
@@ -233,28 +222,23 @@ def bca_p_value(theta: float, boot: Bootstrap, a: float, *, n: int) -> float:
     return min(1.0, 2 * float(stdtr(n - 1, -abs(t))))
 
 
-@lru_cache(maxsize=4)
-def _signs(n: int, seed: int | None) -> Floats:
-    """Sign patterns, shape (patterns, n): all 2**n of them for no seed, else :data:`FLIPS` random ones."""
-    if seed is None:
-        bits = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
-        return np.asarray(1.0 - 2.0 * bits, dtype=np.float64)
-    return np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), size=(FLIPS, n)).astype(np.float64)
-
-
 def flipped_sums(differences: Floats, *, seed: int) -> tuple[Floats, bool]:
     """Sums of the non-zero ``differences`` under random signs, and whether these are all that there are."""
     n = len(differences)
     if n >= MANY:  # a sum of so many independent terms is normal; signs are symmetric, so there is no skewness
         return math.sqrt(float(differences @ differences)) * _normal_grid(FLIPS), False
     if n <= EXACT_FLIPS:
-        return _signs(n, None) @ differences, True
-    if n * FLIPS <= _CACHED:
-        return _signs(n, seed) @ differences, False
-    rng = np.random.default_rng(seed)
+        return _signs(n) @ differences, True
+    eights = np.append(differences, np.zeros(-n % 8)).reshape(-1, 8)
+    drawn = np.random.default_rng(seed).integers(0, 256, size=(len(eights), FLIPS), dtype=np.uint8)
     sums = np.zeros(FLIPS)
-    step = max(1, _CACHED // FLIPS)
-    for start in range(0, n, step):  # scenario by scenario, so that memory stays small
-        part = differences[start : start + step]
-        sums += (1.0 - 2.0 * rng.integers(0, 2, size=(FLIPS, len(part)), dtype=np.int8)) @ part
+    for of_eight, pattern in zip(eights @ _signs(8).T, drawn, strict=True):
+        sums += of_eight[pattern]
     return sums, False
+
+
+@lru_cache(maxsize=4)
+def _signs(n: int) -> Floats:
+    """All 2**n patterns of n signs, shape (patterns, n)."""
+    bits = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+    return np.asarray(1.0 - 2.0 * bits, dtype=np.float64)
