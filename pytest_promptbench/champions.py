@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from .clock import utc_now
@@ -12,7 +11,7 @@ from .errors import UsageError
 from .leaderboard import current_candidates
 from .promotion import PROMOTION_SCHEMA, Policy, Promotion, decide, parse_bound
 from .records import Prompt
-from .session import Task, cells_now, where
+from .session import Task, by_group, cells_now, where
 from .settings import Settings
 from .sitdown import Sitting, experiment_of
 from .tracking.registry import CHAMPION, PromptRegistry, Registered
@@ -30,14 +29,22 @@ def promote(settings: Settings, tasks: Sequence[Task], name: str) -> Sitting:
             ", ".join(sorted({t.suite.task for t in tasks})) or "none was collected: name the evals, pytest evals/ ..."
         )
         raise UsageError(f"--bench-promote {name}: there is no such task; there are: {known}")
+    groups = by_group(mine)
+    if len(groups) > 1:
+        listed = ", ".join(f"{t.experiment} by {t.suite.rubric.id} ({t.suite.path})" for t in groups.values())
+        raise UsageError(
+            f"--bench-promote {name}: the task has {len(groups)} leaderboards: {listed}. Name the test file of one in "
+            "place of evals/, or the experiment of all with --bench-experiment"
+        )
     policy = Policy(settings.promote_policy)
     store = where(settings).store()
     registry = PromptRegistry(store)
-    task = replace(mine[0], experiment=experiment_of(store, settings, mine[0], option="--bench-promote"))
-    rubric = task.suite.rubric
+    experiment = experiment_of(store, settings, mine[0], option="--bench-promote")
+    rubric = mine[0].suite.rubric
+    prompts = [p for t in mine for p in t.suite.prompts]
     now = cells_now(mine, name)
-    candidates, _ = current_candidates(store.read(task.experiment), rubric, task=name, cells_now=now)
-    selected = {m.name for m in task.suite.models}, {p.version for p in task.suite.prompts}
+    candidates, _ = current_candidates(store.read(experiment), rubric, task=name, cells_now=now)
+    selected = {m.name for t in mine for m in t.suite.models}, {p.version for p in prompts}
     champion = registry.champion(name)
     candidates = [
         c
@@ -49,12 +56,12 @@ def promote(settings: Settings, tasks: Sequence[Task], name: str) -> Sitting:
         candidates,
         rubric,
         task=name,
-        experiment=task.experiment,
+        experiment=experiment,
         champion=None if champion is None else (champion.version, champion.sha256),
         policy=policy,
         bounds=dict(parse_bound(text) for text in settings.promote_within),
     )
-    prompt = next((p for p in task.suite.prompts if p.sha256 == decision.winner_sha256), None)
+    prompt = next((p for p in prompts if p.sha256 == decision.winner_sha256), None)
     if decision.granted and not decision.stays and prompt is None:
         raise UsageError(
             f"--bench-promote {name}: the file of {decision.winner} has changed since it was judged; run the evals "

@@ -121,6 +121,7 @@ def decide(
         for key, found in groups.items()
     }
     judged = {key: found for key, found in tables.items() if any(tier in found for tier in policy.deciding)}
+    sound = {key: found for key, found in tables.items() if any(c.error is None for c in groups[key])}
     if not judged:
         how = "--judge-auto" if policy is Policy.AUTO else "--judge-export and --judge-apply"
         raise UsageError(
@@ -143,11 +144,11 @@ def decide(
         conditions += _no_worse(mine, theirs, {**DEFAULT_BOUNDS, **(bounds or {})})
     elif champion is None:
         scenarios = {scenario for tier in policy.deciding for _, scenario in tables[winner].get(tier, {})}
-        conditions += [_enough(len(scenarios), "the first champion", 1), _ahead_of_rivals(judged, winner, policy)]
+        conditions += [_enough(len(scenarios), "the first champion", 1), _ahead_of_rivals(sound, winner, policy)]
         if policy is not Policy.AUTO:
             conditions.append(_labels({key[0]: groups[key] for key in judged}, rubric))
         if policy is Policy.BOTH:
-            conditions.append(_automatic_best(tables, winner))
+            conditions.append(_automatic_best(sound, winner))
         failed = sum(c.error is not None for c in mine)
         conditions.append(
             Condition(
@@ -158,7 +159,7 @@ def decide(
             )
         )
     else:
-        conditions.append(_ahead_of_rivals(judged, winner, policy))
+        conditions.append(_ahead_of_rivals(sound, winner, policy))
     return Promotion(
         task=task,
         experiment=experiment,
@@ -222,15 +223,19 @@ def _mean(values: Iterable[float]) -> float | None:
 def _best(judged: Mapping[tuple[str, str], Cells], champion: Cells | None, policy: Policy) -> tuple[str, str]:
     """The prompt that is furthest ahead of the champion; without one, ahead of most others. Ties go by name.
 
-    Always in pairs: means over different scenarios would rank the easier ones.
+    Always in pairs: means over different scenarios would rank the easier ones. Of those that are ahead of the champion,
+    the ones that share enough scenarios with it to show anything come first, whatever the lead of others.
     """
+    rivals = sum(found is not champion for found in judged.values())
 
     def place(key: tuple[str, str]) -> tuple[float, float, tuple[str, str]]:
         others = [champion] if champion is not None else [found for other, found in judged.items() if other != key]
-        gaps = [gap[0] for found in others if (gap := _difference(judged[key], found, policy.deciding)) is not None]
+        gaps = [gap for found in others if (gap := _difference(judged[key], found, policy.deciding)) is not None]
         if champion is not None:
-            return (-gaps[0] if gaps else math.inf), 0.0, key
-        return -sum((g > 0) - (g < 0) for g in gaps), -math.fsum(gaps), key
+            ahead, scenarios = gaps[0] if gaps else (-math.inf, 0)
+            shown = 0 if scenarios >= _least(rivals) else 1
+            return (shown if ahead > 0 else 2), -ahead, key
+        return -sum((g > 0) - (g < 0) for g, _ in gaps), -math.fsum(g for g, _ in gaps), key
 
     return min(judged, key=place)
 
@@ -327,22 +332,25 @@ def _labels(sides: Mapping[str, Sequence[LoggedCandidate]], rubric: Rubric) -> C
     )
 
 
-def _ahead_of_rivals(judged: Mapping[tuple[str, str], Cells], winner: tuple[str, str], policy: Policy) -> Condition:
-    """The first champion, or one that is to stay, compares with every other prompt, and is behind none."""
+def _ahead_of_rivals(sound: Mapping[tuple[str, str], Cells], winner: tuple[str, str], policy: Policy) -> Condition:
+    """The first champion, or one that is to stay, compares with every other prompt, and is behind none.
+
+    ``sound``: the prompts with a candidate that did not fail, judged or not: one that nobody has judged may be better.
+    """
     apart, behind = [], []
-    for key, cells in judged.items():
+    for key, cells in sound.items():
         if key != winner:
-            gap = _difference(judged[winner], cells, policy.deciding)
+            gap = _difference(sound[winner], cells, policy.deciding)
             if gap is None:
                 apart.append(key[0])
             elif gap[0] < 0:
-                behind.append(f"{key[0]} ({gap[0]:+.2f} on {gap[1]} scenarios)")
+                behind.append(f"{key[0]} ({_points(gap)})")
     said = [f"it shares no scored scenario with {', '.join(apart)}"] if apart else []
     said += [f"it is behind {', '.join(behind)}"] if behind else []
     return Condition(
         name="rivals",
         met=not said,
-        found="; ".join(said) or f"it is behind none of the other prompts ({len(judged) - 1}), pair by pair",
+        found="; ".join(said) or f"it is behind none of the other prompts ({len(sound) - 1}), pair by pair",
         remedy="have all prompts judged on the same scenarios, by the same tier" if said else None,
     )
 
@@ -365,8 +373,8 @@ def _automatic_agrees(mine: Cells, theirs: Cells) -> Condition:
     )
 
 
-def _automatic_best(tables: Mapping[tuple[str, str], Cells], winner: tuple[str, str]) -> Condition:
-    own = _mean(_by_scenario(tables[winner].get(Tier.AUTO, {})).values())
+def _automatic_best(sound: Mapping[tuple[str, str], Cells], winner: tuple[str, str]) -> Condition:
+    own = _mean(_by_scenario(sound[winner].get(Tier.AUTO, {})).values())
     if own is None:
         return Condition(
             name="automatic",
@@ -374,20 +382,32 @@ def _automatic_best(tables: Mapping[tuple[str, str], Cells], winner: tuple[str, 
             found="the automatic judge has not scored it",
             remedy="pytest evals/ --judge-auto, or --bench-promote-policy sit-down",
         )
-    gaps = {key: _difference(cells, tables[winner], (Tier.AUTO,)) for key, cells in tables.items() if key != winner}
-    better = [f"{key[0]} ({gap[0]:+.2f} on {gap[1]} scenarios)" for key, gap in gaps.items() if gap and gap[0] > 0]
+    gaps = {key: _difference(cells, sound[winner], (Tier.AUTO,)) for key, cells in sound.items() if key != winner}
+    better = [f"{key[0]} ({_points(gap)})" for key, gap in gaps.items() if gap and gap[0] > 0]
+    apart = [key[0] for key, gap in gaps.items() if gap is None]
+    remedies = ["an audit (--judge-audit) shows which of the two tiers is wrong"] if better else []
+    remedies += ["have the same scenarios of all prompts judged: pytest evals/ --judge-auto"] if apart else []
     return Condition(
         name="automatic",
-        met=not better,
-        found=f"the automatic judge gives it {own:.2f}" + (f", and more to {', '.join(better)}" if better else ""),
-        remedy="an audit (--judge-audit) shows which of the two tiers is wrong" if better else None,
+        met=not remedies,
+        found=f"the automatic judge gives it {own:.2f}"
+        + (f", and more to {', '.join(better)}" if better else "")
+        + (f", and has scored no common scenario of {', '.join(apart)}" if apart else ""),
+        remedy="; ".join(remedies) or None,
     )
+
+
+def _points(gap: tuple[float, int]) -> str:
+    return f"{gap[0]:+.2f} on {gap[1]} scenarios"
 
 
 def _no_worse(
     mine: Sequence[LoggedCandidate], theirs: Sequence[LoggedCandidate], bounds: Mapping[str, float]
 ) -> list[Condition]:
-    """Failures, cost and latency against the champion's; a figure that one side lacks cannot be held against it."""
+    """Failures, cost and latency against the champion's, the latter two over the (model, scenario) cells of both.
+
+    A figure that one side lacks cannot be held against it.
+    """
     rates = [sum(c.error is not None for c in side) / len(side) if side else 0.0 for side in (mine, theirs)]
     found = [
         Condition(
@@ -398,22 +418,35 @@ def _no_worse(
         )
     ]
     for name, attribute in (("cost", "cost_usd"), ("latency", "latency_s")):
-        own, other = (
-            _mean(v for c in side if (v := getattr(c, attribute)) is not None and c.error is None)
-            for side in (mine, theirs)
-        )
-        if own is None or not other:
+        figures = [_figures(side, attribute) for side in (mine, theirs)]
+        common = figures[0].keys() & figures[1].keys()
+        if not common:
             found.append(Condition(name=name, met=True, found="not known for both"))
             continue
+        own, other = (math.fsum(side[key] for key in sorted(common)) for side in figures)
         met = own <= bounds[name] * other
+        if other > 0:
+            said, remedy = f"{own / other:.2f} times the champion's", math.ceil(own / other * 10) / 10
+            allow = f"allow more with --bench-promote-within {name}:{remedy:g}x"
+        else:
+            said = "nothing, as the champion's" if met else "more than nothing, which the champion's is"
+            allow = "have both generated anew, so that both are counted alike"
         found.append(
             Condition(
                 name=name,
                 met=met,
-                found=f"{own / other:.2f} times the champion's, {bounds[name]:g} allowed",
-                remedy=None
-                if met
-                else f"allow more with --bench-promote-within {name}:{math.ceil(own / other * 10) / 10:g}x",
+                found=f"{said}, {bounds[name]:g} allowed, on {len(common)} common cells",
+                remedy=None if met else allow,
             )
         )
     return found
+
+
+def _figures(candidates: Iterable[LoggedCandidate], attribute: str) -> dict[tuple[str, str], float]:
+    """(model, scenario) -> mean cost or latency, where it is known."""
+    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for c in candidates:
+        value = getattr(c, attribute)
+        if value is not None and c.error is None:
+            values[c.model, c.scenario].append(value)
+    return {key: math.fsum(found) / len(found) for key, found in values.items()}

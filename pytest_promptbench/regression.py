@@ -190,12 +190,11 @@ def run_self_test(settings: Settings, tasks: Sequence[Task], n: int) -> Sitting:
 
 
 def _snapshot(board: Board, tasks: Sequence[Task], now: str) -> Baseline:
-    suite = next(
-        t.suite for t in tasks if t.suite.task == board.leaderboard.task and t.suite.rubric == board.leaderboard.rubric
-    )
-    cells = cells_now(tasks, suite.task)
-    counting, _ = current_candidates(board.candidates, suite.rubric, task=suite.task, cells_now=cells)
-    return snapshot(board.leaderboard, counting, suite, cells_now=cells, saved_at=now)
+    task, rubric = board.leaderboard.task, board.leaderboard.rubric
+    suites = [t.suite for t in tasks if t.suite.group == (task, rubric.sha256)]
+    cells = cells_now(tasks, task)
+    counting, _ = current_candidates(board.candidates, rubric, task=task, cells_now=cells)
+    return snapshot(board.leaderboard, counting, suites, cells_now=cells, saved_at=now)
 
 
 def lines(results: Iterable[GateResult]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -162,6 +162,31 @@ def test_under_the_policy_both_the_automatic_judge_has_its_say(tmp_path: Path) -
         assert receipt(project)["policy"] == "both"
 
 
+def test_every_suite_of_a_task_has_its_prompts_weighed(tmp_path: Path) -> None:
+    """v3 is of a second suite of the same task and rubric: one leaderboard, and one champion. Two rubrics are two."""
+    migrated_database(tmp_path / "mlflow.db")
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1", "v2", "v3"), scenarios=8).write()
+        suite = (tmp_path / "evals/tips.yaml").read_text()
+        for name, prompts in (("tips", "v1, v2"), ("more", "v3")):
+            project.file(f"evals/{name}.yaml", f"prompts: [{prompts}]\n{suite}")
+        test = (tmp_path / "evals/test_tips.py").read_text()
+        more = test.replace("tips.yaml", "more.yaml").replace("test_tip", "test_more").replace("import pytest", "")
+        project.file("evals/test_tips.py", test + more)
+        assert project.pytest().outcomes() == {"passed": 24}
+        judge(project, {"v1": 2, "v2": 3, "v3": 5})
+        granted = project.pytest("--bench-promote", "tip", "--bench-promote-policy", "sit-down")
+        assert "v3 is champion of tip: version 1" in granted.out, granted.text
+        assert "it is behind none of the other prompts (2)" in granted.out
+        rubric = (tmp_path / "rubrics/tip-v1.md").read_text()
+        project.file("rubrics/tip-v2.md", rubric.replace("tip-v1", "tip-v2"))
+        project.file("evals/more.yaml", (tmp_path / "evals/more.yaml").read_text().replace("tip-v1", "tip-v2"))
+        result = project.pytest("--bench-promote", "tip")
+        assert result.code == 4
+        assert "the task has 2 leaderboards: " in result.text
+        assert "by tip-v2 (" in result.text
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

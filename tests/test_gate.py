@@ -606,7 +606,7 @@ def test_a_snapshot_of_a_session():
         candidate("a", 3, prompt="elsewhere"),
     ]
     leaderboard = board(v1={"a": 8.5}, v2={"a": 6.0})
-    found = gate.snapshot(leaderboard, candidates, SUITE, saved_at="2026-11-23T10:00:00Z")
+    found = gate.snapshot(leaderboard, candidates, [SUITE], saved_at="2026-11-23T10:00:00Z")
     assert [r.name for r in found.rows] == [("haiku", "v1"), ("haiku", "v2")]
     assert found.rows[0].scores == {"a": {"composite": 8.5, "relevance": 4.5, "overlong": 0.5}, "b": {}}
     assert found.rows[1].scores["b"] == {}  # judged by another tier than the row rests on
@@ -627,7 +627,7 @@ def test_a_snapshot_is_the_leaderboards():
         candidate("b", 2, number=3, overlong=True, tier=Tier.HUMAN),
         candidate("c", 5, number=4),
     ]
-    found = gate.snapshot(build_leaderboard(candidates, RUBRIC, experiment="e", task="tip"), candidates, SUITE)
+    found = gate.snapshot(build_leaderboard(candidates, RUBRIC, experiment="e", task="tip"), candidates, [SUITE])
     (only,) = found.rows
     assert (only.tier, only.judge) == ("claude-code+human", None)
     assert only.scores == {
@@ -637,19 +637,49 @@ def test_a_snapshot_is_the_leaderboards():
     }
 
 
+def test_scenarios_that_another_tier_has_judged_since_do_not_pair():
+    """Both rows rest on claude-code and human, and each tier has judged the other half: their strictness differs."""
+
+    def judged(by: dict[str, tuple[Tier, int]]) -> Baseline:
+        candidates = [candidate(s, score, tier=tier) for s, (tier, score) in by.items()]
+        board = build_leaderboard(candidates, RUBRIC, experiment="e", task="tip")
+        (read,) = gate.parse_baseline(gate.baseline_json([gate.snapshot(board, candidates, [SUITE])]))
+        return read
+
+    strict, kind = (Tier.HUMAN, 3), (Tier.CLAUDE_CODE, 5)
+    before = judged({s: kind if s < "g" else strict for s in "abcdefghijkl"})
+    after = judged({s: strict if s < "f" else kind for s in "abcdefghijkl"})
+    assert before.rows[0].tier == after.rows[0].tier == "claude-code+human"
+    result = evaluate_gate(before, after, HALF)
+    assert result.outcome is not GateOutcome.FAIL
+    assert [c.scenario for c in result.unpaired] == list("abcdeghijkl")
+    assert result.unpaired[0].reason == "judged by claude-code in the baseline, by human now"
+    assert result.pairs == 1
+    assert evaluate_gate(before, before, HALF).pairs == 12
+    assert judged(dict.fromkeys("ab", strict)).rows[0].tiers == {}
+
+
+def test_a_snapshot_knows_the_scenarios_of_every_suite_of_its_leaderboard():
+    other = replace(SUITE, scenarios=(Scenario(id="h", vars={"x": 3}), Scenario(id="a", vars={"x": 1})))
+    clash = replace(SUITE, scenarios=(Scenario(id="a", vars={"x": 9}),))
+    prints = [gate.snapshot(board(), [], suites).scenarios for suites in ([SUITE], [SUITE, other], [SUITE, clash])]
+    assert set(prints[1]) == {"a", "b", "h"}
+    assert prints[0]["a"] == prints[1]["a"] != prints[2]["a"]
+
+
 def test_what_another_content_scored_is_not_scored_now():
     """v1 was edited after it had been judged, and its new text was not generated in this session."""
     candidates = [candidate("a", 4, number=1), candidate("b", 5, number=2)]
     leaderboard = build_leaderboard(candidates, RUBRIC, experiment="e", task="tip")
     now = {("haiku", "v1", "a"): "c", ("haiku", "v1", "b"): "another"}
-    found = gate.snapshot(leaderboard, candidates, SUITE, cells_now=now)
+    found = gate.snapshot(leaderboard, candidates, [SUITE], cells_now=now)
     assert found.rows[0].scores["a"]["composite"] == 8.0
     assert found.rows[0].scores["b"] == {}
-    everything = gate.snapshot(leaderboard, candidates, SUITE)
+    everything = gate.snapshot(leaderboard, candidates, [SUITE])
     result = evaluate_gate(everything, found, HALF)
     assert [(c.scenario, c.reason) for c in result.unpaired] == [("b", "not scored now")]
     assert result.outcome is GateOutcome.INCONCLUSIVE
-    gone = gate.snapshot(leaderboard, candidates, SUITE, cells_now={})
+    gone = gate.snapshot(leaderboard, candidates, [SUITE], cells_now={})
     assert evaluate_gate(everything, gone, HALF).outcome is GateOutcome.ERROR
 
 
@@ -660,7 +690,7 @@ def test_a_row_of_which_an_audit_labelled_a_part_rests_on_its_automatic_scores()
     ]
     candidates = [*both, *(candidate(s, 4) for s in "cdefghij")]
     leaderboard = build_leaderboard(candidates, RUBRIC, experiment="e", task="tip")
-    found = gate.snapshot(leaderboard, candidates, SUITE)
+    found = gate.snapshot(leaderboard, candidates, [SUITE])
     (only,) = found.rows
     assert (only.tier, only.judge, only.aside) == ("auto", JUDGE.sha256, 2)
     assert {s: v["composite"] for s, v in only.scores.items()} == dict.fromkeys("abcdefghij", 8.0)
@@ -681,7 +711,7 @@ def test_other_people_are_named_and_no_error():
         return found
 
     ann, bob = (
-        gate.snapshot(build_leaderboard(c, RUBRIC, experiment="e", task="tip"), c, SUITE)
+        gate.snapshot(build_leaderboard(c, RUBRIC, experiment="e", task="tip"), c, [SUITE])
         for c in (judged_by("ann"), judged_by("bob"))
     )
     assert ann.rows[0].judges == {"human": ("ann",)}
@@ -694,9 +724,9 @@ def test_other_people_are_named_and_no_error():
 
 def test_a_snapshot_knows_a_changed_model():
     hotter = replace(SUITE, models=(replace(SUITE.models[0], params={"temperature": 0.9}),))
-    assert gate.snapshot(board(), [], SUITE).models != gate.snapshot(board(), [], hotter).models
+    assert gate.snapshot(board(), [], [SUITE]).models != gate.snapshot(board(), [], [hotter]).models
     longer = replace(SUITE, models=(replace(SUITE.models[0], timeout=9.0),))
-    assert gate.snapshot(board(), [], SUITE).models == gate.snapshot(board(), [], longer).models
+    assert gate.snapshot(board(), [], [SUITE]).models == gate.snapshot(board(), [], [longer]).models
 
 
 def test_the_outcomes_are_ordered_from_good_to_bad():

@@ -146,6 +146,38 @@ def test_the_first_champion_is_the_best_with_enough_scenarios() -> None:
     assert "and more to v1 (+2.00 on 20 scenarios)" in unmet(doubted)["automatic"]
 
 
+def test_a_first_champion_has_no_rival_that_nobody_has_judged() -> None:
+    unjudged = prompt("v3", [None] * 20)
+    both = [*prompt("v1", BASE), *prompt("v2", better(1.0))]
+    found = decided([*both, *unjudged], champion=None)
+    assert "it shares no scored scenario with v3; have all prompts judged" in unmet(found)["rivals"]
+    assert "and has scored no common scenario of v3; have the same" in unmet(found)["automatic"]
+    by_people = [*both, *prompt("v3", BASE, auto=None)]
+    assert set(unmet(decided(by_people, champion=None))) == {"automatic"}
+    assert decided(by_people, champion=None, policy=Policy.SIT_DOWN).granted
+    failed = [replace(c, error="Timeout", pending=False) for c in unjudged]
+    assert decided([*both, *failed], champion=None).granted, "what nothing came of is no rival"
+
+
+def test_a_rival_that_is_hardly_judged_does_not_stand_before_one_that_is() -> None:
+    lucky = prompt("v3", [9.0])
+    found = decided([*prompt("v1", BASE), *prompt("v2", better(1.0)), *lucky])
+    assert (found.winner, found.granted) == ("v2", True)
+    alone = decided([*prompt("v1", BASE), *lucky])
+    assert alone.winner == "v3"
+    assert "judge 5 more scenarios" in unmet(alone)["scenarios"]
+
+
+def test_prices_are_compared_where_both_prompts_ran() -> None:
+    """The champion also ran on a dear model; on the one that both have, the winner costs five times as much."""
+    dear = prompt("v1", BASE, model="dear", cost_usd=1.0)
+    candidates = [*prompt("v1", BASE), *dear, *prompt("v2", better(1.0), cost_usd=0.05)]
+    assert "5.00 times the champion's, 2 allowed, on 20 common cells" in unmet(decided(candidates))["cost"]
+    free = [*prompt("v1", BASE, cost_usd=0.0), *prompt("v2", better(1.0), cost_usd=0.05)]
+    assert "more than nothing, which the champion's is" in unmet(decided(free))["cost"]
+    assert decided([replace(c, cost_usd=0.0) for c in free]).granted
+
+
 def by(tier: Tier, candidates: list[LoggedCandidate]) -> list[LoggedCandidate]:
     """The same candidates, judged at the desk by another tier."""
 

@@ -26,14 +26,16 @@ class BaselineRow(Record):
     """One (model, prompt): scenario -> metric -> score (mean over repeats); ``{}`` for a scenario nobody has scored.
 
     tier: whose verdicts these are. judge: the judge's fingerprint within the tier (for the automatic tier: model,
-    parameters, rubric and judge prompt in one hash). judges: of the sit-down tiers, who judged. aside: how many
-    sit-down labels were left aside for automatic scores, as an audit drew them and they are not all there could be.
+    parameters, rubric and judge prompt in one hash). tiers: scenario -> tier, where the row has several. judges: of the
+    sit-down tiers, who judged. aside: how many sit-down labels were left aside for automatic scores, as an audit drew
+    them and they are not all there could be.
     """
 
     model: str
     prompt: str
     tier: str | None
     judge: str | None = None
+    tiers: Mapping[str, str] = field(default_factory=dict)
     judges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     aside: int = 0
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -41,6 +43,10 @@ class BaselineRow(Record):
     @property
     def name(self) -> RowName:
         return self.model, self.prompt
+
+    def tier_of(self, scenario: str) -> str | None:
+        """Whose verdict a scenario's score is."""
+        return self.tiers.get(scenario, self.tier)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +80,7 @@ def directions(rubric: Rubric) -> dict[str, Better]:
 def snapshot(
     board: Leaderboard,
     candidates: Iterable[LoggedCandidate],
-    suite: Suite,
+    suites: Sequence[Suite],
     *,
     cells_now: Mapping[tuple[str, str, str], str] | None = None,
     saved_at: str = "",
@@ -83,8 +89,9 @@ def snapshot(
 
     Composites and criteria are means over the verdicts of ``candidates``, which should be those that the leaderboard
     counts, of the tier that its row rests on. A row of which an audit has labelled a part rests on its automatic scores
-    here: the labels were picked. ``cells_now``: (model, prompt, scenario) -> the cell that the files give today; what
-    another content was scored says nothing about them. A scenario without a score that counts is there as unscored.
+    here: the labels were picked. ``suites``: all that share the leaderboard. ``cells_now``: (model, prompt, scenario)
+    -> the cell that the files give today; what another content was scored says nothing about them. A scenario without a
+    score that counts is there as unscored.
     """
     cells: dict[RowName, list[LoggedCandidate]] = {(row.model, row.prompt): [] for row in board.rows}
     for candidate in candidates:
@@ -100,15 +107,24 @@ def snapshot(
         rubric=board.rubric.id,
         rubric_sha256=board.rubric.sha256,
         better=directions(board.rubric),
-        models={
-            m.name: sha256({"model": m.model, "api_base": m.api_base, "params": m.to_json()["params"]})
+        models=_prints(
+            (m.name, sha256({"model": m.model, "api_base": m.api_base, "params": m.to_json()["params"]}))
+            for suite in suites
             for m in suite.models
-        },
-        prompts={p.version: p.sha256 for p in suite.prompts},
-        scenarios={s.id: sha256(s.to_json()["vars"]) for s in suite.scenarios},
+        ),
+        prompts=_prints((p.version, p.sha256) for suite in suites for p in suite.prompts),
+        scenarios=_prints((s.id, sha256(s.to_json()["vars"])) for suite in suites for s in suite.scenarios),
         rows=tuple(rows),
         saved_at=saved_at,
     )
+
+
+def _prints(found: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Name -> fingerprint; where two files give one name to different things, of all of these."""
+    prints: dict[str, set[str]] = {}
+    for name, value in found:
+        prints.setdefault(name, set()).add(value)
+    return {name: next(iter(values)) if len(values) == 1 else sha256(sorted(values)) for name, values in prints.items()}
 
 
 def _row(
@@ -121,18 +137,23 @@ def _row(
     automatic = partly or row.tier == Tier.AUTO
     found: dict[str, list[tuple[str, float]]] = {c.scenario: [] for c in candidates}
     counting: list[tuple[LoggedCandidate, Verdict]] = []
+    tiers: dict[str, set[str]] = {}
     for c in candidates:
         verdict = c.automatic() if automatic else c.sit_down()
         score = (automatic_score if automatic else sit_down_score)(tier_scores(c, rubric))
         now = cells_now is None or cells_now.get(c.names) == c.cell
         if verdict is not None and score is not None and now:
             counting.append((c, verdict))
+            tiers.setdefault(c.scenario, set()).add(score.tier.value)
             found[c.scenario] += [("composite", score.value), *_criteria(verdict, c, rubric)]
     return BaselineRow(
         model=row.model,
         prompt=row.prompt,
         tier=Tier.AUTO.value if automatic else row.tier,
         judge=_automatic_judge(v for _, v in counting) if automatic else None,
+        tiers={s: "+".join(sorted(of)) for s, of in sorted(tiers.items())}
+        if len(set().union(*tiers.values())) > 1
+        else {},
         judges={} if automatic else _judges(v for _, v in counting),
         aside=row.judged if partly else 0,
         scores={scenario: stats.cluster_means(named) for scenario, named in sorted(found.items())},
@@ -240,6 +261,8 @@ def _parse_suite(data: Any, place: str, refuse: Callable[[str], BaselineError]) 
             check(row.get(key), f"{at}.{key}", str, "a text")
         for key in ("tier", "judge"):
             check(row.get(key), f"{at}.{key}", str | None, "a text or null")  # type: ignore[arg-type]  # a union serves isinstance
+        for scenario, tier in check(row.get("tiers", {}), f"{at}.tiers", dict, "an object").items():
+            check(tier, f"{at}.tiers.{scenario}", str, "a text")
         for tier, names in check(row.get("judges", {}), f"{at}.judges", dict, "an object").items():
             for name in check(names, f"{at}.judges.{tier}", list, "a list of names"):
                 check(name, f"{at}.judges.{tier}", str, "a list of names")

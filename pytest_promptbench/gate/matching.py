@@ -59,6 +59,8 @@ def match(baseline: Baseline, current: Baseline, selected: Collection[RowName] |
                 unpaired.append(cell("not scored now"))
             elif None not in prints and prints[0] != prints[1]:
                 unpaired.append(cell("the scenario has been changed since"))
+            elif (was := old[name].tier_of(scenario)) != (tier := now[name].tier_of(scenario)):
+                unpaired.append(cell(f"judged by {was} in the baseline, by {tier} now"))
             else:
                 pairs[name].append(scenario)
     return Pairing(old, now, pairs, tuple(new), tuple(vanished), tuple(unpaired))
