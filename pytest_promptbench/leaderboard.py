@@ -163,21 +163,25 @@ def _table(row: Row) -> Mapping[Tier, Mapping[str, float]]:
 
 def _estimate(row: Row) -> MeanEstimate | None:
     """The row's mean with its standard error; None where it has none."""
+    import numpy as np
+
     from .statistics import MeanEstimate
+    from .statistics.ties import rounding_step
 
     assert row.tier is not None
+    step = rounding_step(np.array([v for scores in row.by_tier.values() for v in scores.values()]))
     if row.estimated and row.calibrated is not None:
         c = row.calibrated
         if c["se"] is None:
             return None
-        return MeanEstimate(c["estimate"], c["se"], c["df"], c["clusters"], row.tier, calibrated=True)
+        return MeanEstimate(c["estimate"], c["se"], c["df"], c["clusters"], row.tier, calibrated=True, step=step)
     values = list(row.scenario_scores.values())
     n = len(values)
     if n < 2:
         return None
     mean = math.fsum(values) / n
     se = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
-    return MeanEstimate(mean, se, n - 1, n, row.tier, calibrated=False)
+    return MeanEstimate(mean, se, n - 1, n, row.tier, calibrated=False, step=step)
 
 
 def _comparisons(judged: Sequence[Row]) -> Iterable[Mapping[str, Any]]:
@@ -298,37 +302,48 @@ def _calibrated(scored: Sequence[Scored]) -> Mapping[str, Any] | None:
     """The sit-down composite by prediction-powered inference, where the automatic tier has scored more than it has.
 
     ``audited``: whether an audit drew any of the labels. Then a label without a sampling probability was there whatever
-    the audits drew (a packet of all that was pending), and counts as certain. ``plain_mean``: what the labels' own mean
-    would be, repeats averaged first.
+    the audits drew (a packet of all that was pending), and counts as certain; so does one of a candidate that the
+    automatic tier has not scored, which stands for itself alone. ``labels_without_auto`` counts those. ``plain_mean``:
+    what the labels' own mean would be, repeats averaged first.
     """
-    both = [(c, auto.value, sit_down_score(s)) for c, s in scored if (auto := automatic_score(s)) is not None]
+    found = [(c, automatic_score(s), sit_down_score(s)) for c, s in scored]
+    both = [(c, auto.value, label) for c, auto, label in found if auto is not None]
     labels = [label for _, _, label in both if label is not None]
     if not 0 < len(labels) < len(both):
         return None
     from .statistics import calibrated_mean
 
     audited = any(label.probability is not None for label in labels)
-    found = calibrated_mean(
+    alone = [(c, label) for c, auto, label in found if auto is None and label is not None]
+    if audited:
+        both += [(c, label.value, label._replace(probability=None)) for c, label in alone]
+    estimate = calibrated_mean(
         [auto for _, auto, _ in both],
         [None if label is None else label.value for _, _, label in both],
         [c.scenario for c, _, _ in both],
         [1.0 if label is None else label.probability or 1.0 for _, _, label in both] if audited else None,
     )
     plain = _Means()
-    for c, of_tiers in scored:
-        label = sit_down_score(of_tiers)
+    for c, _, label in found:
         plain.add(c.scenario, label and label.value)
-    return {**found.to_json(), "audited": audited, "plain_mean": plain.mean()}
+    return {
+        **estimate.to_json(),
+        "audited": audited,
+        "labels_without_auto": len(alone),
+        "plain_mean": plain.mean(),
+    }
 
 
 def _stands_for(calibrated: Mapping[str, Any]) -> bool:
     """Whether an estimate takes the place of the labels' mean: always after an audit, whose picks bias that mean.
 
-    Of labels that came otherwise, only where there are enough scenarios of them for the automatic scores to be used.
+    Of labels that came otherwise, only where there are enough scenarios of them for the automatic scores to be used,
+    and every label has one: else the estimate would leave labels out.
     """
     from .statistics.calibration import FEWEST
 
-    return calibrated["estimate"] is not None and (calibrated["audited"] or calibrated["clusters"] >= FEWEST)
+    enough = calibrated["clusters"] >= FEWEST and not calibrated["labels_without_auto"]
+    return calibrated["estimate"] is not None and (calibrated["audited"] or enough)
 
 
 def _tier(verdicts: Iterable[Verdict]) -> str | None:

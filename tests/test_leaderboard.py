@@ -460,6 +460,42 @@ def test_labels_that_no_audit_drew_calibrate_from_four_scenarios_on() -> None:
     assert part(12).calibrated is None
 
 
+def test_no_label_is_left_out_where_the_automatic_judge_has_scored_only_a_part() -> None:
+    labelled = [candidate(f"a{i}", judged(5, HUMAN)) for i in range(14)]
+    both = [candidate(f"b{i}", judged(1 + i % 2, AUTO), judged(1 + i % 2, HUMAN)) for i in range(5)]
+    (row,) = ranked(*labelled, *both, candidate("c", judged(2, AUTO))).rows
+    assert row.calibrated is not None
+    assert (row.calibrated["labels_without_auto"], row.estimated, row.judged) == (14, False, 19)
+    assert row.composite == pytest.approx((14 * 10 + 2 * 2 + 4 + 2 * 4 + 2 - 4) / 19, abs=0.3)
+    assert row.composite == row.calibrated["plain_mean"]
+
+
+def test_after_an_audit_a_label_without_an_automatic_score_stands_for_itself() -> None:
+    """40 audited scenarios come to 5.5 points, and a person gave ten others 10 that the judge has not seen."""
+    others = [candidate(f"x{i}", judged(5, HUMAN)) for i in range(10)]
+    (alone,), (row,) = (ranked(*audited("v1", 3.0, seed=1), *more).rows for more in ((), others))
+    assert alone.composite is not None
+    assert row.composite == pytest.approx((40 * alone.composite + 10 * 10) / 50, abs=0.15)
+    assert row.calibrated is not None
+    assert (row.estimated, row.calibrated["n_labels"]) == (True, 28)
+
+
+def test_two_equal_labels_do_not_show_that_there_is_no_spread() -> None:
+    def row(prompt: str, label: float) -> list[LoggedCandidate]:
+        return [
+            candidate(
+                f"s{i}", judged(2 + i % 3, AUTO), *([judged(label, HUMAN)] if i < 2 else []),
+                prompt=prompt, sampling_probability=0.1 if i < 2 else None,
+            )
+            for i in range(20)
+        ]  # fmt: skip
+
+    found = ranked(*row("v1", 4), *row("v2", 3.5))
+    assert [r.estimated for r in found.rows] == [True, True]
+    assert [r.rank for r in found.rows] == [1, 1]
+    assert found.comparisons[0]["p_value"] > 0.05
+
+
 def test_calibrated_rows_are_told_apart_by_their_estimates() -> None:
     far = ranked(*audited("good", 4.5, seed=1), *audited("bad", 2.0, seed=2))
     assert [(r.rank, r.prompt) for r in far.rows] == [(1, "good"), (2, "bad")]

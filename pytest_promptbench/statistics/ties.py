@@ -21,6 +21,7 @@ class MeanEstimate(NamedTuple):
     """A row's mean on the scale of ``basis``, with its standard error and the degrees of freedom of its Student's t.
 
     n: scenarios behind it. calibrated: it is not the plain mean of the row's scores, so that nothing pairs with it.
+    step: the :func:`rounding_step` of its scores; 0 where they are not rounded.
     """
 
     value: float
@@ -29,6 +30,12 @@ class MeanEstimate(NamedTuple):
     n: int
     basis: str
     calibrated: bool
+    step: float = 0.0
+
+    @property
+    def floored_se(self) -> float:
+        """The standard error, never below what rounding leaves open: a uniform error of one step in each score."""
+        return max(self.se, self.step / math.sqrt(12 * self.n))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +57,13 @@ class Board:
 def compare_estimates(a: MeanEstimate, b: MeanEstimate, *, level: float = 0.95) -> PairedComparison:
     """Two means as if they were independent: variance se_a**2 + se_b**2, Student's t with the smaller df.
 
-    Conservative where the same scenarios make both sides easier or harder, as they do. n is the smaller number of
+    Conservative where the same scenarios make both sides easier or harder, as they do. Standard errors are the
+    :attr:`~MeanEstimate.floored_se`: two equal labels do not show that there is no spread. n is the smaller number of
     scenarios. mde: (t(1 - alpha / 2) + t(0.8)) se.
     """
     from scipy.special import stdtr, stdtrit
 
-    difference, se, df = a.value - b.value, math.hypot(a.se, b.se), min(a.df, b.df)
+    difference, se, df = a.value - b.value, math.hypot(a.floored_se, b.floored_se), min(a.df, b.df)
     reach = float(stdtrit(df, (1 + level) / 2)) * se
     p = 2 * float(stdtr(df, -abs(difference) / se)) if se else float(difference == 0)
     return PairedComparison(
@@ -116,7 +124,7 @@ def _against_later_rows(board: Board, i: int, *, level: float, seed: int) -> Ite
         d, layer = on_one_layer(board.layers[:, i, None], board.layers[:, others], groups)
         n = np.isfinite(d).sum(axis=-1)
         if rows > MOST_BCA:
-            step = _step(board.layers[np.isfinite(board.layers)])
+            step = rounding_step(board.layers[np.isfinite(board.layers)])
             tested = _by_t(d, n, step)
         else:
             tested = np.array(
@@ -152,7 +160,7 @@ def _scores(layers: Floats, i: int, j: int, layer: NDArray[np.intp]) -> Floats:
     return np.concatenate([layers[layer[at], row, at] for row in (i, j)])
 
 
-def _step(scores: Floats) -> float:
+def rounding_step(scores: Floats) -> float:
     """The smallest step between scores, at most 1: what rounding leaves open."""
     steps = np.diff(np.unique(np.round(scores, 9)))
     return min(1.0, float(steps.min())) if len(steps) else 1.0
@@ -166,7 +174,7 @@ def _p_value(differences: Floats, scores: Floats, *, level: float, seed: int) ->
     mean = float(d.mean())
     if mean <= 0:
         return 1.0
-    spread = max(float(d.std(ddof=1)), _step(scores) / math.sqrt(6))  # two roundings, each uniform: 2 step**2 / 12
+    spread = max(float(d.std(ddof=1)), rounding_step(scores) / math.sqrt(6))  # two roundings, each step**2 / 12
     by_t = 2 * float(stdtr(n - 1, -mean / spread * math.sqrt(n)))
     if by_t > 1 - level or np.ptp(d) == 0:
         return by_t
