@@ -232,7 +232,7 @@ class Judged(Record):
     """What judging some candidates of an experiment came to.
 
     ``failed`` of them got no valid verdict, the first for the reason ``problem``; ``unavailable`` says why others could
-    not be asked about at all.
+    not be asked about at all; ``interrupted`` whether that was because somebody ended it.
     """
 
     judge: str
@@ -241,6 +241,7 @@ class Judged(Record):
     failed: int = 0
     problem: str | None = None
     unavailable: str | None = None
+    interrupted: bool = False
 
 
 def judge_and_write(
@@ -256,18 +257,23 @@ def judge_and_write(
     """Judge these candidates, and write judgements while others are still asked for; the candidates as they are then.
 
     ``write`` gives back the candidates that it wrote. Replies are in the ledger before they are written, so whatever
-    interrupts this, the next session repeats it without asking again. Raises TrackingError where writing fails.
+    interrupts this, the next session repeats it without asking again; an interrupt ends it here, after what was judged
+    is written. Raises TrackingError where writing fails.
     """
     changed = {c.run_id: c for c in candidates}
     scored = failed = 0
     problem = unavailable = None
     batch: list[Judgement] = []
+    writing = interrupted = False
 
     def flush() -> None:
+        nonlocal writing
+        writing = True
         for c in write(batch):
             texts = changed[c.run_id]
             changed[c.run_id] = replace(c, outputs=texts.outputs, context=texts.context)
         batch.clear()
+        writing = False
 
     try:
         for judgement in judge_candidates(candidates, rubric, judge, ask, second=second):
@@ -280,7 +286,9 @@ def judge_and_write(
             progress(scored + failed, len(candidates))
     except JudgeUnavailableError as error:
         unavailable = str(error)
-    if batch:
+    except KeyboardInterrupt:
+        interrupted, unavailable = True, "interrupted; what was judged is kept, and the next --judge-auto goes on"
+    if batch and not writing:  # else whoever writes was interrupted himself, and may be in the middle
         flush()
     experiment = candidates[0].experiment if candidates else ""
     return list(changed.values()), Judged(
@@ -290,6 +298,7 @@ def judge_and_write(
         failed=failed,
         problem=problem,
         unavailable=unavailable,
+        interrupted=interrupted,
     )
 
 

@@ -42,7 +42,7 @@ def promote(settings: Settings, tasks: Sequence[Task], name: str) -> Sitting:
     experiment = experiment_of(store, settings, mine[0], option="--bench-promote")
     rubric = mine[0].suite.rubric
     prompts = [p for t in mine for p in t.suite.prompts]
-    now = cells_now(mine, name)
+    now = cells_now(mine, mine[0].experiment, mine[0].suite.group)
     candidates, _ = current_candidates(store.read(experiment), rubric, task=name, cells_now=now)
     selected = {m.name for t in mine for m in t.suite.models}, {p.version for p in prompts}
     champion = registry.champion(name)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Sequence
 from typing import TypeVar
 
-from .catalog import render
+from .catalog import placeholders, render
 from .errors import UsageError
-from .records import Cell, Model, Prompt, Scenario, Suite
+from .records import Cell, Message, Model, Prompt, Scenario, Suite, sha256
 
 T = TypeVar("T")
 
@@ -24,7 +25,19 @@ def make_cell(suite: Suite, model: Model, prompt: Prompt, scenario: Scenario) ->
         messages=render(prompt.messages, scenario.vars),
         params={**model.params, **prompt.params},
         samples=suite.samples,
+        context_sha256=_context(prompt, scenario),
     )
+
+
+def _context(prompt: Prompt, scenario: Scenario) -> str:
+    used = _used(prompt.messages)
+    unseen = {name: value for name, value in scenario.vars.items() if name not in used}
+    return sha256(unseen) if unseen else ""
+
+
+@functools.lru_cache(maxsize=256)
+def _used(messages: tuple[Message, ...]) -> frozenset[str]:
+    return frozenset(placeholders(messages))
 
 
 def cells(suite: Suite, *, models: Sequence[str] | None = None, prompts: Sequence[str] | None = None) -> list[Cell]:

@@ -55,7 +55,7 @@ def build_leaderboard(
 ) -> Leaderboard:
     """The leaderboard of a task; candidates of other tasks and rubrics are passed over.
 
-    ``cells_now`` maps (model, prompt, scenario) to the cell id that the files give today, as far as they are known.
+    ``cells_now`` maps (model, prompt, scenario) to the content that the files give today, as far as it is known.
     ``interval`` and ``ranks`` default to ``statistics.mean_interval`` and :func:`tied`; what they need is imported only
     where something is judged. ``superseded`` counts what rule 3 above leaves out.
     """
@@ -101,9 +101,9 @@ def newest(
             found += group
             continue
         wanted = now.get(place, "")
-        if all(c.cell != wanted for c in group):
-            wanted = max(group, key=_started).cell
-        current = [c for c in group if c.cell == wanted]
+        if all(c.content != wanted for c in group):
+            wanted = max(group, key=_started).content
+        current = [c for c in group if c.content == wanted]
         superseded += len(group) - len(current)
         found += [c for c in current if c.error is None] or [max(current, key=_started)]
     return found, superseded

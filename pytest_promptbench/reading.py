@@ -38,14 +38,14 @@ def read_back(settings: Settings, tasks: Sequence[Task], _: bool) -> Sitting:
         found[key] = store.texts(found[key]) if settings.judge_auto else with_shown_texts(store, found[key])
     judged: tuple[Judged, ...] = ()
     if settings.judge_auto:
-        judged = tuple(_judge(settings, store, groups, found))
+        judged = tuple(_judge(settings, store, here, found))
     outcome = Outcome(
         candidates={e: tuple(c for (name, _), cs in found.items() if name == e for c in cs) for e in everyone}
     )
     boards = build_boards(here, outcome, settings.report)
     return Sitting(
         message=f"read {sum(map(len, found.values()))} candidates of {', '.join(everyone)}",
-        code=int(any(j.unavailable for j in judged)),
+        code=max((2 if j.interrupted else int(j.unavailable is not None) for j in judged), default=0),
         tasks=tuple(here),
         boards=boards,
         files=tuple(write_reports(boards)),
@@ -56,21 +56,24 @@ def read_back(settings: Settings, tasks: Sequence[Task], _: bool) -> Sitting:
 def _judge(
     settings: Settings,
     store: TrackingStore,
-    groups: dict[tuple[str, Group], Task],
+    tasks: Sequence[Task],
     found: dict[tuple[str, Group], list[LoggedCandidate]],
 ) -> list[Judged]:
     """Have each suite's automatic judge score what it has not scored; ``found`` is brought up to date."""
+    groups = by_group(tasks)
     judges = [t.suite.judge for t in groups.values() if t.suite.judge is not None]
     came_to = []
     with asking_judges(settings, judges) as ask:
         for key, task in groups.items():
             judge, rubric = task.suite.judge, task.suite.rubric
             assert judge is not None  # a suite without one was refused when it was collected
-            now = cells_now(groups.values(), task.suite.task)
+            now = cells_now(tasks, task.experiment, task.suite.group)
             current, _ = current_candidates(found[key], rubric, task=task.suite.task, cells_now=now)
             todo = unscored(current, rubric, judge)
             after, result = judge_and_write(todo, rubric, judge, ask, lambda js: [j.write(store) for j in js])
             changed = {c.run_id: c for c in after}
             found[key] = [changed.get(c.run_id, c) for c in found[key]]
             came_to.append(dataclasses.replace(result, experiment=task.experiment))
+            if result.interrupted:
+                break
     return came_to

@@ -306,7 +306,11 @@ class Request(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Cell(Record):
-    """model x prompt x scenario, with the prompt's messages already filled in. ``params``: model's, then prompt's."""
+    """model x prompt x scenario, with the prompt's messages already filled in. ``params``: model's, then prompt's.
+
+    ``context_sha256``: hash of the scenario's vars that the prompt does not use, as a reference that only judges see;
+    empty where it uses all.
+    """
 
     task: str
     model: Model
@@ -315,6 +319,7 @@ class Cell(Record):
     messages: tuple[Message, ...]
     params: Mapping[str, Any]
     samples: int = 1
+    context_sha256: str = ""
 
     @cached_property
     def id(self) -> str:
@@ -329,6 +334,11 @@ class Cell(Record):
             }
         )
 
+    @property
+    def content(self) -> str:
+        """What verdicts on its outputs are about, as :attr:`LoggedCandidate.content` has it."""
+        return _content(self.id, self.context_sha256)
+
     @cached_property
     def requests(self) -> tuple[Request, ...]:
         return tuple(
@@ -338,6 +348,10 @@ class Cell(Record):
     @property
     def names(self) -> tuple[str, str, str]:
         return self.model.name, self.prompt.version, self.scenario.id
+
+
+def _content(cell: str, context_sha256: str) -> str:
+    return f"{cell}+{context_sha256}" if context_sha256 else cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -526,7 +540,7 @@ class LoggedCandidate(Record):
     whose packet brought its first sit-down verdict, and ``sampling_probability`` that with which audits labelled it.
     ``outputs`` and ``context`` are None where the reader did not ask for texts. ``checks`` are the flags that a program
     filled.
-    ``started_at`` is milliseconds since the epoch.
+    ``started_at`` is milliseconds since the epoch. ``context_sha256`` is the cell's.
     """
 
     run_id: str
@@ -559,6 +573,7 @@ class LoggedCandidate(Record):
     audited: str | None = None
     outputs: tuple[str, ...] | None = None
     context: Mapping[str, Any] | None = None
+    context_sha256: str = ""
 
     def latest(self, tier: Tier) -> Verdict | None:
         """The latest verdict of a tier, or None."""
@@ -572,6 +587,11 @@ class LoggedCandidate(Record):
     def names(self) -> tuple[str, str, str]:
         """Of its cell: model, prompt, scenario."""
         return self.model, self.prompt, self.scenario
+
+    @property
+    def content(self) -> str:
+        """Of its cell: what was asked, and what judges see beside it. A verdict holds for equal contents alone."""
+        return _content(self.cell, self.context_sha256)
 
     @property
     def group(self) -> Group:

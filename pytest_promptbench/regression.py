@@ -191,8 +191,9 @@ def run_self_test(settings: Settings, tasks: Sequence[Task], n: int) -> Sitting:
 
 def _snapshot(board: Board, tasks: Sequence[Task], now: str) -> Baseline:
     task, rubric = board.leaderboard.task, board.leaderboard.rubric
-    suites = [t.suite for t in tasks if t.suite.group == (task, rubric.sha256)]
-    cells = cells_now(tasks, task)
+    group = task, rubric.sha256
+    suites = [t.suite for t in tasks if (t.experiment, t.suite.group) == (board.leaderboard.experiment, group)]
+    cells = cells_now(tasks, board.leaderboard.experiment, group)
     counting, _ = current_candidates(board.candidates, rubric, task=task, cells_now=cells)
     return snapshot(board.leaderboard, counting, suites, cells_now=cells, saved_at=now)
 

@@ -21,9 +21,10 @@ from .tracking.reviews import Review, ReviewItem, ReviewQueues
 
 def fill_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> Sitting:
     """Put the pending candidates of the collected suite into a review queue, blind unless asked otherwise."""
-    task, candidates = _of(settings, tasks, f"--judge-queue {queue}")
+    here, candidates = _of(settings, tasks, f"--judge-queue {queue}")
+    task = here[0]
     store = where(settings).store()
-    current, _ = newest(candidates, cells_now=cells_now(tasks, task.suite.task))
+    current, _ = newest(candidates, cells_now=cells_now(here, task.experiment, task.suite.group))
     pending = store.texts([c for c in current if c.pending])
     prompts = store.messages(pending) if settings.reveal else [()] * len(pending)
     items = [
@@ -56,7 +57,8 @@ def collect_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> Sitt
     Everything is validated, as a packet is, before anything is recorded. An item that was completed without every
     answer, or with one that the rubric does not allow, is named and left pending; it holds up no other.
     """
-    task, found = _of(settings, tasks, f"--judge-collect {queue}")
+    here, found = _of(settings, tasks, f"--judge-collect {queue}")
+    task = here[0]
     rubric = task.suite.rubric
     store = where(settings).store()
     reviews, waiting = ReviewQueues(store).collect(task.experiment, queue, rubric)
@@ -77,12 +79,12 @@ def collect_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> Sitt
     for packet in packets:
         taken = take_in(store, parse_packet(packet), candidates, rubrics={rubric.id: rubric})
         applied, unchanged, candidates = applied + taken.applied, unchanged + taken.unchanged, taken.candidates
-    boards = build_boards([task], Outcome(candidates={task.experiment: tuple(candidates)}), settings.report)
+    boards = build_boards(here, Outcome(candidates={task.experiment: tuple(candidates)}), settings.report)
     pending = sum(c.pending for c in candidates)
     return Sitting(
         message=f"applied {applied}, unchanged {unchanged}, still pending {pending} ({waiting} of them in {queue})",
         lines=tuple(said),
-        tasks=(task,),
+        tasks=tuple(here),
         boards=boards,
         files=tuple(write_reports(boards)),
     )
@@ -110,8 +112,8 @@ def _document(
     return document
 
 
-def _of(settings: Settings, tasks: Sequence[Task], option: str) -> tuple[Task, list[LoggedCandidate]]:
-    """The one task that a queue is for, in its experiment, and its candidates under the rubric as it is now."""
+def _of(settings: Settings, tasks: Sequence[Task], option: str) -> tuple[list[Task], list[LoggedCandidate]]:
+    """The suites that a queue is for, in their experiment, and its candidates under the rubric as it is now."""
     groups = {t.suite.group: t for t in tasks}
     if len(groups) != 1:
         names = (
@@ -120,8 +122,9 @@ def _of(settings: Settings, tasks: Sequence[Task], option: str) -> tuple[Task, l
         raise UsageError(f"{option}: a queue is for one suite; there are: {names}")
     store = where(settings).store()
     task = next(iter(groups.values()))
-    task = replace(task, experiment=experiment_of(store, settings, task, option=option.split(maxsplit=1)[0]))
-    return task, [c for c in store.read(task.experiment) if c.group == task.suite.group]
+    experiment = experiment_of(store, settings, task, option=option.split(maxsplit=1)[0])
+    here = [replace(t, experiment=experiment) for t in tasks if t.experiment == task.experiment]
+    return here, [c for c in store.read(experiment) if c.group == task.suite.group]
 
 
 def _by_reviewer(reviews: Sequence[Review]) -> dict[str, dict[str, dict[int, Review]]]:

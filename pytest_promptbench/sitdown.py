@@ -21,7 +21,18 @@ from .leaderboard import current_candidates
 from .localmodels import LocalServer
 from .packet import Packet, build_packet, item_ids, match_verdicts, parse_packet, read_packet, write_packet
 from .records import LoggedCandidate, Model, Rubric, Tier
-from .session import Board, Task, build_boards, by_group, cells_now, labels, where, with_shown_texts, write_reports
+from .session import (
+    Board,
+    Task,
+    build_boards,
+    by_group,
+    cells_now,
+    folders_of,
+    labels,
+    where,
+    with_shown_texts,
+    write_reports,
+)
 from .settings import Settings
 from .tracking.artifacts import file_name
 from .tracking.entry import AUDIT, AUDITED, SAMPLING
@@ -57,18 +68,26 @@ def export_packet(
     store = where(settings).store()
     found: dict[str, list[LoggedCandidate]] = {}
     chosen: list[tuple[Task, list[LoggedCandidate]]] = []
+    missing: list[UsageError] = []
     for task in by_group(tasks).values():
-        experiment = experiment_of(store, settings, task, option="--judge-export")
+        now = cells_now(tasks, task.experiment, task.suite.group)
+        left_out = [names for names in now if (task.experiment, *names) not in selected]
+        if settings.audit is None and selected and len(left_out) == len(now):
+            continue  # nothing of it was asked for
+        try:
+            experiment = experiment_of(store, settings, task, option="--judge-export")
+        except UsageError as error:  # it never ran; what else there is may still wait
+            missing.append(error)
+            continue
         if experiment not in found:
             found[experiment] = store.read(experiment)
-        now = cells_now(tasks, task.suite.task)
         mine, _ = current_candidates(found[experiment], task.suite.rubric, task=task.suite.task, cells_now=now)
         if settings.audit is None:
-            here = cells_now((t for t in tasks if t.experiment == task.experiment), task.suite.task)
-            left_out = [names for names in here if (task.experiment, *names) not in selected]
             whole = not left_out and settings.shard is None and settings.models is None and settings.prompts is None
             mine = [c for c in mine if c.pending and (whole or (task.experiment, *c.names) in selected)]
         chosen.append((dataclasses.replace(task, experiment=experiment), mine))
+    if not chosen:
+        raise missing[0]
     groups = [(t, c) for t, c in chosen if c] or chosen[:1]
     names = labels([t for t, _ in groups])
     packets = [_packet(settings, store, task, candidates) for task, candidates in groups]
@@ -240,15 +259,21 @@ def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitti
     if store.experiment(packet.experiment) is None:
         raise PacketError(f"{path}: MLflow has no experiment {packet.experiment!r}; is MLFLOW_TRACKING_URI the same?")
     everyone = store.read(packet.experiment)
-    applied = take_in(store, packet, everyone, rubrics={t.suite.rubric.id: t.suite.rubric for t in tasks})
-    here = [
-        dataclasses.replace(t, experiment=packet.experiment) for t in tasks if t.suite.rubric.id == packet.rubric.id
-    ]
-    shown = {t.suite.group for t in here} or {c.group for c in applied.candidates}
+    # Two folders may each have a rubric of this id: the packet's own text comes first, then what may be its newer one.
+    by_text = sorted(tasks, key=lambda t: t.suite.rubric.sha256 == packet.rubric.sha256)
+    applied = take_in(store, packet, everyone, rubrics={t.suite.rubric.id: t.suite.rubric for t in by_text})
+    there = {c.group for c in applied.candidates}
+    here = [dataclasses.replace(t, experiment=packet.experiment) for t in tasks if t.suite.group in there]
+    shown = {t.suite.group for t in here} or there
     candidates = tuple(
         c for g in sorted(shown) for c in with_shown_texts(store, [c for c in applied.candidates if c.group == g])
     )
-    boards = build_boards(here, Outcome(candidates={packet.experiment: candidates}), settings.report)
+    folders = {}
+    for (experiment, group), folder in folders_of(tasks, settings.report).items():
+        if group not in folders or experiment == packet.experiment:
+            folders[group] = folder
+    outcome = Outcome(candidates={packet.experiment: candidates})
+    boards = build_boards(here, outcome, settings.report, folders=folders)
     if not here:  # no suite of the packet was collected: its own rubric says how to score
         names = sorted({c.task for c in candidates})
         boards = tuple(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -251,6 +253,30 @@ def test_a_judge_that_cannot_be_asked_fails_the_session_and_keeps_what_was_gener
         assert "sk-scripted" not in result.text
         assert len(project.runs()) == 6
         assert all(row["composite"] is None for row in project.leaderboard()["rows"])
+
+
+def test_ctrl_c_while_the_judge_is_asked_keeps_what_it_said(tmp_path: Path) -> None:
+    with ScriptedProvider(reply=reply) as provider:
+        project = project_in(tmp_path, provider)
+        assert project.pytest().code == 0
+        provider.latency_s = 2.0
+        process = project.start("--judge-auto")
+        deadline = time.monotonic() + 60
+        while sum(r["model"] == "judge" for r in provider.requests) < 3:  # the first goes alone
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=90)
+        assert process.returncode == 2, out
+        assert "Traceback" not in out
+        assert "promptbench: waiting for answers that are paid for" in out
+        assert "NOT JUDGED: interrupted; what was judged is kept" in out
+        scored = sum("auto/composite" in r.data.metrics for r in project.runs())
+        assert 0 < scored < 6
+        assert f"automatic judge judge: {scored} scored" in out
+        assert f"automatic judge judge: {6 - scored} scored" in project.pytest("--judge-auto").out
+        assert sum(r["model"] == "judge" for r in provider.requests) == 3, "the answer on its way was waited for"
 
 
 def test_without_a_judge_in_the_suite_it_is_a_mistake(tmp_path: Path) -> None:

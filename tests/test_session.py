@@ -14,6 +14,10 @@ from typing import Any
 
 import pytest
 
+from pytest_promptbench.records import Message, Model, Prompt, Rubric, Scenario, Suite
+from pytest_promptbench.session import Task, cells_now
+from pytest_promptbench.session.plan import merged
+
 from .project import TEST, Project, children_of, migrated_database
 from .provider import Fault, ScriptedProvider
 
@@ -268,6 +272,92 @@ def test_a_refused_connection_is_named(project: Project) -> None:
     result = project.pytest("-k", "haiku and v1 and s0")
     assert result.code == 1
     assert "Connection" in result.out
+
+
+# -- several tests, suites and tasks
+
+
+def test_two_tasks_that_ask_the_same_are_two_candidates_of_one_answer(project: Project) -> None:
+    """Same messages, names and scenarios; each is judged by a rubric of its own."""
+    project.second_suite(rubric="joke-v1", scenarios=3)
+    for prompt in project.prompts:
+        project.file(f"prompts/joke/{prompt}.yaml", (project.root / f"prompts/tip/{prompt}.yaml").read_text())
+    suite = (project.root / "evals/tips.yaml").read_text()
+    project.file("evals/jokes.yaml", suite.replace("task: tip", "task: joke").replace("tip-v1", "joke-v1"))
+    result = project.pytest("--bench-experiment", "e")
+    assert result.outcomes() == {"passed": 24}, result.text
+    assert project.provider.count == 12, "one answer serves both"
+    there = [(c.task, c.rubric) for c in project.store.read("e")]
+    assert sorted(there) == [("joke", "joke-v1")] * 12 + [("tip", "tip-v1")] * 12
+
+
+def test_a_reference_that_only_judges_see_is_part_of_what_they_judge(project: Project) -> None:
+    """The prompt does not use it, so that no request changes with it; a verdict does not outlive its edit."""
+    suite = (project.root / "evals/tips.yaml").read_text()
+
+    def refer(reference: str) -> None:
+        project.file("evals/tips.yaml", re.sub(r"(situation-\d)", rf"\1, reference: {reference}", suite))
+        assert project.pytest("--bench-models", "haiku", "--bench-prompts", "v1").outcomes()["passed"] == 3
+
+    for reference in ("old", "new"):
+        refer(reference)
+        assert project.pytest("--judge-export", "packet.json").code == 0
+        assert [i["context"]["reference"] for i in project.packet()["items"]] == [reference] * 3
+        (row,) = project.leaderboard()["rows"]
+        assert (row["candidates"], row["pending"], row["composite"]) == (3, 3, None)
+        project.score()
+        assert "applied 3, unchanged 0, still pending 0" in project.pytest("--judge-apply", "packet.json").out
+    refer("old")
+    (row,) = project.leaderboard()["rows"]
+    assert (row["candidates"], row["judged"], row["pending"]) == (3, 3, 0), "what was judged with it counts again"
+    assert project.provider.count == 3
+    assert len(project.runs()) == 6
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["n0", "n2"])
+def test_what_marks_skip_is_not_generated(project: Project, workers: tuple[str, ...]) -> None:
+    test = """
+    import pytest
+
+    @pytest.mark.parametrize("model", ["haiku", pytest.param("local", marks=pytest.mark.skip)])
+    @pytest.mark.skipif(False, reason="never")
+    @pytest.mark.promptbench("tips.yaml")
+    def test_tip(candidate):
+        assert candidate.text
+
+    @pytest.mark.skipif("True", reason="always")
+    @pytest.mark.promptbench("jokes.yaml")
+    def test_joke(candidate): ...
+    """
+    project.second_suite().file("evals/test_tips.py", test)
+    result = project.pytest(*workers)
+    assert result.outcomes() == {"passed": 6, "skipped": 14}, result.text
+    assert project.provider.count == 6
+
+
+def test_a_test_of_fewer_models_leaves_the_suite_what_it_is_for_others() -> None:
+    def task(experiment: str, *models: str, text: str = "x", rubric: str = "r") -> Task:
+        messages = (Message(role="user", content=text),)
+        suite = Suite(
+            name="tips",
+            path="evals/tips.yaml",
+            task="tip",
+            rubric=Rubric(id=rubric, text=rubric, sha256=rubric, criteria=()),
+            prompts=(Prompt(task="tip", version="v1", messages=messages, sha256=text),),
+            models=tuple(Model(name=m, model=f"openai/{m}") for m in models),
+            scenarios=(Scenario(id="s0"),),
+        )
+        return Task(suite=suite, experiment=experiment)
+
+    whole, narrow, other = task("e", "haiku", "local"), task("e", "local", "opus"), task("other", "haiku", text="y")
+    one, two = merged([whole, narrow, other])
+    assert [m.name for m in one.suite.models] == ["haiku", "local", "opus"]
+    assert two == other
+    now = cells_now([whole, narrow, other], "e", whole.suite.group)
+    assert sorted(now) == [(m, "v1", "s0") for m in ("haiku", "local", "opus")]
+    (there,) = cells_now([whole, other], "other", whole.suite.group).values()
+    assert there != now["haiku", "v1", "s0"], "the content of now is that of the same experiment"
+    assert cells_now([whole], "e", task("e", "haiku", rubric="r2").suite.group) == {}
 
 
 # -- interruption

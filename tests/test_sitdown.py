@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pytest_promptbench.packet import item_id
 from pytest_promptbench.records import LoggedCandidate
 from pytest_promptbench.tracking.store import TrackingStore
 
-from .project import Project, migrated_database
+from .project import JOKES, TEST, Project, migrated_database
 from .provider import ScriptedProvider
 
 EXPERIMENT = ("--bench-experiment", "e")
@@ -150,3 +151,42 @@ def test_nothing_is_taken_in_where_the_reports_cannot_go(two: Project) -> None:
     assert "evals/tips.yaml is a file, not a folder" in refused.err
     assert "Traceback" not in refused.text
     assert all(c.pending for c in two.store.read("e"))
+
+
+def test_a_suite_that_never_ran_holds_no_packet_up(tmp_path: Path) -> None:
+    """Each task has an experiment of its own, and there is none of jokes yet."""
+    migrated_database(tmp_path / "mlflow.db")
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",)).write().second_suite()
+        nothing = project.pytest("--judge-export", "p.json")
+        assert nothing.code == 4
+        assert "MLflow has no experiment 'tip-bench-" in nothing.text
+        assert project.pytest("-k", "not test_joke").outcomes()["passed"] == 3
+        for narrowed in ((), ("-k", "not test_joke")):
+            exported = project.pytest("--judge-export", "p.json", *narrowed)
+            assert "exported 3 pending candidates of tip-bench-" in exported.out, exported.text
+            assert len(project.packet("p.json")["items"]) == 3
+        assert "has no experiment 'joke-bench-" in project.pytest("--judge-export", "p.json", "-k", "test_joke").text
+
+
+def test_a_packet_goes_to_the_suite_whose_rubric_it_holds(tmp_path: Path) -> None:
+    """Two tasks, each with an experiment of its own; two folders, each with a rubric of one id and another text."""
+    migrated_database(tmp_path / "mlflow.db")
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",)).write().second_suite()
+        project.file("jokes/rubrics/tip-v1.md", (tmp_path / "rubrics/tip-v1.md").read_text() + "Other anchors.\n")
+        project.file("jokes/evals/jokes.yaml", (tmp_path / "evals/jokes.yaml").read_text())
+        project.file("jokes/evals/models.yaml", (tmp_path / "evals/models.yaml").read_text())
+        project.file("jokes/evals/test_jokes.py", "import pytest\n" + JOKES)
+        project.file("evals/test_tips.py", TEST)
+        both = ("evals", "jokes/evals")
+        assert project.pytest(*both).outcomes() == {"passed": 5}
+        assert project.pytest(*both, "--judge-export", "p.json").code == 0
+        boards = {name: tmp_path / ".promptbench/report" / name / "leaderboard.json" for name in ("tip", "joke")}
+        for name, value in (("tip", 4), ("joke", 2)):
+            project.score(f"p-{name}.json", value=value)
+            applied = project.pytest(*both, "--judge-apply", f"p-{name}.json")
+            assert "still pending 0" in applied.out, applied.text
+            assert "no candidates yet" not in applied.out
+        composites = {n: [r["composite"] for r in json.loads(f.read_text())["rows"]] for n, f in boards.items()}
+        assert composites == {"tip": [12.0], "joke": [6.0]}

@@ -90,8 +90,8 @@ def snapshot(
     Composites and criteria are means over the verdicts of ``candidates``, which should be those that the leaderboard
     counts, of the tier that its row rests on. A row of which an audit has labelled a part rests on its automatic scores
     here: the labels were picked. ``suites``: all that share the leaderboard. ``cells_now``: (model, prompt, scenario)
-    -> the cell that the files give today; what another content was scored says nothing about them. A scenario without a
-    score that counts is there as unscored.
+    -> the content that the files give today; what another content was scored says nothing about them. A scenario
+    without a score that counts is there as unscored.
     """
     cells: dict[RowName, list[LoggedCandidate]] = {(row.model, row.prompt): [] for row in board.rows}
     for candidate in candidates:
@@ -141,7 +141,7 @@ def _row(
     for c in candidates:
         verdict = c.automatic() if automatic else c.sit_down()
         score = (automatic_score if automatic else sit_down_score)(tier_scores(c, rubric))
-        now = cells_now is None or cells_now.get(c.names) == c.cell
+        now = cells_now is None or cells_now.get(c.names) == c.content
         if verdict is not None and score is not None and now:
             counting.append((c, verdict))
             tiers.setdefault(c.scenario, set()).add(score.tier.value)

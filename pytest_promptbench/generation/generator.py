@@ -84,7 +84,7 @@ class Generator:
         self._slots = Slots(
             locks, session=session, total=limits.concurrency, worker=limits.worker, workers=limits.workers
         )
-        self._orders: dict[tuple[str, str, str, str], _Order] = {}
+        self._orders: dict[tuple[str, ...], _Order] = {}
         self._jobs: dict[str, _Job] = {}
         self._queues: dict[_Lane, deque[_Job]] = {}
         self._adaptive: dict[_Lane, AdaptiveLimit] = {}
@@ -559,8 +559,8 @@ def _lane(model: Model) -> _Lane:
     return model.name, model.model, model.api_base, model.api_key_env
 
 
-def _order_key(cell: Cell) -> tuple[str, str, str, str]:
-    return (*cell.names, cell.id)
+def _order_key(cell: Cell) -> tuple[str, ...]:
+    return (cell.task, *cell.names, cell.content)
 
 
 def _keys(cells: Iterable[Cell]) -> list[str]:

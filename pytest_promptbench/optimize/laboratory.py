@@ -108,7 +108,7 @@ class Bench:
 
     def _wanted(self, cell: Cell) -> bool:
         found = self._find(cell)
-        return found is None or (found.error is not None and (*cell.names, cell.id) not in self._asked)
+        return found is None or (found.error is not None and (*cell.names, cell.content) not in self._asked)
 
     def _cells(self, prompts: Sequence[Prompt], scenarios: Sequence[str]) -> list[Cell]:
         return [
@@ -119,12 +119,12 @@ class Bench:
         ]
 
     def _find(self, cell: Cell) -> LoggedCandidate | None:
-        return self._everyone().get((*cell.names, cell.id))
+        return self._everyone().get((*cell.names, cell.content))
 
     def _everyone(self) -> dict[tuple[str, ...], LoggedCandidate]:
         if self._known is None:
             everyone = self._store.read(self._plan.experiment)
-            self._known = {(*c.names, c.cell): c for c in everyone}
+            self._known = {(*c.names, c.content): c for c in everyone}
         return self._known
 
     def _logged(self, cell: Cell) -> LoggedCandidate:
@@ -137,7 +137,7 @@ class Bench:
         """New candidates, all of them in MLflow on return. Where some were not asked for or most failed: the rest."""
         if not cells:
             return
-        self._asked.update((*c.names, c.id) for c in cells)
+        self._asked.update((*c.names, c.content) for c in cells)
         candidates = [future.result() for future in [self._ask(cell) for cell in cells]]
         failed = [c for c in candidates if c.failed]
         unasked = next((c.error for c in failed if (c.error or "").startswith("not generated")), None)

@@ -278,7 +278,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     config.pluginmanager.register(Brake(session, bench), "promptbench-brake")
     if not _is_worker(config):
-        bench.look_ahead([p.cell for p in planned])
+        bench.look_ahead([i.stash[_PLANNED].cell for i in session.items if _PLANNED in i.stash and not _may_skip(i)])
         _begin(config)
 
 
@@ -365,7 +365,23 @@ def _look_ahead(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
                 fresh = [i for i in ahead if isinstance(i, int) and i not in known]
     if fresh:
         known.update(fresh)
-        _bench(config).look_ahead([items[i].stash[_PLANNED].cell for i in fresh if _PLANNED in items[i].stash])
+        wanted = (items[i] for i in fresh if _PLANNED in items[i].stash and not _may_skip(items[i]))
+        _bench(config).look_ahead([item.stash[_PLANNED].cell for item in wanted])
+
+
+def _may_skip(item: pytest.Item) -> bool:
+    """Whether marks may skip a test: then nothing is generated for it ahead. Should it run after all, it asks itself.
+
+    A condition that is a text is evaluated by pytest alone, once the test's turn has come.
+    """
+    if item.get_closest_marker("skip") is not None:
+        return True
+    conditions = [
+        c
+        for m in item.iter_markers("skipif")
+        for c in (*m.args, *([m.kwargs["condition"]] if "condition" in m.kwargs else []))
+    ]
+    return any(conditions)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -467,7 +483,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         config.stash[_CLOSING] = closing = config.stash[_DESK].finish(
             judge=not interrupted, say=lambda line: _say(config, line)
         )
-        if any(j.unavailable for j in closing.judged) and exitstatus == pytest.ExitCode.OK:
+        if any(j.interrupted for j in closing.judged):
+            session.exitstatus = exitstatus = pytest.ExitCode.INTERRUPTED
+        elif any(j.unavailable for j in closing.judged) and exitstatus == pytest.ExitCode.OK:
             session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
     _settle(session, exitstatus)
     if _SETTINGS in config.stash and not _is_worker(config):

@@ -13,7 +13,7 @@ They meet in a folder, ``.promptbench/sessions/<id>/``, which is made when the f
 from __future__ import annotations
 
 from .bench import Bench
-from .boards import Board, build_boards, by_group, cells_now, labels, with_shown_texts, write_reports
+from .boards import Board, build_boards, by_group, cells_now, folders_of, labels, with_shown_texts, write_reports
 from .desk import Closing, Desk
 from .plan import Plan, Planned, Task, where
 
@@ -28,6 +28,7 @@ __all__ = [
     "build_boards",
     "by_group",
     "cells_now",
+    "folders_of",
     "labels",
     "where",
     "with_shown_texts",

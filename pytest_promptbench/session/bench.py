@@ -24,7 +24,7 @@ from ..quiet import quiet_environment
 from ..records import Candidate, Cell, Model, Suite
 from ..settings import Settings
 from ..tracking.entry import Logged
-from .plan import Folder, Plan, Planned, Task, where
+from .plan import Folder, Plan, Planned, Task, merged, where
 
 PROGRESS_EVERY_S = 0.3
 EMBEDDED_START_S = 120.0
@@ -96,7 +96,7 @@ class Bench:
         places: dict[tuple[str, ...], Planned] = {}
         for p in chosen:
             first = places.setdefault((p.task.experiment, p.cell.task, *p.cell.names), p)
-            if first.cell.id != p.cell.id:
+            if first.cell.content != p.cell.content:
                 raise CatalogError(
                     f"{p.task.suite.path}: the cell {'-'.join(p.cell.names)} of task {p.cell.task} is another one in "
                     f"{first.task.suite.path}; rename its scenario or model in one of them, or give one test an "
@@ -165,7 +165,7 @@ class Bench:
         if self._generator is not None or not planned:
             return
         quiet_environment()
-        tasks = tuple({p.task.suite.path + p.task.experiment: p.task for p in planned}.values())
+        tasks = merged({id(p.task): p.task for p in planned}.values())
         if self._folder.read("plan.json") is None:
             self._folder.write("plan.json", Plan(tasks=tasks, cells=len(planned)).to_json())
         self._ledger = Ledger(settings.home / "ledger.sqlite3")
@@ -221,7 +221,7 @@ class Bench:
         entries = [
             self._logged(task, candidate).entry(task.experiment)
             for candidate in candidates
-            for task in self._owners[*candidate.cell.names, candidate.cell.id]
+            for task in self._owners[_owned(candidate.cell)]
         ]
         self._ledger.post(where(self.settings).store_name, entries, session=self.settings.identity.session)
 
@@ -258,15 +258,19 @@ class Bench:
 
 
 def owners_of(planned: Iterable[Planned]) -> dict[tuple[str, ...], list[Task]]:
-    """Names and id of a cell -> the tasks whose experiments it is logged to, equal ones once."""
+    """Task, names and content of a cell -> the tasks whose experiments it is logged to, equal ones once."""
     equal: dict[int, Task] = {}  # by identity, since comparing two suites compares all of their scenarios
     owners: dict[tuple[str, ...], dict[int, Task]] = {}
     for p in planned:
         if id(p.task) not in equal:
             equal[id(p.task)] = next((t for t in equal.values() if t == p.task), p.task)
         task = equal[id(p.task)]
-        owners.setdefault((*p.cell.names, p.cell.id), {})[id(task)] = task
+        owners.setdefault(_owned(p.cell), {})[id(task)] = task
     return {key: list(tasks.values()) for key, tasks in owners.items()}
+
+
+def _owned(cell: Cell) -> tuple[str, ...]:
+    return (cell.task, *cell.names, cell.content)
 
 
 class SessionCompleter(LiteLLMCompleter):

@@ -59,16 +59,26 @@ def labels(tasks: Sequence[Task]) -> list[str]:
     return next((found for found in names if len(set(found)) == len(tasks)), names[-1])
 
 
-def build_boards(tasks: Sequence[Task], outcome: Outcome, report: Path) -> tuple[Board, ...]:
-    """One leaderboard per experiment, task and rubric; files in ``report``, or below it where there are several."""
+def folders_of(tasks: Iterable[Task], report: Path) -> dict[tuple[str, Group], Path]:
+    """Where each leaderboard's files go: to ``report``, or below it where there are several."""
+    groups = by_group(tasks)
+    if len(groups) == 1:
+        return dict.fromkeys(groups, report)
+    return {key: report / name for key, name in zip(groups, labels(list(groups.values())), strict=True)}
+
+
+def build_boards(
+    tasks: Sequence[Task], outcome: Outcome, report: Path, *, folders: Mapping[Group, Path] | None = None
+) -> tuple[Board, ...]:
+    """One leaderboard per experiment, task and rubric; files as ``folders`` has them, else by :func:`folders_of`."""
     groups = by_group(t for t in tasks if t.experiment in outcome.candidates)
-    names = labels(list(groups.values()))
+    places = folders_of(groups.values(), report)
     boards = []
-    for task, name in zip(groups.values(), names, strict=True):
+    for key, task in groups.items():
         suite = task.suite
         candidates = tuple(c for c in outcome.candidates[task.experiment] if c.group == suite.group)
-        folder = report if len(groups) == 1 else report / name
-        now = cells_now(tasks, suite.task)
+        folder = (folders or {}).get(suite.group, places[key])
+        now = cells_now(tasks, task.experiment, suite.group)
         boards.append(Board.of(candidates, suite.rubric, task.experiment, suite.task, folder=folder, cells_now=now))
     return tuple(boards)
 
@@ -82,9 +92,10 @@ def with_shown_texts(store: TrackingStore, candidates: Sequence[LoggedCandidate]
     return [loaded.get(c.run_id, c) for c in candidates]
 
 
-def cells_now(tasks: Iterable[Task], task: str) -> dict[tuple[str, str, str], str]:
-    """(model, prompt, scenario) -> the id of the cell that the collected files give today."""
-    return {c.names: c.id for t in tasks if t.suite.task == task for c in cells(t.suite)}
+def cells_now(tasks: Iterable[Task], experiment: str, group: Group) -> dict[tuple[str, str, str], str]:
+    """(model, prompt, scenario) -> the content that the files collected for this leaderboard give today."""
+    mine = (t.suite for t in tasks if (t.experiment, t.suite.group) == (experiment, group))
+    return {c.names: c.content for suite in mine for c in cells(suite)}
 
 
 def write_reports(boards: Sequence[Board]) -> list[Path]:

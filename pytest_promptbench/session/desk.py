@@ -153,7 +153,7 @@ class Desk:
         with asking(self.settings, SessionCompleter(judges, folder=self._folder)) as ask:
             for task in groups.values():
                 rubric, judge = task.suite.rubric, task.suite.judge
-                now = cells_now(self.plan.tasks, task.suite.task)
+                now = cells_now(self.plan.tasks, task.experiment, task.suite.group)
                 found, _ = current_candidates(
                     everyone.get(task.experiment, ()), rubric, task=task.suite.task, cells_now=now
                 )
@@ -168,6 +168,9 @@ class Desk:
                 changed = {c.run_id: c for c in after}
                 everyone[task.experiment] = [changed.get(c.run_id, c) for c in everyone.get(task.experiment, ())]
                 judged.append(replace(came_to, experiment=task.experiment))
+                if came_to.interrupted:
+                    say("promptbench: waiting for answers that are paid for (Ctrl-C again gives them up)")
+                    break
         return replace(outcome, candidates={k: tuple(v) for k, v in everyone.items()}), tuple(judged)
 
     def close(self) -> None:

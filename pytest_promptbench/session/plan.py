@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import threading
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,23 @@ class Planned:
 
     task: Task
     cell: Cell
+
+
+def merged(tasks: Iterable[Task]) -> tuple[Task, ...]:
+    """One task for each suite file and experiment, with all the models and prompts that its tests name between them."""
+    found: dict[tuple[str, str], Task] = {}
+    for task in tasks:
+        first = found.setdefault((task.suite.path, task.experiment), task)
+        if first is not task:
+            a, b = first.suite, task.suite
+            suite = replace(
+                a,
+                models=tuple({m.name: m for m in (*a.models, *b.models)}.values()),
+                prompts=tuple({p.version: p for p in (*a.prompts, *b.prompts)}.values()),
+                skipped={**a.skipped, **b.skipped},
+            )
+            found[suite.path, task.experiment] = replace(first, suite=suite)
+    return tuple(found.values())
 
 
 class Folder:

@@ -18,6 +18,8 @@ RUBRIC_SHA256 = "rubric_sha256"
 RUBRIC_TEXT = "rubric_text"
 TASK = "promptbench.task"
 CELL = "promptbench.cell"
+CONTEXT = "promptbench.context_sha256"
+"""Hash of the scenario's vars that the prompt does not use, where there are any: only judges see them."""
 CANDIDATE = "promptbench.candidate"
 PROMPT_SHA256 = "promptbench.prompt_sha256"
 SESSION = "promptbench.session"
@@ -60,10 +62,13 @@ class Logged(Record):
 
     @property
     def key(self) -> str:
-        """Identity of the candidate in an experiment: what was asked under which names, what came, which rubric."""
+        """Identity of the candidate in an experiment: what was asked under which names, what came, who judges by what.
+
+        The last is the rubric, and the scenario's vars that only judges see.
+        """
         cell = self.candidate.cell
         outputs = None if self.candidate.failed else list(self.candidate.outputs)
-        return sha256([cell.task, *cell.names, cell.id, outputs, self.rubric.sha256])
+        return sha256([cell.task, *cell.names, cell.content, outputs, self.rubric.sha256])
 
     @property
     def judged_text(self) -> str:

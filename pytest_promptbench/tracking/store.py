@@ -278,6 +278,7 @@ class TrackingStore:
             names.CANDIDATE: record.key,
             names.PROMPT_SHA256: cell.prompt.sha256,
             names.SESSION: record.session,
+            **({names.CONTEXT: cell.context_sha256} if cell.context_sha256 else {}),
         }
         metrics: dict[str, float | None] = {
             "latency_s": candidate.latency_s,
