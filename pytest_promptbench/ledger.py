@@ -18,7 +18,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,17 @@ _WAITING = "FROM outbox INDEXED BY outbox_waiting WHERE store = ? AND state = 'p
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One candidate on its way to MLflow, as plain JSON; ``run_id`` is where it was logged before, if it was."""
+    """One candidate on its way to MLflow, as plain JSON; ``run_id`` is where it was logged before, if it was.
+
+    ``text``: the record as the ledger has it, if it comes from there.
+    """
 
     experiment: str
     candidate: str
     record: dict[str, Any]
     session: str = ""
     run_id: str | None = None
+    text: str | None = field(default=None, repr=False)
 
 
 class Ledger:
@@ -163,10 +167,12 @@ class Ledger:
     def post(self, store: str, entries: Iterable[Entry], *, session: str) -> None:
         """Hand candidates over for logging.
 
-        One that waits already, from any session, stays as it is. One that was logged is handed over again, with the run
-        id as a hint: whether MLflow still has it is for the recorder to ask.
+        One that waits already, from any session, stays as it is but for the tags, to which this session's are added.
+        One that was logged is handed over again, with the run id as a hint: whether MLflow still has it is for the
+        recorder to ask.
         """
         now = time.time()
+        entries = list(entries)
         rows = [(store, e.experiment, e.candidate, session, json.dumps(e.record), now) for e in entries]
         with self._at_once():
             self._db.executemany(
@@ -175,6 +181,20 @@ class Ledger:
                 "state = 'pending', session = excluded.session, record = excluded.record WHERE state = 'done'",
                 rows,
             )
+            for item in entries:
+                if item.record.get("tags"):
+                    self._add_tags(store, item, session)
+
+    def _add_tags(self, store: str, item: Entry, session: str) -> None:
+        """Give a candidate that waits from another session the tags of this one."""
+        which = "WHERE store = ? AND experiment = ? AND candidate = ?"
+        key = (store, item.experiment, item.candidate)
+        query = f"SELECT record FROM outbox {which} AND session != ?"  # noqa: S608 - no value is put in
+        row = self._db.execute(query, (*key, session)).fetchone()
+        if row is not None:
+            record = json.loads(row[0])
+            record["tags"] = {**record.get("tags", {}), **item.record["tags"]}
+            self._db.execute(f"UPDATE outbox SET record = ? {which}", (json.dumps(record), *key))  # noqa: S608
 
     def sessions_waiting(self, store: str) -> dict[str, float]:
         """Sessions that still have candidates pending for this store, and when the oldest of them was posted."""
@@ -197,7 +217,8 @@ class Ledger:
                 mine = share if session == sessions[0] else HEX
                 rows += self._db.execute(query, (store, session, mine, limit - len(rows)))
         return [
-            Entry(experiment=r[0], candidate=r[1], record=json.loads(r[2]), session=r[3], run_id=r[4]) for r in rows
+            Entry(experiment=r[0], candidate=r[1], record=json.loads(r[2]), session=r[3], run_id=r[4], text=r[2])
+            for r in rows
         ]
 
     def left(self, store: str, session: str, *, share: str = HEX, at_most: int = -1) -> int:
@@ -216,13 +237,18 @@ class Ledger:
     def done(self, store: str, logged: Iterable[tuple[Entry, str, str | None]]) -> None:
         """Mark (entry, run id, texts) as being in MLflow.
 
-        ``texts`` is what a report shows of it, as JSON; None leaves those that it was logged with before.
+        ``texts`` is what a report shows of it, as JSON; None leaves those that it was logged with before. One that was
+        handed over with more tags meanwhile waits on, for these.
         """
         with self._at_once():
             self._db.executemany(
-                "UPDATE outbox SET state = 'done', run_id = ?, texts = COALESCE(?, texts), record = NULL "
+                "UPDATE outbox SET run_id = ?, texts = COALESCE(?, texts), "
+                "state = iif(record = ?, 'done', state), record = nullif(record, ?) "
                 "WHERE store = ? AND experiment = ? AND candidate = ?",
-                [(run_id, texts, store, e.experiment, e.candidate) for e, run_id, texts in logged],
+                [
+                    (run_id, texts, *[e.text or json.dumps(e.record)] * 2, store, e.experiment, e.candidate)
+                    for e, run_id, texts in logged
+                ],
             )
 
     def texts(self, store: str, experiment: str) -> dict[str, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import os
+import posixpath
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +18,8 @@ from .records import Record
 HOME = ".promptbench"
 DEFAULT_BASELINE = "evals/baseline.json"
 LONGEST_EXPERIMENT = 500
+LONGEST_TAG_KEY = 250
+LONGEST_TAG = 8000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,14 +244,33 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def _tag(text: str) -> tuple[str, str]:
+    """Key and value. UsageError for what MLflow would refuse, with every run and in every later session, or would cut.
+
+    By the rules of MLflow, whose import takes seconds.
+    """
     key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise UsageError(f"--bench-tag {text!r}: expected KEY=VALUE")
+    key = key.strip()
+    shown = repr(text) if len(text) <= 100 else f"{text[:40]!r}..."
+    if not equals or not key:
+        raise UsageError(f"--bench-tag {shown}: expected KEY=VALUE")
+    for what, given, most in (("key", key, LONGEST_TAG_KEY), ("value", value, LONGEST_TAG)):
+        if len(given) > most:
+            raise UsageError(
+                f"--bench-tag {shown}: the {what} has {len(given)} characters; MLflow takes {most}: shorten it"
+            )
     if key.startswith(("promptbench.", "judge", "rubric", "mlflow.")):
+        raise UsageError(f"--bench-tag {shown}: the key {key!r} is one that promptbench or MLflow writes; take another")
+    if (
+        not re.fullmatch(r"[\w.\- :/]+", key)
+        or posixpath.normpath(key) != key
+        or key.startswith(("/", ".."))
+        or key == "."
+    ):
         raise UsageError(
-            f"--bench-tag {text!r}: the key {key!r} is one that promptbench or MLflow writes; take another"
+            f"--bench-tag {shown}: MLflow takes no such key; take letters, digits, spaces and _ - . : only, and / as "
+            "in a relative path"
         )
-    return key.strip(), value
+    return key, value
 
 
 def _tracking_uri(environ: Mapping[str, str], *, root: Path, cwd: Path) -> str:

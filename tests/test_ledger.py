@@ -55,6 +55,29 @@ def test_a_logged_candidate_handed_over_again_comes_with_its_run(ledger: Ledger)
     assert (again.run_id, again.record) == ("run-7", {"text": "c1"})
 
 
+def tagged(**tags: str) -> Entry:
+    return dataclasses.replace(entry(), record={"text": "c1", "tags": tags})
+
+
+def test_a_candidate_that_waits_gets_the_tags_of_each_session_that_hands_it_over(ledger: Ledger) -> None:
+    ledger.post(STORE, [tagged(team="a", run="1")], session="one")
+    ledger.post(STORE, [tagged(run="2")], session="two")
+    ledger.post(STORE, [tagged()], session="three")
+    (waiting,) = ledger.pending(STORE, ["one", "two", "three"], limit=9)
+    assert (waiting.session, waiting.record) == ("one", {"text": "c1", "tags": {"team": "a", "run": "2"}})
+
+
+def test_tags_that_come_while_a_candidate_is_being_logged_are_logged_too(ledger: Ledger) -> None:
+    ledger.post(STORE, [tagged(run="1")], session="one")
+    (taken,) = ledger.pending(STORE, ["one"], limit=9)
+    ledger.post(STORE, [tagged(run="2")], session="two")
+    ledger.done(STORE, [(taken, "run-7", None)])
+    (again,) = ledger.pending(STORE, ["one"], limit=9)
+    assert (again.run_id, again.record["tags"]) == ("run-7", {"run": "2"})
+    ledger.done(STORE, [(again, "run-7", None)])
+    assert ledger.pending(STORE, ["one", "two"], limit=9) == []
+
+
 def test_money_is_reserved_up_to_the_limit_and_settled_to_what_it_was(ledger: Ledger) -> None:
     assert ledger.reserve("s", "a", 0.6, limit=1.0)
     assert not ledger.reserve("s", "b", 0.6, limit=1.0)

@@ -182,6 +182,16 @@ def test_what_a_dead_session_left_is_logged_by_the_next(project: Project) -> Non
     assert scenarios_of(outcome) == ["left behind", "mine"]
 
 
+def test_what_a_dead_session_left_has_the_tags_of_the_next_too(project: Project) -> None:
+    for session, tags in (("dead", {"team": "a"}), ("two", {"airflow.run_id": "r2"})):
+        project.ledger.post(project.uri, [logged(tags=tags).entry("e")], session=session)
+    recorder = project.recorder("two")
+    recorder.start()
+    (candidate,) = recorder.finish([("e", logged().key)], ["e"]).candidates["e"]
+    tags = project.where("two").store().client.get_run(candidate.run_id).data.tags
+    assert (tags["team"], tags["airflow.run_id"]) == ("a", "r2")
+
+
 def test_two_living_sessions_log_a_shared_candidate_once(project: Project) -> None:
     recorders = [project.recorder(name) for name in ("one", "two")]
     for recorder in recorders:

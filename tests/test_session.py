@@ -497,6 +497,8 @@ def test_a_limit_on_cost_stops_before_it_is_passed(project: Project) -> None:
         (["--bench-shard", "3/2"], 4, "expected I/N"),
         (["--bench-tag", "x"], 4, "expected KEY=VALUE"),
         (["--bench-tag", "judge_pending=false"], 4, "is one that promptbench or MLflow writes"),
+        (["--bench-tag", " promptbench.task=x"], 4, "is one that promptbench or MLflow writes"),
+        (["--bench-tag", "team$=x"], 4, "--bench-tag 'team$=x': MLflow takes no such key"),
         (["--bench-max-cost", "many"], 4, "not an amount"),
         (["--judge-reveal"], 4, "give it together with --judge-export"),
         (["--judge-export", "a", "--judge-apply", "b"], 4, "two steps"),

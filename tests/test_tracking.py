@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import sqlite3
 import threading
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 
 from pytest_promptbench.clock import utc_now
-from pytest_promptbench.errors import TrackingError
+from pytest_promptbench.errors import TrackingError, UsageError
 from pytest_promptbench.records import Answer, Candidate, Criterion, Judge, Rubric, Tier, Usage, Verdict, sha256
+from pytest_promptbench.settings import Identity, resolve
 from pytest_promptbench.tracking import runs as runs_module
 from pytest_promptbench.tracking import tables
 from pytest_promptbench.tracking.address import redacted
@@ -124,39 +126,37 @@ def test_logging_again_changes_nothing(store: TrackingStore) -> None:
     assert len(runs(store, "again")) == 3
 
 
+class Killed(BaseException):
+    """As if the process had been killed."""
+
+
+class Dying:
+    """``Runs`` that raise ``error`` once after so many calls that write."""
+
+    def __init__(self, inner: Any, calls: int, error: BaseException) -> None:
+        self.inner, self.left, self.error = inner, calls, error
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("create", "fill", "reopen", "delete_tag", "trace", "link", "finish"):
+            self.left -= 1
+            if self.left == -1:
+                raise self.error
+        return getattr(self.inner, name)
+
+
+def dying(store: TrackingStore, calls: int, error: BaseException) -> TrackingStore:
+    """Another one that stops in the middle."""
+    made = TrackingStore(store.uri, artifact_root=store._artifact_root)
+    made._runs = Dying(made.runs, calls, error)  # type: ignore[assignment]
+    return made
+
+
 @pytest.mark.parametrize("calls_before_the_crash", range(5))
 def test_a_crash_between_any_two_store_calls_is_repaired(store: TrackingStore, calls_before_the_crash: int) -> None:
     """Run out of calls after so many, as if the process had been killed there, and log the same entry again."""
-
-    class Killed(BaseException):
-        pass
-
-    class Dying:
-        def __init__(self, inner: Any) -> None:
-            self.inner = inner
-
-        def __getattr__(self, name: str) -> Any:
-            attribute = getattr(self.inner, name)
-            if name in (
-                "create",
-                "fill",
-                "trace",
-                "link",
-                "finish",
-            ):
-                nonlocal left
-                if left == 0:
-                    raise Killed
-                left -= 1
-            return attribute
-
-    left = calls_before_the_crash
     experiment = f"crash-{calls_before_the_crash}"
-    dying = TrackingStore(store.uri, artifact_root=store._artifact_root)
-    dying.open()
-    dying._runs = Dying(dying._runs)  # type: ignore[assignment]
     with pytest.raises(Killed):
-        dying.log([logged().entry(experiment)])
+        dying(store, calls_before_the_crash, Killed()).log([logged().entry(experiment)])
     store.log([logged().entry(experiment)])
     (run,) = runs(store, experiment)
     assert run.info.status == "FINISHED"
@@ -192,6 +192,70 @@ def test_a_failure_is_logged_and_completed_once_the_cell_has_an_answer(store: Tr
     assert (run.info.run_id, run.info.status) == (run_id, "FINISHED")
     assert "promptbench.error" not in run.data.tags
     assert run.data.tags["judge_pending"] == "true"
+
+
+@pytest.mark.parametrize("way", ["together", "each call kept by itself"])
+@pytest.mark.parametrize("error", [Killed(), OSError("gone")], ids=["killed", "refused"])
+@pytest.mark.parametrize("calls", range(6))
+def test_a_failed_run_is_completed_wherever_that_stopped_before(
+    store: TrackingStore, calls: int, error: BaseException, way: str
+) -> None:
+    """Whoever was killed is followed by another; whom MLflow refused asks it afresh, as the recorder does."""
+    experiment = f"mend-{calls}-{type(error).__name__}-{way}"
+    (run_id,) = store.log([failed("s1").entry(experiment)])
+    first = dying(store, calls, error)
+    if way != "together":
+        first.runs._store = runs_module._thrifty_store(store.uri, share=False)
+        first.runs.inner._store = first.runs._store  # type: ignore[attr-defined]
+    with pytest.raises((Killed, TrackingError)):
+        first.log([logged("s1").entry(experiment)])
+    second = TrackingStore(store.uri, artifact_root=store._artifact_root) if isinstance(error, Killed) else first
+    answer, failure = (record.entry(experiment) for record in (logged("s1"), failed("s1")))
+    for entry in (answer, answer, dataclasses.replace(failure, run_id=run_id)):
+        second.forget()
+        assert second.log([entry]) == [run_id]
+        (run,) = runs(store, experiment)
+        assert run.info.status == "FINISHED"
+        assert "promptbench.error" not in run.data.tags
+        assert run.data.tags["judge_pending"] == "true"
+        assert run.data.tags["promptbench.candidate"] == logged("s1").key
+    (read,) = store.texts(store.read(experiment))
+    assert (read.outputs, read.error) == (("drink water",), None)
+
+
+def test_a_half_written_run_gets_the_tags_of_a_later_session(store: TrackingStore) -> None:
+    with pytest.raises(Killed):
+        dying(store, 2, Killed()).log([logged(tags={"team": "a"}).entry("half tagged")])
+    (run_id,) = store.log([logged(tags={"team": "a", "airflow.run_id": "r2"}).entry("half tagged")])
+    tags = store.client.get_run(run_id).data.tags
+    assert (tags["team"], tags["airflow.run_id"]) == ("a", "r2")
+
+
+def test_two_answers_of_a_cell_that_failed_have_a_run_each(store: TrackingStore) -> None:
+    """One of a session that MLflow did not hear, say, and one of the next, which generated anew."""
+    store.log([failed("s1").entry("two answers")])
+    late = TrackingStore(store.uri, artifact_root=store._artifact_root)
+    late._existing("two answers", str(late.experiment("two answers")))  # what it knows from now on is out of date
+    store.forget()
+    first, second = store.log([logged("s1", text).entry("two answers") for text in ("A", "B")])
+    (third,) = late.log([logged("s1", "C").entry("two answers")])
+    found = {c.run_id: (c.outputs, c.error) for c in store.texts(store.read("two answers"))}
+    assert found == {first: (("A",), None), second: (("B",), None), third: (("C",), None)}
+
+
+def test_a_failure_that_is_logged_late_leaves_the_answer_that_has_its_run_now(store: TrackingStore) -> None:
+    """Two machines with one tracking server: this one has seen the run while it was being written."""
+    failure, answer = failed("s1").entry("late"), logged("s1").entry("late")
+    with pytest.raises(Killed):
+        dying(store, 2, Killed()).log([failure])
+    late = TrackingStore(store.uri, artifact_root=store._artifact_root)
+    assert [r.status for r in late._existing("late", str(late.experiment("late"))).values()] == ["RUNNING"]
+    for entry in (failure, answer):
+        store.forget()
+        (run_id,) = store.log([entry])
+    late.log([failure])
+    assert (run_id, "FINISHED") in {(r.info.run_id, r.info.status) for r in runs(store, "late")}
+    assert {c.outputs for c in store.texts(store.read("late")) if not c.error} == {("drink water",)}
 
 
 def verdict(tier: Tier, name: str, score: float, at: str | None = None) -> Verdict:
@@ -481,3 +545,45 @@ def test_a_run_that_is_there_gets_the_tags_of_a_later_session(store: TrackingSto
     entry.record["tags"] = {"airflow.run_id": "r2"}
     assert store.log([entry]) == [run_id]
     assert store.client.get_run(run_id).data.tags["airflow.run_id"] == "r2"
+
+
+LONG = "k" * 251
+KEYS = [
+    "team",
+    " team ",
+    "Größe 2",
+    "a.b-c_d:e/f",
+    LONG[1:],
+    LONG,
+    "team$",
+    "a b\nc",
+    "a//b",
+    "a/",
+    "/a",
+    "./a",
+    "..",
+    ".",
+]
+
+
+@pytest.mark.parametrize(
+    "tag", [f"{key}=x" for key in KEYS] + ["team=" + "v" * 8000, "team=" + "v" * 8001, "t$=" + "v" * 999]
+)
+def test_a_tag_that_mlflow_would_refuse_or_cut_is_refused_before_anything_runs(store: TrackingStore, tag: str) -> None:
+    (run_id,) = store.log([logged().entry("tags")])
+    key, _, value = tag.partition("=")
+    refused = said = ""
+    try:
+        store.client.set_tag(run_id, key.strip(), value)
+        kept = store.client.get_run(run_id).data.tags[key.strip()]
+        refused = "" if kept == value else "cut"
+    except Exception as error:
+        refused = str(error)
+    try:
+        settings = resolve({"bench_tag": [tag]}.get, root=Path("/"), cwd=Path("/"), identity=Identity.new())
+    except UsageError as error:
+        said = str(error)
+    else:
+        assert settings.tags == {key.strip(): value}
+    assert bool(said) == bool(refused), f"{said!r}, but MLflow says {refused!r}"
+    assert said == "" or re.fullmatch("--bench-tag .{,250}", said)

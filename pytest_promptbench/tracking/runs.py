@@ -115,6 +115,15 @@ class Runs:
                 else:
                     self._store.create_assessment(one)
 
+    def reopen(self, run_id: str) -> None:
+        """Show a run that has ended as still running."""
+        if self._store is None:
+            self._client.update_run(run_id, "RUNNING")
+            return
+        from mlflow.entities import RunStatus
+
+        self._store.update_run_info(run_id, RunStatus.RUNNING, None, None)
+
     def finish(self, run_id: str, status: str, *, end_time: int) -> None:
         """End a run as FINISHED or FAILED, at ``end_time`` in milliseconds since the epoch."""
         if self._store is None:

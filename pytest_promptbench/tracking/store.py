@@ -216,9 +216,9 @@ class TrackingStore:
                 assert experiment_id is not None
                 known = self._existing(item.experiment, experiment_id)
                 run_id, status, tags = known.get(item.candidate, _Known("", "", {}))
-                if not run_id and item.run_id and self._finished(item.run_id):
+                if not run_id and item.run_id and self._finished(item):
                     run_id, status = item.run_id, "FINISHED"  # another session has logged it since we looked
-                if status in ("FINISHED", "FAILED"):
+                if _ended(item, status):
                     asked = {k: str(v) for k, v in item.record.get("tags", {}).items() if tags.get(k) != v}
                     if asked:
                         self.runs.fill(run_id, tags=_storable(asked))
@@ -236,7 +236,7 @@ class TrackingStore:
         """Whether MLflow has the run of this entry, with all that belongs to it."""
         assert experiment_id is not None
         known = self._existing(entry.experiment, experiment_id).get(entry.candidate)
-        return known is not None and known.status in ("FINISHED", "FAILED")
+        return known is not None and _ended(entry, known.status)
 
     def _existing(self, name: str, experiment_id: str) -> dict[str, _Known]:
         """Candidate key -> its run in an experiment, and likewise the key of a failed cell -> its run."""
@@ -245,24 +245,25 @@ class TrackingStore:
             for run in self.runs.find([experiment_id], {names.CANDIDATE: None}, without=UNREAD):
                 value = _Known(run.run_id, run.status, run.tags)
                 known.setdefault(run.tags[names.CANDIDATE], value)
-                if run.status == "FAILED":
+                if _is_failure(run.status, run.tags):
                     known[_cell_key(run.params, run.tags)] = value
             self._known[name] = known
         return self._known[name]
 
-    def _finished(self, run_id: str) -> bool:
+    def _finished(self, entry: Entry) -> bool:
+        """Whether the run that this entry was logged as before is still there, and whole."""
         try:
-            info = self._client.get_run(run_id).info
+            info = self._client.get_run(entry.run_id).info
         except Exception:
             return False
-        return info.status in ("FINISHED", "FAILED") and info.lifecycle_stage == "active"
+        return _ended(entry, info.status) and info.lifecycle_stage == "active"
 
     def _write_run(
         self,
         record: Logged,
         experiment_id: str,
         run_id: str | None,
-        known: Mapping[str, _Known],
+        known: dict[str, _Known],
         carried: Run | None = None,
     ) -> str:
         """Everything of a run but its trace and its end. ``carried``: the run whose sit-down verdicts it takes over."""
@@ -298,24 +299,28 @@ class TrackingStore:
                 judged = {c.name for c in record.rubric.criteria} | {"composite"}
                 metrics.update({k: v for k, v in carried.metrics.items() if k in judged})
         tags = _storable(tags)
-        failed_before = known.get(
-            _cell_key({"model": cell.model.name, "prompt": cell.prompt.version, "scenario": cell.scenario.id}, tags)
+        run = self._client.get_run(run_id) if run_id is not None else None
+        if run is not None and run.data.tags.get(names.CANDIDATE) != record.key:
+            run = None  # since we looked, it was taken for an answer
+        cell_key = _cell_key(
+            {"model": cell.model.name, "prompt": cell.prompt.version, "scenario": cell.scenario.id}, tags
         )
-        late_tags: dict[str, str] = {}
-        if run_id is None and failed_before is not None and not candidate.failed:
+        if run is None and cell_key in known and not candidate.failed:
             # The cell failed in an earlier session and has an answer now: its run is completed, not doubled.
-            run_id = failed_before.run_id
-            self.runs.delete_tag(run_id, names.ERROR)
-            late_tags = tags
-        if run_id is None:
+            run = self._client.get_run(known.pop(cell_key).run_id)
+            run = run if _is_failure(run.info.status, run.data.tags) else None
+        mended, late_tags = False, {}
+        if run is not None:
+            run_id, artifacts = str(run.info.run_id), str(run.info.artifact_uri)
+            mended = not candidate.failed and (run.info.status == "FAILED" or names.ERROR in run.data.tags)
+            late_tags = tags if mended else _storable(record.tags)
+        else:
             run_id, artifacts = self.runs.create(
                 experiment_id,
                 start_time=start_ms(record),
                 tags=tags,
                 name=storable(" · ".join(cell.names))[:250],
             )
-        else:
-            artifacts = str(self._client.get_run(run_id).info.artifact_uri)
         self.runs.fill(
             run_id,
             at=end_ms(record),
@@ -327,6 +332,11 @@ class TrackingStore:
             metrics={k: float(v) for k, v in metrics.items() if v is not None},
             tags=late_tags,
         )
+        if run is not None and mended:
+            # After the tags: where each call is kept by itself, the answer's key is what finds the run again.
+            self.runs.reopen(run_id)
+            if names.ERROR in run.data.tags:
+                self.runs.delete_tag(run_id, names.ERROR)
         self._write_artifacts(run_id, artifacts, files_of(record))
         return run_id
 
@@ -491,6 +501,19 @@ class TrackingStore:
 
 def _storable(tags: Mapping[str, str]) -> dict[str, str]:
     return {k: storable(v)[:TAG_LIMIT] for k, v in tags.items()}
+
+
+def _ended(entry: Entry, status: str) -> bool:
+    """Whether a run of that status has all that belongs to this entry.
+
+    FAILED is the end of a failure only: the run of one that an answer completes is that until the answer is whole.
+    """
+    return status == "FINISHED" or (status == "FAILED" and entry.record["candidate"]["error"] is not None)
+
+
+def _is_failure(status: str, tags: Mapping[str, str]) -> bool:
+    """Whether a run is one of a failure, which no answer has begun to complete."""
+    return status == "FAILED" and names.JUDGED_TEXT not in tags
 
 
 def _cell_key(params: Mapping[str, str], tags: Mapping[str, str]) -> str:
