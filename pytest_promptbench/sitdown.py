@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import re
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -238,8 +239,9 @@ def experiment_of(store: TrackingStore, settings: Settings, task: Task, *, optio
         return task.experiment
     prefix = f"{task.suite.task}-bench-"
     earlier = [n for n in store.experiments() if n.startswith(prefix)]
-    if settings.experiment is None and earlier and task.experiment.startswith(prefix):
-        return max(earlier)
+    dated = [n for n in earlier if re.fullmatch(r"\d{4}-\d\d-\d\d", n.removeprefix(prefix))]
+    if settings.experiment is None and dated and task.experiment.startswith(prefix):
+        return max(dated)
     known = f" There are: {', '.join(sorted(earlier)[-5:])}." if earlier else ""
     raise UsageError(
         f"{option}: MLflow has no experiment {task.experiment!r}.{known} "

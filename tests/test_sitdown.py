@@ -190,3 +190,16 @@ def test_a_packet_goes_to_the_suite_whose_rubric_it_holds(tmp_path: Path) -> Non
             assert "no candidates yet" not in applied.out
         composites = {n: [r["composite"] for r in json.loads(f.read_text())["rows"]] for n, f in boards.items()}
         assert composites == {"tip": [12.0], "joke": [6.0]}
+
+
+def test_without_an_experiment_of_today_the_newest_date_is_meant(tmp_path: Path) -> None:
+    migrated_database(tmp_path / "mlflow.db")
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",)).write()
+        for name in ("tip-bench-2026-01-02", "tip-bench-2025-12-31", "tip-bench-smoke"):
+            assert project.pytest("--bench-experiment", name).code == 0
+        assert "candidates of tip-bench-2026-01-02 to" in project.pytest("--judge-export", "packet.json").out
+        project.score()
+        shown = project.pytest("--judge-apply", "packet.json", "--collect-only")
+        assert "3 tests collected" in shown.out, shown.text
+        assert all(c.pending for c in project.store.read("tip-bench-2026-01-02")), "it was only to be shown"

@@ -402,7 +402,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     config = session.config
-    if _is_worker(config) or _SETTINGS not in config.stash or _settings(config).runs_tests or _broken(session):
+    if _is_worker(config) or _SETTINGS not in config.stash or _settings(config).runs_tests:
+        return None
+    if _only_shows(config) or _broken(session):
         return None
     from .. import champions, reading, regression, reviewing, sitdown
     from ..errors import PromptbenchError
