@@ -72,13 +72,22 @@ def outcome(project: Project, loop: str) -> dict[str, Any]:
     return value
 
 
-def score(path: Path, points: Callable[[str], int] | None = None) -> None:
-    """Fill a packet as a person would who likes "concrete"."""
+def score(
+    path: Path,
+    points: Callable[[str], int] | None = None,
+    *,
+    kind: str = "claude-code",
+    only: Callable[[str], bool] = lambda _: True,
+) -> None:
+    """Fill a packet as a judge of this ``kind`` would who likes "concrete", or as much of it as ``only`` says."""
     packet = json.loads(path.read_text())
+    packet["judge_kind"] = kind
     for item in packet["items"]:
         assert "prompt" not in item
         for entry in item["candidates"]:
             text = entry["output"]
+            if not only(text):
+                continue
             value = points(text) if points else 5 if "concrete" in text else 1 if "vague" in text else 3
             entry["scores"].update(relevance=value, actionability=value, tone=3, format_ok=True)
     path.write_text(json.dumps(packet))

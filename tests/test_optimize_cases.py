@@ -15,6 +15,8 @@ import yaml
 from pytest_promptbench.catalog import load_prompt
 from pytest_promptbench.cli import main
 from pytest_promptbench.optimize.command import WAITS
+from pytest_promptbench.packet import parse_packet, read_packet
+from pytest_promptbench.sitdown import take_in
 from pytest_promptbench.tracking.registry import PromptRegistry
 
 from .loops import SUITE, is_judge, is_proposer, loop_of, loop_project, outcome, reply, score
@@ -239,6 +241,59 @@ def test_later_loops_keep_the_tasks_split_and_say_how_often_it_was_used(project:
     flattered = run("evals/tips.yaml", "--from", found, "--seed", "4", "--new-split")
     assert flattered.code == 4
     assert f"{found} comes from loop {plan['id']}, which learnt from s" in flattered.err
+
+
+# -- who judges
+
+
+def test_a_person_is_never_compared_with_claude_code(tmp_path: Path, provider: ScriptedProvider, run: Run) -> None:
+    """A person judges the start, Claude Code what was proposed: the loop asks for the person's word on that too."""
+    provider.reply = proposing("be v1 and concrete")
+    project = loop_project(tmp_path / "project", provider, scenarios=10)
+
+    def judged(path: Path, kind: str, only: Callable[[str], bool] = lambda _: True) -> None:
+        before = path.read_text()
+        score(path, kind=kind, only=only)
+        packet = parse_packet(read_packet(path))
+        take_in(project.store, packet, project.store.read(packet.experiment), rubrics={})
+        if only("concrete") != only("general"):
+            path.write_text(before)
+
+    def waits(result: Result) -> Path:
+        assert result.code == WAITS, result.text
+        return Path(re.search(r"score (\S+), then", result.out)[1])  # type: ignore[index]
+
+    result = run("evals/tips.yaml", "--rounds", "1", "--judge", "sit-down", "--proposer", "judge", "--no-promote")
+    loop = loop_of(result)
+    judged(waits(result), "human")
+    proposed = waits(run("--resume", loop))
+    judged(proposed, "claude-code")
+    scored = proposed.read_text()
+    result = run("--resume", loop)
+    again = waits(result)
+    assert "2 candidates wait for a judge" in result.out
+    assert "claude-code judged these, and human what they are compared with" in result.out
+    assert 'score the packet with "judge_kind": "human"' in result.out
+    assert "not applied yet" not in result.out
+    assert proposed.read_text() == scored
+    assert again != proposed, "the person judges blind, too"
+    items = json.loads(again.read_text())["items"]
+    assert {i["item"] for i in items} == {i["item"] for i in json.loads(scored)["items"]}
+    assert all(e["scores"]["tone"] is None for i in items for e in i["candidates"])
+    judged(again, "human")
+    judged(waits(run("--resume", loop)), "human")  # the other half of train
+    packet = waits(run("--resume", loop))  # the test split
+    assert outcome(project, loop)["best"] == f"v1-{loop}-r1"
+    judged(packet, "claude-code", only=lambda text: "concrete" in text)
+    judged(packet, "human", only=lambda text: "concrete" not in text)
+    packet = waits(run("--resume", loop))
+    ended = outcome(project, loop)
+    assert (ended["outcome"], ended["comparison"]) == ("waiting for a judge", None)
+    assert ended["waiting"] == len(ended["plan"]["test"])
+    assert "claude-code judged these, and human what they are compared with" in ended["note"]
+    judged(packet, "human")
+    result = run("--resume", loop)
+    assert outcome(project, loop)["outcome"] == "offered", result.text
 
 
 # -- a loop that goes on

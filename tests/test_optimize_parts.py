@@ -23,7 +23,7 @@ from pytest_promptbench.optimize.report import lines, render_html, render_markdo
 from pytest_promptbench.optimize.root import project_root
 from pytest_promptbench.optimize.search import search
 from pytest_promptbench.optimize.state import Measured, OutOfMoneyError, Search, UnreachableError
-from pytest_promptbench.records import Criterion, Message, Model, Prompt, Rubric, sha256
+from pytest_promptbench.records import Criterion, Message, Model, Prompt, Rubric, Tier, sha256
 from pytest_promptbench.statistics import compare
 from pytest_promptbench.tracking.rounds import Begun
 
@@ -431,6 +431,19 @@ def test_what_is_not_scored_on_both_sides_counts_for_neither() -> None:
     assert found.best == "v1"
     better = lab({"x": 0.5})
     assert search(plan(rounds=1), RUBRIC, better, better).best == "v1-abc123-r1"
+
+
+def test_the_start_keeps_whose_scores_it_was_decided_by() -> None:
+    lab = Lab(["x"])
+    measure = lab.measure
+
+    def by_two(p: Prompt, names: Sequence[str]) -> Mapping[str, Measured]:
+        tiers = {s: Tier.HUMAN if int(s[1:]) % 2 else Tier.CLAUDE_CODE for s in names}
+        return {s: replace(m, tier=tiers[s]) for s, m in measure(p, names).items()}
+
+    lab.measure = by_two  # type: ignore[method-assign]
+    search(plan(rounds=1), RUBRIC, lab, lab)
+    assert lab.decided[0].tiers == {s: Tier.HUMAN if int(s[1:]) % 2 else Tier.CLAUDE_CODE for s in plan().train}
 
 
 def test_a_start_that_is_hardly_scored_ends_the_loop() -> None:

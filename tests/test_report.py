@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from pytest_promptbench.leaderboard import build_leaderboard
 from pytest_promptbench.records import (
     Criterion,
     Judge,
@@ -34,6 +35,7 @@ from pytest_promptbench.records import (
 )
 from pytest_promptbench.report import html, markdown, pictures, terminal, write_all
 from pytest_promptbench.report.text import dollars, duration, markdown_cell, number, points, row_points, visible
+from pytest_promptbench.session import Board, write_reports
 
 GOLDEN = Path(__file__).parent / "golden"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -99,7 +101,7 @@ def logged(model: str, prompt: str, scenario: str, n: int, **other: object) -> L
         prompt=prompt,
         scenario=scenario,
         cell=f"cell{n}",
-        candidate=f"candidate{n}",
+        candidate=f"{model} {prompt} {n}",
         rubric=RUBRIC.id,
         rubric_sha256=RUBRIC.sha256,
         pending=False,
@@ -333,7 +335,10 @@ def page(lb: Leaderboard | None = None, found: list[LoggedCandidate] | None = No
 
 
 def test_page_golden() -> None:
-    golden("leaderboard.html", page())
+    made = build_leaderboard(candidates(), RUBRIC, experiment="e", task="tip")
+    criteria = {(r.model, r.prompt): r.criteria for r in made.rows}
+    rows = tuple(dataclasses.replace(r, criteria=criteria[r.model, r.prompt]) for r in board().rows)
+    golden("leaderboard.html", page(dataclasses.replace(board(), rows=rows)))
 
 
 def test_the_page_runs_its_own_script_only() -> None:
@@ -422,15 +427,70 @@ def test_every_composite_has_a_place_in_the_pictures(value: float) -> None:
         (Criterion(name="x", type="scale", min=0, max=100, weight=1), [100, 0, 50], "50.00", 10),
         (Criterion(name="x", type="scale", min=0, max=0.5, weight=1), [0.5, 0.1], "0.30", 10),
         (RUBRIC.criteria[3], [True, False, True, True], "25% bad", 2),
-        (RUBRIC.criteria[4], [True, 0.5, None], "75% bad", 2),
+        (RUBRIC.criteria[4], [True, 0.5], "75% bad", 2),
     ],
 )
 def test_histograms(criterion: Criterion, given: list[Score], mean: str, bars: int) -> None:
-    judge = Judge(tier=Tier.HUMAN, name="ada")
-    found = pictures.histogram(criterion, [Verdict(scores={criterion.name: s}, judge=judge) for s in given])
+    values = [float(s) for s in given]
+    found = pictures.histogram(criterion, values, sum(values) / len(values))
     assert found is not None
     assert (found.mean, len(found.bars)) == (mean, bars)
-    assert pictures.histogram(criterion, []) is None
+    assert pictures.histogram(criterion, [], None) is None
+
+
+def scored(
+    tone: int, prompt: str, scenario: str, *, tier: Tier = Tier.HUMAN, at: int = 1, auto: int | None = None, n: int = 0
+) -> LoggedCandidate:
+    """Of model m, with ``tone`` by a judge of ``tier`` and perhaps ``auto`` by an automatic one. n: which repeat."""
+    given = [(tier, tone)] + ([] if auto is None else [(Tier.AUTO, auto)])
+    verdicts = tuple(
+        Verdict(
+            scores={"relevance": 5, "actionability": 5, "tone": value, "format_ok": True},
+            judge=Judge(tier=t, name=t.value),
+        )
+        for t, value in given
+    )
+    return logged(
+        "m", prompt, scenario, at, run_id=f"{prompt} {scenario} {at} {n}", cell=f"{prompt} {scenario} {at}",
+        candidate=f"{prompt} {scenario} {at} {n}", started_at=at, verdicts=verdicts, pending=tier is Tier.AUTO,
+        checks={"overlong": n > 0},
+    )  # fmt: skip
+
+
+def test_scores_by_criterion_are_the_rows_own_and_every_file_says_the_same(tmp_path: Path) -> None:
+    """Superseded candidates and other tiers stay out, repeats are averaged: as in the row, by what the files give."""
+    names = list(SITUATIONS)
+    found = [scored(2, "edited", s, at=1) for s in names] + [scored(4, "edited", s, at=2) for s in names]
+    found += [scored(5, "back", s, at=1) for s in names] + [scored(1, "back", s, at=2) for s in names]
+    found += [scored(5, "mixed", names[0], auto=1)] + [scored(1, "mixed", s, tier=Tier.AUTO) for s in names[1:]]
+    found += [scored(5, "again", names[0], n=n) for n in range(3)] + [scored(1, "again", names[1])]
+    now = {("m", "back", s): f"back {s} 1" for s in names}
+    made = Board.of(tuple(found), RUBRIC, "e", "tip", folder=tmp_path, cells_now=now)
+    write_reports([made])
+    rows = {r["prompt"]: r for r in json.loads((tmp_path / "leaderboard.json").read_text())["rows"]}
+    text = (tmp_path / "leaderboard.html").read_text()
+    drawn = text.split('id="h-criteria"')[1].split("</section>")[0]
+    tone, overlong = {}, {}
+    for prompt, cells in re.findall(r'<td class="free">(\w+)</td>(.*?)</tr>', drawn, re.DOTALL):
+        shown = re.findall(r'aria-label="([^"]*)".*?<span class="small">([^<]*)</span>', cells, re.DOTALL)
+        tone[prompt], overlong[prompt] = shown[2], shown[4]
+    assert tone == {
+        "edited": ("4: 4", "4.00"),
+        "back": ("5: 4", "5.00"),
+        "mixed": ("5: 1", "5.00"),
+        "again": ("1: 1, 5: 3", "3.00"),
+    }
+    assert {p: float(mean) for p, (_, mean) in tone.items()} == {p: r["tone"] for p, r in rows.items()}
+    assert overlong["again"] == ("true in 33%, 4 scores", "33% bad"), "a program's flag, repeats averaged"
+    assert overlong["mixed"] == ("true in 0%, 4 scores", "0% bad"), "a program's flag is known of all"
+    assert rows["again"]["overlong"] == pytest.approx(1 / 3, abs=1e-6)
+    totals = {k: sum(r[k] for r in rows.values()) for k in ("candidates", "judged", "pending")}
+    assert totals == {"candidates": 16, "judged": 13, "pending": 3}
+    assert "16 candidates, 13 judged, 3 pending." in text
+    cards = re.findall(r'<article class="card" data-state="(\w+)">(.*?)</article>', text, re.DOTALL)
+    counting = [state for state, card in cards if "left out above" not in card]
+    assert (len(cards), len(counting)) == (24, 16)
+    assert (counting.count("judged"), counting.count("pending")) == (13, 3)
 
 
 def test_dots_too_many_to_be_told_apart_are_columns() -> None:

@@ -140,9 +140,7 @@ def conclude(state: Search, bench: Bench, suite: Suite, gate: Gate) -> Result:
     rivals = list({p.sha256: p for p in (base, opponent, winner)}.values())
     bench.open_test()
     try:
-        for prompt in rivals:  # all of them first: one packet, one sitting
-            bench.generate(prompt, plan.test)
-        measured = {p.version: bench.measure(p, plan.test) for p in rivals}
+        measured = bench.measure_all(rivals, plan.test)
     except OutOfMoneyError as error:
         state.spent_usd = bench.spent_usd
         note = f"{winner.version} is the best on train and could not be compared on the test split: {error}"
@@ -259,7 +257,8 @@ def waiting(state: Search | None, plan: Plan, error: WaitingError) -> Result:
 
 
 def _waiting(state: Search, error: WaitingError, **found: Any) -> Result:
-    note = "the packet holds scores that were not applied yet" if error.scored else ""
+    scored = "the packet holds scores that were not applied yet" if error.scored else ""
+    note = "; ".join(filter(None, (error.why, scored)))
     return summarise(state, Outcome.WAITING, waiting=error.count, packet=str(error.path), **{"note": note, **found})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,13 +24,16 @@ from ..records import (
     Prompt,
     Scenario,
     Suite,
+    Tier,
     Verdict,
     composite,
 )
+from ..scores import SIT_DOWN
 from ..settings import Settings
 from ..tracking.entry import Logged
 from ..tracking.rounds import Rounds
 from ..tracking.store import TrackingStore
+from .journal import MLflowJournal
 from .plan import JudgedBy, Plan
 from .proposing import TRIES, Example, ProposalError, ask_again, parse_proposal, question
 from .purse import Purse
@@ -37,11 +41,14 @@ from .state import Measured, OutOfMoneyError, UnreachableError
 
 
 class WaitingError(PromptbenchError):
-    """The loop waits: ``count`` candidates in the packet at ``path`` want a judge. ``scored``: it holds scores."""
+    """The loop waits: ``count`` candidates in the packet at ``path`` want a judge. ``scored``: it holds scores.
 
-    def __init__(self, count: int, path: Path, *, scored: bool = False) -> None:
+    ``why``: what is the matter with them, where they have been judged and that is not enough.
+    """
+
+    def __init__(self, count: int, path: Path, *, scored: bool = False, why: str = "") -> None:
         super().__init__(f"{count} candidates wait for a judge")
-        self.count, self.path, self.scored = count, path, scored
+        self.count, self.path, self.scored, self.why = count, path, scored, why
 
 
 class Bench:
@@ -70,6 +77,7 @@ class Bench:
         self._texts: dict[str, LoggedCandidate] = {}
         self._known: dict[tuple[str, ...], LoggedCandidate] | None = None
         self._asked: set[tuple[str, ...]] = set()
+        self._journal = MLflowJournal(plan, rounds)
         self._purse = Purse(plan, suite, rounds, ledger, session=settings.identity.session, rivals=rivals)
 
     # -- money
@@ -95,10 +103,23 @@ class Bench:
 
     def measure(self, prompt: Prompt, scenarios: Sequence[str]) -> Mapping[str, Measured]:
         """Generate, log and judge. WaitingError in sit-down mode, OutOfMoneyError, UnreachableError, TrackingError."""
-        chosen = [self._scenarios[s] for s in scenarios]
-        found = self.generate(prompt, scenarios)
-        found = self._judge(found)
-        return {s.id: self._measured(s, [c for c in found if c.scenario == s.id]) for s in chosen}
+        return self.measure_all([prompt], scenarios)[prompt.version]
+
+    def measure_all(self, prompts: Sequence[Prompt], scenarios: Sequence[str]) -> dict[str, Mapping[str, Measured]]:
+        """As ``measure``, by version: at each scenario on one tier of judges, and on that of the start in its rounds.
+
+        All are generated before any is judged: one packet, one sitting.
+        """
+        generated = {p.version: self.generate(p, scenarios) for p in prompts}
+        found = {version: self._judge(candidates) for version, candidates in generated.items()}
+        tiers = self._tiers([c for candidates in found.values() for c in candidates])
+        return {
+            version: {
+                s: self._measured(self._scenarios[s], [c for c in candidates if c.scenario == s], tiers.get(s))
+                for s in scenarios
+            }
+            for version, candidates in found.items()
+        }
 
     def generate(self, prompt: Prompt, scenarios: Sequence[str]) -> list[LoggedCandidate]:
         """The candidates of these cells, all of them in MLflow, with texts. As ``measure``, but nobody judges."""
@@ -190,11 +211,38 @@ class Bench:
         changed = {c.run_id: c for c in after}
         return [changed.get(c.run_id, c) for c in candidates]
 
-    def export(self, candidates: Sequence[LoggedCandidate]) -> WaitingError:
+    def _tiers(self, candidates: Sequence[LoggedCandidate]) -> Mapping[str, Tier]:
+        """The tier to go by at each scenario. WaitingError where some lack it: two tiers' scores are not compared.
+
+        It is the one that the start was decided by; before that, and on the test split, the highest that has judged
+        all of these, or where none has, any of them.
+        """
+        if self._plan.judged_by is JudgedBy.AUTO:
+            return dict.fromkeys((c.scenario for c in candidates), Tier.AUTO)
+        start = self._journal.decision(0)
+        found: dict[str, Tier] = dict(start.tiers) if start else {}
+        groups = defaultdict(list)
+        for c in candidates:
+            if c.error is None:
+                groups[c.scenario].append({t for t in SIT_DOWN if c.latest(t)})
+        for scenario, judged in groups.items():
+            tiers = set.intersection(*judged) or set.union(*judged)
+            if scenario not in found and tiers:
+                found[scenario] = min(tiers, key=SIT_DOWN.index)
+        for tier in SIT_DOWN:
+            lacking = [c for c in candidates if c.error is None and found.get(c.scenario) is tier]
+            lacking = [c for c in lacking if c.latest(tier) is None]
+            if lacking:
+                raise self.export(lacking, tier)
+        return found
+
+    def export(self, candidates: Sequence[LoggedCandidate], tier: Tier | None = None) -> WaitingError:
         """A blind packet of these candidates, in an order that the loop's seed decides.
 
         A packet of the very same candidates that is there stays as it is, and so does one that holds a score.
+        ``tier``: whose scores are wanted, of candidates that another has judged; a packet with that one's is no use.
         """
+        why = "" if tier is None else _asking_for(tier, candidates)
         packet = build_packet(
             self._with_texts(candidates),
             self._suite.rubric,
@@ -207,11 +255,12 @@ class Bench:
             path = self._packets / ("packet.json" if number == 1 else f"packet-{number}.json")
             there = _packet_at(path)
             scored = there is not None and self._holds_scores(there)
-            if there is not None and {i.get("item") for i in there["items"]} == items:
-                return WaitingError(len(items), path, scored=scored)
+            usable = there is not None and (tier is None or not scored or there.get("judge_kind") == tier.value)
+            if there is not None and usable and {i.get("item") for i in there["items"]} == items:
+                return WaitingError(len(items), path, scored=scored, why=why)
             if not path.exists() or (there is not None and not scored):
                 write_packet(path, packet)
-                return WaitingError(len(items), path)
+                return WaitingError(len(items), path, why=why)
         raise AssertionError("unreachable")
 
     def _holds_scores(self, packet: Mapping[str, Any]) -> bool:
@@ -224,29 +273,26 @@ class Bench:
         self._known = None
         return [c for c in map(self._find, self._cells(prompts, scenarios)) if c is not None]
 
-    def verdict(self, candidate: LoggedCandidate) -> Verdict | None:
-        """The one that the loop goes by."""
-        return candidate.automatic() if self._plan.judged_by is JudgedBy.AUTO else candidate.sit_down()
-
-    def composite(self, candidate: LoggedCandidate) -> float | None:
+    def _composite(self, candidate: LoggedCandidate, verdict: Verdict | None) -> float | None:
         """Points; None where the generation failed or nobody could judge."""
-        verdict = self.verdict(candidate) if candidate.error is None else None
-        return None if verdict is None else composite({**verdict.scores, **candidate.checks}, self._suite.rubric)
+        if verdict is None or candidate.error is not None:
+            return None
+        return composite({**verdict.scores, **candidate.checks}, self._suite.rubric)
 
-    def _measured(self, scenario: Scenario, candidates: Sequence[LoggedCandidate]) -> Measured:
-        scores = [s for c in candidates if (s := self.composite(c)) is not None]
-        examples = tuple(self._example(scenario, c) for c in candidates)
+    def _measured(self, scenario: Scenario, candidates: Sequence[LoggedCandidate], tier: Tier | None) -> Measured:
+        verdicts = [None if tier is None else c.latest(tier) for c in candidates]
+        examples = tuple(self._example(scenario, c, v) for c, v in zip(candidates, verdicts, strict=True))
+        scores = [e.score for e in examples if e.score is not None]
         whole = bool(scores) and len(scores) == len(candidates)
-        return Measured(score=sum(scores) / len(scores) if whole else None, examples=examples)
+        return Measured(score=sum(scores) / len(scores) if whole else None, tier=tier, examples=examples)
 
-    def _example(self, scenario: Scenario, candidate: LoggedCandidate) -> Example:
-        verdict = self.verdict(candidate)
+    def _example(self, scenario: Scenario, candidate: LoggedCandidate, verdict: Verdict | None) -> Example:
         return Example(
             scenario=scenario.id,
             model=candidate.model,
             inputs=dict(scenario.vars),
             output="\n---\n".join(candidate.outputs or ()) or (candidate.error or ""),
-            score=self.composite(candidate),
+            score=self._composite(candidate, verdict),
             criteria={**(verdict.scores if verdict else {}), **candidate.checks},
             rationale=verdict.rationale if verdict else candidate.error,
         )
@@ -295,6 +341,14 @@ def _filled(logged: LoggedCandidate, candidate: Candidate) -> LoggedCandidate:
 
 def _texts_of(candidate: LoggedCandidate, texts: LoggedCandidate) -> LoggedCandidate:
     return replace(candidate, outputs=texts.outputs, context=texts.context)
+
+
+def _asking_for(tier: Tier, candidates: Sequence[LoggedCandidate]) -> str:
+    judges = sorted({t.value for c in candidates for t in SIT_DOWN if c.latest(t)})
+    return (
+        f"{' and '.join(judges) or 'nobody'} judged these, and {tier.value} what they are compared with. Tiers differ "
+        f'in how strict they are: score the packet with "judge_kind": "{tier.value}"'
+    )
 
 
 def _packet_at(path: Path) -> Mapping[str, Any] | None:

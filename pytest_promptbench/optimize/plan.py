@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from ..catalog.template import PLACEHOLDER, placeholders
 from ..errors import UsageError
-from ..records import Message, Model, Prompt, Record, Scenario, Suite, sha256
+from ..records import Message, Model, Prompt, Record, Scenario, Suite, Tier, sha256
 from ..statistics import fewest_pairs
 
 TEST_SHARE = 0.4
@@ -217,7 +217,8 @@ def fingerprint(suite: Suite) -> str:
 class Trial(Record):
     """What a round came to, as it was decided then: a resumed loop takes it as it stands. Round 0 is the start.
 
-    ``scores``: train scenario -> composite in points, of those that were generated and judged whole. ``e_value`` is the
+    ``scores``: train scenario -> composite in points, of those that were generated and judged whole. ``tiers``, of
+    round 0: whose verdicts these are, by scenario; later rounds are scored by the same. ``e_value`` is the
     evidence against ending level with the parent; ``saved`` counts the candidates that were not generated because of
     it. ``problem`` says why there was no new prompt to try. ``spent_usd``: the loop's cost until then.
     """
@@ -227,6 +228,7 @@ class Trial(Record):
     prompt: Prompt | None = None
     component: int = 0
     scores: Mapping[str, float] = field(default_factory=dict)
+    tiers: Mapping[str, Tier] = field(default_factory=dict)
     dropped: bool = False
     e_value: float | None = None
     saved: int = 0

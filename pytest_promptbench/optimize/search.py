@@ -236,13 +236,14 @@ class _Adapter:
             self._measured[prompt.version] = dict(self._lab.measure(prompt, scenarios))
         return self._measured[prompt.version]
 
-    def _measure(self, prompt: Prompt, scenarios: Sequence[str]) -> None:
+    def _measure(self, prompt: Prompt, scenarios: Sequence[str]) -> Mapping[str, Measured]:
         found = self._lab.measure(prompt, scenarios)
         self._measured.setdefault(prompt.version, {}).update(found)
         scores = self._state.scores.setdefault(prompt.version, {})
         scores.update({s: m.score for s, m in found.items() if m.score is not None})
         self._state.spent_usd = self._lab.spent_usd
         self._watch(self._state)
+        return found
 
     def _share(self, version: str, scenario: str) -> float:
         """A composite as GEPA takes it, 0 to 1. A scenario without a score says nothing: the mean of the others."""
@@ -256,7 +257,7 @@ class _Adapter:
         state, base = self._state, self._state.plan.base
         decided = self._journal.decision(0)
         if decided is None:
-            self._measure(base, state.plan.train)
+            found = self._measure(base, state.plan.train)
             scores = state.scores[base.version]
             if len(scores) < min(FEWEST_TRAIN, len(state.plan.train)):
                 raise UnreachableError(
@@ -264,7 +265,8 @@ class _Adapter:
                     f"judged, and {FEWEST_TRAIN} are the least: see the failed runs of experiment "
                     f"{state.plan.experiment}"
                 )
-            decided = Trial(number=0, prompt=base, scores=dict(scores), spent_usd=self._lab.spent_usd)
+            tiers = {s: m.tier for s, m in found.items() if s in scores and m.tier is not None}
+            decided = Trial(number=0, prompt=base, scores=dict(scores), tiers=tiers, spent_usd=self._lab.spent_usd)
         state.scores[base.version] = dict(decided.scores)
         state.whole.add(base.version)
         self._journal.close(decided)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..errors import PromptbenchError
-from ..records import Prompt, Record
+from ..records import Prompt, Record, Tier
 from .plan import FEWEST_TRAIN, Plan, Trial
 from .proposing import Example
 
@@ -25,10 +25,11 @@ class Measured(Record):
     """A prompt on one scenario: the mean composite over the models in points, and the candidates behind it.
 
     ``score`` is None where the candidate of any model failed or could not be judged: a mean over the other models
-    would be of something else.
+    would be of something else. ``tier``: whose verdicts it is of.
     """
 
     score: float | None
+    tier: Tier | None = None
     examples: tuple[Example, ...] = ()
 
 

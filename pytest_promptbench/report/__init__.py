@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,11 +24,13 @@ def write_all(
     candidates: Sequence[LoggedCandidate],
     *,
     agreement: Agreement | None = None,
+    cells_now: Mapping[tuple[str, str, str], str] | None = None,
     generated_at: str,
 ) -> list[Path]:
     """Write the leaderboard as JSON, Markdown and HTML, ``statistics.json`` and ``agreement.json`` into ``directory``.
 
-    Whoever reads meanwhile sees the old file or the new one. ``generated_at`` is the ISO 8601 time that the page names.
+    Whoever reads meanwhile sees the old file or the new one. ``generated_at`` is the ISO 8601 time that the page names,
+    ``cells_now`` what ``build_leaderboard`` was given.
     """
     from ..agreement import agreement_json
     from ..leaderboard import leaderboard_json, statistics_json
@@ -38,7 +40,7 @@ def write_all(
         _json(leaderboard_json(lb)),
         _json(statistics_json(lb)),
         markdown.render_leaderboard(lb, agreement),
-        html.render_leaderboard(lb, candidates, agreement=agreement, generated_at=generated_at),
+        html.render_leaderboard(lb, candidates, agreement=agreement, cells_now=cells_now, generated_at=generated_at),
         None if agreement is None else _json(agreement_json(agreement)),
     )
     directory.mkdir(parents=True, exist_ok=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -107,13 +108,20 @@ def render_leaderboard(
     candidates: Sequence[LoggedCandidate],
     *,
     agreement: Agreement | None = None,
+    cells_now: Mapping[tuple[str, str, str], str] | None = None,
     generated_at: str,
 ) -> str:
-    """The page as HTML text. It holds no outside address, and only its own script, known by hash, may run in it."""
+    """The page as HTML text. It holds no outside address, and only its own script, known by hash, may run in it.
+
+    ``candidates``: all that there are; ``cells_now``, as ``build_leaderboard`` was given it, says which of them count.
+    """
+    from ..leaderboard import current_candidates
+
     rubric = lb.rubric
     script = asset("leaderboard.js")
     scale = pictures.scale(lb)
-    states = Counter(_state(c) for c in candidates)
+    counting, _ = current_candidates(candidates, rubric, task=lb.task, cells_now=cells_now)
+    states = {s: sum(getattr(r, s) for r in lb.rows) for s in ("judged", "pending", "failed")}
     shown, left_out = first_scenarios(candidates)
     return (
         environment()
@@ -134,14 +142,15 @@ def render_leaderboard(
                 plural(len({c.model for c in candidates} | {r.model for r in lb.rows}), "model"),
                 plural(len({c.prompt for c in candidates} | {r.prompt for r in lb.rows}), "prompt"),
                 plural(len({c.scenario for c in candidates}), "scenario"),
-                plural(len(candidates), "candidate"),
-                *(f"{states[s]:,} {s}" for s in ("judged", "pending", "failed") if states[s]),
+                plural(sum(r.candidates for r in lb.rows), "candidate"),
+                *(f"{count:,} {state}" for state, count in states.items() if count),
             ],
             scale=scale,
-            rows=_rows(lb, candidates, scale),
+            rows=_rows(lb, counting, scale),
             tables=all_tables(lb, agreement),
-            scenarios=_scenarios(lb, shown),
+            scenarios=_scenarios(lb, shown, {c.run_id for c in counting}),
             left_out=left_out,
+            superseded=len(counting) < len(candidates),
             pending=sum(row.pending for row in lb.rows),
             export=export_command(lb),
             notes=notes(lb),
@@ -170,20 +179,20 @@ def asset(name: str) -> str:
 
 
 def _state(candidate: LoggedCandidate) -> str:
+    """In the words of the table, where an automatic verdict alone is none."""
     if candidate.error is not None:
         return "failed"
-    return "pending" if candidate.verdict() is None else "judged"
+    return "pending" if candidate.sit_down() is None else "judged"
 
 
 # -- rows ----------------------------------------------------------------------------------------------------
 
 
-def _rows(lb: Leaderboard, candidates: Iterable[LoggedCandidate], scale: pictures.Scale) -> list[_RowView]:
-    verdicts = defaultdict(list)
-    for c in candidates:
-        verdict = c.verdict()
-        if verdict is not None and c.error is None:
-            verdicts[c.model, c.prompt].append(verdict)
+def _rows(lb: Leaderboard, counting: Iterable[LoggedCandidate], scale: pictures.Scale) -> list[_RowView]:
+    sound = defaultdict(list)
+    for c in counting:
+        if c.error is None:
+            sound[c.model, c.prompt].append(c)
     return [
         _RowView(
             row=row,
@@ -199,10 +208,24 @@ def _rows(lb: Leaderboard, candidates: Iterable[LoggedCandidate], scale: picture
             x=None if row.composite is None else scale.at(row.composite),
             whisker=(scale.at(row.ci95[0]), scale.at(row.ci95[-1])) if row.ci95 else None,
             strip=pictures.strip(row, scale),
-            histograms=[pictures.histogram(c, verdicts[row.model, row.prompt]) for c in lb.rubric.criteria],
+            histograms=[
+                pictures.histogram(c, _given(c.name, row, sound[row.model, row.prompt]), row.criteria.get(c.name))
+                for c in lb.rubric.criteria
+            ],
         )
         for rank, row in zip(ranks(lb.rows), lb.rows, strict=True)
     ]
+
+
+def _given(name: str, row: Row, candidates: Iterable[LoggedCandidate]) -> list[float]:
+    """The scores behind the row's mean: on its own tier, but for a flag that a program fills."""
+    found = []
+    for c in candidates:
+        verdict = c.sit_down() if row.judged else c.automatic()
+        score = c.checks.get(name, verdict.scores.get(name) if verdict else None)
+        if score is not None and math.isfinite(score):
+            found.append(float(score))
+    return found
 
 
 # -- candidates --------------------------------------------------------------------------------------------------
@@ -218,31 +241,36 @@ def first_scenarios(candidates: Sequence[LoggedCandidate]) -> tuple[dict[str, li
     for name in sorted(groups):
         if shown and count + len(groups[name]) > MOST:
             note = f"{count:,} of {len(candidates):,} candidates are shown here, of {len(shown):,} of {len(groups):,} "
-            return shown, note + "scenarios. All of them are in MLflow, and all count above."
+            return shown, note + "scenarios. The others are in MLflow, and count above as these do."
         shown[name] = groups[name]
         count += len(groups[name])
     return shown, None
 
 
-def _scenarios(lb: Leaderboard, groups: Mapping[str, list[LoggedCandidate]]) -> list[_ScenarioView]:
+def _scenarios(
+    lb: Leaderboard, groups: Mapping[str, list[LoggedCandidate]], counting: Collection[str]
+) -> list[_ScenarioView]:
+    """``counting``: the runs of the candidates that count above."""
     place = {(row.model, row.prompt): i for i, row in enumerate(lb.rows)}
 
     def order(c: LoggedCandidate) -> tuple[int, str, str, int]:
         return place.get((c.model, c.prompt), len(place)), c.model, c.prompt, c.started_at
 
-    return [_scenario(name, sorted(found, key=order), lb.rubric) for name, found in groups.items()]
+    return [_scenario(name, sorted(found, key=order), lb.rubric, counting) for name, found in groups.items()]
 
 
-def _scenario(name: str, candidates: Sequence[LoggedCandidate], rubric: Rubric) -> _ScenarioView:
+def _scenario(
+    name: str, candidates: Sequence[LoggedCandidate], rubric: Rubric, counting: Collection[str]
+) -> _ScenarioView:
     context = next((c.context for c in candidates if c.context is not None), {})
     values = [(visible(str(k)), visible(_plain(v), limit=LONGEST, multiline=True)) for k, v in context.items()]
-    states = Counter(_state(c) for c in candidates)
+    states = Counter(_state(c) for c in candidates if c.run_id in counting)
     return _ScenarioView(
         name=visible(name),
         preview=visible(" · ".join(v for _, v in values), limit=140),
         context=values,
         counts=", ".join(f"{states[s]} {s}" for s in ("judged", "pending", "failed") if states[s]),
-        cards=[_card(c, rubric) for c in candidates],
+        cards=[_card(c, rubric, counts=c.run_id in counting) for c in candidates],
     )
 
 
@@ -250,7 +278,7 @@ def _plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _card(c: LoggedCandidate, rubric: Rubric) -> _Card:
+def _card(c: LoggedCandidate, rubric: Rubric, *, counts: bool) -> _Card:
     verdict = c.verdict()
     others = sorted((v for v in c.verdicts if v is not verdict), key=lambda v: v.at, reverse=True)
     return _Card(
@@ -262,7 +290,7 @@ def _card(c: LoggedCandidate, rubric: Rubric) -> _Card:
         verdict=None if verdict is None else _verdict(verdict, rubric),
         others=[_verdict(v, rubric) for v in others],
         checks=_scores(c.checks, [k for k in rubric.criteria if k.name in c.checks]) if verdict is None else [],
-        facts=_facts(c),
+        facts=[*([] if counts else ["left out above"]), *_facts(c)],
     )
 
 

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..records import Criterion, Leaderboard, Row, Verdict
+from ..records import Criterion, Leaderboard, Row
 from .text import number, plural, visible
 
 _BINS = 10
@@ -153,16 +153,15 @@ def _label(value: float, scenario: str) -> str:
     return f"{visible(scenario)}: {number(value)}"
 
 
-def histogram(criterion: Criterion, verdicts: Sequence[Verdict]) -> Histogram | None:
-    values = [float(s) for v in verdicts if (s := v.scores.get(criterion.name)) is not None]
-    if not values:
+def histogram(criterion: Criterion, values: Sequence[float], mean: float | None) -> Histogram | None:
+    """``mean``: the row's, where repeats of a scenario weigh no more than one."""
+    if not values or mean is None:
         return None
-    mean = sum(values) / len(values)
     if criterion.type == "flag":
         bad = mean if criterion.bad else 1 - mean
         return Histogram(
             mean=f"{bad:.0%} bad",
-            label=f"true in {mean:.0%} of {len(values)}",
+            label=f"true in {mean:.0%}, {plural(len(values), 'score')}",
             bars=[
                 Bar(x="0", y="35", width="100", height="30", bad=False),
                 Bar(x="0", y="35", width=f"{100 * bad:.1f}", height="30", bad=True),

@@ -26,6 +26,7 @@ class Board:
     candidates: tuple[LoggedCandidate, ...]
     agreement: Agreement
     folder: Path
+    cells_now: Mapping[tuple[str, str, str], str] | None = None
 
     @classmethod
     def of(
@@ -44,6 +45,7 @@ class Board:
             candidates=candidates,
             agreement=agreement_report(candidates, rubric, experiment=experiment, task=task),
             folder=folder,
+            cells_now=cells_now,
         )
 
 
@@ -110,7 +112,9 @@ def write_reports(boards: Sequence[Board]) -> list[Path]:
         try:
             if len(boards) > 1:
                 forget(b.folder.parent)
-            paths += write_all(b.folder, b.leaderboard, b.candidates, agreement=b.agreement, generated_at=now)
+            paths += write_all(
+                b.folder, b.leaderboard, b.candidates, agreement=b.agreement, cells_now=b.cells_now, generated_at=now
+            )
         except OSError as error:
             raise UsageError(
                 f"{b.folder}: the reports could not be written: {error}; name another folder with --bench-report, "
