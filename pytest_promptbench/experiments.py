@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .agreement import Agreement, agreement_report
 from .catalog.rubric import load_rubric
 from .errors import CatalogError, UsageError
-from .leaderboard import build_leaderboard, newest
+from .leaderboard import build_leaderboard, pending_candidates
 from .packet import build_packet, parse_packet
 from .packet.document import plain
 from .records import Leaderboard, LoggedCandidate, Rubric, sha256
@@ -55,9 +55,7 @@ class Group:
     @property
     def pending(self) -> tuple[LoggedCandidate, ...]:
         """What waits for a judge; not what an edited prompt or model has superseded."""
-        return tuple(
-            sorted((c for c in newest(self.candidates)[0] if c.pending), key=lambda c: (c.started_at, c.run_id))
-        )
+        return tuple(sorted(pending_candidates(self.candidates), key=lambda c: (c.started_at, c.run_id)))
 
     @property
     def age(self) -> tuple[str, int]:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .quiet import without_collections
-from .records import Leaderboard, LoggedCandidate, Row, Rubric, Tier, Verdict
+from .records import Group, Leaderboard, LoggedCandidate, Row, Rubric, Tier, Verdict
 from .scores import Scored, automatic_score, layered, pair, sit_down_score, table, tier_scores
 
 if TYPE_CHECKING:
@@ -107,6 +107,14 @@ def newest(
         superseded += len(group) - len(current)
         found += [c for c in current if c.error is None] or [max(current, key=_started)]
     return found, superseded
+
+
+def pending_candidates(candidates: Iterable[LoggedCandidate]) -> list[LoggedCandidate]:
+    """What a packet would offer of candidates of any tasks and rubrics, where it does not know the files' cells."""
+    groups: dict[Group, list[LoggedCandidate]] = defaultdict(list)
+    for c in candidates:
+        groups[c.group].append(c)
+    return [c for group in groups.values() for c in newest(group)[0] if c.pending]
 
 
 def _started(candidate: LoggedCandidate) -> tuple[int, str]:

@@ -80,7 +80,8 @@ def collect_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> Sitt
         taken = take_in(store, parse_packet(packet), candidates, rubrics={rubric.id: rubric})
         applied, unchanged, candidates = applied + taken.applied, unchanged + taken.unchanged, taken.candidates
     boards = build_boards(here, Outcome(candidates={task.experiment: tuple(candidates)}), settings.report)
-    pending = sum(c.pending for c in candidates)
+    current, _ = newest(candidates, cells_now=cells_now(here, task.experiment, task.suite.group))
+    pending = sum(c.pending for c in current)
     return Sitting(
         message=f"applied {applied}, unchanged {unchanged}, still pending {pending} ({waiting} of them in {queue})",
         lines=tuple(said),

@@ -18,7 +18,7 @@ from .autojudge import Ask, Judged, asking, judge_and_write
 from .clock import utc_now
 from .completer import LiteLLMCompleter, spare_loopback_from_proxies
 from .errors import PacketError, UsageError
-from .leaderboard import current_candidates
+from .leaderboard import current_candidates, pending_candidates
 from .localmodels import LocalServer
 from .packet import Packet, build_packet, item_ids, match_verdicts, parse_packet, read_packet, write_packet
 from .records import LoggedCandidate, Model, Rubric, Tier
@@ -301,7 +301,8 @@ class Applied:
 
     @property
     def pending(self) -> int:
-        return sum(c.pending for c in self.candidates)
+        """What still waits for a judge; not what an edited prompt or model has superseded."""
+        return len(pending_candidates(self.candidates))
 
     @property
     def message(self) -> str:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -223,6 +223,22 @@ def test_the_leaderboard_is_that_of_the_command_line(root: Path, logged: Project
     again = Project(root, logged.provider).pytest("--judge-apply", "packet.json")
     assert "applied 0, unchanged 12, still pending 0" in again.out, again.text
     assert client.get(f"/api/bench/leaderboard/{EXPERIMENT}").json() == Project(root, logged.provider).leaderboard()
+
+
+def test_what_an_edit_superseded_is_not_counted_as_pending(root: Path, logged: Project) -> None:
+    prompt = root / "prompts/tip/v1.yaml"
+    prompt.write_text(prompt.read_text().replace("be v1", "be another"))
+    done = Project(root, logged.provider).pytest("--bench-experiment", EXPERIMENT, "-k", "haiku and v1")
+    assert done.code == 0, done.text
+    client = client_of(root)
+    packet = client.get(f"/api/bench/packet/{EXPERIMENT}").json()
+    (there,) = [e for e in client.get("/api/bench/experiments").json()["experiments"] if e["name"] == EXPERIMENT]
+    assert (there["candidates"], there["pending"], len(packet["items"])) == (15, 12, 12)
+    assert [(t["candidates"], t["pending"]) for t in there["tasks"]] == [(15, 12)]
+    taken = client.post("/api/bench/verdicts", json=scored(packet)).json()
+    assert taken["message"] == "applied 12, unchanged 0, still pending 0"
+    (there,) = [e for e in client.get("/api/bench/experiments").json()["experiments"] if e["name"] == EXPERIMENT]
+    assert (there["candidates"], there["judged"], there["pending"]) == (15, 12, 0)
 
 
 # -- reading
@@ -752,17 +768,54 @@ def test_a_run_that_fails_says_so(root: Path, logged: Project) -> None:
     assert not list(root.rglob("owned"))
 
 
-def test_a_run_whose_time_to_be_judged_is_up_fails(root: Path, logged: Project) -> None:
+def waiting_job(root: Path, group: Sequence[str], /, *, deadline: float, **about: Any) -> Path:
+    """The folder of a run that waits for the verdicts of a group."""
     folder = root / ".promptbench" / "jobs" / "bench-20261123T120000-00000000"
     folder.mkdir(parents=True)
-    group = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=None).read(EXPERIMENT)[0].group
-    (folder / "job.json").write_text(json.dumps({"request": {"suite": "evals", "experiment": EXPERIMENT}}))
-    waits = {"state": "waiting", "steps": {"wait": "waiting"}, "groups": [list(group)], "deadline": time.time() - 1}
+    request = {"suite": "evals", "experiment": EXPERIMENT, "baseline": "evals/baseline.json"}
+    (folder / "job.json").write_text(json.dumps({"request": request, **about}))
+    waits = {"state": "waiting", "steps": {"wait": "waiting"}, "groups": [list(group)], "deadline": deadline}
     (folder / "state.json").write_text(json.dumps(waits))
+    return folder
+
+
+def test_a_run_whose_time_to_be_judged_is_up_fails(root: Path, logged: Project) -> None:
+    group = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=None).read(EXPERIMENT)[0].group
+    folder = waiting_job(root, group, deadline=time.time() - 1)
     client = client_of(root, poll_s=0.2)
     state = until(client, f"/api/bench/run/{folder.name}", "failed")
     assert state["tasks"] == [{"task": "wait", "state": "failed"}]
     assert state["log"] == ["== failed: the time to wait is up, and 12 candidates are still pending"]
+
+
+@pytest.mark.parametrize(
+    ("whole", "said"),
+    [
+        (True, "== failed: baseline: evals/baseline.json does not exist below {root}"),
+        (False, "== failed: KeyError: 'day'"),
+    ],
+)
+def test_a_waiting_run_that_cannot_go_on_fails_once_and_says_why(
+    root: Path, logged: Project, whole: bool, said: str
+) -> None:
+    about = {"root": str(root), "python": sys.executable, **({"day": "2026-11-23"} if whole else {})}
+    folder = waiting_job(root, ("of", "nobody"), deadline=time.time() + 600, **about)
+    client = client_of(root, environ=logged.environment(), poll_s=0.2)
+    state = until(client, f"/api/bench/run/{folder.name}", "failed")
+    assert state["ended_at"]
+    assert state["tasks"] == [{"task": "wait", "state": "success"}]
+    assert [line for line in state["log"] if line.startswith("== ")] == [said.format(root=root)]
+    assert sum(line.startswith("Traceback") for line in state["log"]) == (0 if whole else 1)
+
+
+def test_a_waiting_run_whose_process_dies_without_a_word_is_not_started_again(root: Path, logged: Project) -> None:
+    about = {"root": str(root), "python": sys.executable, "day": "2026-11-23"}
+    folder = waiting_job(root, ("of", "nobody"), deadline=time.time() + 600, **about)
+    client = client_of(root, environ=logged.environment() | {"PYTHONHOME": "/nowhere"}, poll_s=0.2)
+    until(client, f"/api/bench/run/{folder.name}", "lost")
+    time.sleep(2)  # ten looks
+    assert client.get(f"/api/bench/run/{folder.name}").json()["state"] == "lost"
+    assert (folder / "log.txt").read_text().count("Fatal Python error") == 1
 
 
 def test_of_a_job_whose_process_was_killed_the_end_is_not_known(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from pytest_promptbench.airflow.process import Ending, PytestProcess, ending
 from pytest_promptbench.airflow.request import PARAMS, Project, Request, project, slug, unknown_keys
+from pytest_promptbench.airflow.waiting import Exported, exported, pending
 from pytest_promptbench.errors import UsageError
 
 from .airflow_home import AirflowHome, airflow_python, memory_mb
@@ -227,6 +228,50 @@ def test_a_session_that_could_not_reach_mlflow_is_worth_another_try(tmp_path: Pa
     code = "import sys; print('ERROR: MLflow has no experiment e'); sys.exit(4)"
     done = PytestProcess([sys.executable, "-c", code], cwd=tmp_path, env=os.environ).run(lambda _: None)
     assert done.ending is Ending.MISTAKE
+
+
+def test_a_run_waits_for_what_its_packets_offer_and_nothing_else(evals: Evals) -> None:
+    def generate(text: str) -> None:
+        evals.file("prompts/tip/v1.yaml", text)
+        assert evals.pytest("--bench-experiment", "e").code in (0, 1)
+
+    def export(name: str) -> Exported:
+        (evals.root / name).mkdir()
+        done = evals.pytest("--bench-experiment", "e", "--judge-export", f"{name}/packet.json")
+        assert done.code == 0, done.text
+        return exported(evals.store, "e", evals.root / name)
+
+    def left(found: Exported) -> int:
+        return pending(evals.store, "e", found.groups, found.left_out)
+
+    text = (evals.root / "prompts/tip/v1.yaml").read_text()
+    generate(text)
+    generate(text.replace("be v1", "be kind"))
+    kind = export("kind")
+    assert (kind.items, left(kind), kind.left_out) == (8, 8, ())
+    evals.score("kind/packet.json")
+    assert "applied 8, unchanged 0, still pending 0" in evals.pytest("--judge-apply", "kind/packet.json").out
+    assert left(kind) == 0, "nobody is offered what the edit superseded"
+
+    # The edit is taken back: what is offered is older than what was judged.
+    evals.file("prompts/tip/v1.yaml", text)
+    back = export("back")
+    assert (back.items, left(back), len(back.left_out)) == (8, 8, 8)
+    assert pending(evals.store, "e", back.groups) == 0, "of a run that was started by an earlier version"
+
+    # What an edit supersedes while the run waits, no further packet offers.
+    evals.provider.script("be brief", Fault(status=400))
+    generate(text.replace("be v1", "be brief"))
+    assert left(back) == 0
+
+
+def test_what_waits_for_a_judge_in_another_group_keeps_no_run_waiting(evals: Evals) -> None:
+    evals.second_suite(rubric="joke-v1")
+    assert evals.pytest("--bench-experiment", "e").code == 0
+    group = next(c.group for c in evals.store.read("e") if c.task == "joke")
+    assert pending(evals.store, "e", [list(group)]) == 2
+    assert pending(evals.store, "e", [["of nobody", group[1]]]) == 0
+    assert pending(evals.store, "e", []) == 0
 
 
 def test_ending_a_process_ends_its_children_too(tmp_path: Path) -> None:
@@ -441,12 +486,13 @@ class TestDagTest:
         waits = [
             late | {"deadline": time.time() - 1},
             late | {"deadline": far, "groups": [["of nobody", group[1]]]},
+            late | {"deadline": far, "left_out": [c.run_id for c in evals.store.read("t")]},
             late | {"deadline": far, "tracking_uri": f"sqlite:///{evals.root}/evals/tips.yaml"},
         ]
         found = installation.run("wait", waits=waits)
-        timeout, judged, error = found["events"]
+        timeout, judged, left_out, error = found["events"]
         assert timeout == {"status": "timeout", "pending": 8}
-        assert judged == {"status": "judged"}
+        assert judged == left_out == {"status": "judged"}
         assert error["status"] == "error"
         assert "tips.yaml" in error["message"]
         assert "poll failed, 9 of 10 in a row" in found["log"]

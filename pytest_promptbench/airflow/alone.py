@@ -37,14 +37,15 @@ class State(Record):
     """Where a run stands: ``running``, ``waiting``, ``success`` or ``failed``.
 
     ``steps``: step -> running, success, failed, skipped or waiting, in their order. ``exit_code`` is that of the
-    pytest process that the run failed with, else of collect. ``groups`` and ``deadline`` (epoch seconds) are those of
-    the wait.
+    pytest process that the run failed with, else of collect. ``groups``, ``left_out`` and ``deadline`` (epoch seconds)
+    are those of the wait.
     """
 
     state: str
     steps: Mapping[str, str] = field(default_factory=dict)
     exit_code: int | None = None
     groups: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[str, ...] = ()
     deadline: float | None = None
     ended_at: str | None = None
 
@@ -92,7 +93,8 @@ class Run:
                 deadline = time.time() + request.timeout * 60
                 until = iso_utc(deadline, timespec="seconds")
                 say(f"== {found.items} candidates wait for their judge, until {until}")
-                self._note(step=("wait", "waiting"), state="waiting", groups=found.groups, deadline=deadline)
+                what = {"groups": found.groups, "left_out": found.left_out, "deadline": deadline}
+                self._note(step=("wait", "waiting"), state="waiting", **what)
                 return
         self.compare()
 
@@ -106,12 +108,6 @@ class Run:
             raise StepError(f"the gate against {self._request.baseline} did not pass", done.code)
         self._note(state="success", ended_at=utc_now(timespec="seconds"))
 
-    def fail(self, message: str, code: int | None) -> None:
-        say(f"== failed: {message}")
-        steps = {n: "failed" if s == "running" else s for n, s in self.state.steps.items()}
-        code = self.state.exit_code if code is None else code
-        self._note(state="failed", steps=steps, exit_code=code, ended_at=utc_now(timespec="seconds"))
-
     def _step(self, name: str, arguments: Sequence[str]) -> Finished:
         self._note(step=(name, "running"), state="running")
         command = self._here.command(arguments)
@@ -124,9 +120,18 @@ class Run:
         return done
 
     def _note(self, *, step: tuple[str, str] | None = None, **changes: Any) -> None:
-        steps = changes.pop("steps", self.state.steps)
-        self.state = replace(self.state, steps={**steps, **dict([step] if step else [])}, **changes)
+        self.state = replace(self.state, steps={**self.state.steps, **dict([step] if step else [])}, **changes)
         write_json(self._folder / STATE, self.state.to_json())
+
+
+def fail(folder: Path, message: str, code: int | None = None) -> None:
+    """The end of a run that cannot go on. ``code``: pytest's, where it was pytest's."""
+    say(f"== failed: {message}")
+    state = read_state(folder)
+    steps = {n: "failed" if s == "running" else s for n, s in state.steps.items()}
+    code = state.exit_code if code is None else code
+    over = replace(state, state="failed", steps=steps, exit_code=code, ended_at=utc_now(timespec="seconds"))
+    write_json(folder / STATE, over.to_json())
 
 
 def read_state(folder: Path) -> State:
@@ -158,14 +163,14 @@ def main() -> None:
     """The command line above."""
     folder, step = Path(sys.argv[1]), sys.argv[2]
     signal.signal(signal.SIGTERM, _terminated)
-    run = None
     try:
         run = Run.of(folder)
         {"collect": run.collect, "compare": run.compare}[step]()
     except PromptbenchError as error:
-        if run is None:
-            raise
-        run.fail(str(error), error.code if isinstance(error, StepError) else None)
+        fail(folder, str(error), error.code if isinstance(error, StepError) else None)
+    except Exception as error:  # whose traceback belongs into the log, and whose run is over all the same
+        fail(folder, f"{type(error).__name__}: {error}")
+        raise
 
 
 if __name__ == "__main__":

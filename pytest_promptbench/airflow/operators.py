@@ -130,7 +130,8 @@ class ExportOperator(PytestOperator):
     """Writes the judge packets, in the project and as MLflow artifacts: the judge may sit at another host.
 
     XCom: how many items are ``pending`` in them; the ``packets`` in the project; ``mlflow_run`` that has them as
-    artifacts; ``groups``: the task and the rubric's hash of each group of candidates that they hold.
+    artifacts; ``groups``: the task and the rubric's hash of each group of candidates that they hold; ``left_out``: runs
+    of these groups that nobody is to wait for.
     """
 
     def unneeded(self, request: Request) -> str | None:
@@ -153,6 +154,7 @@ class ExportOperator(PytestOperator):
             "packets": [p.relative_to(here.root).as_posix() for p in found.packets],
             "mlflow_run": file_papers(here, request, found.packets),
             "groups": [list(g) for g in found.groups],
+            "left_out": list(found.left_out),
         }
 
 
@@ -196,7 +198,7 @@ class VerdictsOperator(BaseOperator):
     """Waits, without a worker slot, until no candidate that the packets offered is pending any more.
 
     It waits for the experiment's candidates of the packets' groups, whichever run of the DAG wrote them: that is what
-    the packets hold. ``export_task_id``: whose XCom tells the groups.
+    the packets hold. ``export_task_id``: whose XCom tells the groups and what is left out.
     """
 
     def __init__(self, *, export_task_id: str, poll_s: float = POLL_S, **kwargs: Any) -> None:
@@ -205,9 +207,10 @@ class VerdictsOperator(BaseOperator):
 
     def execute(self, context: Context) -> None:
         request, here = request_of(context), project_here()
-        groups = context["ti"].xcom_pull(task_ids=self.export_task_id)["groups"]
+        found = context["ti"].xcom_pull(task_ids=self.export_task_id)
+        groups, left_out = found["groups"], found.get("left_out", [])
         try:
-            if pending(here.store(), request.experiment, groups) == 0:
+            if pending(here.store(), request.experiment, groups, left_out) == 0:
                 return
         except PromptbenchError as error:
             raise AirflowException(str(error)) from error
@@ -219,6 +222,7 @@ class VerdictsOperator(BaseOperator):
                 groups=[list(g) for g in groups],
                 deadline=time.time() + request.timeout * 60,
                 poll_s=self.poll_s,
+                left_out=left_out,
             ),
             method_name="resume",
         )

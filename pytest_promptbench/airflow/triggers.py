@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ class VerdictsTrigger(BaseTrigger):
     """Ends with one event as soon as nothing is pending: ``{"status": "judged" | "timeout" | "error", ...}``.
 
     ``deadline`` is in epoch seconds, so that a restart of the triggerer does not start the wait anew. ``artifact_root``
-    is the store's, as text; ``groups`` as ``waiting.pending`` takes them.
+    is the store's, as text; ``groups`` and ``left_out`` as ``waiting.pending`` takes them.
     """
 
     def __init__(
@@ -34,14 +34,15 @@ class VerdictsTrigger(BaseTrigger):
         groups: list[list[str]],
         deadline: float,
         poll_s: float,
+        left_out: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.tracking_uri, self.artifact_root = tracking_uri, artifact_root
-        self.experiment, self.groups = experiment, groups
+        self.experiment, self.groups, self.left_out = experiment, groups, list(left_out)
         self.deadline, self.poll_s = deadline, poll_s
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        names = ("tracking_uri", "artifact_root", "experiment", "groups", "deadline", "poll_s")
+        names = ("tracking_uri", "artifact_root", "experiment", "groups", "deadline", "poll_s", "left_out")
         return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -53,7 +54,7 @@ class VerdictsTrigger(BaseTrigger):
         while True:
             try:
                 # MLflow blocks, and the triggerer's loop serves every other waiting task.
-                left = await asyncio.to_thread(pending, store, self.experiment, self.groups)
+                left = await asyncio.to_thread(pending, store, self.experiment, self.groups, self.left_out)
                 errors = 0
             except TrackingError as error:
                 errors += 1

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..leaderboard import pending_candidates
 from ..packet import item_ids
 from ..records import Group, LoggedCandidate
-from ..tracking.entry import JUDGE_PENDING
+from ..tracking.entry import RUBRIC_SHA256
 from ..tracking.store import TrackingStore
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """The packets of a run: so many items, of candidates of these groups."""
+    """The packets of a run: so many items, of candidates of these groups.
+
+    ``left_out``: runs in no packet that would be waited for, or would supersede what is in one, if times alone counted.
+    Mostly there are none; but where an edit was taken back, the packets go by the files, which have the older content.
+    """
 
     packets: tuple[Path, ...]
     items: int
     groups: tuple[Group, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def exported(store: TrackingStore, experiment: str, folder: Path) -> Exported:
@@ -30,16 +36,32 @@ def exported(store: TrackingStore, experiment: str, folder: Path) -> Exported:
     packets = sorted(folder.glob("*.json"))
     items = [i["item"] for p in packets for i in json.loads(p.read_text(encoding="utf-8"))["items"]]
     wanted = set(items)
-    groups = {c.group for c in _pending(store, experiment) if not wanted.isdisjoint(item_ids(c.run_id))}
-    return Exported(packets=tuple(packets), items=len(items), groups=tuple(sorted(groups)))
+    found = store.read(experiment)
+    offered = {c.run_id for c in found if not wanted.isdisjoint(item_ids(c.run_id))}
+    groups = {c.group for c in found if c.run_id in offered}
+    return Exported(
+        packets=tuple(packets),
+        items=len(items),
+        groups=tuple(sorted(groups)),
+        left_out=_left_out([c for c in found if c.group in groups], offered),
+    )
 
 
-def pending(store: TrackingStore, experiment: str, groups: Iterable[Sequence[str]]) -> int:
-    """How many candidates of these groups of an experiment wait for a sit-down verdict. TrackingError."""
-    wanted = {tuple(g) for g in groups}
-    return sum(c.group in wanted for c in _pending(store, experiment))
+def _left_out(candidates: Sequence[LoggedCandidate], offered: Collection[str]) -> tuple[str, ...]:
+    differing = {c.run_id for c in pending_candidates(candidates)} ^ set(offered)
+    places = {(c.group, c.names) for c in candidates if c.run_id in differing}
+    return tuple(c.run_id for c in candidates if (c.group, c.names) in places and c.run_id not in offered)
 
 
-def _pending(store: TrackingStore, experiment: str) -> list[LoggedCandidate]:
-    found = store.read(experiment, tags={JUDGE_PENDING: "true"})
-    return [c for c in found if c.pending]
+def pending(
+    store: TrackingStore, experiment: str, groups: Iterable[Sequence[str]], left_out: Collection[str] = ()
+) -> int:
+    """How many candidates of these groups of an experiment wait for a sit-down verdict. TrackingError.
+
+    Not what was generated anew from changed files since, which no packet offers any more, and not what the run's own
+    packets have ``left_out``. What is judged is read too: only beside it is seen what is superseded.
+    """
+    wanted, passed_over = {tuple(g) for g in groups}, set(left_out)
+    rubrics = sorted({sha for _, sha in wanted})
+    found = [c for sha in rubrics for c in store.read(experiment, tags={RUBRIC_SHA256: sha})]
+    return len(pending_candidates(c for c in found if c.group in wanted and c.run_id not in passed_over))

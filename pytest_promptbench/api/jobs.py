@@ -158,7 +158,7 @@ class Jobs:
         state, about = alone.read_state(folder), _read(folder / alone.JOB)
         left: int | None = None
         with contextlib.suppress(TrackingError):  # it may be back at the next look
-            left = pending(self._open_store(), about["request"]["experiment"], state.groups)
+            left = pending(self._open_store(), about["request"]["experiment"], state.groups, state.left_out)
         late = state.deadline is not None and time.time() > state.deadline
         if left != 0 and not late:
             return
@@ -166,6 +166,9 @@ class Jobs:
             if lock is None or alone.read_state(folder).state != "waiting":
                 return  # another service was first
             if left == 0:
+                # Now, as of one that has just started: should its process die without a word, it is lost.
+                goes_on = replace(state, state="running", steps={**state.steps, "wait": "success"})
+                alone.write_json(folder / alone.STATE, goes_on.to_json())
                 self._spawn(folder, "compare", lock)
                 return
             found = "MLflow does not answer" if left is None else f"{left} candidates are still pending"

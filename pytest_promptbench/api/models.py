@@ -64,7 +64,7 @@ class Health(_Shape):
 class Counts(_Shape):
     candidates: int
     judged: int = Field(description="candidates with a verdict of a person or of Claude Code")
-    pending: int
+    pending: int = Field(description="candidates that wait for a judge; not what an edited prompt or model superseded")
     failed: int
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..experiments import Experiment
+from ..leaderboard import pending_candidates
 from ..records import LoggedCandidate
 from .models import ExperimentSummary, TaskSummary
 
 
 def counts(candidates: Sequence[LoggedCandidate]) -> dict[str, int]:
+    """Of all that is logged; but pending is only what still waits for a judge, by each task and rubric."""
     return {
         "candidates": len(candidates),
         "judged": sum(c.sit_down() is not None for c in candidates),
-        "pending": sum(c.pending for c in candidates),
+        "pending": len(pending_candidates(candidates)),
         "failed": sum(c.error is not None for c in candidates),
     }
 
