@@ -782,6 +782,9 @@ def waiting_job(root: Path, group: Sequence[str], /, *, deadline: float, **about
 def test_a_run_whose_time_to_be_judged_is_up_fails(root: Path, logged: Project) -> None:
     group = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=None).read(EXPERIMENT)[0].group
     folder = waiting_job(root, group, deadline=time.time() - 1)
+    broken = folder.with_name("bench-20261123T110000-00000000")  # looked at first, and holds up no other
+    broken.mkdir()
+    (broken / "state.json").write_text((folder / "state.json").read_text())
     client = client_of(root, poll_s=0.2)
     state = until(client, f"/api/bench/run/{folder.name}", "failed")
     assert state["tasks"] == [{"task": "wait", "state": "failed"}]

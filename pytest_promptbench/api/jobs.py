@@ -151,8 +151,12 @@ class Jobs:
             time.sleep(self._poll_s)
             with contextlib.suppress(OSError):
                 for job in self._ids():
-                    if self._state(job).state == "waiting":
-                        self._look_at(self._folder / job)
+                    self._look_after(job)
+
+    def _look_after(self, job: str) -> None:
+        with contextlib.suppress(OSError, LookupError, ValueError):  # one that cannot be read holds up no other
+            if self._state(job).state == "waiting":
+                self._look_at(self._folder / job)
 
     def _look_at(self, folder: Path) -> None:
         state, about = alone.read_state(folder), _read(folder / alone.JOB)
