@@ -77,14 +77,24 @@ def test_zeros_carry_no_sign():
     assert stats.sign_flip_p_value([]) == 1.0
 
 
-def test_the_sampled_test_agrees_with_scipy():
-    d = np.random.default_rng(5).normal(0, 1, 30)
-    d += 0.35 - d.mean()
+@pytest.mark.parametrize("n", [30, 31, 250, 400])
+def test_the_test_agrees_with_scipys_samples(n):
+    """All patterns, drawn ones, and the normal limit."""
+    d = np.random.default_rng(5).normal(0, 1, n)
+    d += 1.9 / n**0.5 - d.mean()
     theirs = permutation_test((d,), np.sum, permutation_type="samples", n_resamples=50_000, rng=6).pvalue
     assert 0.01 < theirs < 0.2
     assert stats.sign_flip_p_value(d.tolist()) == pytest.approx(theirs, abs=0.01)
-    wide = np.tile(d, 10)  # beyond what is kept in memory: drawn in pieces
-    assert stats.sign_flip_p_value(wide.tolist()) == pytest.approx(1 / 20_000)
+
+
+@pytest.mark.parametrize("n", [20, 30, 31, 40, 299, 300])
+def test_a_thousand_tests_together_can_still_find_a_drop(n):
+    """Of drawn patterns none comes as far, and 1 / 20,000 alone would say nothing beside 999 others."""
+    d = 5.0 + np.random.default_rng(n).normal(0, 0.3, n)
+    p = stats.sign_flip_p_value(d.tolist())
+    assert 2.0**-n < p < 0.05 / 1000
+    if n <= 30:
+        assert p == 2 / 2.0**n
 
 
 def test_rounding_errors_do_not_decide():

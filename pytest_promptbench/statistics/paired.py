@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..records import Record
 from .intervals import finite, mean_interval
-from .resampling import Floats, flipped_sums
+from .resampling import Floats, flipped_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,19 +86,14 @@ def sign_flip_p_value(differences: Sequence[float], *, seed: int = 0) -> float:
     """p-value of the sign-flip permutation test of paired ``differences``, shape (scenarios,); 1 where all are 0.
 
     Null hypothesis: each difference is as likely to have the other sign (the two cells are exchangeable within a
-    scenario). Statistic: the sum. Two-sided. Exact over all 2**n sign patterns for up to 14 non-zero differences, else
-    (k + 1) / (19,999 + 1) with seeded patterns, which keeps the level too; from 300 on, the normal limit. Zeros carry
-    no sign and change nothing. Sources: Fisher 1935, section 21; Phipson and Smyth 2010 for the + 1.
+    scenario). Statistic: the sum. Two-sided. Exact over all 2**n sign patterns for up to 30 non-zero differences, else
+    (k + 1) / (19,999 + 1) with seeded patterns, which keeps the level too, and below that Hoeffding's bound; from 300
+    on, the normal limit. Zeros carry no sign and change nothing. Sources: Fisher 1935, section 21; Phipson and Smyth
+    2010 for the + 1; :func:`~.resampling.flipped_share` for the rest.
     """
     d = finite(differences)
     d = d[d != 0]
-    if not len(d):
-        return 1.0
-    sums, exact = flipped_sums(d, seed=seed)
-    observed = float(d.sum())
-    tolerance = 1e-9 * float(np.abs(d).sum())  # equal sums may differ in their last bits
-    count = int(np.count_nonzero(np.abs(sums) >= abs(observed) - tolerance))
-    return count / len(sums) if exact else (count + 1) / (len(sums) + 1)
+    return flipped_share(d, seed=seed) if len(d) else 1.0
 
 
 def fewest_pairs(alpha: float = 0.05, *, sides: int = 2) -> int:
