@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_promptbench.errors import TrackingError
 from pytest_promptbench.tracking.store import TrackingStore
 from pytest_promptbench.tracking.tables import EVERYTHING
 
@@ -87,6 +88,15 @@ def test_four_sessions_at_once_log_every_candidate_exactly_once(
         project.score()
         applied = project.pytest("--judge-apply", "packet.json")
         assert "applied 20, unchanged 0, still pending 0" in applied.out, applied.text
+
+
+def test_a_server_that_is_down_is_said_so_at_once(tmp_path: Path) -> None:
+    """In the words of the driver: MLflow itself would try again for 100 seconds, and say it in SQLAlchemy's."""
+    nobody = "postgresql+psycopg2://someone:sk-secret@127.0.0.1:9/none"
+    with pytest.raises(TrackingError, match=r"connection to server at .127\.0\.0\.1., port 9 failed") as raised:
+        TrackingStore(nobody, artifact_root=tmp_path).open()
+    assert "Background on this error" not in str(raised.value)
+    assert "sk-secret" not in str(raised.value)
 
 
 def test_reading_mlflows_tables_gives_what_its_client_gives(tmp_path: Path, postgres: str) -> None:

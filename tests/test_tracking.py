@@ -8,6 +8,7 @@ import json
 import re
 import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pytest_promptbench.tracking.spans import trace_id
 from pytest_promptbench.tracking.store import TrackingStore
 from pytest_promptbench.tracking.tables import EVERYTHING, Run, Tables
 
+from .project import migrated_database
 from .scripted import cell
 
 TEXT = "---\nid: tip-v1\n---\nanchors"
@@ -587,3 +589,31 @@ def test_a_tag_that_mlflow_would_refuse_or_cut_is_refused_before_anything_runs(s
         assert settings.tags == {key.strip(): value}
     assert bool(said) == bool(refused), f"{said!r}, but MLflow says {refused!r}"
     assert said == "" or re.fullmatch("--bench-tag .{,250}", said)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda f: f.mkdir(), "OperationalError: unable to open database file"),
+        (lambda f: f.write_bytes(b"no database" * 999), "DatabaseError: file is not a database"),
+    ],
+    ids=["folder", "garbage"],
+)
+def test_a_file_that_is_no_database_is_said_so_at_once(tmp_path: Path, spoil: Callable[[Path], Any], said: str) -> None:
+    """In the words of the driver: MLflow itself would try again for 100 seconds, and say it in SQLAlchemy's."""
+    spoil(tmp_path / "mlflow.db")
+    with pytest.raises(TrackingError, match=f"^MLflow at sqlite:///{tmp_path}/mlflow.db: {said}$"):
+        TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path).open()
+
+
+def test_a_database_that_is_locked_is_waited_for(tmp_path: Path) -> None:
+    migrated_database(tmp_path / "mlflow.db")
+    store = TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db", check_same_thread=False)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        timer = threading.Timer(8.0, other.close)
+        timer.start()
+        store.open()
+        timer.join()
+    assert store.experiments()

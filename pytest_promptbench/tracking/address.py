@@ -49,3 +49,13 @@ def new_database(file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with alone_in(file.parent), contextlib.closing(sqlite3.connect(file, timeout=60)) as db:
         db.execute("PRAGMA journal_mode = WAL")
+
+
+def check_database(file: Path) -> None:
+    """Raise at once where a file is no database that can be opened: MLflow would try for 100 seconds, each time."""
+    with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True)) as db:
+        try:
+            db.execute("PRAGMA schema_version")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):  # that passes
+                raise

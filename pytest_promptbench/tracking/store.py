@@ -26,13 +26,13 @@ from ..quiet import quiet_environment, without_collections
 from ..records import Judge, LoggedCandidate, Rubric, Tier, Verdict
 from . import entry as names
 from . import verdicts
-from .address import new_database, sqlite_file, translated
+from .address import check_database, new_database, sqlite_file, translated
 from .artifacts import file_name, files_of, write_files
 from .candidates import UNREAD, candidate_of
 from .entry import TAG_LIMIT, Logged, storable
 from .runs import ByTag, Runs
 from .spans import end_ms, start_ms, trace_id, trace_spans
-from .tables import Run
+from .tables import Run, reach
 
 PAGE = 5000
 
@@ -105,6 +105,10 @@ class TrackingStore:
                 file = sqlite_file(self.uri)
                 if file is not None and not file.exists():
                     new_database(file)
+                elif file is not None:
+                    check_database(file)
+                elif self.uri.startswith("postgresql"):
+                    reach(self.uri)
                 client = MlflowClient(tracking_uri=self.uri)
                 client.search_experiments(max_results=1)
             finally:

@@ -141,3 +141,13 @@ def tables_of(engine: Any) -> Tables | None:
     except DatabaseError:
         return None
     return tables
+
+
+def reach(uri: str) -> None:
+    """Connect once, or raise what the driver says: MLflow would try ten times, for 100 seconds."""
+    import sqlalchemy as sa
+
+    try:
+        sa.create_engine(uri, poolclass=sa.pool.NullPool).connect().close()
+    except sa.exc.DBAPIError as error:
+        raise (error.orig or error) from None
