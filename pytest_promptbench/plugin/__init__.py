@@ -268,17 +268,18 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     from .watch import Brake
 
     bench = _bench(config)
+    ahead = [i.stash[_PLANNED].cell for i in session.items if _PLANNED in i.stash and not _may_skip(i)]
     try:
         if _settings(config).compare is not None:
             _check_tasks(config, [p.task for p in planned])
-        bench.start(planned)
+        bench.start(planned, ahead)
     except (PromptbenchError, OSError) as error:
         home = _settings(config).home
         _report_mistake(session, OSError(f"{home}: {error}") if isinstance(error, OSError) else error)
         return
     config.pluginmanager.register(Brake(session, bench), "promptbench-brake")
     if not _is_worker(config):
-        bench.look_ahead([i.stash[_PLANNED].cell for i in session.items if _PLANNED in i.stash and not _may_skip(i)])
+        bench.look_ahead(ahead)
         _begin(config)
 
 

@@ -159,15 +159,15 @@ class Bench:
 
     # -- generating
 
-    def start(self, planned: Sequence[Planned]) -> None:
-        """Say what was collected, and get ready to generate."""
+    def start(self, planned: Sequence[Planned], ahead: Sequence[Cell]) -> None:
+        """Say what was collected, and get ready to generate ``ahead``: the cells whose tests no mark may skip."""
         settings = self.settings
         if self._generator is not None or not planned:
             return
         quiet_environment()
         tasks = merged({id(p.task): p.task for p in planned}.values())
         if self._folder.read("plan.json") is None:
-            self._folder.write("plan.json", Plan(tasks=tasks, cells=len(planned)).to_json())
+            self._folder.write("plan.json", Plan(tasks=tasks, cells=len(ahead)).to_json())
         self._ledger = Ledger(settings.home / "ledger.sqlite3")
         self._locks = LockFile(settings.home / "locks")
         models = [m for t in tasks for m in t.suite.models]
@@ -188,7 +188,7 @@ class Bench:
             landed=self._landed,
         )
         self._generator.start()
-        self._generator.warm([p.cell for p in planned])
+        self._generator.warm(ahead)
         self._reporter = threading.Thread(target=self._report, name="promptbench-progress", daemon=True)
         self._reporter.start()
 

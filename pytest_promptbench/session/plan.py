@@ -27,7 +27,7 @@ class Task(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Record):
-    """What was collected."""
+    """What was collected: the suites, and how many cells are expected to be asked for."""
 
     tasks: tuple[Task, ...]
     cells: int
