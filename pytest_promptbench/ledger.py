@@ -7,7 +7,7 @@ nothing in it may ever be evicted, and values are JSON text that a person can re
 ``answers``  request key -> answer. Written before the test that waits for it goes on.
 ``outbox``   one row per (store, experiment, candidate): ``pending`` until a recorder has written the MLflow run, then
              ``done`` with its run id. The primary key is what makes two sessions log a candidate once.
-``spend``    what each session is known to have paid, and has reserved, for ``--bench-max-cost``.
+``spend``    what each session is known to have paid, and has reserved, for ``--bench-max-cost``: by request, and all.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from .records import Answer, Request
 SCHEMA = 2
 BUSY_TIMEOUT_S = 120.0
 HEX = "0123456789abcdef"
+ALL = ""
+"""In a request's place: the session's total."""
 KEYS_A_QUERY = 500
 
 _TABLES = """
@@ -44,7 +46,9 @@ CREATE INDEX IF NOT EXISTS outbox_waiting ON outbox (store, session, created) WH
 DROP INDEX IF EXISTS outbox_pending;
 CREATE TABLE IF NOT EXISTS spend (session TEXT NOT NULL, request TEXT NOT NULL, usd REAL NOT NULL,
     PRIMARY KEY (session, request)) WITHOUT ROWID;
+INSERT OR IGNORE INTO spend SELECT session, '', SUM(usd) FROM spend GROUP BY session;
 """
+"""Both for a new ledger and for one of an earlier format."""
 # By itself SQLite reads a store's whole outbox, records and all, for the few that wait.
 _WAITING = "FROM outbox INDEXED BY outbox_waiting WHERE store = ? AND state = 'pending'"
 
@@ -268,23 +272,32 @@ class Ledger:
         What was set aside for an earlier try of the same request is set aside anew, not once more.
         """
         with self._at_once():
-            query = "SELECT TOTAL(usd) FROM spend WHERE session = ? AND request != ?"
-            total = self._db.execute(query, (session, request)).fetchone()[0]
-            fits = bool(total + usd <= limit)
+            fits = self._spent(session) - self._spent(session, request) + usd <= limit
             if fits:
-                self._db.execute("INSERT OR REPLACE INTO spend VALUES (?, ?, ?)", (session, request, usd))
+                self._spend(session, request, usd)
         return fits
 
     def settle(self, session: str, request: str, usd: float) -> None:
         """Replace a reservation by what the request did cost."""
-        with self._at_work():
-            self._db.execute("INSERT OR REPLACE INTO spend VALUES (?, ?, ?)", (session, request, usd))
+        with self._at_once():
+            self._spend(session, request, usd)
 
     def release(self, session: str, request: str) -> None:
         """Take back a reservation: the request was refused, and costs nothing."""
-        with self._at_work():
-            self._db.execute("DELETE FROM spend WHERE session = ? AND request = ?", (session, request))
+        with self._at_once():
+            self._spend(session, request, 0.0)
 
     def spent(self, session: str) -> float:
         with self._at_work():
-            return float(self._db.execute("SELECT TOTAL(usd) FROM spend WHERE session = ?", (session,)).fetchone()[0])
+            return self._spent(session)
+
+    def _spent(self, session: str, request: str = ALL) -> float:
+        query = "SELECT usd FROM spend WHERE session = ? AND request = ?"
+        row = self._db.execute(query, (session, request)).fetchone()
+        return float(row[0]) if row else 0.0
+
+    def _spend(self, session: str, request: str, usd: float) -> None:
+        """Within a transaction: a request's money, and the session's total with it, which no request adds up again."""
+        total = self._spent(session) - self._spent(session, request) + usd
+        rows = [(session, request, usd), (session, ALL, total)]
+        self._db.executemany("INSERT OR REPLACE INTO spend VALUES (?, ?, ?)", rows)

@@ -93,6 +93,19 @@ def test_a_retry_sets_its_cost_aside_once_and_a_refusal_gives_it_back(ledger: Le
     assert ledger.spent("s") == 0.0
 
 
+def test_setting_money_aside_costs_the_same_after_many_requests(ledger: Ledger) -> None:
+    steps = []
+    for number in range(2000):
+        ledger.reserve("s", f"r{number}", 0.5, limit=1e9)
+        ledger.settle("s", f"r{number}", 0.25)
+    ledger._db.set_progress_handler(lambda: steps.append(1), 100)  # called after every 100 instructions of SQLite
+    assert not ledger.reserve("s", "one", 0.5, limit=500.0)
+    assert ledger.reserve("s", "one", 0.5, limit=500.5)
+    assert ledger.reserve("other", "one", 0.5, limit=0.5)
+    assert len(steps) < 10, "it adds up what went before"
+    assert ledger.spent("s") == 500.5
+
+
 OPENER = """
 import sys, time
 from pathlib import Path
@@ -139,12 +152,16 @@ def test_a_ledger_of_the_first_format_goes_on(ledger: Ledger, tmp_path: Path) ->
     ledger.post(STORE, [entry()], session="one")
     ledger._db.executescript(
         "DROP INDEX outbox_waiting; PRAGMA user_version = 1;"
-        "CREATE INDEX outbox_pending ON outbox (store, session) WHERE state = 'pending'"
+        "CREATE INDEX outbox_pending ON outbox (store, session) WHERE state = 'pending';"
+        "INSERT INTO spend VALUES ('loop', 'a', 0.25), ('loop', 'b', 0.5)"
     )
     ledger.close()
     again = Ledger(tmp_path / "ledger.sqlite3")
     assert [e.candidate for e in again.pending(STORE, ["one"], limit=9)] == ["c1"]
     assert not again._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'outbox_pending'").fetchall()
+    assert again.spent("loop") == 0.75, "a loop that is resumed goes on counting"
+    assert not again.reserve("loop", "c", 0.5, limit=1.0)
+    assert Ledger(tmp_path / "ledger.sqlite3").spent("loop") == 0.75
 
 
 def test_candidates_come_session_by_session_and_oldest_first(ledger: Ledger) -> None:
