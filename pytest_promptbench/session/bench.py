@@ -28,6 +28,8 @@ from .plan import Folder, Plan, Planned, Task, merged, where
 
 PROGRESS_EVERY_S = 0.3
 EMBEDDED_START_S = 120.0
+POSTED_AT_ONCE = 500
+"""Candidates handed over in one transaction: each is written with its rubric, so that memory stays that of these."""
 
 
 class Bench:
@@ -218,12 +220,14 @@ class Bench:
 
     def _landed(self, candidates: Sequence[Candidate]) -> None:
         assert self._ledger is not None
-        entries = [
-            self._logged(task, candidate).entry(task.experiment)
-            for candidate in candidates
-            for task in self._owners[_owned(candidate.cell)]
-        ]
-        self._ledger.post(where(self.settings).store_name, entries, session=self.settings.identity.session)
+        store, session = where(self.settings).store_name, self.settings.identity.session
+        for start in range(0, len(candidates), POSTED_AT_ONCE):  # a warm session's all land together
+            entries = [
+                self._logged(task, candidate).entry(task.experiment)
+                for candidate in candidates[start : start + POSTED_AT_ONCE]
+                for task in self._owners[_owned(candidate.cell)]
+            ]
+            self._ledger.post(store, entries, session=session)
 
     def _report(self) -> None:
         """Tell the desk how far this process is, and look for its stop sign."""
