@@ -17,6 +17,7 @@ from pytest_promptbench.leaderboard import build_leaderboard
 from pytest_promptbench.records import Answer, Candidate, Suite, Usage
 from pytest_promptbench.session.bench import owners_of
 from pytest_promptbench.session.plan import Planned, Task
+from pytest_promptbench.tracking.address import sqlite_file
 from pytest_promptbench.tracking.entry import Logged
 from pytest_promptbench.tracking.store import TrackingStore
 
@@ -37,14 +38,16 @@ class Counts:
 
 
 @contextmanager
-def counted() -> Iterator[Counts]:
+def counted(store: TrackingStore) -> Iterator[Counts]:
+    """On this store's database: threads that earlier tests have left in this process may still ask others."""
     counts = Counts()
+    database = str(sqlite_file(store.uri))
 
-    def statement(*_: Any) -> None:
-        counts.statements += 1
+    def statement(connection: Any, *_: Any) -> None:
+        counts.statements += connection.engine.url.database == database
 
-    def commit(*_: Any) -> None:
-        counts.commits += 1
+    def commit(connection: Any) -> None:
+        counts.commits += connection.engine.url.database == database
 
     event.listen(Engine, "before_cursor_execute", statement)
     event.listen(Engine, "commit", commit)
@@ -72,7 +75,7 @@ def store(tmp_path: Path) -> TrackingStore:
 
 
 def test_a_candidate_costs_so_many_statements_and_commits(store: TrackingStore) -> None:
-    with counted() as counts:
+    with counted(store) as counts:
         store.log(entries(1, 40))
     assert counts.statements <= 40 * STATEMENTS_A_CANDIDATE
     assert counts.commits <= 40 * COMMITS_A_CANDIDATE + 5
@@ -82,7 +85,7 @@ def test_a_leaderboard_takes_the_same_few_statements_for_more_candidates(store: 
     found = []
     for start, more in ((1, 9), (10, 90)):
         store.log(entries(start, more))
-        with counted() as counts:
+        with counted(store) as counts:
             candidates = store.read("e")
         assert len(candidates) == start + more
         build_leaderboard(candidates, RUBRIC, experiment="e", task="tip")
