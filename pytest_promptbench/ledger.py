@@ -246,11 +246,11 @@ class Ledger:
         """
         with self._at_once():
             self._db.executemany(
-                "UPDATE outbox SET run_id = ?, texts = COALESCE(?, texts), "
-                "state = iif(record = ?, 'done', state), record = nullif(record, ?) "
-                "WHERE store = ? AND experiment = ? AND candidate = ?",
+                "UPDATE outbox SET run_id = ?1, texts = COALESCE(?2, texts), "
+                "state = iif(record = ?3, 'done', state), record = nullif(record, ?3) "
+                "WHERE store = ?4 AND experiment = ?5 AND candidate = ?6",
                 [
-                    (run_id, texts, *[e.text or json.dumps(e.record)] * 2, store, e.experiment, e.candidate)
+                    (run_id, texts, e.text or json.dumps(e.record), store, e.experiment, e.candidate)
                     for e, run_id, texts in logged
                 ],
             )
@@ -272,20 +272,19 @@ class Ledger:
         What was set aside for an earlier try of the same request is set aside anew, not once more.
         """
         with self._at_once():
-            fits = self._spent(session) - self._spent(session, request) + usd <= limit
-            if fits:
-                self._spend(session, request, usd)
-        return fits
+            total = self._total_with(session, request, usd)
+            if total <= limit:
+                self._spend(session, request, usd, total)
+        return total <= limit
 
     def settle(self, session: str, request: str, usd: float) -> None:
         """Replace a reservation by what the request did cost."""
         with self._at_once():
-            self._spend(session, request, usd)
+            self._spend(session, request, usd, self._total_with(session, request, usd))
 
     def release(self, session: str, request: str) -> None:
         """Take back a reservation: the request was refused, and costs nothing."""
-        with self._at_once():
-            self._spend(session, request, 0.0)
+        self.settle(session, request, 0.0)
 
     def spent(self, session: str) -> float:
         with self._at_work():
@@ -296,8 +295,11 @@ class Ledger:
         row = self._db.execute(query, (session, request)).fetchone()
         return float(row[0]) if row else 0.0
 
-    def _spend(self, session: str, request: str, usd: float) -> None:
+    def _total_with(self, session: str, request: str, usd: float) -> float:
+        """The session's total, should the request come to ``usd``."""
+        return self._spent(session) - self._spent(session, request) + usd
+
+    def _spend(self, session: str, request: str, usd: float, total: float) -> None:
         """Within a transaction: a request's money, and the session's total with it, which no request adds up again."""
-        total = self._spent(session) - self._spent(session, request) + usd
         rows = [(session, request, usd), (session, ALL, total)]
         self._db.executemany("INSERT OR REPLACE INTO spend VALUES (?, ?, ?)", rows)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
 from .records import LoggedCandidate, Record, Rubric, Tier
-from .scores import SIT_DOWN, Table, automatic_score, pair, sit_down_score, table, tier_scores
+from .scores import SIT_DOWN, K, Table, automatic_score, pair, sit_down_score, table, tier_scores
 
 if TYPE_CHECKING:
     from .statistics import PairedComparison
@@ -189,19 +189,19 @@ Cells = Table[tuple[str, str]]
 
 def _sit_down(candidates: Iterable[LoggedCandidate], rubric: Rubric) -> dict[tuple[str, str], float]:
     """(model, scenario) -> composite of the sit-down verdict that counts."""
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for c in candidates:
-        score = sit_down_score(tier_scores(c, rubric))
-        if score is not None:
-            values[c.model, c.scenario].append(score.value)
-    return {key: math.fsum(v) / len(v) for key, v in values.items()}
+    scored = ((c, sit_down_score(tier_scores(c, rubric))) for c in candidates)
+    return _means(((c.model, c.scenario), score.value) for c, score in scored if score is not None)
 
 
 def _by_scenario(cells: Mapping[tuple[str, str], float]) -> dict[str, float]:
-    values: dict[str, list[float]] = defaultdict(list)
-    for (_, scenario), value in cells.items():
-        values[scenario].append(value)
-    return {s: math.fsum(v) / len(v) for s, v in values.items()}
+    return _means((scenario, value) for (_, scenario), value in cells.items())
+
+
+def _means(values: Iterable[tuple[K, float]]) -> dict[K, float]:
+    found: dict[K, list[float]] = defaultdict(list)
+    for key, value in values:
+        found[key].append(value)
+    return {key: math.fsum(v) / len(v) for key, v in found.items()}
 
 
 def _common(a: Cells, b: Cells, tiers: Iterable[Tier]) -> tuple[dict[str, float], dict[str, float]]:
@@ -444,9 +444,5 @@ def _no_worse(
 
 def _figures(candidates: Iterable[LoggedCandidate], attribute: str) -> dict[tuple[str, str], float]:
     """(model, scenario) -> mean cost or latency, where it is known."""
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for c in candidates:
-        value = getattr(c, attribute)
-        if value is not None and c.error is None:
-            values[c.model, c.scenario].append(value)
-    return {key: math.fsum(found) / len(found) for key, found in values.items()}
+    known = ((c, getattr(c, attribute)) for c in candidates if c.error is None)
+    return _means(((c.model, c.scenario), value) for c, value in known if value is not None)

@@ -26,7 +26,7 @@ from .gate import (
     snapshot,
 )
 from .leaderboard import current_candidates
-from .session import Board, Task, cells_now
+from .session import Board, Task
 from .settings import DEFAULT_BASELINE, Settings, file_above
 from .sitdown import Sitting
 from .statistics import detectable, p_text
@@ -193,7 +193,7 @@ def _snapshot(board: Board, tasks: Sequence[Task], now: str) -> Baseline:
     task, rubric = board.leaderboard.task, board.leaderboard.rubric
     group = task, rubric.sha256
     suites = [t.suite for t in tasks if (t.experiment, t.suite.group) == (board.leaderboard.experiment, group)]
-    cells = cells_now(tasks, board.leaderboard.experiment, group)
+    cells = board.cells_now or {}
     counting, _ = current_candidates(board.candidates, rubric, task=task, cells_now=cells)
     return snapshot(board.leaderboard, counting, suites, cells_now=cells, saved_at=now)
 

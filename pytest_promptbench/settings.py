@@ -19,7 +19,8 @@ HOME = ".promptbench"
 DEFAULT_BASELINE = "evals/baseline.json"
 LONGEST_EXPERIMENT = 500
 LONGEST_TAG_KEY = 250
-LONGEST_TAG = 8000
+TAG_LIMIT = 8000
+"""So many characters fit into a tag's value in MLflow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +254,7 @@ def _tag(text: str) -> tuple[str, str]:
     shown = repr(text) if len(text) <= 100 else f"{text[:40]!r}..."
     if not equals or not key:
         raise UsageError(f"--bench-tag {shown}: expected KEY=VALUE")
-    for what, given, most in (("key", key, LONGEST_TAG_KEY), ("value", value, LONGEST_TAG)):
+    for what, given, most in (("key", key, LONGEST_TAG_KEY), ("value", value, TAG_LIMIT)):
         if len(given) > most:
             raise UsageError(
                 f"--bench-tag {shown}: the {what} has {len(given)} characters; MLflow takes {most}: shorten it"

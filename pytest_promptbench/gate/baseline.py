@@ -146,14 +146,13 @@ def _row(
             counting.append((c, verdict))
             tiers.setdefault(c.scenario, set()).add(score.tier.value)
             found[c.scenario] += [("composite", score.value), *_criteria(verdict, c, rubric)]
+    several = len(set().union(*tiers.values())) > 1
     return BaselineRow(
         model=row.model,
         prompt=row.prompt,
         tier=Tier.AUTO.value if automatic else row.tier,
         judge=_automatic_judge(v for _, v in counting) if automatic else None,
-        tiers={s: "+".join(sorted(of)) for s, of in sorted(tiers.items())}
-        if len(set().union(*tiers.values())) > 1
-        else {},
+        tiers={s: "+".join(sorted(of)) for s, of in sorted(tiers.items())} if several else {},
         judges={} if automatic else _judges(v for _, v in counting),
         aside=row.judged if partly else 0,
         scores={scenario: stats.cluster_means(named) for scenario, named in sorted(found.items())},

@@ -473,7 +473,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if _DESK in config.stash and not _is_worker(config):
         desk = config.stash[_DESK]
         if exitstatus == pytest.ExitCode.INTERRUPTED and desk.plan is not None:
-            _say(config, "promptbench: waiting for answers that are paid for (Ctrl-C again gives them up)")
+            from ..session import PATIENCE
+
+            _say(config, PATIENCE)
             _patiently(desk.stop_workers)
     if _SITTING in config.stash and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = exitstatus = config.stash[_SITTING].code  # no test was meant to run

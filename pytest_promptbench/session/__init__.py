@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from .bench import Bench
 from .boards import Board, build_boards, by_group, cells_now, folders_of, labels, with_shown_texts, write_reports
-from .desk import Closing, Desk
+from .desk import PATIENCE, Closing, Desk
 from .plan import Plan, Planned, Task, where
 
 __all__ = [
+    "PATIENCE",
     "Bench",
     "Board",
     "Closing",

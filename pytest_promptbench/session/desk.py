@@ -23,6 +23,8 @@ from .boards import Board, build_boards, by_group, cells_now, write_reports
 from .plan import Folder, Plan, Task, where
 
 STALE_FOLDER_S = 86400.0
+PATIENCE = "promptbench: waiting for answers that are paid for (Ctrl-C again gives them up)"
+"""What an interrupted session says while it ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +172,7 @@ class Desk:
                 everyone[task.experiment] = [changed.get(c.run_id, c) for c in everyone.get(task.experiment, ())]
                 judged.append(replace(came_to, experiment=task.experiment))
                 if came_to.interrupted:
-                    say("promptbench: waiting for answers that are paid for (Ctrl-C again gives them up)")
+                    say(PATIENCE)
                     break
         return replace(outcome, candidates={k: tuple(v) for k, v in everyone.items()}), tuple(judged)
 

@@ -8,7 +8,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from .entry import TAG_LIMIT, Logged
+from ..settings import TAG_LIMIT
+from .entry import Logged
 
 
 def file_name(name: str) -> str:

@@ -46,9 +46,6 @@ MANY = (VERDICT, SECOND_VERDICT, FAILED_VERDICT, AUDIT)
 AUTO = "auto/"
 """Prefix of the metrics that an automatic judge's verdict sets."""
 
-TAG_LIMIT = 8000
-"""So many characters fit into a tag's value."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Logged(Record):

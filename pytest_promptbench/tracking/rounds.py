@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..settings import TAG_LIMIT
 from .address import translated
-from .entry import TAG_LIMIT, storable
+from .entry import storable
 from .store import TrackingStore
 from .tables import Run
 

@@ -24,12 +24,13 @@ from ..ledger import Entry
 from ..locks import LockFile
 from ..quiet import quiet_environment, without_collections
 from ..records import Judge, LoggedCandidate, Rubric, Tier, Verdict
+from ..settings import TAG_LIMIT
 from . import entry as names
 from . import verdicts
 from .address import check_database, new_database, sqlite_file, translated
 from .artifacts import file_name, files_of, write_files
 from .candidates import UNREAD, candidate_of
-from .entry import TAG_LIMIT, Logged, storable
+from .entry import Logged, storable
 from .runs import ByTag, Runs
 from .spans import end_ms, start_ms, trace_id, trace_spans
 from .tables import Run, reach

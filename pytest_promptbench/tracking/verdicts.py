@@ -11,8 +11,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..records import Draw, Fingerprint, Judge, LoggedCandidate, Rubric, Score, Tier, Verdict, composite, sha256
+from ..settings import TAG_LIMIT
 from . import entry as names
-from .entry import TAG_LIMIT, storable
+from .entry import storable
 from .tables import Run
 
 INVALID_REPLY = "INVALID_REPLY"
