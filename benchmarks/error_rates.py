@@ -13,7 +13,7 @@ import argparse
 import functools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import numpy as np
 
 from pytest_promptbench import gate
 from pytest_promptbench import statistics as stats
+from pytest_promptbench.agreement import agreement_report
 from pytest_promptbench.audit import Audit, next_audit, sampling_probabilities
 from pytest_promptbench.gate.verdict import Case, decide
 from pytest_promptbench.records import Criterion, Judge, LoggedCandidate, Rubric, Tier, Verdict
@@ -435,15 +436,7 @@ def audits_table(repetitions: int) -> None:
         for own in (False, True):
             hits, error = 0, 0.0
             for seed in range(repetitions):
-                rng = np.random.default_rng([18, seed])
-                kind = rng.random(90) < 1 / 3
-                quality = rng.normal(9, 1, 90)
-                truth = quality - 3 * kind
-                again = quality + rng.normal(0, np.where(kind, 2, 0.5))
-                pool = [_judged(i, float(quality[i]), float(again[i])) for i in range(90)]
-                for number in range(rounds):
-                    audit = next_audit(pool, AUDITED, (60, 50, 4)[number], experiment=f"e{seed}", task="t")
-                    pool = _taken_in(pool, audit, truth)
+                pool = _audited((60, 50, 4)[:rounds], seed)
                 found = _calibrated(pool, sampling_probabilities(pool), own=own)
                 assert found.ci is not None
                 assert found.estimate is not None
@@ -456,6 +449,42 @@ def audits_table(repetitions: int) -> None:
         ["audits", "coverage", "bias", "with each audit's own share", "its bias"],
         rows,
     )
+    rows = []
+    for size in (20, 40, 60):
+        shown = [size]
+        for weighted in (True, False):
+            hits, error = 0, 0.0
+            for seed in range(repetitions):
+                pool = _audited((size,), seed)
+                chances = sampling_probabilities(pool) if weighted else {}
+                pool = [replace(c, sampling_probability=chances.get(c.run_id)) for c in pool]
+                sides = agreement_report(pool, AUDITED, experiment="e", task="t").pairs
+                (pair,) = (p for p in sides if p.kind == "judges")
+                bias = pair.report.scales[0].bias  # of people less the judge
+                assert bias.ci is not None
+                assert bias.value is not None
+                hits += bias.ci[0] <= -1 <= bias.ci[1]
+                error += bias.value + 1
+            shown += [100 * hits / repetitions, f"{error / repetitions:+.2f}"]
+        rows.append(shown)
+    table(
+        f"the judge's bias after an audit: coverage of 95 % intervals, % of {repetitions:,} populations of 90",
+        ["audited", "coverage", "error", "unweighted", "its error"],
+        rows,
+    )
+
+
+def _audited(sizes: Sequence[int], seed: int) -> list[LoggedCandidate]:
+    """A population whose judge is 3 points too kind to a third of it, and wavers there, after audits of ``sizes``."""
+    rng = np.random.default_rng([18, seed])
+    kind = rng.random(90) < 1 / 3
+    quality = rng.normal(9, 1, 90)
+    truth = quality - 3 * kind
+    again = quality + rng.normal(0, np.where(kind, 2, 0.5))
+    pool = [_judged(i, float(quality[i]), float(again[i])) for i in range(90)]
+    for size in sizes:
+        pool = _taken_in(pool, next_audit(pool, AUDITED, size, experiment=f"e{seed}", task="t"), truth)
+    return pool
 
 
 def _judged(number: int, auto: float, again: float) -> LoggedCandidate:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -50,7 +50,9 @@ def agreement_report(
 ) -> Agreement:
     """Agreement on the criteria that judges fill (a program's flags are everybody's) and on the composite.
 
-    Intervals are clustered by scenario. Candidates of other tasks and rubrics, and failed ones, are passed over.
+    Intervals are clustered by scenario. Candidates of other tasks and rubrics, and failed ones, are passed over. What
+    audits labelled stands for as many candidates as their draws say, as in the leaderboard's calibration: half of an
+    audit is there because the judges disagree on it.
     """
     mine = [c for c in candidates if c.group == (task, rubric.sha256) and c.error is None]
     judged = (*rubric.judged, Criterion(name=COMPOSITE, type="scale", min=rubric.bottom, max=rubric.top))
@@ -96,6 +98,8 @@ def _sides(candidates: Sequence[LoggedCandidate], rubric: Rubric) -> Iterator[tu
     twice = {v.judge for c in candidates for v in c.second_verdicts}
     for judge in (j for j in everyone if j in twice):
         rated = _common(candidates, rubric, _of_judge(judge), _again(judge))
+        if judge.tier is Tier.AUTO:  # asked a second time whatever an audit then draws
+            rated = [replace(pair, weight=1.0) for pair in rated]
         yield "self", judge_name(judge), f"{judge_name(judge)} again", rated
 
 
@@ -125,7 +129,9 @@ def _common(candidates: Sequence[LoggedCandidate], rubric: Rubric, a: Any, b: An
     for c in candidates:
         first, second = a(c), b(c)
         if first is not None and second is not None:
-            found.append(RatedPair(scenario=c.scenario, a=_scores(first, c, rubric), b=_scores(second, c, rubric)))
+            weight = 1.0 / (c.sampling_probability or 1.0)
+            given = _scores(first, c, rubric), _scores(second, c, rubric)
+            found.append(RatedPair(scenario=c.scenario, a=given[0], b=given[1], weight=weight))
     return found
 
 

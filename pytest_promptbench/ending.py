@@ -47,6 +47,12 @@ def summary(closing: Closing, desk: Desk, *, width: int, color: bool) -> Iterato
         yield from boards(closing.boards, width=width, color=color)
         yield from files(closing.files)
     if desk.plan is not None:
+        if closing.missing:
+            yield (
+                f"stopped: {closing.missing} of {desk.plan.cells} cells were not generated; the same command goes on "
+                "with them",
+                _WARN,
+            )
         for task in desk.plan.tasks:
             for name, reason in task.suite.skipped.items():
                 yield (f"left out: {name} ({reason})", _WARN)

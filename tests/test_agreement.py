@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from pytest_promptbench.agreement import Agreement, agreement_json, agreement_report
-from pytest_promptbench.records import Criterion, Judge, LoggedCandidate, Rubric, Tier, Verdict
+from pytest_promptbench.records import Criterion, Judge, Leaderboard, LoggedCandidate, Rubric, Tier, Verdict
 from pytest_promptbench.report.tables import all_tables
 
 RUBRIC = Rubric(
@@ -20,6 +22,7 @@ RUBRIC = Rubric(
     ),
 )
 ANN, BOB = Judge(tier=Tier.HUMAN, name="ann"), Judge(tier=Tier.HUMAN, name="bob")
+BOARD = Leaderboard(experiment="e", task="tip", rubric=RUBRIC, rows=())
 CLAUDE, HAIKU = Judge(tier=Tier.CLAUDE_CODE, name="claude-code"), Judge(tier=Tier.AUTO, name="haiku")
 
 
@@ -110,13 +113,36 @@ def test_the_file_has_every_figure_with_its_interval_or_a_reason() -> None:
     assert {"kappa", "ac1", "raw", "base_rate_a", "base_rate_b"} <= flag.keys()
 
 
-def test_tables_of_it_are_safe_to_read() -> None:
-    from pytest_promptbench.records import Leaderboard
+def test_what_an_audit_labelled_counts_by_its_sampling_probability() -> None:
+    picked = [candidate(i, verdict(ANN, 1), verdict(HAIKU, 5), sampling_probability=1.0) for i in range(4)]
+    drawn = [
+        candidate(4 + i, verdict(ANN, i % 5 + 1), verdict(HAIKU, i % 5 + 1), sampling_probability=0.1) for i in range(4)
+    ]
+    found = report([*picked, *drawn])
+    (pair,) = found.pairs
+    assert pair.report.weighted
+    assert pair.report.candidates == 8
+    assert pair.report.scales[0].bias.value == pytest.approx(4 * -4 / 44)
+    assert any("weighed by 1 / sampling probability" in t.note for t in all_tables(BOARD, found))
 
+
+def test_a_judge_that_is_always_asked_twice_is_not_weighed_by_an_audit() -> None:
+    """The automatic judge is asked again before an audit draws; a person sees again some of what was drawn."""
+    seen = [
+        candidate(
+            i, verdict(ANN, 4), verdict(HAIKU, 3), second_verdicts=(verdict(ANN, 5 - i % 2), verdict(HAIKU, 3)),
+            sampling_probability=0.1 + 0.1 * i,
+        )
+        for i in range(6)
+    ]  # fmt: skip
+    weighted = {p.report.a: p.report.weighted for p in report(seen).pairs if p.kind == "self"}
+    assert weighted == {"human: ann": True, "auto: haiku": False}
+
+
+def test_tables_of_it_are_safe_to_read() -> None:
     odd = Judge(tier=Tier.HUMAN, name="eve\x1b[2J")
     found = report([candidate(i, verdict(odd, i % 5 + 1), verdict(HAIKU, 3)) for i in range(6)])
-    board = Leaderboard(experiment="e", task="tip", rubric=RUBRIC, rows=())
-    tables = all_tables(board, found)
+    tables = all_tables(BOARD, found)
     assert [t.title for t in tables] == [
         "Agreement of human: eve␛[2J and auto: haiku: scales",
         "Agreement of human: eve␛[2J and auto: haiku: flags",

@@ -370,6 +370,7 @@ def test_x_stops_generating(project: Project) -> None:
     assert result.code == 1
     assert project.provider.count <= 4
     assert len(project.runs()) == project.provider.count, "what was paid for is logged"
+    assert f"stopped: {12 - project.provider.count} of 12 cells were not generated" in result.out
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
@@ -382,8 +383,11 @@ def test_ctrl_c_loses_nothing_that_was_paid_for(project: Project, workers: str) 
     assert process.returncode == 2, out
     asked = project.provider.count
     assert asked < 12
+    assert f"stopped: {12 - asked} of 12 cells were not generated" in out
     project.provider.latency_s = 0.0
-    assert project.pytest().code == 0
+    again = project.pytest()
+    assert again.code == 0
+    assert "not generated" not in again.out
     assert project.provider.count == 12
     assert len(project.runs()) == 12
 

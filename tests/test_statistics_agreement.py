@@ -73,11 +73,72 @@ def test_figures_of_a_resample_are_those_of_the_resampled_candidates():
     rng = np.random.default_rng(3)
     x, y, cluster = rng.integers(1, 6, 30).astype(float), rng.normal(size=30), np.repeat(np.arange(10), 3)
     weights = rng.integers(0, 4, (4, 10)).astype(float)
-    ratings = _Ratings.of(x, y, cluster)
+    ratings = _Ratings.of(x, y, cluster, np.ones(len(x)))
     got = _spearman(ratings)(weights @ ratings.counts)
     for row, value in zip(weights, got, strict=True):
         times = row[cluster].astype(int)
         assert value == pytest.approx(spearmanr(np.repeat(x, times), np.repeat(y, times)).statistic)
+
+
+# -- candidates that stand for others ------------------------------------------------------------------------------
+
+
+def test_a_weight_is_as_many_candidates_but_is_counted_once():
+    rng = np.random.default_rng(5)
+    x, y = rng.integers(1, 6, 24).astype(float), rng.integers(1, 6, 24).astype(float)
+    times = rng.integers(1, 5, 24)
+    scenario = [f"s{i // 3}" for i in range(24)]
+    once = [
+        stats.RatedPair(scenario=s, a={"relevance": a, "ok": a > 3}, b={"relevance": b, "ok": b > 3}, weight=float(w))
+        for s, a, b, w in zip(scenario, x, y, times, strict=True)
+    ]
+    repeated = [stats.RatedPair(scenario=p.scenario, a=p.a, b=p.b) for p in once for _ in range(int(p.weight))]
+    one, many = (stats.measure_agreement(pairs, [SCALE, FLAG]) for pairs in (once, repeated))
+    assert (one.weighted, many.weighted) == (True, False)
+    assert one.candidates == one.scales[0].n == one.flags[0].n == 24
+    assert many.candidates == int(times.sum())
+    for name in ("kappa", "alpha", "spearman", "mean_absolute_difference", "bias"):
+        _same(getattr(one.scales[0], name), getattr(many.scales[0], name))
+    for name in ("kappa", "ac1", "raw", "base_rate_a", "base_rate_b"):
+        _same(getattr(one.flags[0], name), getattr(many.flags[0], name))
+
+
+def _same(a: stats.Estimate, b: stats.Estimate) -> None:
+    assert a.value == pytest.approx(b.value)
+    assert a.ci == pytest.approx(b.ci)
+
+
+def test_an_audit_tells_the_agreement_of_all_candidates():
+    """Half of it picked for their disagreement: kappa is that of all, within its interval; unweighted it is far off."""
+    rng = np.random.default_rng(6)
+    off: dict[bool, list[float]] = {True: [], False: []}
+    inside = {True: 0, False: 0}
+    for _ in range(40):
+        x, y = (np.array(side) for side in _draw(rng, 240))
+        truth = scale(x.tolist(), y.tolist(), per_scenario=4).kappa.value
+        order = rng.permutation(240)
+        order = order[np.argsort(-np.abs(x - y)[order], kind="stable")]
+        chosen = [*((i, 1.0) for i in order[:20]), *((i, 220 / 20) for i in rng.permutation(order[20:])[:20])]
+        for weighted in (True, False):
+            pairs = [
+                stats.RatedPair(
+                    scenario=f"s{i // 4}", a={"relevance": x[i]}, b={"relevance": y[i]}, weight=w if weighted else 1.0
+                )
+                for i, w in chosen
+            ]
+            found = stats.measure_agreement(pairs, [SCALE]).scales[0].kappa
+            off[weighted].append(found.value - truth)
+            inside[weighted] += found.ci[0] <= truth <= found.ci[1]
+    assert abs(np.mean(off[True])) < 0.06
+    assert np.mean(off[False]) < -0.3
+    assert inside[True] >= 34
+    assert inside[False] <= 4
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_weight_is_a_positive_number(weight):
+    with pytest.raises(ValueError, match="a weight is not a positive number"):
+        stats.measure_agreement([stats.RatedPair(scenario="s", a={}, b={}, weight=weight)], [SCALE])
 
 
 # -- against published values --------------------------------------------------------------------------------------

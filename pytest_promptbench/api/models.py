@@ -291,6 +291,7 @@ class AgreementShape(_Shape):
                             "candidates": 20,
                             "scenarios": 10,
                             "level": 0.95,
+                            "weighted": True,
                             "scales": [
                                 {
                                     "criterion": "relevance",

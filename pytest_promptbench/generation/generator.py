@@ -502,13 +502,15 @@ class Generator:
         else:
             candidate = Candidate(cell=order.cell, answers=answers)
         p = self._progress
+        unasked = any(isinstance(e, NotGeneratedError) for e in errors)
         self._progress = replace(
             p,
             done=p.done + 1,
             failed=p.failed + (1 if errors else 0),
             cached=p.cached + (1 if answers and all(a.cached for a in answers) else 0),
+            unasked=p.unasked + (1 if unasked else 0),
         )
-        if any(isinstance(e, NotGeneratedError) for e in errors):
+        if unasked:
             order.future.set_result(candidate)  # no provider was asked: there is nothing to log
             return
         if not self._landing:

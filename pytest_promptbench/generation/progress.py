@@ -9,11 +9,15 @@ from ..records import Record
 
 @dataclass(frozen=True, kw_only=True)
 class Progress(Record):
-    """How far a process is. Tokens and US dollars are of answers it paid for itself, cached ones not counted."""
+    """How far a process is. Tokens and US dollars are of answers it paid for itself, cached ones not counted.
+
+    Of the cells that are ``done``, ``failed`` have no answer, and ``unasked`` of those were never asked for.
+    """
 
     done: int = 0
     failed: int = 0
     cached: int = 0
+    unasked: int = 0
     in_flight: int = 0
     waiting: int = 0
     requests: int = 0
@@ -26,6 +30,7 @@ class Progress(Record):
             done=self.done + other.done,
             failed=self.failed + other.failed,
             cached=self.cached + other.cached,
+            unasked=self.unasked + other.unasked,
             in_flight=self.in_flight + other.in_flight,
             waiting=self.waiting + other.waiting,
             requests=self.requests + other.requests,

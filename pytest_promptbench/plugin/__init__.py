@@ -486,7 +486,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
             config.stash[_TICKER].stop()
         interrupted = exitstatus == pytest.ExitCode.INTERRUPTED
         config.stash[_CLOSING] = closing = config.stash[_DESK].finish(
-            judge=not interrupted, say=lambda line: _say(config, line)
+            judge=not interrupted,
+            stopped=bool(interrupted or session.shouldstop or session.shouldfail),
+            say=lambda line: _say(config, line),
         )
         if any(j.interrupted for j in closing.judged):
             session.exitstatus = exitstatus = pytest.ExitCode.INTERRUPTED

@@ -93,6 +93,8 @@ def _pair(pair: JudgePair) -> list[Table]:
     report = pair.report
     a, b = visible(report.a), visible(report.b)
     among = f"{plural(report.candidates, 'candidate')} of {plural(report.scenarios, 'scenario')}"
+    if report.weighted:
+        among += ", those of audits weighed by 1 / sampling probability"
     title = f"{a} with itself" if pair.kind == "self" else f"{a} and {b}"
     scales = Table(
         title=f"Agreement of {title}: scales",

@@ -35,6 +35,7 @@ class Closing:
     boards: tuple[Board, ...] = ()
     files: tuple[Path, ...] = ()
     judged: tuple[Judged, ...] = ()
+    missing: int = 0  # cells that a session which was stopped has not generated
     unlogged: int = 0
     problem: str | None = None
     stuck: int = 0
@@ -107,14 +108,18 @@ class Desk:
         while self.progress().in_flight and time.monotonic() < deadline:
             time.sleep(0.1)
 
-    def finish(self, *, judge: bool = True, say: Callable[[str], None] = lambda _: None) -> Closing:
+    def finish(
+        self, *, judge: bool = True, stopped: bool = False, say: Callable[[str], None] = lambda _: None
+    ) -> Closing:
         """Bring everything to MLflow, read it back, have it judged where that was asked for, write the leaderboards.
 
         ``judge=False`` leaves the automatic judge out, as after an interrupt; ``say`` is told how far it is.
+        ``stopped``: the session ended before its time. Otherwise a cell that was not generated is a test's own choice.
         """
         if self.plan is None or self._recorder is None:
             return Closing()
         tasks = self.plan.tasks
+        progress = self.progress()
         judged: tuple[Judged, ...] = ()
         if self._imports.ident is None:
             self._imports.start()
@@ -137,6 +142,7 @@ class Desk:
             boards=boards,
             files=files,
             judged=judged,
+            missing=max(0, self.plan.cells - progress.done + progress.unasked) if stopped else 0,
             unlogged=outcome.unlogged,
             problem=problem,
             stuck=outcome.stuck,

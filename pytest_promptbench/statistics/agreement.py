@@ -3,6 +3,9 @@
 Every figure is computed from how often each pair of ratings occurs: in all scenarios for the figure itself, in those of
 a bootstrap sample, in all but one for the jackknife. So thousands of resamples are a few products with a sparse matrix,
 whose size is that of the data, and a test holds each figure against scikit-learn, krippendorff and scipy.
+
+Candidates that were drawn with unequal probabilities occur as often as they stand for: 1 / probability times. Those
+that were picked because judges disagree on them would otherwise make any judge look worse than it is.
 """
 
 from __future__ import annotations
@@ -25,11 +28,15 @@ Statistic = Callable[[Floats], Floats]
 
 @dataclass(frozen=True, kw_only=True)
 class RatedPair(Record):
-    """One candidate as two judges scored it: criterion -> score; None or absent is "not scored"."""
+    """One candidate as two judges scored it: criterion -> score; None or absent is "not scored".
+
+    weight: how many candidates it stands for, 1 / the probability with which it was drawn.
+    """
 
     scenario: str
     a: Mapping[str, Score]
     b: Mapping[str, Score]
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +88,18 @@ class FlagAgreement(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class AgreementReport(Record):
-    """Two judges on everything that both scored. ``candidates``: those with any common criterion."""
+    """Two judges on everything that both scored. ``candidates``: those with any common criterion.
+
+    weighted: whether candidates stand for unequal numbers of others. Then figures are estimates of what they would be
+    over all candidates that those were drawn from; counts stay counts of what was scored.
+    """
 
     a: str
     b: str
     candidates: int
     scenarios: int
     level: float
+    weighted: bool = False
     scales: tuple[ScaleAgreement, ...] = ()
     flags: tuple[FlagAgreement, ...] = ()
 
@@ -106,12 +118,17 @@ def measure_agreement(
     For a judge's agreement with itself give its first and second verdict of each hidden duplicate. Intervals: BCa
     bootstrap over scenarios (4,000 seeded resamples, all of them up to 8 scenarios), widened for few scenarios as
     :func:`~.resampling.bca_interval` says; resamples in which a figure is not defined are left out, and where that
-    is more than 1 in 20, or there is only one scenario, there is no interval but a reason.
+    is more than 1 in 20, or there is only one scenario, there is no interval but a reason. Weights as in Hajek's
+    estimator: the figure of a population in which each pair occurs as often as the sample says.
+    Raises ValueError for a weight that is not positive and finite.
     """
     scales: list[ScaleAgreement] = []
     flags: list[FlagAgreement] = []
     numbers = {s: k for k, s in enumerate(sorted({pair.scenario for pair in pairs}))}
     scenario = np.array([numbers[pair.scenario] for pair in pairs], dtype=np.intp)
+    weight = np.array([pair.weight for pair in pairs], dtype=np.float64)
+    if not (np.isfinite(weight) & (weight > 0)).all():
+        raise ValueError("a weight is not a positive number: give 1 / the probability of each candidate")
     common = np.zeros(len(pairs), dtype=bool)
     for criterion in criteria:
         x, y = (
@@ -123,7 +140,7 @@ def measure_agreement(
             continue
         common |= rated
         _, cluster = np.unique(scenario[rated], return_inverse=True)
-        ratings = _Ratings.of(x[rated], y[rated], cluster)
+        ratings = _Ratings.of(x[rated], y[rated], cluster, weight[rated])
         if criterion.type == "scale":
             scales.append(_scale(criterion, ratings, level=level, seed=seed))
         else:
@@ -134,6 +151,7 @@ def measure_agreement(
         candidates=int(common.sum()),
         scenarios=len(np.unique(scenario[common])),
         level=level,
+        weighted=bool(len(pairs)) and bool(np.ptp(weight) > 0),
         scales=tuple(scales),
         flags=tuple(flags),
     )
@@ -142,19 +160,21 @@ def measure_agreement(
 class _Ratings(NamedTuple):
     """Ratings of the same candidates by two judges.
 
-    x, y: every pair of ratings that occurs, shape (pairs,). counts: how often in each scenario, a sparse matrix of
-    shape (scenarios, pairs).
+    x, y: every pair of ratings that occurs, shape (pairs,). seen: by how many candidates. counts: how often in each
+    scenario, by weight, a sparse matrix of shape (scenarios, pairs).
     """
 
     x: Floats
     y: Floats
+    seen: Ints
     counts: Any
 
     @classmethod
-    def of(cls, x: Floats, y: Floats, cluster: Ints) -> Self:
-        """From one rating of each judge a candidate, and the number of its scenario, all of shape (candidates,)."""
-        pairs, which = np.unique(np.stack([x, y], axis=1), axis=0, return_inverse=True)
-        return cls(pairs[:, 0], pairs[:, 1], counted(cluster, which.reshape(-1), int(cluster.max()) + 1, len(pairs)))
+    def of(cls, x: Floats, y: Floats, cluster: Ints, weight: Floats) -> Self:
+        """From one rating of each judge a candidate, its scenario's number and weight, all of shape (candidates,)."""
+        pairs, which, seen = np.unique(np.stack([x, y], axis=1), axis=0, return_inverse=True, return_counts=True)
+        size = int(cluster.max()) + 1, len(pairs)
+        return cls(pairs[:, 0], pairs[:, 1], seen, counted(cluster, which.reshape(-1), *size, weights=weight))
 
     @property
     def scenarios(self) -> int:
@@ -176,12 +196,11 @@ def _scale(criterion: Criterion, r: _Ratings, *, level: float, seed: int) -> Sca
     i, j = nearest_point(r.x, points), nearest_point(r.y, points)
     constant = _constant(r, "it gave every candidate the same score")
     none_varies = "both judges gave every candidate the same score" if np.ptp(np.concatenate([i, j])) == 0 else None
-    often = r.whole[0]
     return ScaleAgreement(
         criterion=criterion.name,
-        n=int(often.sum()),
+        n=int(r.seen.sum()),
         scenarios=r.scenarios,
-        rounded=int(often[points[i] != r.x].sum() + often[points[j] != r.y].sum()),
+        rounded=int(r.seen[points[i] != r.x].sum() + r.seen[points[j] != r.y].sum()),
         **_estimates(
             r,
             {
@@ -203,7 +222,7 @@ def _flag(criterion: Criterion, r: _Ratings, *, level: float, seed: int) -> Flag
     same = "both judges gave every candidate the same answer" if np.ptp(np.concatenate([x, y])) == 0 else None
     return FlagAgreement(
         criterion=criterion.name,
-        n=int(r.whole.sum()),
+        n=int(r.seen.sum()),
         scenarios=r.scenarios,
         **_estimates(
             r,

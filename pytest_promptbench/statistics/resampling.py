@@ -75,11 +75,12 @@ def resample_counts(n: int, *, seed: int, resamples: int = RESAMPLES) -> tuple[F
     return _drawn(n, resamples, seed), np.full(resamples, 1.0 / resamples)
 
 
-def counted(rows: Ints, columns: Ints, height: int, width: int) -> Any:
-    """A sparse matrix of how often each (row, column) is there."""
+def counted(rows: Ints, columns: Ints, height: int, width: int, *, weights: Floats | None = None) -> Any:
+    """A sparse matrix of how often each (row, column) is there; of the sum of their ``weights`` where there are any."""
     from scipy.sparse import coo_array
 
-    return coo_array((np.ones(len(rows)), (rows, columns)), shape=(height, width)).tocsr()
+    values = np.ones(len(rows)) if weights is None else weights
+    return coo_array((values, (rows, columns)), shape=(height, width)).tocsr()
 
 
 def resampled_sums(counts: Any, *, seed: int, resamples: int = RESAMPLES) -> Iterator[tuple[Floats, Floats]]:
