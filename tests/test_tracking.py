@@ -233,6 +233,34 @@ def test_a_half_written_run_gets_the_tags_of_a_later_session(store: TrackingStor
     assert (tags["team"], tags["airflow.run_id"]) == ("a", "r2")
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_failure_that_a_dead_session_left_and_the_answer_have_one_run(store: TrackingStore, at_once: bool) -> None:
+    """The recorder takes over what another session left behind while it logs its own."""
+    experiment = f"left behind {at_once}"
+    entries = [logged(name).entry(experiment) for name in ("s1", "s2")]
+    entries.insert(1, failed("s1").entry(experiment))
+    if at_once:
+        run_ids = store.log(entries)
+    else:
+        run_ids = [store.log([entry])[0] for entry in (entries[1], entries[0], entries[2])]
+        run_ids = [run_ids[1], run_ids[0], run_ids[2]]
+    assert run_ids[0] == run_ids[1] != run_ids[2]
+    assert [run.info.status for run in runs(store, experiment)] == ["FINISHED", "FINISHED"]
+    assert sorted(c.scenario for c in store.read(experiment)) == ["s1", "s2"]
+
+
+def test_an_answer_completes_no_failure_of_another_task(store: TrackingStore) -> None:
+    """Two tasks may name and ask the same."""
+    answer = logged("s1")
+    cell = dataclasses.replace(answer.candidate.cell, task="joke")
+    answer = dataclasses.replace(answer, candidate=dataclasses.replace(answer.candidate, cell=cell))
+    assert answer.candidate.cell.id == failed("s1").candidate.cell.id
+    store.log([failed("s1").entry("two tasks")])
+    store.forget()
+    store.log([answer.entry("two tasks")])
+    assert sorted(run.info.status for run in runs(store, "two tasks")) == ["FAILED", "FINISHED"]
+
+
 def test_two_answers_of_a_cell_that_failed_have_a_run_each(store: TrackingStore) -> None:
     """One of a session that MLflow did not hear, say, and one of the next, which generated anew."""
     store.log([failed("s1").entry("two answers")])

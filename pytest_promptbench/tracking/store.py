@@ -192,8 +192,19 @@ class TrackingStore:
     def log(self, entries: Sequence[Entry]) -> list[str]:
         """Make sure that each entry has its run, complete with artifacts and trace. Returns the run ids, in order.
 
-        A run that is there already gets the tags that the user asked for in this session.
+        A run that is there already gets the tags that the user asked for in this session. An answer completes the run
+        of its cell's failure, so it comes after a failure that is among the entries.
         """
+        failures = {_cell_of(Logged.from_json(e.record)) for e in entries if _failed(e)}
+        if not failures:
+            return self._log(entries)
+        late = [not _failed(e) and _cell_of(Logged.from_json(e.record)) in failures for e in entries]
+        first, then = (
+            iter(self._log([e for e, x in zip(entries, late, strict=True) if x is y])) for y in (False, True)
+        )
+        return [next(then if x else first) for x in late]
+
+    def _log(self, entries: Sequence[Entry]) -> list[str]:
         self.runs.forget()
         with translated(self.uri):
             logged, begun = self._write_runs(entries)
@@ -233,6 +244,8 @@ class TrackingStore:
                     tags, carried = record.tags, judged.get(record.key)
                     run_id = self._write_run(record, experiment_id, run_id or None, known, carried)
                     begun.append(_Begun(record, experiment_id, run_id, carried))
+                    if record.candidate.failed:
+                        known[_cell_of(record)] = _Known(run_id, "FAILED", tags)
                 logged.append(run_id)
                 known[item.candidate] = _Known(run_id, "FINISHED", tags)
         return logged, begun
@@ -251,7 +264,7 @@ class TrackingStore:
                 value = _Known(run.run_id, run.status, run.tags)
                 known.setdefault(run.tags[names.CANDIDATE], value)
                 if _is_failure(run.status, run.tags):
-                    known[_cell_key(run.params, run.tags)] = value
+                    known[_cell_of_run(run)] = value
             self._known[name] = known
         return self._known[name]
 
@@ -307,9 +320,7 @@ class TrackingStore:
         run = self._client.get_run(run_id) if run_id is not None else None
         if run is not None and run.data.tags.get(names.CANDIDATE) != record.key:
             run = None  # since we looked, it was taken for an answer
-        cell_key = _cell_key(
-            {"model": cell.model.name, "prompt": cell.prompt.version, "scenario": cell.scenario.id}, tags
-        )
+        cell_key = _cell_of(record)
         if run is None and cell_key in known and not candidate.failed:
             # The cell failed in an earlier session and has an answer now: its run is completed, not doubled.
             run = self._client.get_run(known.pop(cell_key).run_id)
@@ -513,7 +524,11 @@ def _ended(entry: Entry, status: str) -> bool:
 
     FAILED is the end of a failure only: the run of one that an answer completes is that until the answer is whole.
     """
-    return status == "FINISHED" or (status == "FAILED" and entry.record["candidate"]["error"] is not None)
+    return status == "FINISHED" or (status == "FAILED" and _failed(entry))
+
+
+def _failed(entry: Entry) -> bool:
+    return entry.record["candidate"]["error"] is not None
 
 
 def _is_failure(status: str, tags: Mapping[str, str]) -> bool:
@@ -521,13 +536,17 @@ def _is_failure(status: str, tags: Mapping[str, str]) -> bool:
     return status == "FAILED" and names.JUDGED_TEXT not in tags
 
 
-def _cell_key(params: Mapping[str, str], tags: Mapping[str, str]) -> str:
-    return json.dumps(
-        [
-            params.get("model"),
-            params.get("prompt"),
-            params.get("scenario"),
-            tags.get(names.CELL),
-            tags.get(names.RUBRIC_SHA256),
-        ]
-    )
+def _cell_of(record: Logged) -> str:
+    """What a cell's answer and its failure have in common, as :func:`_cell_of_run` reads it from a run."""
+    cell = record.candidate.cell
+    return _cell_key(cell.task, *(storable(name) for name in cell.names), cell.id, record.rubric.sha256)
+
+
+def _cell_of_run(run: Run) -> str:
+    params, tags = run.params, run.tags
+    cell = (params.get(name) for name in ("model", "prompt", "scenario"))
+    return _cell_key(tags.get(names.TASK), *cell, tags.get(names.CELL), tags.get(names.RUBRIC_SHA256))
+
+
+def _cell_key(*parts: str | None) -> str:
+    return json.dumps(parts)
