@@ -196,6 +196,16 @@ def test_a_failure_is_logged_and_completed_once_the_cell_has_an_answer(store: Tr
     assert run.data.tags["judge_pending"] == "true"
 
 
+def test_more_tags_than_mlflow_takes_at_once_come_to_a_run_that_is_completed(store: TrackingStore) -> None:
+    many = {f"team.{i}": "a" for i in range(230)}
+    store.log([failed("s1").entry("many tags")])
+    store.forget()
+    store.log([logged("s1", tags=many).entry("many tags")])
+    (run,) = runs(store, "many tags")
+    assert run.info.status == "FINISHED"
+    assert many.items() <= run.data.tags.items()
+
+
 @pytest.mark.parametrize("way", ["together", "each call kept by itself"])
 @pytest.mark.parametrize("error", [Killed(), OSError("gone")], ids=["killed", "refused"])
 @pytest.mark.parametrize("calls", range(6))

@@ -25,6 +25,8 @@ from .tables import EVERYTHING, READABLE, Run, Tables, Unread, tables_of
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 PAGE = 5000
 """The cheapest a run of the pages that MLflow's client has."""
+TAGS_AT_ONCE = 100
+"""MLflow refuses more of them in one ``log_batch``; a run may have any number."""
 
 
 class Runs:
@@ -86,11 +88,15 @@ class Runs:
         """Set parameters, metrics as of ``at`` (milliseconds since the epoch) and tags of a run."""
         from mlflow.entities import Metric, Param
 
-        (self._store or self._client).log_batch(
+        all_tags = _tags(tags or {})
+        store = self._store or self._client
+        for start in range(TAGS_AT_ONCE, len(all_tags), TAGS_AT_ONCE):
+            store.log_batch(run_id, tags=all_tags[start : start + TAGS_AT_ONCE], metrics=[], params=[])
+        store.log_batch(
             run_id,
             metrics=[Metric(k, v, at, 0) for k, v in (metrics or {}).items()],
             params=[Param(k, v) for k, v in (params or {}).items()],
-            tags=_tags(tags or {}),
+            tags=all_tags[:TAGS_AT_ONCE],
         )
 
     def delete_tag(self, run_id: str, name: str) -> None:
