@@ -60,12 +60,15 @@ def export_packet(
     """Write the pending candidates of the selected tests' cells: one packet a task and rubric. UsageError.
 
     ``selected``: (experiment, model, prompt, scenario) of each. Where they are all that there are, what waits of cells
-    that no file has any more goes along. An audit draws from all candidates of a suite: its shares are of the whole.
+    that no file has any more goes along. An audit draws from all candidates of a suite of which anything is selected:
+    its shares are of the whole.
     Where candidates of only one group wait, the packet is ``path``; of several, each has the group's name behind the
     stem of ``path``: ``packet-tip.json``.
     """
     if not tasks:
         raise UsageError("--judge-export: no promptbench test was collected; name the evals, as in pytest evals/ ...")
+    if settings.audit is not None and not selected:
+        raise UsageError("--judge-audit: no promptbench test was selected; name what -k and the like are to leave")
     store = where(settings).store()
     found: dict[str, list[LoggedCandidate]] = {}
     chosen: list[tuple[Task, list[LoggedCandidate]]] = []
@@ -73,7 +76,7 @@ def export_packet(
     for task in by_group(tasks).values():
         now = cells_now(tasks, task.experiment, task.suite.group)
         left_out = [names for names in now if (task.experiment, *names) not in selected]
-        if settings.audit is None and selected and len(left_out) == len(now):
+        if selected and len(left_out) == len(now):
             continue  # nothing of it was asked for
         try:
             experiment = experiment_of(store, settings, task, option="--judge-export")
@@ -89,7 +92,8 @@ def export_packet(
         chosen.append((dataclasses.replace(task, experiment=experiment), mine))
     if not chosen:
         raise missing[0]
-    groups = [(t, c) for t, c in chosen if c] or chosen[:1]
+    # A suite that no automatic judge has scored holds no other's audit up.
+    groups = [(t, c) for t, c in chosen if (c if settings.audit is None else auditable(c))] or chosen[:1]
     names = labels([t for t, _ in groups])
     packets = [_packet(settings, store, task, candidates) for task, candidates in groups]
     paths = [path] if len(groups) == 1 else [path.with_name(f"{path.stem}-{n}{path.suffix}") for n in names]

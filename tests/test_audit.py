@@ -18,7 +18,7 @@ from pytest_promptbench.records import Criterion, Judge, LoggedCandidate, Rubric
 from pytest_promptbench.scores import sit_down_score, tier_scores
 from pytest_promptbench.statistics import calibrated_mean
 
-from .project import Project
+from .project import JOKES, TEST, Project
 from .provider import ScriptedProvider
 from .test_autojudge import project_in, reply
 
@@ -312,6 +312,22 @@ def test_auditing_what_no_judge_has_scored_says_what_to_do(tmp_path: Path) -> No
         assert result.code == 4
         assert "--judge-audit: the automatic judge has scored nothing in tip-bench-" in result.text
         assert "run pytest with --judge-auto" in result.text
+
+
+def test_an_audit_is_of_the_selected_suites_and_no_unjudged_one_holds_it_up(tmp_path: Path) -> None:
+    with ScriptedProvider(reply=reply) as provider:
+        project = project_in(tmp_path, provider).second_suite()
+        project.file("evals/test_tips.py", TEST)
+        assert project.pytest("--judge-auto").code == 0
+        project.file("evals/test_tips.py", TEST + JOKES)
+        assert project.pytest("-k", "test_joke").code == 0
+        for narrowed in ((), ("-k", "test_tip")):
+            exported = project.pytest("--judge-export", "audit.json", "--judge-audit", "2", *narrowed)
+            assert "exported 2 candidates (" in exported.out, exported.text
+            assert project.packet("audit.json")["experiment"].startswith("tip-bench-")
+        for narrowed, problem in (("test_joke", "has scored nothing in joke-bench-"), ("nothing", "was selected")):
+            refused = project.pytest("--judge-export", "audit.json", "--judge-audit", "2", "-k", narrowed)
+            assert (refused.code, problem in refused.text) == (4, True), refused.text
 
 
 @pytest.mark.parametrize("option", ["--judge-audit", "--judge-duplicates"])
