@@ -253,7 +253,8 @@ class Rubric(Record):
 class Suite(Record):
     """One judge task: its models x prompts x scenarios and the rubric they are scored against.
 
-    ``skipped`` names optional models that were left out, each with the reason.
+    ``skipped`` names optional models that were left out, each with the reason; ``unready`` those that are there and
+    lack a key, with what to say should they be asked; the judge stands in both as ``judge:<name>``.
     """
 
     name: str
@@ -266,6 +267,7 @@ class Suite(Record):
     samples: int = 1
     judge: Model | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
+    unready: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def by_id(self) -> Mapping[str, Scenario]:

@@ -321,7 +321,7 @@ def test_an_audit_is_of_the_selected_suites_and_no_unjudged_one_holds_it_up(tmp_
         assert project.pytest("--judge-auto").code == 0
         project.file("evals/test_tips.py", TEST + JOKES)
         assert project.pytest("-k", "test_joke").code == 0
-        for narrowed in ((), ("-k", "test_tip")):
+        for narrowed in ((), ("-k", "not test_joke")):
             exported = project.pytest("--judge-export", "audit.json", "--judge-audit", "2", *narrowed)
             assert "exported 2 candidates (" in exported.out, exported.text
             assert project.packet("audit.json")["experiment"].startswith("tip-bench-")

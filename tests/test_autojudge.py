@@ -287,6 +287,15 @@ def test_without_a_judge_in_the_suite_it_is_a_mistake(tmp_path: Path) -> None:
         assert provider.count == 0
 
 
+def test_a_suite_without_a_judge_holds_no_selected_one_up(tmp_path: Path) -> None:
+    with ScriptedProvider(reply=reply) as provider:
+        project = project_in(tmp_path, provider).second_suite()
+        jokes = project.root / "evals/jokes.yaml"
+        jokes.write_text(jokes.read_text().replace(JUDGE, ""))
+        assert project.pytest("--judge-auto").code == 4
+        assert "6 scored in tip-bench-" in project.pytest("--judge-auto", "-k", "not test_joke").out
+
+
 def test_a_judge_whose_key_is_missing_is_named_with_those_that_run_here(tmp_path: Path) -> None:
     with ScriptedProvider(reply=reply) as provider:
         project = project_in(tmp_path, provider)

@@ -469,6 +469,9 @@ def test_a_limit_on_cost_refuses_models_without_a_price(project: Project) -> Non
     assert "LiteLLM has none for haiku, local" in result.out
     assert project.provider.count == 0
     assert project.pytest("--bench-max-cost", "0.1", "--bench-allow-unpriced", "-k", "s0").code == 0
+    models = project.root / "evals/models.yaml"
+    models.write_text(models.read_text().replace("openai/local", "openai/gpt-4o-mini"))
+    assert project.pytest("--bench-max-cost", "0.1", "-k", "local and s0").outcomes()["passed"] == 2
 
 
 def test_a_limit_on_cost_stops_before_it_is_passed(project: Project) -> None:
@@ -651,7 +654,13 @@ def test_a_key_is_needed_only_of_models_that_are_asked(project: Project) -> None
     text = (project.root / "evals/models.yaml").read_text()
     (project.root / "evals/models.yaml").write_text(text.replace("SCRIPTED_KEY", "MISSING_KEY", 1))
     assert "MISSING_KEY is not set" in project.pytest().out
+    for going_on in ((), ("-n", "2"), ("--continue-on-collection-errors",)):
+        refused = project.pytest(*going_on)
+        assert (refused.code, "passed" in refused.out) == (1 if "--cont" in str(going_on) else 2, False), refused.text
+    assert project.provider.count == 0
     assert project.pytest("--bench-models", "local").outcomes() == {"passed": 6}
+    assert project.pytest("-k", "local", "-n", "2").outcomes() == {"passed": 6}
+    assert project.pytest("-m", "not promptbench").code == 5
     assert "exported 6 pending candidates" in project.pytest("--judge-export", "packet.json").out
 
 

@@ -54,9 +54,16 @@ def _models(shape: ModelsFile) -> tuple[Model, ...]:
 
 
 def available(
-    models: Sequence[Model], document: Located, environ: Mapping[str, str], reachable: Callable[[str], bool]
+    models: Sequence[Model],
+    document: Located,
+    environ: Mapping[str, str],
+    reachable: Callable[[str], bool],
+    *,
+    unready: dict[str, str] | None = None,
 ) -> tuple[list[Model], dict[str, str]]:
     """The models that can be asked, and why each other one cannot. CatalogError for one that is not optional.
+
+    Given ``unready``, such a one is there, too, and what is wrong is noted there by its name.
 
     An embedded model needs nothing. Any other needs the key that it names; an optional one that names no key needs a
     server that answers at its ``api_base``, where it has one.
@@ -77,5 +84,9 @@ def available(
             missing[model.name] = reason
         else:
             place = f"{document.file}:{document.line(('models', model.name, 'api_key_env'))}"
-            raise CatalogError(f"{place}: model {model.name}: {reason}; set it, or add 'optional: true' to the model")
+            problem = f"{place}: model {model.name}: {reason}; set it, or add 'optional: true' to the model"
+            if unready is None:
+                raise CatalogError(problem)
+            unready[model.name] = problem
+            there.append(model)
     return there, missing

@@ -29,7 +29,8 @@ class Choice:
     ``models`` and ``prompts`` take the place of what the suite names; all of ``models.yaml`` and ``prompts/<task>/``
     can be named. ``only_models`` and ``only_prompts`` then narrow it; names that the suite does not have are passed
     over, and where none is left, so is the narrowing: the caller has to leave out what it did not ask for.
-    ``asks_models`` and ``asks_judge`` say who is going to be asked: nobody else needs a key or a server.
+    ``asks_models`` and ``asks_judge`` say who is going to be asked: nobody else needs a key or a server. ``defers``:
+    who of them will be is not known yet, so a key that is missing is no error but stands in ``Suite.unready``.
     """
 
     models: Sequence[str] | None = None
@@ -38,6 +39,7 @@ class Choice:
     only_prompts: Sequence[str] | None = None
     asks_models: bool = True
     asks_judge: bool = True
+    defers: bool = False
 
 
 def load_suite(
@@ -72,15 +74,19 @@ def load_suite(
         wanted = _instead(known, choice.models, "model", file, models_document.file)
     models, narrowed = _narrowed(wanted, choice.only_models)
     skipped: dict[str, str] = {}
+    unready: dict[str, str] | None = {} if choice.defers else None
     if choice.asks_models and narrowed:
-        models, skipped = available(models, models_document, environ, asked)
+        models, skipped = available(models, models_document, environ, asked, unready=unready)
     if not models:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         raise CatalogError(f"{file}:{document.line(('models',))}: no model is left: {reasons}")
     judge = None
+    unready_judge: dict[str, str] | None = {} if choice.defers else None
     if shape.judge is not None:
         named = _named(known, shape.judge.model, "model", document, ("judge", "model"), models_document.file)
-        there, missing = available([named], models_document, environ, asked) if choice.asks_judge else ([named], {})
+        there, missing = [named], dict[str, str]()
+        if choice.asks_judge:
+            there, missing = available([named], models_document, environ, asked, unready=unready_judge)
         judge = _judge(there[0], shape.judge) if there else None
         skipped |= {f"judge:{name}": reason for name, reason in missing.items()}
     return Suite(
@@ -94,6 +100,7 @@ def load_suite(
         samples=shape.samples,
         judge=judge,
         skipped=skipped,
+        unready={**(unready or {}), **{f"judge:{name}": problem for name, problem in (unready_judge or {}).items()}},
     )
 
 

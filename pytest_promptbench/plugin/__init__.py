@@ -240,6 +240,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
         chosen = _bench(config).select(list(planned.values()))
     except PromptbenchError as error:
         _report_mistake(session, error)
+        items[:] = [i for i in items if i not in planned]  # nothing is generated, even where pytest goes on
         return
     kept = set(map(id, chosen))
     dropped = [i for i in items if i in nothing_left or (i in planned and id(planned[i]) not in kept)]
