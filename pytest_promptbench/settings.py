@@ -167,7 +167,7 @@ def resolve(
     def step(name: str) -> Any:
         return option(name) if name in steps else None
 
-    report = path("bench_report") or root / HOME / "report"
+    report = path("bench_report", f"{HOME}/report") or root / HOME / "report"  # empty, as of an unset variable: default
     if option("bench_report") and (file := report if report.is_file() else file_above(report)) is not None:
         raise UsageError(f"--bench-report {report}: {file} is a file, not a folder")
     exports = "judge_export" in steps

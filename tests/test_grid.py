@@ -8,7 +8,7 @@ import pytest
 
 from pytest_promptbench.errors import UsageError
 from pytest_promptbench.grid import cells, select, shard
-from pytest_promptbench.settings import parse_shard
+from pytest_promptbench.settings import Identity, parse_shard, resolve
 
 from .test_catalog import SUITE, load
 
@@ -70,3 +70,9 @@ def test_a_model_that_is_left_out_says_why(tmp_path: Path) -> None:
     models = "models:\n  a: {model: x}\n  b: {model: y, api_key_env: NO_KEY, optional: true}\n"
     with pytest.raises(UsageError, match="--bench-models: 'b' cannot be used: the environment variable NO_KEY is not"):
         select(load(tmp_path, models=models), ["b"], None)
+
+
+def test_an_empty_report_folder_is_the_default_and_not_the_root(tmp_path: Path) -> None:
+    for value in ("", None):
+        settings = resolve({"bench_report": value}.get, root=tmp_path, cwd=tmp_path, identity=Identity.new())
+        assert settings.report == tmp_path / ".promptbench" / "report"
