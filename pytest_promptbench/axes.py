@@ -7,7 +7,7 @@ Three axes, each its own parametrization in this order, so that test ids read ``
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ class Axis:
 
 
 def suite_path(args: Sequence[Any], kwargs: Mapping[str, Any], *, test: str, file: Path) -> Path:
-    """The suite file that a marker names, relative to the test's file."""
+    """The suite file that a marker names, relative to the test's file. A link to a file stays one."""
     unknown = sorted(set(kwargs) - {"experiment"})
     if unknown:
         raise CatalogError(f"{test}: the promptbench marker takes a suite file and experiment=..., not {unknown[0]!r}")
@@ -38,7 +38,8 @@ def suite_path(args: Sequence[Any], kwargs: Mapping[str, Any], *, test: str, fil
         raise CatalogError(f'{test}: the promptbench marker wants one suite file, as in promptbench("tips.yaml")')
     if not isinstance(kwargs.get("experiment", ""), str):
         raise CatalogError(f"{test}: the promptbench marker's experiment={kwargs['experiment']!r}; expected a name")
-    return (file.parent / args[0]).resolve()
+    path = file.parent / args[0]
+    return path.parent.resolve() / path.name
 
 
 def no_candidate(test: str) -> CatalogError:
@@ -132,6 +133,18 @@ def arrange(suite: Suite, markers: Sequence[Any], *, test: str) -> list[Axis]:
 def left_out(markers: Sequence[Any]) -> bool:
     """Whether ``markers`` name parameters: then a test that has none has been narrowed to nothing."""
     return bool(markers) and all(_rows(marker) for marker in markers)
+
+
+def check_ids(tests: Iterable[tuple[str, Planned]]) -> None:
+    """CatalogError for two cells whose tests have one id: pytest would run, and remember, both as if they were one."""
+    first: dict[str, Planned] = {}
+    for test, p in tests:
+        other = first.setdefault(test, p)
+        if other.cell.names != p.cell.names:
+            both = " and ".join(
+                "model {!r} with prompt {!r} and scenario {!r}".format(*x.cell.names) for x in (other, p)
+            )
+            raise CatalogError(f"{test} is the id of two tests, {both}; rename a model, a prompt or a scenario of them")
 
 
 def _unknown(test: str, suite: Suite, scenario: object, known: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from .leaderboard import current_candidates, pending_candidates
 from .localmodels import LocalServer
 from .packet import Packet, build_packet, item_ids, match_verdicts, parse_packet, read_packet, write_packet
 from .records import LoggedCandidate, Model, Rubric, Tier
+from .report.text import plural
 from .session import (
     Board,
     Task,
@@ -67,8 +68,8 @@ def export_packet(
     """
     if not tasks:
         raise UsageError("--judge-export: no promptbench test was collected; name the evals, as in pytest evals/ ...")
-    if settings.audit is not None and not selected:
-        raise UsageError("--judge-audit: no promptbench test was selected; name what -k and the like are to leave")
+    if not selected and settings.shard is None:  # a shard may be empty
+        raise UsageError("--judge-export: no promptbench test was selected; name what -k and the like are to leave")
     store = where(settings).store()
     found: dict[str, list[LoggedCandidate]] = {}
     chosen: list[tuple[Task, list[LoggedCandidate]]] = []
@@ -292,16 +293,27 @@ def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitti
             )
             for name in names
         )
-    return Sitting(message=applied.message, tasks=tuple(here), boards=boards, files=tuple(write_reports(boards)))
+    lines = (
+        (f"{plural(applied.remarks, 'item')} with a rationale and no scores: what it says is kept in the packet alone",)
+        if applied.remarks
+        else ()
+    )
+    return Sitting(
+        message=applied.message, lines=lines, tasks=tuple(here), boards=boards, files=tuple(write_reports(boards))
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Applied:
-    """What a packet changed, and the candidates of its rubric as they are now, without texts."""
+    """What a packet changed, and the candidates of its rubric as they are now, without texts.
+
+    ``remarks``: items that have a rationale and no scores, of which nothing is kept.
+    """
 
     applied: int
     unchanged: int
     candidates: tuple[LoggedCandidate, ...]
+    remarks: int = 0
 
     @property
     def pending(self) -> int:
@@ -334,7 +346,12 @@ def take_in(
         now[run_id] = store.record(now[run_id], verdict, rubric)
     for run_id, verdict in matched.duplicates.items():
         now[run_id] = store.record(now[run_id], verdict, rubric, second=True)
-    return Applied(applied=len(matched.verdicts), unchanged=matched.unchanged, candidates=tuple(now.values()))
+    return Applied(
+        applied=len(matched.verdicts),
+        unchanged=matched.unchanged,
+        candidates=tuple(now.values()),
+        remarks=matched.remarks,
+    )
 
 
 def _weigh(

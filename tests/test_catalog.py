@@ -291,7 +291,12 @@ CASES: list[tuple[str, dict[str, str], list[str]]] = [
         {"rubric": RUBRIC.replace("min: 1, max: 5", "min: 5, max: 1")},
         ["tip-v1.md:4", "relevance", "min must be below max"],
     ),
-    ("weight", {"rubric": RUBRIC.replace("weight: 1", "weight: 0")}, ["tip-v1.md:4", "weight is 0", "above 0"]),
+    ("weight", {"rubric": RUBRIC.replace("weight: 1", "weight: -1")}, ["tip-v1.md:4", "weight is -1", "below 0"]),
+    (
+        "no weight",
+        {"rubric": RUBRIC.replace("weight: 1", "weight: 0")},
+        ["tip-v1.md:3", "at least one", "a weight above 0"],
+    ),
     ("infinite", {"rubric": RUBRIC.replace("max: 5", "max: .inf")}, ["tip-v1.md:4", "not a finite number"]),
     ("penalty", {"rubric": RUBRIC.replace("penalty: 1", "penalty: -1")}, ["tip-v1.md:5", "penalty is -1"]),
     ("bad", {"rubric": RUBRIC.replace("bad: true", "bad: 1")}, ["tip-v1.md:5", "bad is 1", "true or false"]),

@@ -478,7 +478,7 @@ def test_an_item_that_is_null_all_over_stays_pending_its_check_included() -> Non
     data = packet(BOTH[0])
     data["items"][0]["candidates"][0]["scores"]["overlong"] = None
     data["items"][0]["candidates"][0]["rationale"] = "cannot tell"
-    assert match(data) == Matched(verdicts={}, unchanged=0, left=1, duplicates={})
+    assert match(data) == Matched(verdicts={}, unchanged=0, left=1, duplicates={}, remarks=1)
 
 
 @pytest.mark.parametrize(

@@ -639,6 +639,36 @@ def test_a_parametrize_may_name_what_the_suite_left_out(project: Project) -> Non
     assert project.provider.count == 3
 
 
+def test_two_cells_of_one_test_id_are_refused(project: Project) -> None:
+    """pytest would run both where one is named, and --lf would forget a failure that the other of them passed."""
+    project.models, project.prompts = ("gpt-4", "gpt-4-mini"), ("v1", "mini-v1")
+    project.write()
+    for options in (("--collect-only",), ("-n", "2")):
+        refused = project.pytest(*options)
+        assert (refused.code, project.provider.count) == (2, 0), refused.text
+        assert "test_tip[gpt-4-mini-v1-s0] is the id of two tests" in refused.out
+        assert "model 'gpt-4' with prompt 'mini-v1' and scenario 's0'" in refused.out
+        assert "model 'gpt-4-mini' with prompt 'v1' and scenario 's0'" in refused.out
+    assert project.pytest("--bench-models", "gpt-4", "--collect-only").code == 0
+
+
+def test_a_suite_that_is_a_link_has_its_models_beside_it(project: Project) -> None:
+    """And what is not beside the link may be beside what it leads to."""
+    (project.root / "shared").mkdir()
+    (project.root / "evals/tips.yaml").rename(project.root / "shared/tips.yaml")
+    (project.root / "evals/tips.yaml").symlink_to("../shared/tips.yaml")
+    assert len(re.findall(r"test_tip\[", project.pytest("--collect-only", "-q").out)) == 12
+    (project.root / "evals/models.yaml").rename(project.root / "shared/models.yaml")
+    assert len(re.findall(r"test_tip\[", project.pytest("--collect-only", "-q").out)) == 12
+
+
+def test_k_finds_names_that_are_not_ascii(project: Project) -> None:
+    project.models = ("haïku", "local")
+    project.write()
+    listed = project.pytest("--collect-only", "-q", "-k", "haïku and v1")
+    assert "3/12 tests collected" in listed.out, listed.text
+
+
 def test_names_on_the_command_line_are_of_any_suite(project: Project) -> None:
     project.file("prompts/poem/verse.yaml", "messages:\n  - {role: user, content: 'Poem on {{ topic }}'}\n")
     project.file("evals/poems.yaml", "task: poem\nrubric: tip-v1\nscenarios:\n  - {id: sea, vars: {topic: the sea}}\n")

@@ -101,7 +101,6 @@ def test_a_packet_is_taken_in_and_its_board_shown_where_no_suite_is_collected(tw
         (("-k", "s1 or joke"), 1, 2),
         (("-k", "not test_joke", "-n", "2"), 3, 0),
         (("--bench-prompts", "v1"), 3, 2),
-        (("-k", "nothing"), 0, 0),
     ],
 )
 def test_a_packet_holds_what_is_selected(two: Project, options: tuple[str, ...], tips: int, jokes: int) -> None:
@@ -112,6 +111,24 @@ def test_a_packet_holds_what_is_selected(two: Project, options: tuple[str, ...],
         packet = two.packet(path.name)
         found[packet["rubric"]["id"]] = len(packet["items"])
     assert (found.get("tip-v1", 0), found.get("joke-v1", 0)) == (tips, jokes)
+
+
+@pytest.mark.parametrize("two", ["tip-v1"], indirect=True)
+def test_an_export_of_nothing_selected_is_a_mistake(two: Project) -> None:
+    refused = two.pytest("--judge-export", "packet.json", "-k", "nonsense", *EXPERIMENT)
+    assert (refused.code, (two.root / "packet.json").exists()) == (4, False), refused.text
+    assert "--judge-export: no promptbench test was selected" in refused.text
+
+
+@pytest.mark.parametrize("two", ["tip-v1"], indirect=True)
+def test_a_rationale_without_scores_is_not_dropped_without_a_word(two: Project) -> None:
+    two.pytest("--judge-export", "packet.json", "-k", "not test_joke", *EXPERIMENT)
+    packet = two.packet()
+    packet["items"][0]["candidates"][0]["rationale"] = "cannot tell"
+    (two.root / "packet.json").write_text(json.dumps(packet), encoding="utf-8")
+    applied = two.pytest("--judge-apply", "packet.json")
+    assert "applied 0, unchanged 0" in applied.out
+    assert "1 item with a rationale and no scores: what it says is kept in the packet alone" in applied.out
 
 
 @pytest.mark.parametrize("two", ["tip-v1"], indirect=True)

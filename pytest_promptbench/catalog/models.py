@@ -27,15 +27,20 @@ def server_answers(address: str) -> bool:
 def find_models(suite: Path, root: Path) -> Path:
     """``models.yaml`` beside the suite, or in the nearest folder above it, up to and with ``root``.
 
-    For a suite outside ``root``, every folder above it is looked at.
+    For a suite outside ``root``, every folder above it is looked at. Of a link to a suite it is first the link's
+    folders, then those of what it leads to.
     """
-    folders = [suite.parent, *suite.absolute().parent.parents]
-    ends = [i for i, folder in enumerate(folders) if folder.resolve() == root.resolve()]
-    folders = folders[: ends[0] + 1] if ends else folders
-    for folder in folders:
-        if is_file(folder / "models.yaml"):
-            return folder / "models.yaml"
-    raise CatalogError(f"{suite}: there is no models.yaml beside it, nor in a folder above it up to {folders[-1]}")
+    looked = []
+    for start in dict.fromkeys([suite.parent, suite.resolve().parent]):
+        folders = [start, *start.absolute().parents]
+        ends = [i for i, folder in enumerate(folders) if folder.resolve() == root.resolve()]
+        folders = folders[: ends[0] + 1] if ends else folders
+        for folder in folders:
+            if is_file(folder / "models.yaml"):
+                return folder / "models.yaml"
+        looked.append(str(folders[-1]))
+    up_to = " and ".join(dict.fromkeys(looked))
+    raise CatalogError(f"{suite}: there is no models.yaml beside it, nor in a folder above it up to {up_to}")
 
 
 def load_models(file: Path) -> tuple[Model, ...]:

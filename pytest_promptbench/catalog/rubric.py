@@ -45,8 +45,10 @@ def load_rubric(file: Path) -> Rubric:
         names.add(given.name)
         criteria.append(_criterion(given, where))
     rubric = Rubric(id=shape.id, text=text, criteria=tuple(criteria), sha256=sha256(text))
-    if not rubric.scales:
-        raise CatalogError(f"{file}:{document.line(('criteria',))}: at least one criterion must be a scale")
+    if not any(c.weight for c in rubric.scales):
+        raise CatalogError(
+            f"{file}:{document.line(('criteria',))}: at least one criterion must be a scale with a weight above 0"
+        )
     if not rubric.body.strip():
         raise CatalogError(
             f"{file}: nothing follows the criteria; describe what each score means, or judges cannot agree"
@@ -65,8 +67,8 @@ def _criterion(given: CriterionFile, where: str) -> Criterion:
         weight = 1.0 if given.weight is None else float(given.weight)
         if not given.min < given.max:
             raise CatalogError(f"{where}: min is {given.min:g} and max is {given.max:g}; min must be below max")
-        if not (math.isfinite(weight) and weight > 0):
-            raise CatalogError(f"{where}: weight is {weight:g}; it must be above 0")
+        if not (math.isfinite(weight) and weight >= 0):
+            raise CatalogError(f"{where}: weight is {weight:g}; it must not be below 0")
         return Criterion(name=given.name, type="scale", min=float(given.min), max=float(given.max), weight=weight)
     if given.bad is None or given.penalty is None:
         raise CatalogError(f"{where}: a flag needs bad (true or false) and penalty (points)")

@@ -54,6 +54,7 @@ def load_suite(
 
     ``models.yaml`` is looked for beside the suite and in the folders above it, up to ``root``. ``prompts/<task>/`` and
     ``rubrics/<id>.md`` are looked for beside the suite's folder, in it, and in ``root``; the first that exists is read.
+    Of a suite that is a link, what it leads to is looked around in after that.
     ``environ`` says which keys are set, ``reachable`` whether an optional model's server is there; it is asked once an
     address. An optional model that cannot be asked is named with the reason in ``Suite.skipped``, even where the suite
     names it; the judge stands there as ``judge:<name>``. CatalogError names file, line or key of any mistake.
@@ -128,7 +129,8 @@ def _judge(model: Model, given: JudgeFile) -> Model:
 
 
 def _folders(suite: Path, root: Path, kind: str) -> list[Path]:
-    return list(dict.fromkeys([suite.absolute().parent.parent / kind, suite.parent / kind, root / kind]))
+    found = [f for file in (suite.absolute(), suite.resolve()) for f in (file.parent.parent / kind, file.parent / kind)]
+    return list(dict.fromkeys([*found, root / kind]))
 
 
 def prompt_folder(suite: Path, root: Path, task: str) -> Path | None:

@@ -27,14 +27,16 @@ class Matched:
     """What a packet comes to.
 
     ``verdicts``: run id -> verdict that is new, or differs from the same judge's earlier one; ``unchanged`` counts
-    those that do not differ. ``left`` counts items still null. ``duplicates``: run id -> the second verdict on a
-    candidate that stood there twice; it is no verdict of its own, and ``unchanged`` and ``left`` do not count it.
+    those that do not differ. ``left`` counts items still null, ``remarks`` those of them that have a rationale all the
+    same. ``duplicates``: run id -> the second verdict on a candidate that stood there twice; it is no verdict of its
+    own, and ``unchanged`` and ``left`` do not count it.
     """
 
     verdicts: Mapping[str, Verdict]
     unchanged: int
     left: int
     duplicates: Mapping[str, Verdict]
+    remarks: int = 0
 
 
 def match_verdicts(
@@ -64,7 +66,7 @@ def match_verdicts(
     judge = Judge(tier=packet.judge_kind, name=packet.judged_by or str(default_judge))
     verdicts: dict[str, Verdict] = {}
     duplicates: dict[str, Verdict] = {}
-    unchanged = left = 0
+    unchanged = left = remarks = 0
     for item in packet.items:
         problems += _text_problems(item, stored.get(item.item), packet.experiment)
         scores = _scores(item, packet.rubric, problems, checkable=vouched and item.item in stored)
@@ -76,6 +78,7 @@ def match_verdicts(
             problems.append(f"{item.place} was not drawn by the audit {plain(packet.audit)}: export again")
         if scores is None:
             left += not again
+            remarks += rationale is not None
             continue
         verdict = Verdict(scores=scores, judge=judge, rationale=rationale, at=now)
         if again:
@@ -87,7 +90,7 @@ def match_verdicts(
     if problems:
         more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
         raise PacketError("\n".join(problems[:NAMED] + more))
-    return Matched(verdicts=verdicts, unchanged=unchanged, left=left, duplicates=duplicates)
+    return Matched(verdicts=verdicts, unchanged=unchanged, left=left, duplicates=duplicates, remarks=remarks)
 
 
 # -- is it still the same rubric?

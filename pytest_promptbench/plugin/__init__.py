@@ -238,16 +238,25 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     planned = {i: i.stash[_PLANNED] for i in items if _PLANNED in i.stash}
     try:
         chosen = _bench(config).select(list(planned.values()))
+        kept = set(map(id, chosen))
+        axes.check_ids((i.nodeid, p) for i, p in planned.items() if id(p) in kept)
     except PromptbenchError as error:
         _report_mistake(session, error)
         items[:] = [i for i in items if i not in planned]  # nothing is generated, even where pytest goes on
         return
-    kept = set(map(id, chosen))
     dropped = [i for i in items if i in nothing_left or (i in planned and id(planned[i]) not in kept)]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         gone = set(dropped)
         items[:] = [i for i in items if i not in gone]
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Let -k find names that are not ASCII: in a test's id pytest writes them with escapes."""
+    spec = getattr(item, "callspec", None)
+    if spec is not None and item.get_closest_marker(MARKER) is not None:
+        names = (spec.params.get(axis) for axis in AXES)
+        item.extra_keyword_matches.update(n for n in names if isinstance(n, str) and not n.isascii())
 
 
 def _report_mistake(session: pytest.Session, error: Exception) -> None:
