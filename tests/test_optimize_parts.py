@@ -159,6 +159,16 @@ def test_the_tasks_split_is_used_again_and_its_looks_are_counted() -> None:
     assert splits.choose(names, [begun("abc123", first)], seed=2, anew=True, task="tip") == plans.split(names, seed=2)
 
 
+def test_a_new_split_is_never_one_that_a_loop_has_looked_at() -> None:
+    names = [f"s{i}" for i in range(15)]
+    first = plan(split=plans.split(names, seed=0))
+    assert splits.choose(names, [begun("abc123", first)], seed=None, anew=True, task="tip").test != first.test
+    with pytest.raises(UsageError, match="--new-split --seed 0: these are the test scenarios that loop abc123 had"):
+        splits.choose(names, [begun("abc123", first)], seed=0, anew=True, task="tip")
+    untested = [begun("abc123", first, tested=False)]
+    assert splits.choose(names, untested, seed=0, anew=True, task="tip").test == first.test
+
+
 def test_a_start_is_not_tested_on_what_it_was_made_from() -> None:
     first = plan()
     other = plans.split([f"s{i}" for i in range(15)], seed=2)

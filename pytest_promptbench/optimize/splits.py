@@ -11,6 +11,9 @@ from ..tracking.rounds import Begun
 from . import plan as plans
 from .plan import Plan, Split
 
+TRIES = 100
+"""So many seeds are tried for a new split."""
+
 Origin = Callable[[str], str | None]
 """Version of a prompt -> the loop that its file says it comes from."""
 
@@ -18,10 +21,13 @@ Origin = Callable[[str], str | None]
 def choose(scenarios: Sequence[str], earlier: Sequence[Begun], *, seed: int | None, anew: bool, task: str) -> Split:
     """The split of the task's newest loop, with new scenarios added; a new one where there is none, or ``anew``.
 
-    ``seed``: as asked for, None for whatever there is. UsageError for another seed than that of the task's split.
+    ``seed``: as asked for, None for whatever there is. UsageError for another seed than that of the task's split, and
+    where ``anew`` would give a test split that an earlier loop had.
     """
-    if not earlier or anew:
+    if not earlier:
         return plans.split(scenarios, seed=seed or 0)
+    if anew:
+        return _another(scenarios, earlier, seed=seed)
     mine = [b for b in earlier if b.split == earlier[0].split]
     known = [Plan.from_json(b.plan) for b in mine]
     before = Split(
@@ -38,6 +44,22 @@ def choose(scenarios: Sequence[str], earlier: Sequence[Begun], *, seed: int | No
             "with --new-split"
         )
     return plans.split(scenarios, seed=before.seed, before=before)
+
+
+def _another(scenarios: Sequence[str], earlier: Sequence[Begun], *, seed: int | None) -> Split:
+    """A split with other test scenarios than earlier loops': the same ones again would pass for never looked at."""
+    used = {frozenset(b.plan.get("test", ())): b.loop for b in earlier if b.tested or seed is None}
+    first = 1 + max(int(b.plan.get("seed", 0)) for b in earlier)
+    found = [plans.split(scenarios, seed=s) for s in ([seed] if seed is not None else range(first, first + TRIES))]
+    unused = next((s for s in found if frozenset(s.test) not in used), None)
+    if unused is None:
+        loop = used[frozenset(found[0].test)]
+        asked = "" if seed is None else f" --seed {seed}"
+        raise UsageError(
+            f"--new-split{asked}: these are the test scenarios that loop {loop} had already, so they would be no new "
+            f"ones; {'add scenarios' if seed is None else 'leave --seed out, or take another'}"
+        )
+    return unused
 
 
 def check_start(base: Prompt, split: Split, earlier: Sequence[Begun], origin: Origin) -> list[str]:
