@@ -488,6 +488,18 @@ def test_a_browser_logs_in_for_a_session(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "other", ['prefs={"theme": "dark"}', "name=two words", "a,b=c d", "=", "flag", "theme\xe4=\xf6", '"', "{}=[]"]
+)
+def test_another_programs_cookie_does_not_log_out(root: Path, other: str) -> None:
+    """Cookies of a host are of all its ports: one that is malformed stood before the session."""
+    client = client_of(root, token=TOKEN)
+    session = client.post("/login", data={"token": TOKEN}).headers["set-cookie"].split(";")[0]
+    client.cookies.clear()
+    for cookies in (f"{other}; {session}", f"{session}; {other}"):
+        assert client.get("/", headers=[(b"Cookie", cookies.encode("latin-1"))]).status_code == 200
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"host": "0.0.0.0"}, "can be reached from other machines, so a token is needed"),

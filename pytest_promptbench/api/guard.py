@@ -7,12 +7,12 @@ import hmac
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -90,12 +90,12 @@ def _hash(session: str) -> str:
 
 
 def session_of(headers: Headers) -> str | None:
-    """The session id that a browser sent, if any."""
-    try:
-        morsel = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    except CookieError:
-        return None
-    return morsel.value if morsel is not None else None
+    """The session id that a browser sent, if any.
+
+    Read as browsers write cookies: those of other programs on this machine, whatever their port, come with it, and one
+    that ``http.cookies`` finds malformed would take the rest with it.
+    """
+    return cookie_parser(headers.get("cookie", "")).get(COOKIE)
 
 
 class Guard:
