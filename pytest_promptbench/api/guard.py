@@ -202,9 +202,17 @@ def _check_origin(headers: Headers) -> None:
     if site is not None:
         same = site in ("same-origin", "none")
     else:
-        same = origin is None or urlsplit(origin).netloc == headers.get("host", "")
+        same = origin is None or _place_of(origin) == headers.get("host", "")
     if not same:
         raise ProblemError(403, "a page of another site sent this request")
+
+
+def _place_of(origin: str) -> str | None:
+    """Host and port of an origin; None where it is no address."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _too_large(limit: int) -> str:
