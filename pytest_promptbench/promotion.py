@@ -138,7 +138,7 @@ def decide(
         comparison = _compared(tables[winner], tables.get(reigning, {}) if reigning else {}, policy, rivals)
         conditions += _against(comparison, champion[0], experiment, policy, rivals)
         if policy is not Policy.AUTO:
-            conditions.append(_labels({winner[0]: mine, champion[0]: theirs}, rubric))
+            conditions.append(_labels([(winner[0], mine), (champion[0], theirs)], rubric))
         if policy is Policy.BOTH:
             conditions.append(_automatic_agrees(tables[winner], tables.get(reigning, {}) if reigning else {}))
         conditions += _no_worse(mine, theirs, {**DEFAULT_BOUNDS, **(bounds or {})})
@@ -146,7 +146,7 @@ def decide(
         scenarios = {scenario for tier in policy.deciding for _, scenario in tables[winner].get(tier, {})}
         conditions += [_enough(len(scenarios), "the first champion", 1), _ahead_of_rivals(sound, winner, policy)]
         if policy is not Policy.AUTO:
-            conditions.append(_labels({key[0]: groups[key] for key in judged}, rubric))
+            conditions.append(_labels([(key[0], groups[key]) for key in judged], rubric))
         if policy is Policy.BOTH:
             conditions.append(_automatic_best(sound, winner))
         failed = sum(c.error is not None for c in mine)
@@ -309,24 +309,27 @@ def _more(c: PairedComparison, rivals: int) -> str:
     return f"if the difference is real, about {max(1, needed - c.n)} more scenarios would show it (80 % power)"
 
 
-def _labels(sides: Mapping[str, Sequence[LoggedCandidate]], rubric: Rubric) -> Condition:
-    """Labels of a part that an audit picked do not stand for the rest, and so cannot be compared."""
-    open_: dict[str, int] = {}
-    for name, candidates in sides.items():
+def _labels(sides: Iterable[tuple[str, Sequence[LoggedCandidate]]], rubric: Rubric) -> Condition:
+    """Labels of a part that an audit picked do not stand for the rest, and so cannot be compared.
+
+    Two sides may have one name: the champion's is that of its promotion, which another text may have by now.
+    """
+    open_: list[tuple[str, int]] = []
+    for name, candidates in sides:
         scores = [tier_scores(c, rubric) for c in candidates]
         labels = [label for s in scores if (label := sit_down_score(s)) is not None]
         if any(label.probability is not None for label in labels):
             left = sum(sit_down_score(s) is None and automatic_score(s) is not None for s in scores)
             if left:
-                open_[name] = left
-    listed = " and ".join(f"{n} of {name}" for name, n in open_.items())
+                open_.append((name, left))
+    listed = " and ".join(f"{n} of {name}" for name, n in open_)
     return Condition(
         name="labels",
         met=not open_,
         found=f"an audit picked the labels, and candidates have none: {listed}"
         if open_
         else "none were left by an audit",
-        remedy=f"judge the rest, {sum(open_.values())} candidates: pytest evals/ --judge-export packet.json"
+        remedy=f"judge the rest, {sum(n for _, n in open_)} candidates: pytest evals/ --judge-export packet.json"
         if open_
         else None,
     )

@@ -211,6 +211,11 @@ def test_labels_that_an_audit_picked_of_a_part_are_refused_until_the_rest_is_jud
     assert decided([*audited("v1", BASE, 20), *audited("v2", better(1.0), 20)]).granted
     first = decided([*audited("v1", BASE, 20), *audited("v2", better(1.0), 14)], champion=None)
     assert set(unmet(first)) == {"labels"}
+    # The champion's text was v2 when it was promoted; its file is v1 now, and v2 is another text.
+    renamed = [*audited("v1", BASE, 20), *audited("v2", better(1.0), 14)]
+    found = decide(renamed, RUBRIC, task="tip", experiment="e", champion=("v2", "sha-v1"))
+    assert set(unmet(found)) == {"labels"}
+    assert "6 of v2" in unmet(found)["labels"]
 
 
 def test_the_first_champion_is_picked_in_pairs_and_not_by_means_of_other_scenarios() -> None:
