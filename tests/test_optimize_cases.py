@@ -177,6 +177,34 @@ def test_a_loop_that_promoted_does_not_promote_again(project: Project, provider:
     assert len(provider.requests) == asked
 
 
+def test_a_champion_that_comes_while_the_test_split_is_measured_is_not_passed_over(
+    project: Project, provider: ScriptedProvider, run: Run
+) -> None:
+    """Somebody else promotes meanwhile: what was compared with the champion before says nothing of the new one."""
+    registry = PromptRegistry(project.store)
+    plan = run("evals/tips.yaml", "--dry-run").out
+    test = set(re.findall(r"s(\d+)", re.search(r"test: (.*)", plan)[1]))  # type: ignore[index]
+    rival = project.root / "prompts/tip/v9.yaml"
+    rival.write_text((project.root / "prompts/tip/v1.yaml").read_text().replace("be v1", "be v1, concrete and superb"))
+    moved: list[str] = []
+
+    def meanwhile(body: dict[str, Any]) -> str:
+        number = re.search(r"situation-(\d+)", str(body["messages"][-1]["content"]))
+        if not moved and not is_judge(body) and number and number[1] in test:
+            moved.append(registry.promote("tip", load_prompt(rival, "tip"), lineage={}, message="by hand").version)
+        return reply(body)
+
+    provider.reply = meanwhile
+    result = run("evals/tips.yaml", "--rounds", "2", *AUTO)
+    assert (moved, champion(project)) == (["v9"], "v9"), result.text
+    assert result.code == 1, result.text
+    assert "v9 has become champion of tip" in result.err
+    loop = loop_of(result)
+    resumed = run("--resume", loop)
+    assert (resumed.code, champion(project)) == (0, "v9"), resumed.text
+    assert json.loads(Path(outcome(project, loop)["receipt"]).read_text())["champion"] == "v9"
+
+
 def test_two_files_of_one_text_are_one_prompt(tmp_path: Path, provider: ScriptedProvider, run: Run) -> None:
     suite = SUITE.replace("[v1]", "[v1, v2]")
     project = loop_project(tmp_path / "project", provider, prompts=("v1", "v2"), suite=suite)

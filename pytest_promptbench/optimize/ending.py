@@ -17,7 +17,7 @@ from ..tracking.registry import PromptRegistry, Registered
 from .laboratory import Bench, WaitingError
 from .plan import Plan, Trial
 from .prompts import difference, write_prompt
-from .state import Measured, OutOfMoneyError, Search
+from .state import Measured, OutOfMoneyError, Search, UnreachableError
 
 RESULT_SCHEMA = "promptbench/optimize/1"
 
@@ -165,6 +165,7 @@ def conclude(state: Search, bench: Bench, suite: Suite, gate: Gate) -> Result:
     unseen = [c for c in candidates if c.error is None and c.sit_down() is None]
     if gate.policy is not Policy.AUTO and unseen:
         return _waiting(state, bench.export(unseen), **found)
+    _check_champion(champion, gate.reigning(plan.task), plan.task)
     return _promote(state, suite, gate, candidates, opponent, winner, found)
 
 
@@ -183,6 +184,14 @@ def _opponent(champion: Registered | None, gate: Gate, suite: Suite, base: Promp
     found = found or gate.registry.text(suite.task, champion)
     taken = found.version in (base.version, winner.version)  # by a file that has changed since
     return replace(found, version=f"{found.version}@champion") if taken else found
+
+
+def _check_champion(before: Registered | None, now: Registered | None, task: str) -> None:
+    """Measuring takes a while, and others promote too: nothing was compared with a champion that came meanwhile."""
+    if (before and before.sha256) == (now and now.sha256):
+        return
+    found = f"{now.version} has become champion of {task}" if now else f"the champion of {task} was taken back"
+    raise UnreachableError(f"{found} while the test split was measured, so the winner has yet to be compared anew")
 
 
 def _promote(

@@ -13,7 +13,10 @@ from .proposing import Example
 
 
 class UnreachableError(PromptbenchError):
-    """A provider or the judge could not be asked; what was paid for is kept, so the loop can be resumed."""
+    """A provider or the judge could not be asked, or the champion is another since; the loop can be resumed.
+
+    What was paid for is kept.
+    """
 
 
 class OutOfMoneyError(PromptbenchError):
