@@ -21,7 +21,7 @@ from ..localmodels import installed
 from ..promotion import Policy, parse_bound
 from ..records import Model, Prompt, Suite
 from ..session import where
-from ..settings import Identity, Settings, resolve
+from ..settings import Identity, Settings, file_above, resolve
 from ..tracking.registry import PromptRegistry, Registered
 from ..tracking.rounds import Rounds
 from ..tracking.store import TrackingStore
@@ -311,7 +311,10 @@ def _report_folder(plan: Plan, root: Path) -> Path:
 
 
 def _check_folder(job: Job) -> None:
-    """Reports of two loops in one folder would pass for one another's."""
+    """Reports of two loops in one folder would pass for one another's; and they are written when all is paid for."""
+    file = job.folder if job.folder.is_file() else file_above(job.folder)
+    if file is not None:
+        raise UsageError(f"--report {job.folder}: {file} is a file, not a folder")
     try:
         there = json.loads((job.folder / "result.json").read_text(encoding="utf-8"))["plan"]["id"]
     except (OSError, ValueError, KeyError, TypeError):
