@@ -473,6 +473,7 @@ def test_a_champion_that_is_another_is_counted(project: Project, run: Run) -> No
         (["evals/tips.yaml", "--judge", "me"], "argument --judge: invalid choice"),
         (["evals/tips.yaml", "--report", "evals/tips.yaml"], "evals/tips.yaml is a file, not a folder"),
         (["evals/tips.yaml", "--report", "evals/tips.yaml/x"], "evals/tips.yaml is a file, not a folder"),
+        (["evals/tips.yaml", "--models", " ,"], "argument --models: ' ,' names nothing"),
         (["evals/tips.yaml", "--wat"], "unrecognized arguments: --wat"),
         (["evals/tips.yaml", "--promote-within", "foo:2", "--dry-run"], "--promote-within 'foo:2': expected"),
         (["evals/tips.yaml", "--judge", "sit-down", *AUTO], "asks for the automatic judge's scores"),

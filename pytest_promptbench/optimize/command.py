@@ -80,7 +80,10 @@ def _money(text: str) -> float:
 
 
 def _names(text: str) -> str:
-    return ",".join(n.strip() for n in text.split(",") if n.strip())
+    names = ",".join(n.strip() for n in text.split(",") if n.strip())
+    if not names:  # which would be all of them
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing; expected names with commas between them")
+    return names
 
 
 def run(args: argparse.Namespace, say: Say) -> int:
