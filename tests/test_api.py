@@ -235,6 +235,13 @@ def test_what_an_edit_superseded_is_not_counted_as_pending(root: Path, logged: P
     (there,) = [e for e in client.get("/api/bench/experiments").json()["experiments"] if e["name"] == EXPERIMENT]
     assert (there["candidates"], there["pending"], len(packet["items"])) == (15, 12, 12)
     assert [(t["candidates"], t["pending"]) for t in there["tasks"]] == [(15, 12)]
+    for wanted, count in (("true", 12), ("false", 3)):
+        asked = {"judge_pending": wanted}
+        found = client.get(f"/api/bench/runs/{EXPERIMENT}", params=asked).json()
+        assert (found["matching"], {r["judge_pending"] for r in found["runs"]}) == (count, {wanted == "true"})
+    page = client.get("/experiment", params={"name": EXPERIMENT, "scenario": "s0"}).text
+    assert page.count("4 pending, 1 superseded") == 3
+    assert page.count(">superseded<") == 1
     taken = client.post("/api/bench/verdicts", json=scored(packet)).json()
     assert taken["message"] == "applied 12, unchanged 0, still pending 0"
     (there,) = [e for e in client.get("/api/bench/experiments").json()["experiments"] if e["name"] == EXPERIMENT]

@@ -136,7 +136,7 @@ class CandidateShape(_Shape):
     scenario: str
     rubric: str
     rubric_sha256: str
-    judge_pending: bool
+    judge_pending: bool = Field(description="it waits for a judge; not what an edited prompt or model superseded")
     judge_kind: str | None = Field(description="of the verdict that counts: claude-code, human, or the judge model")
     error: str | None
     checks: dict[str, bool | float]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -83,6 +83,7 @@ class Pages:
         text = self._experiments.rubric(group)
         board = build_leaderboard(group.candidates, text, experiment=name, task=group.task)
         scenarios = _scenarios(group)
+        waiting = {c.run_id for c in group.pending}
         chosen = scenario if scenario in scenarios else next(iter(scenarios))
         texts = self._experiments.texts(scenarios[chosen])
         agreement = agreement_report(group.candidates, text, experiment=name, task=group.task)
@@ -106,14 +107,14 @@ class Pages:
                 _ScenarioLink(
                     name=visible(s),
                     link=_link("/experiment", name=name, task=group.task, rubric=rubric, scenario=s) + "#candidates",
-                    note=_states(cs),
+                    note=_states(cs, waiting),
                     current=s == chosen,
                 )
                 for s, cs in scenarios.items()
             ],
             chosen=visible(chosen),
             context=_context(texts),
-            cards=_cards(texts, board, text),
+            cards=_cards(texts, board, text, waiting),
         )
 
     def judge(
@@ -370,15 +371,18 @@ def _scenarios(group: Group) -> dict[str, list[LoggedCandidate]]:
     return dict(sorted(found.items()))
 
 
-def _state(candidate: LoggedCandidate) -> str:
+def _state(candidate: LoggedCandidate, waiting: Set[str]) -> str:
+    """``waiting``: the runs that a packet would offer; what else has no verdict is superseded by an edit."""
     if candidate.error is not None:
         return "failed"
-    return "pending" if candidate.pending else "judged"
+    if not candidate.pending:
+        return "judged"
+    return "pending" if candidate.run_id in waiting else "superseded"
 
 
-def _states(candidates: Sequence[LoggedCandidate]) -> str:
-    found = Counter(_state(c) for c in candidates)
-    return ", ".join(f"{found[s]} {s}" for s in ("judged", "pending", "failed") if found[s])
+def _states(candidates: Sequence[LoggedCandidate], waiting: Set[str]) -> str:
+    found = Counter(_state(c, waiting) for c in candidates)
+    return ", ".join(f"{found[s]} {s}" for s in ("judged", "pending", "superseded", "failed") if found[s])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -409,14 +413,14 @@ def _shown(text: str) -> str:
     return visible(text, limit=LONGEST, multiline=True)
 
 
-def _cards(candidates: Sequence[LoggedCandidate], board: Leaderboard, rubric: Rubric) -> list[_Card]:
+def _cards(candidates: Sequence[LoggedCandidate], board: Leaderboard, rubric: Rubric, waiting: Set[str]) -> list[_Card]:
     place = {(row.model, row.prompt): i for i, row in enumerate(board.rows)}
     ordered = sorted(candidates, key=lambda c: (place.get((c.model, c.prompt), len(place)), c.started_at, c.run_id))
     return [
         _Card(
             model=visible(c.model),
             prompt=visible(c.prompt),
-            state=_state(c),
+            state=_state(c, waiting),
             outputs=[_shown(text) for text in c.outputs or ()],
             error=_shown(c.error) if c.error is not None else None,
             verdicts=[_verdict(v, c, rubric) for v in _by_weight(c)],

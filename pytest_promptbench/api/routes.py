@@ -21,7 +21,7 @@ from ..agreement import agreement_json
 from ..clock import iso_utc
 from ..errors import PacketError, PromptbenchError
 from ..experiments import Experiments
-from ..leaderboard import leaderboard_json
+from ..leaderboard import leaderboard_json, pending_candidates
 from ..packet import read_packet
 from ..packet.document import plain
 from ..records import LoggedCandidate, Rubric, Tier, composite
@@ -110,11 +110,12 @@ def api_routes(*, settings: ServiceSettings, experiments: Experiments, runs: Run
         """The candidates of an experiment, oldest first."""
         found = experiments.read(experiment)
         wanted = {"model": model, "prompt": prompt, "scenario": scenario, "task": task}
+        waiting = {c.run_id for c in pending_candidates(found.candidates)}
         matching = [
             c
             for c in found.candidates
             if all(v is None or getattr(c, k) == v for k, v in wanted.items())
-            and (judge_pending is None or c.pending == judge_pending)
+            and (judge_pending is None or (c.run_id in waiting) == judge_pending)
             and (judge_kind is None or judge_kind_of(c) == judge_kind)
         ]
         rest = [c for c in matching if cursor is None or _place(c) > _parsed(cursor)]
@@ -124,7 +125,7 @@ def api_routes(*, settings: ServiceSettings, experiments: Experiments, runs: Run
             page = experiments.texts(page)
         value = models.RunsPage(
             experiment=found.name,
-            runs=[_candidate(c, rubrics.get(c.rubric_sha256)) for c in page],
+            runs=[_candidate(c, rubrics.get(c.rubric_sha256), pending=c.run_id in waiting) for c in page],
             matching=len(matching),
             next_cursor="{}-{}".format(*_place(page[-1])) if len(rest) > limit else None,
         )
@@ -284,7 +285,7 @@ def _rubric(experiments: Experiments, group: Any) -> Rubric | None:
         return None  # then there are no composites; the leaderboard says why
 
 
-def _candidate(c: LoggedCandidate, rubric: Rubric | None) -> models.CandidateShape:
+def _candidate(c: LoggedCandidate, rubric: Rubric | None, *, pending: bool) -> models.CandidateShape:
     verdicts = [
         models.VerdictShape(
             tier=cast("Any", v.judge.tier.value),
@@ -303,7 +304,7 @@ def _candidate(c: LoggedCandidate, rubric: Rubric | None) -> models.CandidateSha
     # Unchecked: the values are of the right types, and a text may hold a lone surrogate, which pydantic refuses.
     return models.CandidateShape.model_construct(
         **{name: getattr(c, name) for name in same},
-        judge_pending=c.pending,
+        judge_pending=pending,
         judge_kind=judge_kind_of(c),
         checks=dict(c.checks),
         verdicts=verdicts,
