@@ -323,6 +323,24 @@ def test_no_script_of_a_model_runs(logged: Project, browser: Browser) -> None:
 
 @pytest.mark.browser
 @needs_chromium
+def test_pages_are_no_wider_than_a_phone(logged: Project, browser: Browser) -> None:
+    phone = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+    browser.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": phone})
+    wide = "internationalisation-" * 8
+    with served(logged.root) as address:
+        for path in ("/", "/experiment?name=", "/judge?name="):
+            browser.open(f"{address}{path}{quoted(EXPERIMENT) if '=' in path else ''}")
+            browser.wait("document.readyState === 'complete'")
+            browser.run("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+            browser.run(
+                "document.querySelectorAll('.rubric').forEach((r) => (r.innerHTML += "
+                f"'<pre>{wide}</pre><table><tr><td>{wide}</td></tr></table>'))"
+            )
+            assert browser.run("return document.documentElement.scrollWidth") == 360, path
+
+
+@pytest.mark.browser
+@needs_chromium
 def test_a_refused_verdict_is_shown_and_kept(logged: Project, tmp_path: Path, browser: Browser) -> None:
     folder = tmp_path / "project"
     folder.mkdir()
