@@ -341,6 +341,29 @@ def test_pages_are_no_wider_than_a_phone(logged: Project, browser: Browser) -> N
 
 @pytest.mark.browser
 @needs_chromium
+def test_leaving_the_page_sends_a_long_verdict_too(logged: Project, tmp_path: Path, browser: Browser) -> None:
+    """25,000 characters that are 75,000 bytes: browsers refuse to send more than 64 KiB for a page that is going."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    with served(copy_of(logged, folder)) as address:
+        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
+        browser.wait("document.documentElement.dataset.ready")
+        browser.press("Eve" + ENTER)
+        browser.run(
+            "const why = document.getElementById('rationale'); why.value = '\u5b57'.repeat(25000);"
+            "why.dispatchEvent(new Event('input'))"
+        )
+        browser.press("111y" + ENTER)
+        browser.wait("document.getElementById('saved').textContent === '1 not saved yet'")
+        browser.run(
+            "Object.defineProperty(document, 'visibilityState', {value: 'hidden'});"
+            "document.dispatchEvent(new Event('visibilitychange'))"
+        )
+        browser.wait("document.getElementById('saved').textContent === 'all saved'")
+
+
+@pytest.mark.browser
+@needs_chromium
 def test_a_refused_verdict_is_shown_and_kept(logged: Project, tmp_path: Path, browser: Browser) -> None:
     folder = tmp_path / "project"
     folder.mkdir()

@@ -239,7 +239,7 @@
         method: "POST",
         headers: { "Content-Type": "application/json" },
         body,
-        keepalive: leaving && body.length < 60000,
+        keepalive: leaving && new TextEncoder().encode(body).length < 60000, // browsers refuse more than 64 KiB of it
       });
       const answer = await response.json().catch(() => ({}));
       if (response.ok) {
