@@ -1042,6 +1042,27 @@ def test_mlflow_down(logged: Project, monkeypatch: pytest.MonkeyPatch, reader: h
     assert (page.status_code, "Start MLflow" in page.text) == (503, True)
 
 
+def test_everybody_who_asks_for_health_at_once_has_mlflow_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def slow(address: str, **_: Any) -> httpx.Response:
+        asked.append(address)
+        time.sleep(0.3)
+        return httpx.Response(200)
+
+    monkeypatch.setattr(httpx, "get", slow)
+    client = client_of(tmp_path, tracking_uri="http://mlflow.example", artifact_root=None)
+    found: list[int] = []
+    threads = [threading.Thread(target=lambda: found.append(client.get("/api/health").status_code)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (found, asked) == ([200] * 8, ["http://mlflow.example/health"])
+
+
 def test_an_mlflow_that_takes_a_connection_and_never_answers(root: Path) -> None:
     """Its client would wait 120 s, eight times."""
     assert set(FOR_WHO_WAITS) == {"MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"}

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -353,13 +354,15 @@ class _Health:
         self._runs = runs
         self._asked_at = -math.inf
         self._found: tuple[bool, bool | None] = (False, None)
+        self._asking = threading.Lock()
 
     def answer(self) -> Response:
-        if time.monotonic() - self._asked_at > HEALTH_FOR_S:
-            airflow = self._runs.airflow.answers() if self._runs.airflow is not None else None
-            self._found = self._mlflow(), airflow
-            self._asked_at = time.monotonic()
-        mlflow, airflow = self._found
+        with self._asking:  # who comes while somebody asks takes that answer
+            if time.monotonic() - self._asked_at > HEALTH_FOR_S:
+                airflow = self._runs.airflow.answers() if self._runs.airflow is not None else None
+                self._found = self._mlflow(), airflow
+                self._asked_at = time.monotonic()
+            mlflow, airflow = self._found
         down = []
         if not mlflow:
             down.append(f"MLflow does not answer: {_lower(self._settings.mlflow_remedy)}")
