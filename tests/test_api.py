@@ -345,6 +345,7 @@ def test_a_hostile_name_is_only_a_name(reader: httpx.Client, name: str) -> None:
         (f"leaderboard/{EXPERIMENT}?rubric_sha256=x", "query.rubric_sha256"),
         ("experiments?offset=-1", "query.offset"),
         (f"runs/{EXPERIMENT}?modell=haiku", "query.modell"),
+        (f"runs/{EXPERIMENT}?model=haiku&model=local", "query.model"),
         (f"leaderboard/{EXPERIMENT}?limit=3", "query.limit"),
         ("suites?x", "query.x"),
         ("run/bench-1?tail=9", "query.tail"),

@@ -227,12 +227,20 @@ def api_routes(*, settings: ServiceSettings, experiments: Experiments, runs: Run
 
 
 def _known_parameters(request: Request) -> None:
-    """Refuse a query parameter that the endpoint has not got: a misspelt filter would let everything pass."""
+    """Refuse a query parameter that the endpoint has not got: a misspelt filter would let everything pass.
+
+    One that is given twice too, since the last alone would count.
+    """
     known = {p.alias for p in request.scope["route"].dependant.query_params}
-    unknown = [name for name in dict.fromkeys(request.query_params) if name not in known]
-    if unknown:
-        there = ", ".join(sorted(known)) or "none"
-        errors = [{"where": f"query.{plain(n)[:200]}", "problem": f"unknown; there are: {there}"} for n in unknown[:20]]
+    there = ", ".join(sorted(known)) or "none"
+    wrong = {}
+    for name in request.query_params:
+        if name not in known:
+            wrong[name] = f"unknown; there are: {there}"
+        elif len(request.query_params.getlist(name)) > 1:
+            wrong[name] = "given more than once; give it one value"
+    if wrong:
+        errors = [{"where": f"query.{plain(n)[:200]}", "problem": said} for n, said in list(wrong.items())[:20]]
         detail = "; ".join(f"{e['where']}: {e['problem']}" for e in errors)
         raise ProblemError(422, detail, extra={"errors": errors})
 
