@@ -26,6 +26,7 @@ from fastapi import FastAPI
 
 from pytest_promptbench.airflow.request import PARAMS
 from pytest_promptbench.airflow.request import Project as Place
+from pytest_promptbench.airflow.suites import find_evals
 from pytest_promptbench.api import AirflowSettings, ServiceSettings, create_app, models
 from pytest_promptbench.api.guard import Tokens
 from pytest_promptbench.api.jobs import Jobs
@@ -698,6 +699,14 @@ def until(client: httpx.Client, location: str, *states: str) -> dict[str, Any]:
         assert state["state"] in ("running", "waiting"), state
         time.sleep(0.3)
     raise AssertionError(f"the run is not {states}: {state}")
+
+
+def test_a_baseline_may_be_large(tmp_path: Path) -> None:
+    """60 rows of 300 scenarios with six scores each are 2.6 MiB."""
+    (tmp_path / "evals").mkdir()
+    large = {"schema": "promptbench/baseline/1", "suites": [], "more": "x" * (3 << 20)}
+    (tmp_path / "evals/baseline.json").write_text(json.dumps(large))
+    assert find_evals(tmp_path).baselines == ("evals/baseline.json",)
 
 
 def test_a_run_is_a_job_of_this_machine_that_waits_for_its_judge(root: Path, logged: Project) -> None:

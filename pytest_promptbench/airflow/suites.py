@@ -17,6 +17,7 @@ from ..gate.baseline import BASELINE_SCHEMA
 
 _DEEPEST = 6
 _LARGEST = 2 * 1024 * 1024
+"""A test file that is longer is not parsed; of a baseline only the beginning is read."""
 _NOT_OURS = {"node_modules", "venv", "build", "dist", "mlruns", "mlartifacts", "__pycache__", "site-packages"}
 _TESTS = ("test_*.py", "*_test.py")
 _MARKER = "promptbench"
@@ -94,7 +95,8 @@ def _walk(root: Path) -> Iterator[Path]:
         for name in sorted(names):
             if name.endswith(".json") or any(fnmatch(name, pattern) for pattern in _TESTS):
                 path = here / name
-                if path.is_file() and path.stat().st_size <= _LARGEST and path.resolve().is_relative_to(root):
+                short = path.suffix == ".json" or (path.is_file() and path.stat().st_size <= _LARGEST)
+                if path.is_file() and short and path.resolve().is_relative_to(root):
                     yield path
 
 
