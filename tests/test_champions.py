@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_promptbench.errors import UsageError
-from pytest_promptbench.records import Message, Prompt
+from pytest_promptbench.records import Message, Prompt, sha256
 from pytest_promptbench.tracking.registry import PromptRegistry
 from pytest_promptbench.tracking.store import TrackingStore
 
@@ -134,6 +134,18 @@ def test_rollbacks_go_back_through_the_whole_history_and_end(tmp_path: Path) -> 
     registry._store.client.set_prompt_alias("tip", "champion", 2)
     assert registry.roll_back("tip")[1].version == "c"
     assert registry.roll_back("tip")[1].version == "a"
+
+
+def test_long_params_are_part_of_a_champion(tmp_path: Path) -> None:
+    """A JSON schema of the reply has thousands of characters."""
+    migrated_database(tmp_path / "mlflow.db")
+    registry = PromptRegistry(TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path / "artifacts"))
+    messages = (Message(role="user", content="hi"),)
+    params = {"response_format": {"type": "json_schema", "schema": {f"field-{i}": "x" * 90 for i in range(100)}}}
+    content = {"messages": [m.to_json() for m in messages], "params": params}
+    prompt = Prompt(task="tip", version="v1", messages=messages, params=params, sha256=sha256(content))
+    registered = registry.promote("tip", prompt, lineage={}, message="test")
+    assert registry.text("tip", registered) == prompt
 
 
 def test_under_the_policy_both_the_automatic_judge_has_its_say(tmp_path: Path) -> None:

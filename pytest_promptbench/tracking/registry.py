@@ -22,6 +22,7 @@ HISTORY = "promptbench.champions"
 KEPT = 200
 """So many of them are kept."""
 TAG_LIMIT = 4000
+"""So many characters are kept of what a version's tags tell; MLflow itself takes 100,000."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +89,10 @@ class PromptRegistry:
     def promote(self, task: str, prompt: Prompt, *, lineage: Mapping[str, str], message: str) -> Registered:
         """Register the prompt, unless this text is registered already, and move the alias to it."""
         before = self.champion(task)
-        tags = {VERSION: prompt.version, SHA256: prompt.sha256, **lineage}
-        if prompt.params:
-            tags[PARAMS] = json.dumps(dict(prompt.params), sort_keys=True)
-        tags = {k: storable(v)[:TAG_LIMIT] for k, v in tags.items()}
+        told = {VERSION: prompt.version, SHA256: prompt.sha256, **lineage}
+        tags = {k: storable(v)[:TAG_LIMIT] for k, v in told.items()}
+        if prompt.params:  # never cut: they are part of the prompt, and a schema of the reply is long
+            tags[PARAMS] = storable(json.dumps(dict(prompt.params), sort_keys=True))
         client = self._store.client
         with translated(self._store.uri):
             known = self._find(task, prompt.sha256)
