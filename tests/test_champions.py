@@ -134,6 +134,10 @@ def test_rollbacks_go_back_through_the_whole_history_and_end(tmp_path: Path) -> 
     registry._store.client.set_prompt_alias("tip", "champion", 2)
     assert registry.roll_back("tip")[1].version == "c"
     assert registry.roll_back("tip")[1].version == "a"
+    for version in ("d", "e"):
+        registry.promote("tip", prompt(version), lineage={}, message="test")
+    registry._store.client.delete_prompt_version("tip", "4")  # d: not one to go back to any more
+    assert registry.roll_back("tip")[1].version == "a"
 
 
 def test_long_params_are_part_of_a_champion(tmp_path: Path) -> None:

@@ -125,18 +125,30 @@ class PromptRegistry:
         now = self.champion(task)
         if now is None:
             raise UsageError(f"--bench-rollback {task}: the task has no champion in MLflow's prompt registry")
-        if now.previous is None:
+        client = self._store.client
+        with translated(self._store.uri):
+            history = self._history(task, now.number)[:-1]
+            while history and not self._is_there(task, history[-1]):  # deleted in MLflow since
+                history.pop()
+        if not history:
             raise UsageError(
                 f"--bench-rollback {task}: {now.version} (version {now.number}) is the first champion; there is none "
                 "to go back to"
             )
-        client = self._store.client
         with translated(self._store.uri):
             # The history first: should this be interrupted, the present champion is put at its end again.
-            self._keep(task, self._history(task, now.number)[:-1])
-            client.set_prompt_alias(task, CHAMPION, now.previous)
-            back = _registered(client.get_prompt_version(task, str(now.previous)))
+            self._keep(task, history)
+            client.set_prompt_alias(task, CHAMPION, history[-1])
+            back = _registered(client.get_prompt_version(task, str(history[-1])))
         return now, back
+
+    def _is_there(self, task: str, number: int) -> bool:
+        try:
+            return self._store.client.get_prompt_version(task, str(number)) is not None
+        except Exception as error:
+            if getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
 
     def _find(self, task: str, sha256: str) -> Registered | None:
         """The newest registered version of this very text."""
