@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -39,7 +40,7 @@ from pytest_promptbench.leaderboard import leaderboard_json
 from pytest_promptbench.packet import parse_packet
 from pytest_promptbench.tracking.store import TrackingStore
 
-from .project import Project, migrated_database
+from .project import Project, children_of, migrated_database
 from .provider import ScriptedProvider
 
 TOKEN, READ_TOKEN = "write-token-0123456789", "read-token-0123456789"
@@ -863,6 +864,37 @@ def test_of_a_job_whose_process_was_killed_the_end_is_not_known(tmp_path: Path) 
     assert found is not None
     assert (found.state, found.exit_code, found.log) == ("lost", None, ("one", "\ufffd␛[31mtwo"))
     assert jobs.find("../" + folder.name) is None
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_whose_process_is_ended_pays_for_nothing_more_and_keeps_what_is_paid(
+    root: Path, logged: Project, how: signal.Signals
+) -> None:
+    """Also where the service was started with an ignored SIGINT, as a script's ``&`` does."""
+    client = client_of(root, environ=logged.environment(), max_jobs=1)
+    asked = {"suite": "evals", "experiment": how.name, "concurrency": 1, "judge": "auto"}
+    logged.provider.latency_s = 1.0
+    before, handler = logged.provider.count, signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        location = client.post("/api/bench/run", json=asked).headers["location"]
+        while logged.provider.count < before + 3:
+            assert client.get(location).json()["state"] == "running"
+            time.sleep(0.1)
+        about = json.loads((root / ".promptbench/jobs" / location.rpartition("/")[2] / "job.json").read_text())
+        os.kill(about["pid"], how)
+        if any(" pytest " in line for line in children_of(root)):
+            assert "the most at once" in problem(client.post("/api/bench/run", json=asked), 429)
+        state = until(client, location, "lost", "failed")
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        logged.provider.latency_s = 0.0
+    assert state["state"] == ("lost" if how is signal.SIGKILL else "failed"), state
+    assert [line for line in children_of(root) if " pytest " in line] == []
+    asked_for = logged.provider.count - before
+    assert asked_for < 12
+    again = Project(root, logged.provider).pytest("--bench-experiment", how.name)
+    assert again.code == 0, again.text
+    assert logged.provider.count - before <= 13, "all but the one that was in flight are kept"
 
 
 # -- Airflow, as far as its REST API goes

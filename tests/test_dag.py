@@ -220,6 +220,12 @@ def test_a_process_is_heard_and_its_alarms_are_kept(tmp_path: Path) -> None:
     assert done.alarms == ("NOT IN MLFLOW: 3 candidates",)
 
 
+def test_a_command_that_is_not_there_is_no_result(tmp_path: Path) -> None:
+    done = PytestProcess(["/nowhere/python", "-m", "pytest"], cwd=tmp_path, env=os.environ).run(lambda _: None)
+    assert (done.code, done.ending) == (127, Ending.CRASH)
+    assert done.last_words == "ERROR: cannot start /nowhere/python: No such file or directory"
+
+
 def test_a_session_that_could_not_reach_mlflow_is_worth_another_try(tmp_path: Path) -> None:
     """A usage error by its code, as an export and --bench-read end with it."""
     code = "import sys; print('ERROR: MLflow at http://127.0.0.1:1: down'); sys.exit(4)"

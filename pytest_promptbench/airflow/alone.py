@@ -1,11 +1,12 @@
 """A run without Airflow: the DAG's steps one after another, in a process that outlives whoever started it.
 
-    python -m pytest_promptbench.airflow.alone FOLDER collect      up to the wait for a judge, or to the end
-    python -m pytest_promptbench.airflow.alone FOLDER compare      what comes after the wait
+    python -m pytest_promptbench.airflow.alone FOLDER collect LOCK      up to the wait for a judge, or to the end
+    python -m pytest_promptbench.airflow.alone FOLDER compare LOCK      what comes after the wait
 
-``FOLDER/job.json`` says what the run is, and ``FOLDER/state.json``, a :class:`State`, where it stands. What the steps
-say goes to standard output. Nobody waits in here: a run that has packets out ends its process in the state ``waiting``,
-and whoever sees that nothing is pending any more starts it again with ``compare``.
+``FOLDER/job.json`` says what the run is, and ``FOLDER/state.json``, a :class:`State`, where it stands. ``LOCK`` is the
+descriptor of its lock, which is held until this process and its pytest have ended. What the steps say goes to standard
+output. Nobody waits in here: a run that has packets out ends its process in the state ``waiting``, and whoever sees
+that nothing is pending any more starts it again with ``compare``.
 """
 
 from __future__ import annotations
@@ -61,12 +62,12 @@ class StepError(PromptbenchError):
 class Run:
     """One run in its folder."""
 
-    def __init__(self, folder: Path, request: Request, here: Project) -> None:
-        self._folder, self._request, self._here = folder, request, here
+    def __init__(self, folder: Path, request: Request, here: Project, lock: int) -> None:
+        self._folder, self._request, self._here, self._lock = folder, request, here, lock
         self.state = read_state(folder)
 
     @classmethod
-    def of(cls, folder: Path) -> Run:
+    def of(cls, folder: Path, lock: int) -> Run:
         """From ``job.json``. UsageError where the project has not got what the request names."""
         about = json.loads((folder / JOB).read_text(encoding="utf-8"))
         here = Project(
@@ -74,7 +75,7 @@ class Run:
         )
         place = folder.relative_to(here.root).as_posix()
         request = Request.of(about["request"], run_id=folder.name, day=about["day"], folder=place)
-        return cls(folder, here.prepared(request), here)
+        return cls(folder, here.prepared(request), here, lock)
 
     def collect(self) -> None:
         """Generate, judge where that is automatic, and write the packets; then wait, or go on to the comparison."""
@@ -112,7 +113,8 @@ class Run:
         self._note(step=(name, "running"), state="running")
         command = self._here.command(arguments)
         say(f"== {name}: {command}")
-        process = PytestProcess(command, cwd=self._here.root, env=self._here.environment(os.environ))
+        environment = self._here.environment(os.environ)
+        process = PytestProcess(command, cwd=self._here.root, env=environment, held=[self._lock])
         done = process.run(say)
         if done.ending is not Ending.RESULT:
             raise StepError(f"{name} ended with {done.code}:\n{done.last_words}", done.code)
@@ -161,10 +163,10 @@ def _terminated(*_: object) -> NoReturn:
 
 def main() -> None:
     """The command line above."""
-    folder, step = Path(sys.argv[1]), sys.argv[2]
+    folder, step, lock = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        run = Run.of(folder)
+        run = Run.of(folder, lock)
         {"collect": run.collect, "compare": run.compare}[step]()
     except PromptbenchError as error:
         fail(folder, str(error), error.code if isinstance(error, StepError) else None)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import enum
 import os
-import signal
 import subprocess
-import time
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-GRACE_S = 10.0
+from . import warden
+
 TAIL_LINES = 30
 ALARMS = ("NOT IN MLFLOW:", "NOT JUDGED:", "ERROR: MLflow at ")
 """How a session's lines begin that tell what its exit code does not: MLflow or the judge's provider was down.
@@ -63,18 +63,34 @@ class Finished:
 
 
 class PytestProcess:
-    """A pytest process in a session of its own, so that :meth:`end` reaches its workers and servers too."""
+    """A pytest process in a session of its own, so that :meth:`end` reaches its workers and servers too.
 
-    def __init__(self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> None:
-        self._command, self._cwd, self._env = list(command), cwd, dict(env)
+    It ends with this process, however that ends: see :mod:`.warden`. ``held``: descriptors that stay open until then.
+    """
+
+    def __init__(self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], held: Sequence[int] = ()) -> None:
+        self._command, self._cwd, self._env, self._held = list(command), cwd, dict(env), tuple(held)
         self._process: subprocess.Popen[str] | None = None
 
     def run(self, say: Callable[[str], None]) -> Finished:
         """Start, pass every line of output on to ``say``, and wait. Whatever is raised meanwhile ends the process."""
-        tail: deque[str] = deque(maxlen=TAIL_LINES)
-        alarms: list[str] = []
-        self._process = subprocess.Popen(
-            self._command,
+        gone, here = os.pipe()
+        try:
+            try:
+                self._process = self._started((gone, *self._held))
+            finally:
+                os.close(gone)
+            return self._heard(self._process, say)
+        except BaseException:
+            self.end()
+            raise
+        finally:
+            os.close(here)
+
+    def _started(self, held: Sequence[int]) -> subprocess.Popen[str]:
+        start = [sys.executable, "-IS", warden.__file__, ",".join(map(str, held))]
+        return subprocess.Popen(
+            [*start, *self._command],
             cwd=self._cwd,
             env=self._env,
             stdin=subprocess.DEVNULL,
@@ -84,42 +100,25 @@ class PytestProcess:
             encoding="utf-8",
             errors="backslashreplace",
             start_new_session=True,
+            pass_fds=held,
         )
-        try:
-            assert self._process.stdout is not None
-            for raw in self._process.stdout:
-                line = raw.rstrip("\n")
-                tail.append(line)
-                if line.startswith(ALARMS):
-                    alarms.append(line)
-                say(line)
-            code = self._process.wait()
-            self._process = None  # its number may be another's from now on
-        except BaseException:
-            self.end()
-            raise
+
+    def _heard(self, process: subprocess.Popen[str], say: Callable[[str], None]) -> Finished:
+        tail: deque[str] = deque(maxlen=TAIL_LINES)
+        alarms: list[str] = []
+        assert process.stdout is not None
+        for raw in process.stdout:
+            line = raw.rstrip("\n")
+            tail.append(line)
+            if line.startswith(ALARMS):
+                alarms.append(line)
+            say(line)
+        code = process.wait()
+        self._process = None  # its number may be another's from now on
         return Finished(code=code, tail=tuple(tail), alarms=tuple(alarms))
 
     def end(self) -> None:
-        """SIGTERM to the whole group, and SIGKILL to what is left of it after a while. Harmless when it is over."""
+        """End the whole group, as Ctrl-C does first, and by force what is left of it. Harmless when it is over."""
         process = self._process
-        if process is None:
-            return
-        for sign, patience_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, 2.0)):
-            deadline = time.monotonic() + patience_s
-            left = _signalled(process, sign)
-            while left and time.monotonic() < deadline:
-                process.poll()  # a dead leader belongs to its group until somebody has asked for it
-                left = _signalled(process, 0)
-                time.sleep(0.1)
-            if not left:
-                return
-
-
-def _signalled(process: subprocess.Popen[str], sign: int) -> bool:
-    """Send a signal to a process's group; False where nobody is left in it."""
-    try:
-        os.killpg(process.pid, sign)
-    except ProcessLookupError:
-        return False
-    return True
+        if process is not None:
+            warden.end_group(process.pid, reap=process.poll)

@@ -1,8 +1,8 @@
 """Runs without Airflow: each a process of its own in the background, and a look now and then at those that wait.
 
 A job is a folder: ``job.json`` says what it is, ``state.json`` where it stands (``airflow.alone.State``), ``log.txt``
-what pytest says. Its process holds a lock on ``lock`` for as long as it lives, so that a service that was started anew
-sees which jobs still run, and takes over those that wait for a judge.
+what pytest says. A lock on ``lock`` is held for as long as its process lives, or the pytest of one that was killed, so
+that a service that was started anew sees which jobs still run, and takes over those that wait for a judge.
 """
 
 from __future__ import annotations
@@ -106,14 +106,14 @@ class Jobs:
     def _spawn(self, folder: Path, step: str, lock: int) -> None:
         with (folder / "log.txt").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", alone.__name__, str(folder), step],
+                [sys.executable, "-m", alone.__name__, str(folder), step, str(lock)],
                 cwd=self._project.root,
                 env=self._environ,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=(lock,),  # held open for its life, which is what holds the lock
+                pass_fds=(lock,),  # held open for its life and its pytest's, which is what holds the lock
             )
         about = _read(folder / alone.JOB)
         alone.write_json(folder / alone.JOB, {**about, "pid": process.pid})

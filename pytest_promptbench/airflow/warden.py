@@ -1,0 +1,80 @@
+"""What stands between a pytest process and its runner: a runner that is killed takes its pytest with it.
+
+    python -IS warden.py GONE,HELD,... COMMAND ...
+
+becomes ``COMMAND``, and leaves a fork of itself behind that reads the pipe ``GONE``, whose other end the runner has.
+Its end while the command lives means that nobody hears the command any more, nor ends it. ``HELD`` are descriptors that
+the fork keeps open meanwhile, such as a lock. Run as a file, in isolation: it needs the standard library alone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+STEPS = ((signal.SIGINT, 20.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 2.0))
+"""As Ctrl-C first: pytest then keeps what is paid for, logs it and ends its workers. In seconds, how long each gets."""
+
+NOT_STARTED = 127
+"""Exit code where there is no such command, as a shell's; none of pytest's."""
+
+
+def end_group(group: int, *, reap: Callable[[], object] = lambda: None) -> None:
+    """End the processes of a group, each step harder than the last. ``reap``: asks for the end of one's own child."""
+    for sign, patience_s in STEPS:
+        deadline = time.monotonic() + patience_s
+        left = _signalled(group, sign)
+        while left and time.monotonic() < deadline:
+            reap()  # a dead leader belongs to its group until somebody has asked for it
+            left = _signalled(group, 0)
+            time.sleep(0.1)
+        if not left:
+            return
+
+
+def _signalled(group: int, sign: int) -> bool:
+    """Send a signal to a group; False where nobody is left in it."""
+    try:
+        os.killpg(group, sign)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _watch(gone: int, leader: int) -> None:
+    os.setsid()  # what is meant for the group is not meant for its warden
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):  # who reads the command's output waits for the last who could write there
+        os.dup2(null, descriptor)
+    while os.read(gone, 1):
+        pass
+    if os.getppid() == leader:  # else it has ended, and its number may be another's
+        end_group(leader)
+
+
+def main(argv: list[str]) -> None:
+    """The command line above. The process has to lead a group of its own."""
+    held, command = [int(number) for number in argv[0].split(",")], argv[1:]
+    # An ignored SIGINT, which whatever a shell starts with "&" inherits, would go on to the command.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    leader = os.getpid()
+    try:
+        if os.fork() == 0:
+            try:
+                _watch(held[0], leader)
+            finally:
+                os._exit(0)
+        for number in held:
+            os.set_inheritable(number, False)
+        os.execvp(command[0], command)  # noqa: S606 - a list of arguments, and no shell
+    except OSError as error:
+        sys.stderr.write(f"ERROR: cannot start {command[0]}: {error.strerror}\n")
+        sys.exit(NOT_STARTED)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
