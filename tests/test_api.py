@@ -683,6 +683,45 @@ def test_what_is_no_json_is_400_or_422(reader: httpx.Client) -> None:
         assert answer.headers["content-type"] == PROBLEM
 
 
+def test_what_is_listed_may_be_named_and_run(root: Path, logged: Project) -> None:
+    """No shell ever sees a path, so that it may be in any language. What pytest would misread is not listed."""
+    (root / "evals/früh morgens").mkdir()
+    test = (root / "evals/test_tips.py").read_text()
+    tips = (root / "evals/tips.yaml").read_text()
+    (root / "evals/früh morgens/test_x.py").write_text(test.replace("tips.yaml", "日々 & $(tips).yaml"))
+    (root / "evals/früh morgens/日々 & $(tips).yaml").write_text(tips)
+    (root / "evals/früh morgens/models.yaml").write_text((root / "evals/models.yaml").read_text())
+    (root / "evals/früh morgens/basis 1.json").write_text('{"schema": "promptbench/baseline/1"}')
+    odd = ["@args", "-k", "[a]", "a::b", "a\nb", "a\\b", ".hidden", "~", "a..b", "\u202egnp", "\udcff"]
+    for name in odd:
+        (root / name).mkdir(exist_ok=True)
+        (root / name / "test_x.py").write_text(test)
+    client = client_of(root, environ=logged.environment(), max_jobs=9)
+    listed = client.get("/api/bench/suites").json()
+    paths = {f["path"]: f["suites"] for f in listed["files"]}
+    suite = "evals/früh morgens/日々 & $(tips).yaml"
+    assert paths == {"evals/test_tips.py": ["evals/tips.yaml"], "evals/früh morgens/test_x.py": [suite]}
+    assert (listed["folders"], listed["baselines"]) == (
+        ["evals", "evals/früh morgens"],
+        ["evals/früh morgens/basis 1.json"],
+    )
+    for name in odd:
+        body = json.dumps({"suite": f"{name}/test_x.py"})
+        answer = client.post("/api/bench/run", content=body, headers={"Content-Type": "application/json"})
+        said = problem(answer, 422)
+        assert said.startswith("suite: "), said
+        assert "pattern" not in said
+    said = problem(client.post("/api/bench/run", json={"suite": "evals", "baseline": "/etc/x.json"}), 422)
+    assert said.startswith("baseline: '/etc/x.json' is none: expected a path below the project"), said
+
+    more = {"models": ["haiku"], "prompts": ["v1"], "experiment": "fruh", "judge": "auto"}
+    started = client.post("/api/bench/run", json={"suite": suite, "baseline": listed["baselines"][0], **more})
+    assert started.status_code == 202, started.text
+    until(client, started.headers["location"], "success", "failed")
+    runs = client.get("/api/bench/runs/fruh").json()["runs"]
+    assert {(r["model"], r["prompt"]) for r in runs} == {("haiku", "v1")}
+
+
 def test_what_may_be_asked_is_what_the_dag_takes(reader: httpx.Client) -> None:
     shape = reader.get("/api/openapi.json").json()["components"]["schemas"]["RunRequest"]
     assert set(shape["properties"]) == set(PARAMS)

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..tracking.store import TrackingStore
-from .suites import find_evals
+from .suites import END, PATH, find_evals
 
 DAG_ID = "bench_collect"
 RUN_TAG = "airflow.run_id"
@@ -23,11 +23,11 @@ RUN_TAG = "airflow.run_id"
 MAX_SHARDS = 64
 _NOT_FOR_PYTEST = ("AIRFLOW", "_AIRFLOW", "PYTEST_", "PROMPTBENCH_API_", "PROMPTBENCH_AIRFLOW_")
 
-# `$` also matches before a last newline, in Python; the lookahead closes that, and JavaScript's `$` does not mind it.
-_END = r"$(?!\n)"
-_PATH = rf"^(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_./-]{{0,199}}{_END}"
-_TOLERANCE = rf"^[A-Za-z_][A-Za-z0-9_]{{0,99}}:[0-9]{{1,6}}(\.[0-9]{{1,6}})?%?{_END}"
-_NAME = rf"^[^\[\],\x00-\x1f\x7f]{{1,100}}{_END}"
+_TOLERANCE = rf"^[A-Za-z_][A-Za-z0-9_]{{0,99}}:[0-9]{{1,6}}(\.[0-9]{{1,6}})?%?{END}"
+_BASELINE = rf"^({PATH[1 : -len(END)]})?{END}"
+_EXPRESSION = rf"^(?!-)[^\x00-\x1f\x7f]{{0,500}}{END}"
+_EXPERIMENT = rf"^([A-Za-z0-9][A-Za-z0-9 _.:@+-]{{0,199}})?{END}"
+_NAME = rf"^[^\[\],\x00-\x1f\x7f]{{1,100}}{END}"
 
 
 def _names(what: str) -> dict[str, Any]:
@@ -44,7 +44,7 @@ PARAMS: Mapping[str, Mapping[str, Any]] = {
     "suite": {
         "default": "evals/",
         "type": "string",
-        "pattern": _PATH,
+        "pattern": PATH,
         "description": "a suite file, a test file or a folder with evals, relative to the project",
     },
     "models": _names("models"),
@@ -52,13 +52,13 @@ PARAMS: Mapping[str, Mapping[str, Any]] = {
     "k": {
         "default": None,
         "type": ["string", "null"],
-        "pattern": rf"^(?!-)[^\x00-\x1f\x7f]{{0,500}}{_END}",
+        "pattern": _EXPRESSION,
         "description": "pytest's -k expression over test ids, such as: haiku and not v1",
     },
     "experiment": {
         "default": None,
         "type": ["string", "null"],
-        "pattern": rf"^([A-Za-z0-9][A-Za-z0-9 _.:@+-]{{0,199}})?{_END}",
+        "pattern": _EXPERIMENT,
         "description": "MLflow experiment; empty: bench-<day of the run>",
     },
     "shards": {
@@ -97,7 +97,7 @@ PARAMS: Mapping[str, Mapping[str, Any]] = {
     "baseline": {
         "default": None,
         "type": ["string", "null"],
-        "pattern": rf"^({_PATH[1 : -len(_END)]})?{_END}",
+        "pattern": _BASELINE,
         "description": "baseline file, relative to the project, such as evals/baseline.json; empty: no comparison",
     },
     "tolerances": {
@@ -126,6 +126,21 @@ PARAMS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 """Name -> JSON schema of a value, with its default. The same names are the only keys of ``dag_run.conf``."""
+
+
+_PATH_IN_WORDS = (
+    "a path below the project as GET /api/bench/suites lists them, with forward slashes and at most 1,000 characters; "
+    "it begins with none of - . / @ ~ and holds no .. :: [ backslash or control character"
+)
+IN_WORDS: Mapping[str, str] = {
+    PATH: _PATH_IN_WORDS,
+    _BASELINE: f"{_PATH_IN_WORDS}; or nothing, for no comparison",
+    _NAME: "a name of 1 to 100 characters, without brackets, commas and control characters",
+    _EXPRESSION: "at most 500 characters, none of them a control character, and no - at the beginning",
+    _EXPERIMENT: "at most 200 of A to Z, a to z, 0 to 9, blank and _.:@+-, a letter or digit first",
+    _TOLERANCE: "a criterion, a colon and a number, such as composite:0.5 or composite:5%",
+}
+"""Pattern of :data:`PARAMS` -> what it allows, for whoever wrote something else."""
 
 
 def unknown_keys(conf: Mapping[str, Any] | None) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -14,6 +15,14 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..gate.baseline import BASELINE_SCHEMA
+
+# `$` also matches before a last newline, in Python; the lookahead closes that, and JavaScript's `$` does not mind it.
+END = r"$(?!\n)"
+PATH = rf"^(?!.*(\.\.|::))[^-./@~\\\[\x00-\x1f\x7f][^\\\[\x00-\x1f\x7f]{{0,999}}{END}"
+"""A path that a request may name.
+
+pytest would take what begins with @ for a file of arguments, and what follows [ or :: for a test's name.
+"""
 
 _DEEPEST = 6
 _LARGEST = 2 * 1024 * 1024
@@ -29,6 +38,7 @@ class Evals:
 
     ``files``: test file -> the suite files that it names. ``tests``: test file -> suite file -> the node ids of its
     tests, or the file itself where all of its tests are that suite's; a suite whose tests cannot be told is left out.
+    So is, everywhere, what no request may name: see :data:`PATH`.
     """
 
     files: dict[str, tuple[str, ...]]
@@ -78,13 +88,20 @@ def find_evals(root: Path) -> Evals:
     baselines: list[str] = []
     for path in _walk(root):
         name = path.relative_to(root).as_posix()
+        if not _may_be_named(name):
+            continue
         if path.suffix == ".json":
             if _is_baseline(path):
                 baselines.append(name)
         elif (found := _markers(path, root)) is not None:
-            files[name] = tuple(dict.fromkeys(suite for suite, _ in found if suite is not None))
+            files[name] = tuple(dict.fromkeys(s for s, _ in found if s is not None and _may_be_named(s)))
             tests[name] = _tests(name, found)
     return Evals(files=dict(sorted(files.items())), tests=tests, baselines=tuple(sorted(baselines)))
+
+
+def _may_be_named(path: str) -> bool:
+    """Not what cannot be typed or sent either: marks that nobody sees, and bytes that are no text."""
+    return re.match(PATH, path) is not None and path.isprintable()
 
 
 def _walk(root: Path) -> Iterator[Path]:

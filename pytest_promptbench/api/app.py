@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from ..airflow.request import Project
+from ..airflow.request import IN_WORDS, Project
 from ..errors import PromptbenchError, TrackingError, UsageError
 from ..experiments import AmbiguousError, Experiments, NotFoundError, RubricTextError
 from ..tracking.store import TrackingStore
@@ -114,11 +114,13 @@ def _problem(error: Exception, settings: ServiceSettings) -> ProblemError:
 
 
 def _invalid(error: RequestValidationError) -> ProblemError:
-    """What fits no schema, by place; the value itself is not repeated."""
+    """What fits no schema, by place; the value itself is repeated only where words say what would be right."""
     found = []
     for one in error.errors()[:20]:
         where = ".".join(str(part) for part in one["loc"] if part != "body") or "body"
-        found.append({"where": where[:200], "problem": str(one["msg"])})
+        words = IN_WORDS.get(one.get("ctx", {}).get("pattern", ""))
+        said = str(one["msg"]) if words is None else f"{ascii(one['input'])[:200]} is none: expected {words}"
+        found.append({"where": where[:200], "problem": said})
     detail = "; ".join(f"{f['where']}: {f['problem']}" for f in found)
     return ProblemError(422, detail, extra={"errors": found})
 
