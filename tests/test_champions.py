@@ -13,7 +13,7 @@ import pytest
 
 from pytest_promptbench.errors import UsageError
 from pytest_promptbench.records import Message, Prompt, sha256
-from pytest_promptbench.tracking.registry import PromptRegistry
+from pytest_promptbench.tracking.registry import PromptRegistry, Registered
 from pytest_promptbench.tracking.store import TrackingStore
 
 from .project import Project, migrated_database
@@ -138,6 +138,21 @@ def test_rollbacks_go_back_through_the_whole_history_and_end(tmp_path: Path) -> 
         registry.promote("tip", prompt(version), lineage={}, message="test")
     registry._store.client.delete_prompt_version("tip", "4")  # d: not one to go back to any more
     assert registry.roll_back("tip")[1].version == "a"
+
+
+def test_a_history_outlives_an_alias_that_was_deleted_by_hand(tmp_path: Path) -> None:
+    migrated_database(tmp_path / "mlflow.db")
+    registry = PromptRegistry(TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path / "artifacts"))
+
+    def promote(version: str) -> Registered:
+        prompt = Prompt(task="tip", version=version, messages=(Message(role="user", content=version),), sha256=version)
+        return registry.promote("tip", prompt, lineage={}, message="test")
+
+    assert [promote(version).previous for version in "abc"] == [None, 1, 2]
+    registry._store.client.delete_prompt_alias("tip", "champion")
+    assert registry.champion("tip") is None
+    assert promote("d").previous == 3
+    assert [registry.roll_back("tip")[1].version for _ in range(3)] == ["c", "b", "a"]
 
 
 def test_long_params_are_part_of_a_champion(tmp_path: Path) -> None:

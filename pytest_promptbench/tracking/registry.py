@@ -58,11 +58,14 @@ class PromptRegistry:
             history = self._history(task, int(found.version))
         return replace(_registered(found), previous=history[-2] if len(history) > 1 else None)
 
-    def _history(self, task: str, now: int) -> list[int]:
-        """The champions' numbers, oldest first, ``now`` last, even where the alias was moved by other means."""
+    def _history(self, task: str, now: int | None) -> list[int]:
+        """The champions' numbers, oldest first, ``now`` last, even where the alias was moved by other means.
+
+        now: None where it was deleted, which forgets none of those before.
+        """
         found = self._store.client.get_prompt(task)
         history: list[int] = json.loads((found.tags if found is not None else {}).get(HISTORY, "[]"))
-        return history if history[-1:] == [now] else [*history, now]
+        return history if now is None or history[-1:] == [now] else [*history, now]
 
     def _keep(self, task: str, history: Sequence[int]) -> None:
         self._store.client.set_prompt_tag(task, HISTORY, json.dumps(list(history[-KEPT:])))
@@ -108,7 +111,7 @@ class PromptRegistry:
                 number = known.number
                 for key, value in tags.items():
                     client.set_prompt_version_tag(task, str(number), key, value)
-            history = [] if before is None else self._history(task, before.number)
+            history = self._history(task, None if before is None else before.number)
             # The alias first: should this be interrupted, the next reader of the history puts the alias at its end.
             client.set_prompt_alias(task, CHAMPION, number)
             history = history if history[-1:] == [number] else [*history, number]
