@@ -552,7 +552,7 @@ def test_the_command_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def broken(packet: dict[str, Any]) -> list[tuple[bytes, str]]:
-    """Bodies that are refused, each with what is said of it."""
+    """Bodies that are refused, each with what is said of it; what is no JSON first."""
     first = packet["items"][0]["item"]
 
     def changed(**top: Any) -> bytes:
@@ -566,14 +566,14 @@ def broken(packet: dict[str, Any]) -> list[tuple[bytes, str]]:
     edited = json.loads(json.dumps(packet))
     edited["items"][0]["candidates"][0]["output"] += " (edited)"
     return [
-        (b"", "not complete JSON"),
+        (b"", "the body is no JSON: not complete JSON"),
+        (b"{", "the body is no JSON: not complete JSON"),
+        (b"\xff", "the body is no JSON: not UTF-8"),
+        (b'{"a": NaN}', "the body is no JSON: NaN is not JSON"),
+        (b"[" * 100_000, "the body is no JSON: not a packet: it is nested too deeply"),
+        (b"1" * 10_000, "the body is no JSON: not a packet: it holds a whole number of thousands of digits"),
         (b"[]", "no judge packet: the top level is []"),
-        (b"{", "not complete JSON"),
-        (b"\xff", "not UTF-8"),
-        (b'{"a": NaN}', "NaN is not JSON"),
         (b'{"a": 1, "a": 2}', "stands twice"),
-        (b"[" * 100_000, "nested too deeply"),
-        (b"1" * 10_000, "thousands of digits"),
         (changed(schema="promptbench/packet/2"), "newer promptbench"),
         (changed(surprise=1), 'unknown key "surprise"'),
         (changed(judge_kind="auto"), 'judge_kind is "auto"'),
@@ -594,7 +594,7 @@ def test_a_packet_with_mistakes_is_refused_whole_in_the_words_of_judge_apply(roo
     packet = client.get(f"/api/bench/packet/{EXPERIMENT}").json()
     for body, message in broken(packet):
         answer = client.post("/api/bench/verdicts", content=body, headers={"Content-Type": "application/json"})
-        assert message in problem(answer, 422), body[:100]
+        assert message in problem(answer, 400 if message.startswith("the body is no JSON") else 422), body[:100]
         assert tempfile.gettempdir() not in answer.text
     assert client.get(f"/api/bench/runs/{EXPERIMENT}", params={"judge_pending": "true"}).json()["matching"] == 12
 
@@ -676,11 +676,19 @@ def test_a_run_is_a_closed_form(reader: httpx.Client, logged: Project, field: st
     assert not (logged.root / ".promptbench" / "jobs").exists()
 
 
-def test_what_is_no_json_is_400_or_422(reader: httpx.Client) -> None:
-    for body in (b"", b"{", b"[]", b"\xff", b"[" * 60_000, b'{"suite": "evals", "max_cost": NaN}'):
-        answer = reader.post("/api/bench/run", content=body, headers={"Content-Type": "application/json"})
-        assert answer.status_code in (400, 422), answer.text
-        assert answer.headers["content-type"] == PROBLEM
+@pytest.mark.parametrize("path", ["run", "verdicts"])
+def test_what_is_no_json_is_400_everywhere(reader: httpx.Client, path: str) -> None:
+    def said(body: bytes, status: int) -> str:
+        answer = reader.post(f"/api/bench/{path}", content=body, headers={"Content-Type": "application/json"})
+        return problem(answer, status)
+
+    no_json = [b"", b"{", b"{bad", b"\xff", b"[" * 60_000, b"1" * 10_000, b'{"suite": "evals", "max_cost": NaN}']
+    for body in no_json:
+        assert said(body, 400).startswith("the body is no JSON: "), body[:100]
+    for body in (b"[]", b"1", b'"evals"', b"{}", b"null"):
+        assert "no JSON" not in said(body, 422)
+    operation = reader.get("/api/openapi.json").json()["paths"][f"/api/bench/{path}"]["post"]
+    assert operation["responses"]["400"]["description"] == "The body is no JSON"
 
 
 def test_what_is_listed_may_be_named_and_run(root: Path, logged: Project) -> None:

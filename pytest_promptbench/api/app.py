@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from starlette.exceptions import HTTPException
 from ..airflow.request import IN_WORDS, Project
 from ..errors import PromptbenchError, TrackingError, UsageError
 from ..experiments import AmbiguousError, Experiments, NotFoundError, RubricTextError
+from ..packet import NoJsonError
 from ..tracking.store import TrackingStore
 from . import models
 from .airflow import Airflow, AirflowError
@@ -93,7 +95,10 @@ def _problem(error: Exception, settings: ServiceSettings) -> ProblemError:
         return _invalid(error)
     if isinstance(error, HTTPException):
         headers = dict(error.headers or {})
-        return ProblemError(error.status_code, str(error.detail), headers=headers)
+        detail = str(error.detail)
+        if error.status_code == 400 and error.__cause__ is not None:  # what FastAPI met when it read a body
+            detail = f"the body is no JSON: {error.__cause__}"
+        return ProblemError(error.status_code, detail, headers=headers)
     if isinstance(error, TrackingError):
         return ProblemError(
             503,
@@ -108,6 +113,8 @@ def _problem(error: Exception, settings: ServiceSettings) -> ProblemError:
         return ProblemError(404, str(error))
     if isinstance(error, RubricTextError):
         return ProblemError(409, str(error))
+    if isinstance(error, NoJsonError):
+        return ProblemError(400, f"the body is no JSON: {error}")
     if isinstance(error, AmbiguousError | UsageError):
         return ProblemError(422, str(error))
     return ProblemError(500, "the service made a mistake; its log has the details")
@@ -117,12 +124,27 @@ def _invalid(error: RequestValidationError) -> ProblemError:
     """What fits no schema, by place; the value itself is repeated only where words say what would be right."""
     found = []
     for one in error.errors()[:20]:
+        no_json = _no_json(one)
+        if no_json is not None:
+            return ProblemError(400, f"the body is no JSON: {no_json}")
         where = ".".join(str(part) for part in one["loc"] if part != "body") or "body"
         words = IN_WORDS.get(one.get("ctx", {}).get("pattern", ""))
         said = str(one["msg"]) if words is None else f"{ascii(one['input'])[:200]} is none: expected {words}"
         found.append({"where": where[:200], "problem": said})
     detail = "; ".join(f"{f['where']}: {f['problem']}" for f in found)
     return ProblemError(422, detail, extra={"errors": found})
+
+
+def _no_json(one: Mapping[str, Any]) -> str | None:
+    """How one of FastAPI's errors shows that it is not a value's but the whole body's."""
+    if one["type"] == "json_invalid":
+        return f"{one['ctx']['error']} (character {one['loc'][-1]})"
+    if one["type"] == "missing" and one["loc"] == ("body",):
+        return "it is empty"
+    number = one.get("input")
+    if isinstance(number, float) and not math.isfinite(number):
+        return f"{one['loc'][-1]} is no number that JSON has"
+    return None
 
 
 def _describe(app: FastAPI, settings: ServiceSettings) -> None:

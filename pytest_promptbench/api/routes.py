@@ -166,7 +166,7 @@ def api_routes(*, settings: ServiceSettings, experiments: Experiments, runs: Run
     @router.post(
         VERDICTS,
         response_model=models.Taken,
-        responses=_errors(403, 404, 413, 415, 422, 503),
+        responses=_errors(400, 403, 404, 413, 415, 422, 503),
         tags=["judge"],
         openapi_extra={
             "requestBody": {
@@ -343,7 +343,7 @@ def decoded_packet(body: bytes, limit: int) -> dict[str, Any]:
         try:
             return read_packet(path, max_bytes=limit)
         except PacketError as error:
-            raise PacketError(str(error).removeprefix(f"{path}: ")) from None
+            raise type(error)(str(error).removeprefix(f"{path}: ")) from None
 
 
 # -- health

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from .build import build_packet, item_id, item_ids
 from .document import PACKET_SCHEMA, Packet, PacketItem, PacketOutput, parse_packet
-from .file import read_packet, write_packet
+from .file import NoJsonError, read_packet, write_packet
 from .matching import Matched, match_verdicts
 
 __all__ = [
     "PACKET_SCHEMA",
     "Matched",
+    "NoJsonError",
     "Packet",
     "PacketItem",
     "PacketOutput",

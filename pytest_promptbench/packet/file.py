@@ -17,6 +17,10 @@ from .document import check_schema, shown
 MAX_BYTES = 200 * 1024 * 1024
 
 
+class NoJsonError(PacketError):
+    """A packet's text is no JSON, or none that can be read."""
+
+
 def write_packet(path: Path, packet: Mapping[str, Any]) -> None:
     """Write a packet, making the folder where there is none. A reader sees the old file or the new, never a part.
 
@@ -70,7 +74,7 @@ def read_packet(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     try:
         return check_schema(_decoded(raw))
     except PacketError as error:
-        raise PacketError(f"{path}: {error}") from None
+        raise type(error)(f"{path}: {error}") from None
 
 
 def _reason(error: Exception) -> str:
@@ -82,24 +86,24 @@ def _decoded(raw: bytes) -> object:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise PacketError(f"not UTF-8 (line {line}, byte {raw[error.start]:#04x}); save it as UTF-8") from None
+        raise NoJsonError(f"not UTF-8 (line {line}, byte {raw[error.start]:#04x}); save it as UTF-8") from None
     try:
         return json.loads(text, object_pairs_hook=unique_keys, parse_constant=_no_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
-            raise PacketError(f"not complete JSON: it ends too early or a string is open ({where})") from None
-        raise PacketError(f"not JSON ({where}: {error.msg})") from None
+            raise NoJsonError(f"not complete JSON: it ends too early or a string is open ({where})") from None
+        raise NoJsonError(f"not JSON ({where}: {error.msg})") from None
     except DuplicateKeyError as error:
         raise PacketError(f"the key {shown(error.key)} stands twice in one object") from None
     except ValueError:  # CPython's limit on the digits of an integer
-        raise PacketError("not a packet: it holds a whole number of thousands of digits") from None
+        raise NoJsonError("not a packet: it holds a whole number of thousands of digits") from None
     except RecursionError:
-        raise PacketError("not a packet: it is nested too deeply") from None
+        raise NoJsonError("not a packet: it is nested too deeply") from None
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise PacketError(f"{name} is not JSON; a score that is not known is null")
+    raise NoJsonError(f"{name} is not JSON; a score that is not known is null")
 
 
 def _finite(text: str) -> float:
