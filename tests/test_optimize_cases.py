@@ -334,7 +334,7 @@ def test_what_a_loop_began_with_is_what_it_goes_on_with(project: Project, run: R
     for args, message in (
         (["--rounds", "9"], "--rounds 9 is not what the loop began with; it began with 2"),
         (["--judge", "auto"], "--judge auto is not what the loop began with"),
-        (["--seed", "3"], "--seed 3 is not"),
+        (["--seed", "3"], "--seed 3 is not what the loop began with; it began with 0"),
         (["--from", "v77"], "--from v77 is not"),
         (["--models", "nope"], "--models nope is not"),
         (["--proposer", "writer"], "--proposer writer is not"),

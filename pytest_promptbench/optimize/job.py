@@ -258,7 +258,8 @@ def _check_options(args: argparse.Namespace, plan: Plan) -> None:
     for option, (given, kept) in given_and_kept.items():
         if given is not None and given != kept:
             shown = "" if given is True else f" {','.join(given) if isinstance(given, list) else given}"
-            before = f"; it began with {kept}" if kept not in (None, False, []) else ""
+            nothing = kept is None or kept is False or kept == []  # 0, which equals False, is something
+            before = "" if nothing else f"; it began with {kept}"
             raise UsageError(
                 f"--resume {plan.id}: {option}{shown} is not what the loop began with{before}: leave it out, or begin "
                 "a new loop"
