@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -541,6 +544,21 @@ def test_a_written_prompt_reads_back_as_the_same_and_is_never_overwritten(tmp_pa
     with pytest.raises(UsageError, match="there is another prompt of that name"):
         write_prompt(tmp_path, prompt("theirs", "v9"), {})
     assert load_prompt(tmp_path / "v9.yaml", "tip").messages[0].content == "mine"
+
+
+def test_a_prompt_whose_writing_was_killed_is_written_by_the_resumed_loop(tmp_path: Path) -> None:
+    made = prompt("long " * 60, "v1-abc123-r1")
+    killed = (
+        "import pathlib, resource, signal, sys; from tests.test_optimize_parts import prompt, write_prompt\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_DFL); resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))\n"
+        f"write_prompt(pathlib.Path(sys.argv[1]), prompt({'long ' * 60!r}, {made.version!r}), {{}})"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", killed, tmp_path], cwd=root, check=False)
+    assert done.returncode == -signal.SIGXFSZ
+    assert list(tmp_path.glob("[!.]*")) == []
+    assert load_prompt(write_prompt(tmp_path, made, {}), "tip").sha256 == made.sha256
+    assert [p.name for p in tmp_path.iterdir()] == [f"{made.version}.yaml"]
 
 
 def test_a_changed_sentence_is_a_changed_line() -> None:

@@ -45,11 +45,10 @@ def as_yaml(prompt: Prompt, lineage: Mapping[str, Any]) -> str:
 def write_prompt(folder: Path, prompt: Prompt, lineage: Mapping[str, Any]) -> Path:
     """``<version>.yaml`` in the task's folder. A file that is there stays; UsageError where it holds another text."""
     path = folder / f"{prompt.version}.yaml"
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(as_yaml(prompt, lineage))
-    except FileExistsError:
-        pass
+    if not path.exists():
+        draft = folder / f".{path.name}"  # hidden from suites; half of one, of a loop that was killed, is written anew
+        draft.write_text(as_yaml(prompt, lineage), encoding="utf-8")
+        draft.replace(path)
     try:
         same = load_prompt(path, prompt.task).sha256 == prompt.sha256
     except CatalogError:
