@@ -395,8 +395,8 @@ def test_answers_carry_headers_that_keep_browsers_in_check(reader: httpx.Client)
         ({"Authorization": f"Basic {TOKEN}"}, 401, 401),
         ({"Authorization": f"Bearer {TOKEN}x"}, 401, 401),
         ({"Authorization": "Bearer \xfc\xff"}, 401, 401),
-        ({"Cookie": "promptbench_session=guess"}, 401, 401),
-        ({"Cookie": f"promptbench_session={TOKEN}"}, 401, 401),
+        ({"Cookie": "promptbench_session_8642=guess"}, 401, 401),
+        ({"Cookie": f"promptbench_session_8642={TOKEN}"}, 401, 401),
         ({"Authorization": f"Bearer {READ_TOKEN}"}, 200, 403),
         ({"Authorization": f"Bearer {TOKEN}"}, 200, 422),
         ({"Authorization": f"bearer  {TOKEN}"}, 200, 422),
@@ -489,13 +489,25 @@ def test_a_browser_logs_in_for_a_session(root: Path) -> None:
     assert client.post("/api/bench/verdicts", json=scored(packet)).json()["applied"] == 1
 
     client.post("/logout")
-    client.cookies.set("promptbench_session", cookie.split("=")[1].split(";")[0])
+    client.cookies.set("promptbench_session_8642", cookie.split("=")[1].split(";")[0])
     problem(client.get("/api/bench/suites"), 401)
 
     client.cookies.clear()
     client.post("/login", data={"token": READ_TOKEN})
     problem(client.post("/api/bench/verdicts", json=packet), 403)
     assert client.get("/judge", params={"name": EXPERIMENT}).status_code == 403
+
+
+def test_services_of_one_host_do_not_log_out_each_other(root: Path) -> None:
+    """To a browser, cookies of a host are of all its ports."""
+    ports = ("http://127.0.0.1:8642", "http://127.0.0.1:8643", "http://127.0.0.1")
+    apps = {port: InProcess(create_app(settings_of(root, token=TOKEN))) for port in ports}
+    browser = httpx.Client(mounts=dict(apps))
+    for port in ports:
+        assert browser.post(f"{port}/login", data={"token": TOKEN}).headers["location"] == "/"
+    assert [browser.get(port).status_code for port in ports] == [200] * 3
+    browser.post(f"{ports[0]}/logout")
+    assert [browser.get(port).status_code for port in ports] == [303, 200, 200]
 
 
 @pytest.mark.parametrize(

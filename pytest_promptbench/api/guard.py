@@ -89,13 +89,19 @@ def _hash(session: str) -> str:
     return hashlib.sha256(session.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def cookie_of(headers: Headers) -> str:
+    """The name of the session's cookie: with the port, since to browsers cookies of a host are of all its ports."""
+    host, colon, port = headers.get("host", "").rpartition(":")
+    return f"{COOKIE}_{port}" if host and colon and port.isascii() and port.isdigit() else COOKIE
+
+
 def session_of(headers: Headers) -> str | None:
     """The session id that a browser sent, if any.
 
     Read as browsers write cookies: those of other programs on this machine, whatever their port, come with it, and one
     that ``http.cookies`` finds malformed would take the rest with it.
     """
-    return cookie_parser(headers.get("cookie", "")).get(COOKIE)
+    return cookie_parser(headers.get("cookie", "")).get(cookie_of(headers))
 
 
 class Guard:

@@ -25,7 +25,7 @@ from ..records import Leaderboard, LoggedCandidate, Row, Rubric, Score, Verdict,
 from ..report import pictures
 from ..report.tables import all_tables
 from ..report.text import composite_text, dollars, duration, interval, notes, number, plural, ranks, visible
-from .guard import COOKIE, SESSION_S, WRITE, Tokens, session_of
+from .guard import SESSION_S, WRITE, Tokens, cookie_of, session_of
 from .problems import ProblemError
 from .settings import ServiceSettings
 from .views import counts
@@ -170,7 +170,7 @@ class Pages:
             return response
         done = RedirectResponse("/", status_code=303)
         done.set_cookie(
-            COOKIE,
+            cookie_of(request.headers),
             self._tokens.begin(role),
             max_age=SESSION_S,
             httponly=True,
@@ -184,7 +184,7 @@ class Pages:
         if session:
             self._tokens.end(session)
         done = RedirectResponse("/login" if not self._settings.open else "/", status_code=303)
-        done.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        done.delete_cookie(cookie_of(request.headers), httponly=True, samesite="strict")
         return done
 
     # -- files
