@@ -869,6 +869,32 @@ def waiting_job(root: Path, group: Sequence[str], /, *, deadline: float, **about
     return folder
 
 
+def test_a_job_that_cannot_be_read_is_told_once_and_holds_up_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, state in (("a", "[]"), ("b", '{"state": "waiting"}'), ("c", "half of {")):
+        folder = tmp_path / f"bench-{name}"
+        folder.mkdir()
+        (folder / "state.json").write_text(state)
+    place = Place(root=tmp_path, python=Path(sys.executable), tracking_uri=f"sqlite:///{tmp_path}/x.db")
+    jobs = Jobs(project=place, folder=tmp_path, environ=os.environ, most=1, open_store=place.store, poll_s=0.1)
+    job = jobs.start({"suite": "nowhere", "experiment": "e"})
+    for _ in range(600):
+        found = jobs.find(job.id)
+        assert found is not None
+        if found.state != "running":
+            break
+        time.sleep(0.1)
+    assert found.log == ("== failed: suite: nowhere does not exist below " + str(tmp_path),)
+    time.sleep(1)  # ten looks
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("pytest_promptbench")]
+    assert told == [
+        f"{tmp_path}/bench-a is passed over: AttributeError: 'list' object has no attribute 'items'",
+        f"{tmp_path}/bench-b is passed over: KeyError: 'request'",
+        f"{tmp_path}/bench-c is passed over: JSONDecodeError: Expecting value: line 1 column 1 (char 0)",
+    ]
+
+
 def test_a_run_whose_time_to_be_judged_is_up_fails(root: Path, logged: Project) -> None:
     group = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=None).read(EXPERIMENT)[0].group
     folder = waiting_job(root, group, deadline=time.time() - 1)

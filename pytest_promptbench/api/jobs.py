@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import secrets
 import subprocess
@@ -31,6 +32,7 @@ from ..tracking.store import TrackingStore
 
 TAIL_BYTES = 64 * 1024
 POLL_S = 15.0
+_LOG = logging.getLogger(__name__)
 
 
 class BusyError(PromptbenchError):
@@ -75,12 +77,13 @@ class Jobs:
         self._poll_s = poll_s
         self._starting = threading.Lock()
         self._watch: threading.Thread | None = None
+        self._passed_over: dict[Path, str] = {}
 
     def start(self, request: Mapping[str, Any]) -> Job:
         """Start a run and return at once. ``request``: parameters of a run, checked. BusyError while too many run."""
         now = datetime.now(UTC)
         with self._starting:
-            running = [i for i in self._ids() if self._state(i).state == "running"]
+            running = [i for i in self._ids() if _is_held(self._folder / i)]
             if len(running) >= self._most:
                 raise BusyError(
                     f"{len(running)} runs are going on here, the most at once: wait for {', '.join(running)}"
@@ -149,14 +152,27 @@ class Jobs:
     def _look_on(self) -> None:
         while True:
             time.sleep(self._poll_s)
-            with contextlib.suppress(OSError):
-                for job in self._ids():
-                    self._look_after(job)
+            try:
+                jobs = self._ids()
+            except OSError as error:
+                self._pass_over(self._folder, error)
+                continue
+            for job in jobs:
+                self._look_after(job)
 
     def _look_after(self, job: str) -> None:
-        with contextlib.suppress(OSError, LookupError, ValueError):  # one that cannot be read holds up no other
+        try:
             if self._state(job).state == "waiting":
                 self._look_at(self._folder / job)
+        except Exception as error:  # whatever its files hold, it holds up no other
+            self._pass_over(self._folder / job, error)
+
+    def _pass_over(self, folder: Path, error: Exception) -> None:
+        """Say so, once: the next look finds the same."""
+        reason = f"{type(error).__name__}: {error}"
+        if self._passed_over.get(folder) != reason:
+            self._passed_over[folder] = reason
+            _LOG.warning("%s is passed over: %s", folder, reason)
 
     def _look_at(self, folder: Path) -> None:
         state, about = alone.read_state(folder), _read(folder / alone.JOB)
