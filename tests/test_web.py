@@ -15,6 +15,7 @@ import pytest
 
 from pytest_promptbench.api import pages
 from pytest_promptbench.api.pages import rubric_html
+from pytest_promptbench.packet import item_ids
 from pytest_promptbench.records import Rubric, Tier
 from pytest_promptbench.tracking.store import TrackingStore
 
@@ -376,3 +377,37 @@ def test_a_refused_verdict_is_shown_and_kept(logged: Project, tmp_path: Path, br
     browser.press("s")
     browser.wait("document.getElementById('problem').innerText.includes('does not answer')")
     assert browser.run("return document.getElementById('saved').textContent") == "1 not saved yet"
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_a_verdict_that_is_refused_holds_up_no_other(logged: Project, tmp_path: Path, browser: Browser) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    root = copy_of(logged, folder)
+    store = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=None)
+    with served(root) as address:
+        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
+        browser.wait("document.documentElement.dataset.ready")
+        text = browser.run("return document.getElementById('output').textContent")
+        first = httpx.get(f"{address}/api/bench/packet/{quoted(EXPERIMENT)}", timeout=60).json()["items"][0]["item"]
+        gone = next(c.run_id for c in store.read(EXPERIMENT) if first in item_ids(c.run_id))
+        store.client.delete_run(gone)
+        browser.press("Eve" + ENTER)
+        browser.press("111y" + ENTER)
+        browser.press("222y" + ENTER)
+        said = browser.wait("document.getElementById('problem').innerText")
+        assert said.startswith(f"Not saved: number 1 of 4, {text[:60]}"), said
+        assert f"item {first} is unknown: no candidate of the experiment" in said
+        browser.press("333y" + ENTER)
+        browser.press("444y" + ENTER)
+        browser.wait("document.getElementById('saved').textContent === '1 not saved yet'")
+        assert browser.run("return document.getElementById('problem').innerText") == said
+        assert sum(bool(c.verdicts) for c in store.read(EXPERIMENT)) == 3
+
+        # Whoever presses s has it tried again.
+        store.client.restore_run(gone)
+        browser.press("s")
+        browser.wait("document.getElementById('saved').textContent === 'all saved'")
+        assert browser.run("return document.getElementById('problem').hidden")
+    assert sum(bool(c.verdicts) for c in store.read(EXPERIMENT)) == 4

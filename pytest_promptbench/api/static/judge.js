@@ -1,8 +1,8 @@
 "use strict";
 // The judging page: one output of a blind packet at a time. Scores go into the packet that the API gave, and finished
 // items of it go back to the API. The one that was finished last is held back until the next one is, so that it can be
-// taken back; "Save now", the end of the packet and leaving the page send it too. Texts of models only ever become text
-// nodes.
+// taken back; "Save now", the end of the packet and leaving the page send it too. Where the API refuses several together,
+// each is sent by itself, so that one it does not take holds up no other. Texts of models only ever become text nodes.
 
 (() => {
   const desk = document.getElementById("desk");
@@ -20,6 +20,7 @@
   let current = 0; // the marked criterion
   const finished = []; // items done, by index, in order
   const sent = new Map(); // item index -> JSON of what the API has taken
+  const refused = new Map(); // item index -> {what, why}: what the API did not take, and its words
   let sending = false;
   let allWanted = false;
 
@@ -54,9 +55,21 @@
 
   // -- what is shown
 
+  const refusals = () => {
+    const lines = [...refused].map(([index, { why }]) => {
+      const text = visible(packet.items[index].candidates[0].output);
+      return `number ${index + 1} of ${packet.items.length}, ${text.slice(0, 60)}${text.length > 60 ? "..." : ""}: ${why}`;
+    });
+    if (!lines.length) return "";
+    const more = lines.length > 3 ? [`and ${lines.length - 3} more`] : [];
+    const rest = "The others are not held up. Press s to try again, or judge it anew (u).";
+    return `Not saved: ${[...lines.slice(0, 3), ...more].join("\n")}\n${rest}`;
+  };
+
   const tell = (message) => {
-    at("problem").textContent = message || "";
-    at("problem").hidden = !message;
+    const text = [message, refusals()].filter(Boolean).join("\n");
+    at("problem").textContent = text;
+    at("problem").hidden = !text;
   };
 
   const unsent = (all = true) => {
@@ -221,36 +234,52 @@
 
   // -- sending
 
+  const name = () => at("name").value.trim();
+  const asSent = (index) => JSON.stringify([name(), packet.items[index]]);
+
+  // Sends items together: whether all of them were taken, or refused for what is in them. Anything else is told.
+  const post = async (indexes, leaving) => {
+    const items = indexes.map((index) => packet.items[index]);
+    const texts = items.map((item) => JSON.stringify(item));
+    const whats = indexes.map(asSent);
+    const body = JSON.stringify({ ...packet, judge_kind: "human", judged_by: name(), items });
+    const response = await fetch("/api/bench/verdicts", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body,
+      keepalive: leaving && new TextEncoder().encode(body).length < 60000, // browsers refuse more than 64 KiB of it
+    });
+    const answer = await response.json().catch(() => ({}));
+    const why = answer.detail || response.statusText;
+    if (response.ok) {
+      indexes.forEach((index, i) => sent.set(index, texts[i]));
+      indexes.forEach((index) => refused.delete(index));
+    } else if (response.status === 422 || response.status === 413) {
+      if (indexes.length === 1) refused.set(indexes[0], { what: whats[0], why });
+      else for (const index of indexes) if (!(await post([index], leaving))) return false;
+    } else if (response.status === 401) {
+      tell("You are not logged in any more. Log in in another tab, then press s: nothing is lost while this page is open.");
+      return false;
+    } else {
+      tell(`Not saved: ${why}\nPress s to try again.`);
+      return false;
+    }
+    return true;
+  };
+
   const send = async (all, leaving = false) => {
     if (sending && !leaving) {
       allWanted ||= all; // asked for while a request is under way: next
       return;
     }
-    const indexes = unsent(all);
+    const indexes = unsent(all).filter((index) => refused.get(index)?.what !== asSent(index));
     if (!indexes.length) return;
-    const items = indexes.map((index) => packet.items[index]);
-    const texts = items.map((item) => JSON.stringify(item));
-    const body = JSON.stringify({ ...packet, judge_kind: "human", judged_by: at("name").value.trim(), items });
     sending = true;
     count();
     let again = false;
     try {
-      const response = await fetch("/api/bench/verdicts", {
-        method: "POST",
-        headers: { "Content-Type": "application/json" },
-        body,
-        keepalive: leaving && new TextEncoder().encode(body).length < 60000, // browsers refuse more than 64 KiB of it
-      });
-      const answer = await response.json().catch(() => ({}));
-      if (response.ok) {
-        indexes.forEach((index, i) => sent.set(index, texts[i]));
-        tell("");
-        again = true;
-      } else if (response.status === 401) {
-        tell("You are not logged in any more. Log in in another tab, then press s: nothing is lost while this page is open.");
-      } else {
-        tell(`Not saved: ${answer.detail || response.statusText}\nPress s to try again.`);
-      }
+      again = await post(indexes, leaving);
+      if (again) tell("");
     } catch (error) {
       tell(`Not saved: the service does not answer (${error.message}). Press s to try again.`);
     }
@@ -259,6 +288,11 @@
     const everything = allWanted || position >= steps.length;
     allWanted = false;
     if (again) send(everything);
+  };
+
+  const save = () => {
+    refused.clear(); // whoever asks for it has it tried again
+    send(true);
   };
 
   // -- keys
@@ -274,7 +308,7 @@
     const over = position >= steps.length;
     const key = event.key.toLowerCase();
     if (key === "u") undo();
-    else if (key === "s") send(true);
+    else if (key === "s") save();
     else if (over) return;
     else if (key === "l") later();
     else if (key === "r") at("rationale").focus();
@@ -299,7 +333,7 @@
   at("undo").addEventListener("click", undo);
   at("undo-last").addEventListener("click", undo);
   at("later").addEventListener("click", later);
-  at("save").addEventListener("click", () => send(true));
+  at("save").addEventListener("click", save);
   at("rationale").addEventListener("input", () => {
     entry().rationale = at("rationale").value.trim() ? at("rationale").value : null;
     count();
