@@ -5,6 +5,7 @@ What is decided is decided in :mod:`.gate`; this module reads and writes the fil
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -14,8 +15,10 @@ from typing import Any
 from .errors import BaselineError, UsageError
 from .gate import (
     Baseline,
+    BaselineRow,
     GateOutcome,
     GateResult,
+    RowName,
     baseline_json,
     check_metrics,
     directions,
@@ -88,10 +91,13 @@ def read_baseline(path: Path) -> tuple[Baseline, ...]:
 def save(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task], *, now: str) -> list[str]:
     """Write this session's scores as the baseline; other tasks in the file stay. Returns what to tell."""
     assert settings.save is not None
-    new = [_snapshot(b, tasks, now) for b in boards]
+    new = [_of_selected(_snapshot(b, tasks, now), _selected(settings, tasks, b.leaderboard.task)) for b in boards]
     empty = [b.leaderboard.task for b in boards if all(row.composite is None for row in b.leaderboard.rows)]
     there = read_baseline(settings.save) if settings.save.exists() else ()
     _check_new(settings.save, new, there)
+    before = {(b.task, b.rubric_sha256): b for b in there}
+    kept = [_unselected(before.get((b.task, b.rubric_sha256)), b, _selected(settings, tasks, b.task)) for b in new]
+    new = [_with_rows(b, rows, before.get((b.task, b.rubric_sha256))) for b, rows in zip(new, kept, strict=True)]
     old = [b for b in there if b.task not in {b.task for b in new}]
     draft = settings.save.with_name(settings.save.name + ".tmp")
     try:
@@ -102,6 +108,7 @@ def save(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task], *, 
         raise UsageError(f"--bench-save {settings.save}: cannot be written: {error.strerror or error}") from None
     return [
         f"baseline: {settings.save}",
+        *(f"Not asked for, and kept as saved before: {_rows(rows)}." for rows in kept if rows),
         *(f"The baseline of {task} holds no scores: nothing of it is judged yet." for task in empty),
     ]
 
@@ -124,6 +131,52 @@ def _check_new(path: Path, new: Sequence[Baseline], there: Sequence[Baseline]) -
             )
 
 
+def _selected(settings: Settings, tasks: Sequence[Task], task: str) -> list[RowName] | None:
+    """The rows that a session narrowed by --bench-models or --bench-prompts was asked for; None where that is all."""
+    if settings.models is None and settings.prompts is None:
+        return None
+    mine = [t.suite for t in tasks if t.suite.task == task]
+    return [(m.name, p.version) for suite in mine for m in suite.models for p in suite.prompts]
+
+
+def _of_selected(baseline: Baseline, selected: Collection[RowName] | None) -> Baseline:
+    """Without the rows that the leaderboard has from other sessions: whether their cells count is not known here."""
+    if selected is None:
+        return baseline
+    return dataclasses.replace(baseline, rows=tuple(row for row in baseline.rows if row.name in selected))
+
+
+def _unselected(
+    before: Baseline | None, now: Baseline, selected: Collection[RowName] | None
+) -> tuple[BaselineRow, ...]:
+    """The rows of the file that a narrowed session was not asked for, without scenarios that are others by now."""
+    if before is None or selected is None:
+        return ()
+    same = {s for s, print_ in before.scenarios.items() if now.scenarios.get(s) == print_}
+    return tuple(
+        dataclasses.replace(row, scores={s: scores for s, scores in row.scores.items() if s in same})
+        for row in before.rows
+        if row.name not in selected
+    )
+
+
+def _with_rows(now: Baseline, rows: tuple[BaselineRow, ...], before: Baseline | None) -> Baseline:
+    """A baseline with the rows ``rows`` of an earlier one, whose models and prompts come along."""
+    if before is None or not rows:
+        return now
+    models, prompts = {row.model for row in rows}, {row.prompt for row in rows}
+    return dataclasses.replace(
+        now,
+        rows=(*now.rows, *rows),
+        models={**{n: v for n, v in before.models.items() if n in models}, **now.models},
+        prompts={**{n: v for n, v in before.prompts.items() if n in prompts}, **now.prompts},
+    )
+
+
+def _rows(rows: Iterable[BaselineRow]) -> str:
+    return ", ".join(" x ".join(row.name) for row in rows)
+
+
 def _has_scores(baseline: Baseline) -> bool:
     return any(metrics for row in baseline.rows for metrics in row.scores.values())
 
@@ -140,16 +193,12 @@ def compare(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task]) 
     for board in boards:
         task = board.leaderboard.task
         _check_known(settings.compare, task, known)
-        narrowed = settings.models is not None or settings.prompts is not None
-        mine = [t.suite for t in tasks if t.suite.task == task]
-        asked_for = [(m.name, p.version) for suite in mine for m in suite.models for p in suite.prompts]
-        selected = asked_for if narrowed else None
         result = evaluate_gate(
             by_rubric.get((task, board.leaderboard.rubric.sha256), known[task]),
             _snapshot(board, tasks, ""),
             tolerances,
             strict=settings.strict,
-            selected=selected,
+            selected=_selected(settings, tasks, task),
         )
         file = board.folder / GATE
         try:

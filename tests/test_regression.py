@@ -180,3 +180,27 @@ def test_a_baseline_that_could_not_be_read_again_is_not_written(judged: Project)
     assert result.code == 4, result.text
     assert "several leaderboards of the task 'tip' and the rubric tip-v1" in result.out
     assert not (judged.root / "two.json").exists()
+
+
+def test_a_narrowed_session_saves_and_compares_what_it_was_asked_for(tmp_path: Path) -> None:
+    migrated_database(tmp_path / "mlflow.db")
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1", "v2"), scenarios=2).write()
+        project.pytest()
+        project.pytest("--judge-export", "packet.json")
+        project.score(value=4)
+        assert project.pytest("--judge-apply", "packet.json", "--bench-save", "base.json").code == 0
+        before = json.loads((tmp_path / "base.json").read_text())["suites"][0]
+        narrowed = ("--bench-read", "--bench-prompts", "v1", "--bench-save", "base.json")
+        result = project.pytest(*narrowed, "--bench-compare=base.json")
+        assert result.code == 0, result.text
+        assert "Not asked for, and kept as saved before: haiku x v2." in result.out
+        assert gate(project)["deselected"] == ["haiku x v2"]
+        assert gate(project)["new"] == [], "what it was not asked for is no news"
+        after = json.loads((tmp_path / "base.json").read_text())["suites"][0]
+        assert {**after, "saved_at": ""} == {**before, "saved_at": ""}
+        suite = tmp_path / "evals/tips.yaml"
+        suite.write_text(suite.read_text().replace("situation-1", "edited"))
+        assert project.pytest(*narrowed).code == 0
+        _, kept = json.loads((tmp_path / "base.json").read_text())["suites"][0]["rows"]
+        assert list(kept["scores"]) == ["s0"], "a score of what the scenario was before is none of the present one"

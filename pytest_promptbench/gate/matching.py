@@ -32,10 +32,14 @@ class Pairing(NamedTuple):
 
 
 def match(baseline: Baseline, current: Baseline, selected: Collection[RowName] | None) -> Pairing:
-    """Pair the cells of both sides; of the baseline only the rows that are ``selected`` (None: all)."""
+    """Pair the cells of both sides; only of rows that are ``selected`` (None: all).
+
+    A leaderboard has rows of other sessions too, which this one was not asked for.
+    """
     chosen = None if selected is None else set(selected)
-    old = {row.name: row for row in baseline.rows if chosen is None or row.name in chosen}
-    now = {row.name: row for row in current.rows}
+    old, now = (
+        {row.name: row for row in side.rows if chosen is None or row.name in chosen} for side in (baseline, current)
+    )
     pairs: dict[RowName, list[str]] = {name: [] for name in old}
     new: list[CellName] = []
     vanished: list[CellName] = []
