@@ -16,7 +16,18 @@ import pytest
 
 from pytest_promptbench.clock import utc_now
 from pytest_promptbench.errors import TrackingError, UsageError
-from pytest_promptbench.records import Answer, Candidate, Criterion, Judge, Rubric, Tier, Usage, Verdict, sha256
+from pytest_promptbench.records import (
+    Answer,
+    Candidate,
+    Criterion,
+    Judge,
+    LoggedCandidate,
+    Rubric,
+    Tier,
+    Usage,
+    Verdict,
+    sha256,
+)
 from pytest_promptbench.settings import Identity, resolve
 from pytest_promptbench.tracking import runs as runs_module
 from pytest_promptbench.tracking import tables
@@ -343,6 +354,32 @@ def test_a_verdict_is_carried_to_the_same_text_in_another_experiment(store: Trac
     changed = dataclasses.replace(RUBRIC, text=TEXT + "!", sha256=sha256(TEXT + "!"))
     later.log([dataclasses.replace(logged("c1", "carried text"), rubric=changed).entry("third")])
     assert later.read("third")[0].pending, "another rubric text, another verdict"
+
+
+@pytest.mark.parametrize("through", ["tables", "client"])
+@pytest.mark.parametrize("day", ["first", "second"])
+def test_of_several_runs_of_a_text_the_verdict_that_counts_is_carried(
+    store: TrackingStore, day: str, through: str
+) -> None:
+    """A person judges, and then corrects, one of two runs of an agent's, whichever of the two started later."""
+    text = f"{day}, {through}"
+
+    def on(name: str) -> LoggedCandidate:
+        later = TrackingStore(store.uri, artifact_root=store._artifact_root)
+        if through == "client":
+            later.runs.tables = None
+        later.log([logged("c1", text).entry(f"{name} {text}")])
+        (c,) = later.read(f"{name} {text}")
+        return c
+
+    runs = {name: on(name) for name in ("first", "second")}
+    for c in runs.values():
+        store.record(c, verdict(Tier.CLAUDE_CODE, "claude", 5), RUBRIC)
+    for name, score in (("third", 1), ("fourth", 2)):
+        store.record(runs[day], verdict(Tier.HUMAN, "eva", score, at=f"2026-01-0{score}"), RUBRIC)
+        found = on(name).sit_down()
+        assert found is not None
+        assert (found.judge.name, found.scores["relevance"]) == ("eva", score)
 
 
 def test_any_text_comes_back_as_it_was(store: TrackingStore) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .tables import EVERYTHING, READABLE, Run, Tables, Unread, tables_of
@@ -155,16 +155,29 @@ class Runs:
         return self.search(experiment_ids, tags)
 
     def by_tag(
-        self, experiment_ids: Sequence[str], tags: Mapping[str, str | None], name: str, *, without: Unread = EVERYTHING
+        self,
+        experiment_ids: Sequence[str],
+        tags: Mapping[str, str | None],
+        name: str,
+        *,
+        also: Sequence[str] = (),
+        place: Callable[..., Any] = lambda: 0,
+        without: Unread = EVERYTHING,
     ) -> ByTag:
-        """What ``find`` finds, by the value of its tag ``name``; of runs with the same value the newest."""
+        """What ``find`` finds, by the value of its tag ``name``; of runs with the same value one.
+
+        That is the one whose ``place``, of its values of the tags ``also``, is the highest, of several the newest.
+        """
         if not experiment_ids:
             return ByTag({}, None, without)
         if self.tables is not None:
-            found = self.tables.tagged(experiment_ids, tags, name)
-            return ByTag(dict(map(tuple, reversed(found))), self.tables, without)
+            rows = list(reversed(self.tables.tagged(experiment_ids, tags, name, also)))
+            rows.sort(key=lambda row: place(*row[2:]))
+            return ByTag({value: run_id for value, run_id, *_ in rows}, self.tables, without)
         runs = [run for run in self.search(experiment_ids, tags) if name in run.tags]
-        return ByTag({run.tags[name]: run for run in reversed(runs)}, None, without)
+        runs.reverse()
+        runs.sort(key=lambda run: place(*(run.tags.get(key) for key in also)))
+        return ByTag({run.tags[name]: run for run in runs}, None, without)
 
     def search(self, experiment_ids: Sequence[str], tags: Mapping[str, str | None]) -> Iterator[Run]:
         """Likewise through MLflow's client."""

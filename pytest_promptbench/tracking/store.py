@@ -366,7 +366,10 @@ class TrackingStore:
             self._client.log_artifacts(run_id, folder)
 
     def _judged_before(self, records: Iterable[Logged]) -> dict[str, Run]:
-        """Candidate key -> the newest run of any experiment whose same text was judged under the same rubric."""
+        """Candidate key -> the run, of any experiment, whose same text was judged under the same rubric.
+
+        Of several the one whose verdict counts among theirs: not every run of a text has all verdicts on it.
+        """
         by_rubric: dict[str, list[Logged]] = {}
         for record in records:
             if not record.candidate.failed:
@@ -376,7 +379,10 @@ class TrackingStore:
             if rubric not in self._judged:
                 ids = [e.experiment_id for e in self._client.search_experiments(max_results=PAGE)]
                 wanted = {names.JUDGE_PENDING: "false", names.RUBRIC_SHA256: rubric, names.JUDGE_KIND: None}
-                self._judged[rubric] = self.runs.by_tag(ids, wanted, names.JUDGED_TEXT, without=UNREAD)
+                about = names.JUDGE_KIND, names.JUDGED_AT
+                self._judged[rubric] = self.runs.by_tag(
+                    ids, wanted, names.JUDGED_TEXT, also=about, place=verdicts.standing, without=UNREAD
+                )
             texts = {record.key: record.judged_text for record in some}
             runs = self._judged[rubric].get(texts.values())
             found |= {key: runs[text] for key, text in texts.items() if text in runs}

@@ -66,13 +66,19 @@ class Tables:
             found = connection.execute(self._wanted(experiment_ids, tags)).all()
         yield from self._in_pages(found, without)
 
-    def tagged(self, experiment_ids: Sequence[str], tags: Mapping[str, str | None], name: str) -> Sequence[Any]:
-        """(value of the tag ``name``, run id) of what ``find`` finds with it, in the same order."""
+    def tagged(
+        self, experiment_ids: Sequence[str], tags: Mapping[str, str | None], name: str, also: Sequence[str] = ()
+    ) -> Sequence[Any]:
+        """(value of the tag ``name``, run id, those of the tags ``also``) of what ``find`` finds, in the same order."""
         tag = self.tags.alias()
         wanted = self._wanted(experiment_ids, tags)
         wanted = wanted.join(tag, (tag.c.run_uuid == self.runs.c.run_uuid) & (tag.c.key == name))
+        others = [self.tags.alias() for _ in also]
+        for key, other in zip(also, others, strict=True):
+            wanted = wanted.outerjoin(other, (other.c.run_uuid == self.runs.c.run_uuid) & (other.c.key == key))
+        columns = tag.c.value, self.runs.c.run_uuid, *(other.c.value for other in others)
         with self.engine.connect() as connection:
-            return connection.execute(wanted.with_only_columns(tag.c.value, self.runs.c.run_uuid)).all()  # type: ignore[no-any-return]
+            return connection.execute(wanted.with_only_columns(*columns)).all()  # type: ignore[no-any-return]
 
     def get(self, run_ids: Sequence[str], without: Unread) -> Iterator[Run]:
         """Those of these runs that are there and active, in no particular order."""

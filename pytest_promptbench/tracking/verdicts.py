@@ -61,6 +61,11 @@ def failed_tag(judge: Judge) -> str:
     return names.FAILED_VERDICT + _judge_key(judge)
 
 
+def standing(kind: str | None, at: str | None) -> tuple[int, str]:
+    """How a sit-down verdict stands among others on the same text: the latest of the highest tier is the highest."""
+    return -(Tier(kind).rank if kind in (Tier.HUMAN, Tier.CLAUDE_CODE) else Tier.AUTO.rank), at or ""
+
+
 def carried_tags(run: Run) -> dict[str, str]:
     """The tags by which a run takes over the sit-down verdicts of ``run``, whose text and rubric are the same.
 
