@@ -109,12 +109,20 @@ def newest(
     return found, superseded
 
 
-def pending_candidates(candidates: Iterable[LoggedCandidate]) -> list[LoggedCandidate]:
-    """What a packet would offer of candidates of any tasks and rubrics, where it does not know the files' cells."""
+def pending_candidates(
+    candidates: Iterable[LoggedCandidate],
+    *,
+    cells_now: Mapping[Group, Mapping[tuple[str, str, str], str]] | None = None,
+) -> list[LoggedCandidate]:
+    """What a packet would offer of candidates of any tasks and rubrics.
+
+    ``cells_now``: of groups whose files are known.
+    """
+    known = cells_now or {}
     groups: dict[Group, list[LoggedCandidate]] = defaultdict(list)
     for c in candidates:
         groups[c.group].append(c)
-    return [c for group in groups.values() for c in newest(group)[0] if c.pending]
+    return [c for g, group in groups.items() for c in newest(group, cells_now=known.get(g))[0] if c.pending]
 
 
 def _started(candidate: LoggedCandidate) -> tuple[int, str]:

@@ -21,7 +21,7 @@ from .errors import PacketError, UsageError
 from .leaderboard import current_candidates, pending_candidates
 from .localmodels import LocalServer
 from .packet import Packet, build_packet, item_ids, match_verdicts, parse_packet, read_packet, write_packet
-from .records import LoggedCandidate, Model, Rubric, Tier
+from .records import Group, LoggedCandidate, Model, Rubric, Tier
 from .report.text import plural
 from .session import (
     Board,
@@ -271,7 +271,9 @@ def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitti
     applied = take_in(store, packet, everyone, rubrics={t.suite.rubric.id: t.suite.rubric for t in by_text})
     there = {c.group for c in applied.candidates}
     here = [dataclasses.replace(t, experiment=packet.experiment) for t in tasks if t.suite.group in there]
-    shown = {t.suite.group for t in here} or there
+    now = {t.suite.group: cells_now(here, packet.experiment, t.suite.group) for t in here}
+    applied = dataclasses.replace(applied, cells_now=now)
+    shown = set(now) or there
     candidates = tuple(
         c for g in sorted(shown) for c in with_shown_texts(store, [c for c in applied.candidates if c.group == g])
     )
@@ -307,18 +309,20 @@ def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitti
 class Applied:
     """What a packet changed, and the candidates of its rubric as they are now, without texts.
 
-    ``remarks``: items that have a rationale and no scores, of which nothing is kept.
+    ``remarks``: items that have a rationale and no scores, of which nothing is kept. ``cells_now``: what the files
+    give today of groups whose files are known, as for the leaderboard.
     """
 
     applied: int
     unchanged: int
     candidates: tuple[LoggedCandidate, ...]
     remarks: int = 0
+    cells_now: Mapping[Group, Mapping[tuple[str, str, str], str]] = dataclasses.field(default_factory=dict)
 
     @property
     def pending(self) -> int:
         """What still waits for a judge; not what an edited prompt or model has superseded."""
-        return len(pending_candidates(self.candidates))
+        return len(pending_candidates(self.candidates, cells_now=self.cells_now))
 
     @property
     def message(self) -> str:

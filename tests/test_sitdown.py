@@ -220,3 +220,19 @@ def test_without_an_experiment_of_today_the_newest_date_is_meant(tmp_path: Path)
         shown = project.pytest("--judge-apply", "packet.json", "--collect-only")
         assert "3 tests collected" in shown.out, shown.text
         assert all(c.pending for c in project.store.read("tip-bench-2026-01-02")), "it was only to be shown"
+
+
+def test_what_is_still_pending_is_so_on_the_board_after_an_edit_was_taken_back(tmp_path: Path) -> None:
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=2).write()
+        prompt = tmp_path / "prompts/tip/v1.yaml"
+        for text in (prompt.read_text(), prompt.read_text().replace("be v1", "be kind")):
+            before = prompt.read_text()
+            prompt.write_text(text)
+            assert project.pytest().code == 0
+        prompt.write_text(before)
+        assert project.pytest("--judge-export", "packet.json").code == 0
+        project.score()
+        applied = project.pytest("--judge-apply", "packet.json")
+        assert "applied 2, unchanged 0, still pending 0" in applied.out, applied.text
+        assert project.leaderboard()["rows"][0]["pending"] == 0
