@@ -27,15 +27,21 @@ class Drawn(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Audit(Record):
-    """What an audit draws. ``id`` is a hash of the draw, so that the same draw twice is one audit."""
+    """What an audit draws. ``id`` is a hash of the draw, so that the same draw twice is one audit.
+
+    ``until`` is as in ``records.Draw``.
+    """
 
     id: str
     round: int
     seed: int
+    until: int
     drawn: tuple[Drawn, ...]
 
     def draw_of(self, drawn: Drawn) -> Draw:
-        return Draw(probability=drawn.probability, random=drawn.random, round=self.round, seed=self.seed)
+        return Draw(
+            probability=drawn.probability, random=drawn.random, round=self.round, seed=self.seed, until=self.until
+        )
 
 
 def next_audit(candidates: Sequence[LoggedCandidate], rubric: Rubric, n: int, *, experiment: str, task: str) -> Audit:
@@ -47,7 +53,10 @@ def next_audit(candidates: Sequence[LoggedCandidate], rubric: Rubric, n: int, *,
     seed = int(sha256(["promptbench-audit", experiment, task, rubric.sha256, number, n])[:8], 16)
     drawn = tuple(draw(candidates, rubric, n, seed=seed))
     content = sorted([d.candidate.run_id, d.probability, d.random] for d in drawn)
-    return Audit(id=sha256(["promptbench-audit", seed, content])[:12], round=number, seed=seed, drawn=drawn)
+    until = max((c.started_at for c in candidates), default=0)
+    return Audit(
+        id=sha256(["promptbench-audit", seed, content])[:12], round=number, seed=seed, until=until, drawn=drawn
+    )
 
 
 def sampling_probabilities(candidates: Iterable[LoggedCandidate]) -> dict[str, float]:
@@ -55,14 +64,19 @@ def sampling_probabilities(candidates: Iterable[LoggedCandidate]) -> dict[str, f
 
     1 for what was picked. What was drawn at random would have been labelled by any of the audits' draws, so its
     probability is 1 - prod(1 - p) over all of them, whichever it was that drew it: with each audit's own share, the
-    later ones, drawn from a smaller rest, would weigh too little.
+    later ones, drawn from a smaller rest, would weigh too little. An audit before a candidate was started, as before an
+    edit of its prompt, could not have drawn it, and takes no part.
     """
     mine = list(candidates)
     taken_in = {c.audited for c in mine if c.audited is not None}
-    shares = {i: d.probability for c in mine for i, d in c.draws.items() if d.random and i in taken_in}
-    together = 1 - math.prod(1 - p for p in shares.values())
+    audits = {i: d for c in mine for i, d in c.draws.items() if d.random and i in taken_in}
+
+    def together(c: LoggedCandidate) -> float:
+        could = (d for i, d in audits.items() if i == c.audited or d.until is None or c.started_at <= d.until)
+        return 1 - math.prod(1 - d.probability for d in could)
+
     return {
-        c.run_id: together if c.draws[c.audited].random else 1.0
+        c.run_id: together(c) if c.draws[c.audited].random else 1.0
         for c in mine
         if c.audited is not None and c.audited in c.draws
     }

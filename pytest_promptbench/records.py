@@ -523,13 +523,15 @@ Whatever asks which candidates belong to a suite compares the ``group`` of both,
 class Draw(Record):
     """That an audit drew a candidate, with which probability: at random, or picked (``random`` false, 1).
 
-    round: audits that had been taken in before, plus one. seed: of the random part.
+    round: audits that had been taken in before, plus one. seed: of the random part. until: when the newest of all that
+    it could have drawn was started, in milliseconds since the epoch; None where it is not known.
     """
 
     probability: float
     random: bool
     round: int
     seed: int
+    until: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

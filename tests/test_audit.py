@@ -131,6 +131,18 @@ def test_what_several_audits_drew_at_random_has_one_probability_and_what_was_pic
     assert sampling_probabilities(also) == chances
 
 
+def test_an_audit_of_what_an_edit_superseded_could_not_have_drawn_what_came_later() -> None:
+    before = [replace(candidate(i), started_at=i) for i in range(40)]
+    before, chances = taken_in(before, next_audit(before, RUBRIC, 20, experiment="e", task="tip"))
+    assert set(chances.values()) == {20 / 40}
+    later = [replace(candidate(100 + i), started_at=100 + i) for i in range(40)]
+    audit = next_audit(later, RUBRIC, 10, experiment="e", task="tip")
+    _, chances = taken_in([*before, *later], audit)
+    assert {chances[d.candidate.run_id] for d in audit.drawn} == {10 / 40}
+    carried = [replace(c, started_at=200) for c in before if c.audited is not None]
+    assert set(sampling_probabilities(carried).values()) == {20 / 40}, "a label that was carried over keeps its audit"
+
+
 @pytest.mark.parametrize("rounds", [1, 2, 3])
 def test_the_calibrated_mean_covers_the_truth_after_any_number_of_audits(rounds: int) -> None:
     """The judge wavers where it is too kind, so the first audit picks what people score lower. 150 populations of 90.
@@ -207,7 +219,9 @@ def an_audit(audited: Project) -> None:
     packet = audited.packet("audit.json")
     named, number, seed = re.search(r"audit (\w{12}): round (\d), seed (\d+)", exported.out).groups()  # type: ignore[union-attr]
     assert packet["audit"] == named
-    assert draws(audited, named) == [{"probability": 2 / 6, "random": True, "round": 1, "seed": int(seed)}] * 2
+    until = max(c.started_at for c in audited.store.read(audited.experiment()))
+    drawn = {"probability": 2 / 6, "random": True, "round": 1, "seed": int(seed), "until": until}
+    assert draws(audited, named) == [drawn] * 2
     assert number == "1"
     assert probabilities(audited) == [], "what was only drawn says nothing about labels"
     assert audited.pytest("--judge-export", "again.json", "--judge-audit", "2", "--judge-duplicates", "1").code == 0
