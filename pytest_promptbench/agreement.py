@@ -112,7 +112,7 @@ def _of_judge(judge: Judge) -> Any:
 
 
 def _again(judge: Judge) -> Any:
-    return lambda c: _by(judge, c.second_verdicts)
+    return lambda c: None if (first := _by(judge, c.verdicts)) is None else c.again(first)
 
 
 def _by(judge: Judge, verdicts: Iterable[Verdict]) -> Verdict | None:

@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .records import Draw, LoggedCandidate, Record, Rubric, Tier, Verdict, sha256
+from .records import Draw, LoggedCandidate, Record, Rubric, sha256
 from .scores import verdict_composite
 
 
@@ -93,10 +93,10 @@ def disagreement(candidate: LoggedCandidate, rubric: Rubric, *, with_itself: boo
     In points, and never negative: too kind and too harsh count the same.
     """
     first = candidate.automatic()
-    other: Verdict | None = candidate.sit_down()
-    if with_itself:
-        other = next((v for v in candidate.second_verdicts if v.judge.tier is Tier.AUTO), None)
-    if first is None or other is None:
+    if first is None:
+        return None
+    other = candidate.again(first) if with_itself else candidate.sit_down()
+    if other is None:
         return None
     values = [verdict_composite(v, candidate, rubric) for v in (first, other)]
     return None if values[0] is None or values[1] is None else abs(values[0] - values[1])

@@ -610,6 +610,15 @@ class LoggedCandidate(Record):
         """The latest verdict of an automatic judge, or None."""
         return self.latest(Tier.AUTO)
 
+    def again(self, first: Verdict) -> Verdict | None:
+        """What the judge of ``first`` said when it saw the candidate once more, or None.
+
+        With another fingerprint an automatic judge is another one, and what it said is no second verdict of this one's.
+        """
+        return next(
+            (v for v in self.second_verdicts if (v.judge, v.fingerprint) == (first.judge, first.fingerprint)), None
+        )
+
     def verdict(self) -> Verdict | None:
         """The verdict that counts: the latest of the highest tier that judged at all."""
         return self.sit_down() or self.automatic()

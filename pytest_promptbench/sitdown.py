@@ -18,10 +18,11 @@ from .autojudge import Ask, Judged, asking, judge_and_write
 from .clock import utc_now
 from .completer import LiteLLMCompleter, spare_loopback_from_proxies
 from .errors import PacketError, UsageError
+from .judging import fingerprint
 from .leaderboard import current_candidates, pending_candidates
 from .localmodels import LocalServer
 from .packet import Packet, build_packet, item_ids, match_verdicts, parse_packet, read_packet, write_packet
-from .records import Group, LoggedCandidate, Model, Rubric, Tier
+from .records import Group, LoggedCandidate, Model, Rubric
 from .report.text import plural
 from .session import (
     Board,
@@ -224,8 +225,12 @@ def _asked_twice(
 ) -> list[LoggedCandidate]:
     """The same candidates, each with the automatic judge's second verdict, which is asked for where there is none."""
     judge, rubric = task.suite.judge, task.suite.rubric
-    todo = [c for c in pool if not any(v.judge.tier is Tier.AUTO for v in c.second_verdicts)]
-    if not todo or judge is None:
+    if judge is None:
+        return pool
+    asked = fingerprint(judge, rubric)
+    firsts = ((c, c.automatic()) for c in pool)
+    todo = [c for c, v in firsts if v is not None and v.fingerprint == asked and c.again(v) is None]
+    if not todo:
         return pool
     with asking_judges(settings, [judge]) as ask:
         texts = store.texts(todo)

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from pytest_promptbench.agreement import Agreement, agreement_json, agreement_report
-from pytest_promptbench.records import Criterion, Judge, Leaderboard, LoggedCandidate, Rubric, Tier, Verdict
+from pytest_promptbench.records import (
+    Criterion,
+    Fingerprint,
+    Judge,
+    Leaderboard,
+    LoggedCandidate,
+    Rubric,
+    Tier,
+    Verdict,
+)
 from pytest_promptbench.report.tables import all_tables
 
 RUBRIC = Rubric(
@@ -77,6 +87,17 @@ def test_a_judge_is_compared_with_itself_on_hidden_duplicates() -> None:
         [candidate(i, verdict(CLAUDE, i % 5 + 1), second_verdicts=(verdict(CLAUDE, i % 5 + 1),)) for i in range(6)]
     )
     assert sides(found) == [("self", "claude-code", "claude-code again")]
+
+
+def test_an_automatic_judge_of_another_fingerprint_is_not_this_one_again() -> None:
+    old, new = (
+        replace(
+            verdict(HAIKU, score), fingerprint=Fingerprint(model="m", params=params, rubric_sha256="", prompt_sha256="")
+        )
+        for score, params in ((1, {}), (5, {"max_tokens": 900}))
+    )
+    assert sides(report([candidate(i, new, second_verdicts=(new,)) for i in range(6)])) != []
+    assert sides(report([candidate(i, new, second_verdicts=(old,)) for i in range(6)])) == []
 
 
 def test_a_program_and_other_tasks_and_failures_are_left_out() -> None:

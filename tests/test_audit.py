@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pytest_promptbench.audit import Audit, disagreement, draw, next_audit, sampling_probabilities
-from pytest_promptbench.records import Criterion, Judge, LoggedCandidate, Rubric, Tier, Verdict
+from pytest_promptbench.records import Criterion, Fingerprint, Judge, LoggedCandidate, Rubric, Tier, Verdict
 from pytest_promptbench.scores import sit_down_score, tier_scores
 from pytest_promptbench.statistics import calibrated_mean
 
@@ -44,6 +44,13 @@ def test_disagreement_counts_in_both_directions() -> None:
     assert disagreement(candidate(1, auto=8, person=5), RUBRIC, with_itself=False) == 3
     assert disagreement(candidate(1, auto=8), RUBRIC, with_itself=False) is None
     assert disagreement(candidate(1, auto=8, again=6), RUBRIC, with_itself=True) == 2
+
+
+def test_a_changed_judge_does_not_disagree_with_itself() -> None:
+    fingerprint = Fingerprint(model="m", params={}, rubric_sha256="rubric", prompt_sha256="")
+    c = candidate(1, auto=8, again=6)
+    changed = replace(c, verdicts=tuple(replace(v, fingerprint=fingerprint) for v in c.verdicts))
+    assert disagreement(changed, RUBRIC, with_itself=True) is None
 
 
 def test_half_by_disagreement_with_people_and_half_at_random_from_what_nobody_has_scored() -> None:
