@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -209,9 +208,8 @@ def parse_reply(reply: str, rubric: Rubric, output: str) -> tuple[dict[str, Scor
 
 def _only_object(reply: str) -> Mapping[str, Any]:
     text = reply.strip()
-    fenced = re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", text, flags=re.DOTALL)
-    if fenced:
-        text = fenced[1]
+    if text.startswith("```") and text.endswith("```") and len(text) >= 6:
+        text = text[3:-3].removeprefix("json").strip()
     elif not text.startswith("{") and "{" in text:
         text = text[text.index("{") : text.rindex("}") + 1] if "}" in text else text
     try:

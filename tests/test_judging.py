@@ -172,3 +172,10 @@ def test_a_fingerprint_changes_with_whatever_decides_scores() -> None:
     assert len({base.sha256, *(f.sha256 for f in others)}) == 4
     assert base == fingerprint(JUDGE, RUBRIC)
     assert type(base).from_json(base.to_json()).sha256 == base.sha256
+
+
+def test_a_reply_of_much_white_space_is_read_in_linear_time() -> None:
+    """A model that runs away writes it until its tokens are spent."""
+    for reply in ("```" + "\n" * 200_000 + "x", '```json\n{"rationale": "' + " " * 200_000 + "```"):
+        with pytest.raises(ReplyError, match="it is not one JSON object"):
+            parse_reply(reply, RUBRIC, "text")
