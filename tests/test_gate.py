@@ -170,6 +170,16 @@ def broken(change) -> str:
             gate.baseline_json([baseline(row([7.25]))]).replace("7.25", "1e999"),
             "scores.s00.composite is inf, expected a number",
         ),
+        (
+            gate.baseline_json([baseline(row([7.25]))]).replace("7.25", "9" * 400),
+            "scores.s00.composite is 9999",
+        ),
+        (gate.baseline_json([baseline(row([7.25]))]).replace("7.25", "9" * 5000), "a whole number of thousands"),
+        ("[" * 100_000, "it is nested too deeply"),
+        (
+            gate.baseline_json([baseline(row([7.25]))]).replace('"s00": {', '"s00": {}, "s00": {'),
+            "the key 's00' stands twice in one object",
+        ),
         (broken(lambda d: d["suites"][0]["better"].update(composite="up")), "better.composite is 'up'"),
         (
             broken(lambda d: d["suites"][0]["rows"].append(d["suites"][0]["rows"][0])),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,20 @@ from typing import Any, Literal
 
 from .. import statistics as stats
 from ..errors import BaselineError
-from ..records import Leaderboard, LoggedCandidate, Record, Row, Rubric, Suite, Tier, Verdict, sha256
+from ..records import (
+    DuplicateKeyError,
+    Leaderboard,
+    LoggedCandidate,
+    Record,
+    Row,
+    Rubric,
+    Suite,
+    Tier,
+    Verdict,
+    is_number,
+    sha256,
+    unique_keys,
+)
 from ..scores import automatic_score, sit_down_score, tier_scores
 
 BASELINE_SCHEMA = "promptbench/baseline/1"
@@ -218,9 +230,15 @@ def parse_baseline(text: str, *, source: str = "baseline") -> tuple[Baseline, ..
         raise refuse(f"{name} is no score")
 
     try:
-        data = json.loads(text, parse_constant=constant)
+        data = json.loads(text, parse_constant=constant, object_pairs_hook=unique_keys)
     except json.JSONDecodeError as error:
         raise refuse(f"not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from None
+    except DuplicateKeyError as error:  # two branches' files, merged by hand
+        raise refuse(f"the key {error.key!r} stands twice in one object") from None
+    except ValueError:  # CPython's limit on the digits of an integer
+        raise refuse("it holds a whole number of thousands of digits") from None
+    except RecursionError:
+        raise refuse("it is nested too deeply") from None
     schema = data.get("schema") if isinstance(data, dict) else None
     if schema != BASELINE_SCHEMA:
         found = re.fullmatch(r"promptbench/baseline/(\d+)", schema) if isinstance(schema, str) else None
@@ -269,8 +287,8 @@ def _parse_suite(data: Any, place: str, refuse: Callable[[str], BaselineError]) 
         for scenario, scores in check(row.get("scores"), f"{at}.scores", dict, "an object").items():
             for metric, score in check(scores, f"{at}.scores.{scenario}", dict, "an object").items():
                 check(score, f"{at}.scores.{scenario}.{metric}", (int, float), "a number")
-                if not math.isfinite(score):  # 1e999 reads as infinity
-                    raise refuse(f"{at}.scores.{scenario}.{metric} is {score}, expected a number")
+                if not is_number(score):  # 1e999 reads as infinity, and no float holds 400 digits
+                    raise refuse(f"{at}.scores.{scenario}.{metric} is {score!r:.80}, expected a number")
     baseline = Baseline.from_json(data)
     repeated = _first_repeated([row.name for row in baseline.rows])
     if repeated:
