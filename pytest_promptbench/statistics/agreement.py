@@ -193,7 +193,9 @@ def _gathered(which: Ints, width: int) -> Any:
 
 def _scale(criterion: Criterion, r: _Ratings, *, level: float, seed: int) -> ScaleAgreement:
     points = scale_points(criterion.min, criterion.max, np.concatenate([r.x, r.y]))
-    i, j = nearest_point(r.x, points), nearest_point(r.y, points)
+    nearest = np.concatenate([nearest_point(r.x, points), nearest_point(r.y, points)])
+    given, place = np.unique(nearest, return_inverse=True)  # a scale may have far more points than were ever given
+    points, (i, j) = points[given], place.reshape(2, -1)
     constant = _constant(r, "it gave every candidate the same score")
     none_varies = "both judges gave every candidate the same score" if np.ptp(np.concatenate([i, j])) == 0 else None
     return ScaleAgreement(
@@ -290,7 +292,7 @@ def weighted_kappa(i: Ints, j: Ints, points: Floats) -> Statistic:
     """Quadratic-weighted kappa of pairs of ratings, points ``i`` and ``j`` of a scale; plain kappa for two points.
 
     1 - sum(w observed) / sum(w expected), w the squared distance of the points. NaN where nothing varies. Computed from
-    the margins: a table of all pairs of points has 90,000 cells for a scale from 0 to 300.
+    the margins: a table of all pairs of points has 90,000 cells for 300 of them.
     Source: Cohen 1968, Psychological Bulletin 70.
     """
     points = points - points.mean()  # distances stay, and so does precision
