@@ -667,6 +667,13 @@ def test_scenarios_that_another_tier_has_judged_since_do_not_pair():
     assert result.pairs == 1
     assert evaluate_gate(before, before, HALF).pairs == 12
     assert judged(dict.fromkeys("ab", strict)).rows[0].tiers == {}
+    corrected = evaluate_gate(
+        judged(dict.fromkeys("abcdefghijkl", kind)),
+        judged({s: strict if s == "a" else kind for s in "abcdefghijkl"}),
+        HALF,
+    )
+    assert (corrected.outcome, corrected.pairs) == ("pass", 11), "one verdict of a person's does not spoil the others"
+    assert [c.reason for c in corrected.unpaired] == ["judged by claude-code in the baseline, by human now"]
 
 
 def test_a_snapshot_knows_the_scenarios_of_every_suite_of_its_leaderboard():

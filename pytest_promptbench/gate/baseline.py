@@ -158,11 +158,12 @@ def _row(
             counting.append((c, verdict))
             tiers.setdefault(c.scenario, set()).add(score.tier.value)
             found[c.scenario] += [("composite", score.value), *_criteria(verdict, c, rubric)]
-    several = len(set().union(*tiers.values())) > 1
+    tier = Tier.AUTO.value if automatic else row.tier
+    several = any(of != {tier} for of in tiers.values())
     return BaselineRow(
         model=row.model,
         prompt=row.prompt,
-        tier=Tier.AUTO.value if automatic else row.tier,
+        tier=tier,
         judge=_automatic_judge(v for _, v in counting) if automatic else None,
         tiers={s: "+".join(sorted(of)) for s, of in sorted(tiers.items())} if several else {},
         judges={} if automatic else _judges(v for _, v in counting),
