@@ -89,7 +89,7 @@ def read_baseline(path: Path) -> tuple[Baseline, ...]:
 
 
 def save(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task], *, now: str) -> list[str]:
-    """Write this session's scores as the baseline; other tasks in the file stay. Returns what to tell."""
+    """Write this session's scores as the baseline; other tasks and rubrics in the file stay. Returns what to tell."""
     assert settings.save is not None
     new = [_of_selected(_snapshot(b, tasks, now), _selected(settings, tasks, b.leaderboard.task)) for b in boards]
     empty = [b.leaderboard.task for b in boards if all(row.composite is None for row in b.leaderboard.rows)]
@@ -98,7 +98,7 @@ def save(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task], *, 
     before = {(b.task, b.rubric_sha256): b for b in there}
     kept = [_unselected(before.get((b.task, b.rubric_sha256)), b, _selected(settings, tasks, b.task)) for b in new]
     new = [_with_rows(b, rows, before.get((b.task, b.rubric_sha256))) for b, rows in zip(new, kept, strict=True)]
-    old = [b for b in there if b.task not in {b.task for b in new}]
+    old = [b for b in there if (b.task, b.rubric) not in {(b.task, b.rubric) for b in new}]
     draft = settings.save.with_name(settings.save.name + ".tmp")
     try:
         settings.save.parent.mkdir(parents=True, exist_ok=True)
@@ -187,14 +187,15 @@ def compare(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task]) 
     there = read_baseline(settings.compare)
     by_rubric = {(b.task, b.rubric_sha256): b for b in there}
     known = {b.task: b for b in there}
+    by_name = {(b.task, b.rubric): b for b in there}
     tolerances = [parse_tolerance(t) for t in settings.compare_fail]
     forget(settings, boards)
     results = []
     for board in boards:
-        task = board.leaderboard.task
+        task, rubric = board.leaderboard.task, board.leaderboard.rubric
         _check_known(settings.compare, task, known)
         result = evaluate_gate(
-            by_rubric.get((task, board.leaderboard.rubric.sha256), known[task]),
+            by_rubric.get((task, rubric.sha256)) or by_name.get((task, rubric.id)) or known[task],
             _snapshot(board, tasks, ""),
             tolerances,
             strict=settings.strict,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .project import Project, migrated_database
+from .project import TEST, Project, migrated_database
 from .provider import ScriptedProvider
 
 
@@ -204,3 +204,20 @@ def test_a_narrowed_session_saves_and_compares_what_it_was_asked_for(tmp_path: P
         assert project.pytest(*narrowed).code == 0
         _, kept = json.loads((tmp_path / "base.json").read_text())["suites"][0]["rows"]
         assert list(kept["scores"]) == ["s0"], "a score of what the scenario was before is none of the present one"
+
+
+def test_a_baseline_of_the_same_task_by_another_rubric_stays(tmp_path: Path) -> None:
+    migrated_database(tmp_path / "mlflow.db")
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=1).write()
+        rubric = (tmp_path / "rubrics/tip-v1.md").read_text()
+        project.file("rubrics/brief.md", rubric.replace("tip-v1", "brief"))
+        project.file("evals/brief.yaml", (tmp_path / "evals/tips.yaml").read_text().replace("tip-v1", "brief"))
+        project.file("evals/test_brief.py", TEST.replace("tips.yaml", "brief.yaml"))
+        for file in ("evals/test_tips.py", "evals/test_brief.py"):
+            assert project.pytest(file, "--bench-save", "base.json").code == 0
+        suites = json.loads((tmp_path / "base.json").read_text())["suites"]
+        assert [b["rubric"] for b in suites] == ["brief", "tip-v1"]
+        project.file("rubrics/tip-v1.md", rubric + "stricter\n")
+        changed = project.pytest("evals/test_tips.py", "--bench-compare=base.json")
+        assert "the baseline was scored by the rubric tip-v1 (" in changed.out, changed.text
