@@ -280,10 +280,12 @@ def step_summary(
     if not path:
         return
     from .report.markdown import render_leaderboard
+    from .report.text import markdown_cell
 
     parts = [render_leaderboard(b.leaderboard) for b in boards]
     parts += [
-        f"**Gate of {r.task}: {r.outcome.value}**\n\n" + "\n".join(f"- {reason}" for reason in r.reasons)
+        f"**Gate of {markdown_cell(r.task)}: {r.outcome.value}**\n\n"
+        + "\n".join(f"- {markdown_cell(reason)}" for reason in r.reasons)
         for r in results
     ]
     with Path(path).open("a", encoding="utf-8", errors="backslashreplace") as file:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from pytest_promptbench.gate import Baseline, BaselineRow, evaluate_gate
+from pytest_promptbench.regression import step_summary
 
 from .project import TEST, Project, migrated_database
 from .provider import ScriptedProvider
@@ -221,3 +225,17 @@ def test_a_baseline_of_the_same_task_by_another_rubric_stays(tmp_path: Path) -> 
         project.file("rubrics/tip-v1.md", rubric + "stricter\n")
         changed = project.pytest("evals/test_tips.py", "--bench-compare=base.json")
         assert "the baseline was scored by the rubric tip-v1 (" in changed.out, changed.text
+
+
+def test_names_are_no_markup_in_a_step_summary(tmp_path: Path) -> None:
+    row = BaselineRow(model="a|<b>", prompt="*v1*", tier="human", scores={"s": {"composite": 1.0}})
+    baseline = Baseline(
+        task="t", experiment="e", rubric="r", rubric_sha256="x", better={"composite": "higher"}, rows=(row,)
+    )
+    result = evaluate_gate(baseline, replace(baseline, rows=()))
+    step_summary([], [result], {"GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md")})
+    result = evaluate_gate(baseline, replace(baseline, rows=(replace(row, tier="auto"),)))
+    step_summary([], [result], {"GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md")})
+    text = (tmp_path / "summary.md").read_text()
+    assert "a\\|&lt;b&gt; x \\*v1\\*: the baseline was judged by human" in text
+    assert "<b>" not in text
