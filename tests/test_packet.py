@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,14 @@ def test_hidden_duplicates_look_like_any_item_and_come_back_apart() -> None:
     assert len(matched.verdicts) == 20
     assert len(matched.duplicates) == 3
     assert matched.duplicates.keys() < matched.verdicts.keys()
+    after = [
+        replace(
+            c, verdicts=(matched.verdicts[c.run_id],),
+            second_verdicts=tuple(v for run_id, v in matched.duplicates.items() if run_id == c.run_id),
+        )
+        for c in many
+    ]  # fmt: skip
+    assert match(data, *after) == Matched(verdicts={}, unchanged=20, left=0, duplicates={}), "twice changes nothing"
     assert len(packet(*many, duplicates=99)["items"]) == 40, "each at most once again"
 
 

@@ -28,8 +28,8 @@ class Matched:
 
     ``verdicts``: run id -> verdict that is new, or differs from the same judge's earlier one; ``unchanged`` counts
     those that do not differ. ``left`` counts items still null, ``remarks`` those of them that have a rationale all the
-    same. ``duplicates``: run id -> the second verdict on a candidate that stood there twice; it is no verdict of its
-    own, and ``unchanged`` and ``left`` do not count it.
+    same. ``duplicates``: run id -> the second verdict on a candidate that stood there twice, where it is new; it is no
+    verdict of its own, and ``unchanged`` and ``left`` do not count it.
     """
 
     verdicts: Mapping[str, Verdict]
@@ -82,8 +82,9 @@ def match_verdicts(
             continue
         verdict = Verdict(scores=scores, judge=judge, rationale=rationale, at=now)
         if again:
-            duplicates[candidate.run_id] = verdict
-        elif _is_known(verdict, candidate):
+            if not _is_known(verdict, candidate.second_verdicts):
+                duplicates[candidate.run_id] = verdict
+        elif _is_known(verdict, candidate.verdicts):
             unchanged += 1
         else:
             verdicts[candidate.run_id] = verdict
@@ -262,9 +263,9 @@ def _rationale(item: PacketItem, problems: list[str]) -> str | None:
 # -- is it news?
 
 
-def _is_known(verdict: Verdict, candidate: LoggedCandidate) -> bool:
+def _is_known(verdict: Verdict, among: Sequence[Verdict]) -> bool:
     """Whether the same judge said the same before."""
-    earlier = [v for v in candidate.verdicts if v.judge == verdict.judge]
+    earlier = [v for v in among if v.judge == verdict.judge]
     if not earlier:
         return False
     last = max(earlier, key=lambda v: v.at)
