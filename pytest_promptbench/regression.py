@@ -29,6 +29,7 @@ from .gate import (
     snapshot,
 )
 from .leaderboard import current_candidates
+from .report.text import markdown_cell, visible
 from .session import Board, Task
 from .settings import DEFAULT_BASELINE, Settings, file_above
 from .sitdown import Sitting
@@ -85,7 +86,10 @@ def read_baseline(path: Path) -> tuple[Baseline, ...]:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise BaselineError(f"{path}: cannot be read: {error}") from None
-    return parse_baseline(text, source=str(path))
+    try:
+        return parse_baseline(text, source=str(path))
+    except BaselineError as error:
+        raise BaselineError(visible(str(error))) from None
 
 
 def save(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task], *, now: str) -> list[str]:
@@ -174,7 +178,7 @@ def _with_rows(now: Baseline, rows: tuple[BaselineRow, ...], before: Baseline | 
 
 
 def _rows(rows: Iterable[BaselineRow]) -> str:
-    return ", ".join(" x ".join(row.name) for row in rows)
+    return visible(", ".join(" x ".join(row.name) for row in rows))
 
 
 def _has_scores(baseline: Baseline) -> bool:
@@ -249,16 +253,17 @@ def _snapshot(board: Board, tasks: Sequence[Task], now: str) -> Baseline:
 
 
 def lines(results: Iterable[GateResult]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The results for a terminal."""
+    """The results for a terminal. A baseline's names are whatever its file has, so they are made visible."""
     for result in results:
-        yield f"gate of {result.task}: {result.outcome.value.upper()} ({result.pairs} pairs)", _MARKUP[result.outcome]
+        head = f"gate of {result.task}: {result.outcome.value.upper()} ({result.pairs} pairs)"
+        yield visible(head), _MARKUP[result.outcome]
         for reason in result.reasons:
-            yield f"  {reason}", {}
+            yield f"  {visible(reason)}", {}
         for kind, names in result.changed.items():
-            yield f"  changed since the baseline: {kind}: {'; '.join(names)}", {}
+            yield f"  changed since the baseline: {kind}: {visible('; '.join(names))}", {}
         for c in result.comparisons:
             if c.change is not None:
-                yield f"  {c.model} x {c.prompt}: {_figures(c.to_json())}", {}
+                yield f"  {visible(c.model)} x {visible(c.prompt)}: {_figures(c.to_json())}", {}
 
 
 def _figures(c: Mapping[str, Any]) -> str:
@@ -280,7 +285,6 @@ def step_summary(
     if not path:
         return
     from .report.markdown import render_leaderboard
-    from .report.text import markdown_cell
 
     parts = [render_leaderboard(b.leaderboard) for b in boards]
     parts += [

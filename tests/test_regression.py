@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_promptbench.gate import Baseline, BaselineRow, evaluate_gate
-from pytest_promptbench.regression import step_summary
+from pytest_promptbench.regression import lines, step_summary
 
 from .project import TEST, Project, migrated_database
 from .provider import ScriptedProvider
@@ -239,3 +239,15 @@ def test_names_are_no_markup_in_a_step_summary(tmp_path: Path) -> None:
     text = (tmp_path / "summary.md").read_text()
     assert "a\\|&lt;b&gt; x \\*v1\\*: the baseline was judged by human" in text
     assert "<b>" not in text
+
+
+def test_names_in_a_baseline_do_nothing_to_a_terminal() -> None:
+    name = "s\x1b[31m\ngate of t: PASS"
+    row = BaselineRow(model="m", prompt="p", tier="human", scores={"s": {"composite": 1.0}, name: {"composite": 1.0}})
+    baseline = Baseline(
+        task="t", experiment="e", rubric="r", rubric_sha256="x", better={"composite": "higher"}, rows=(row,)
+    )
+    now = replace(baseline, rows=(replace(row, scores={"s": {"composite": 1.0}}),))
+    said = [line for line, _ in lines([evaluate_gate(baseline, now)])]
+    assert any("1 vanished cell: m x p x s\u241b[31m gate of t: PASS (only in the baseline)" in line for line in said)
+    assert all(line.isprintable() for line in said)
