@@ -137,6 +137,12 @@ def test_a_judge_takes_its_models_params_and_its_own(tmp_path: Path) -> None:
     assert suite.skipped == {"judge:hosted": "the environment variable SOME_KEY is not set"}
 
 
+@pytest.mark.parametrize("name", ["human", "claude-code"])
+def test_a_judge_is_not_called_as_a_tier_is(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CatalogError, match=f"a judge cannot be called '{name}', which names a tier of judges"):
+        load(tmp_path, models=f"models:\n  {name}: {{model: x}}\n", suite=SUITE + f"    judge: {{model: {name}}}\n")
+
+
 def test_a_server_is_asked_once_however_many_models_it_has(tmp_path: Path) -> None:
     names = "".join(f"  m{i}: {{model: x, api_base: 'http://h:1', optional: true}}\n" for i in range(3))
     suite = write(tmp_path, models=f"models:\n{names}", suite=SUITE + "    judge: {model: m0}\n")

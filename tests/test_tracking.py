@@ -356,6 +356,15 @@ def test_a_verdict_is_carried_to_the_same_text_in_another_experiment(store: Trac
     assert later.read("third")[0].pending, "another rubric text, another verdict"
 
 
+def test_an_automatic_judge_by_the_name_of_a_tier_is_no_person(store: TrackingStore) -> None:
+    store.log([logged("c1", "judged by a model").entry("names of tiers")])
+    (c,) = store.read("names of tiers")
+    store.record(c, verdict(Tier.AUTO, "human", 4), RUBRIC)
+    (c,) = store.read("names of tiers")
+    assert c.sit_down() is None
+    assert c.pending
+
+
 @pytest.mark.parametrize("through", ["tables", "client"])
 @pytest.mark.parametrize("day", ["first", "second"])
 def test_of_several_runs_of_a_text_the_verdict_that_counts_is_carried(

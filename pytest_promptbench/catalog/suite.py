@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import CatalogError
-from ..records import Model, Prompt, Rubric, Suite
+from ..records import Model, Prompt, Rubric, Suite, Tier
 from .models import available, find_models, read_models, server_answers
 from .prompts import check_placeholders, read_prompt, versions
 from .rubric import load_rubric
@@ -85,6 +85,11 @@ def load_suite(
     unready_judge: dict[str, str] | None = {} if choice.defers else None
     if shape.judge is not None:
         named = _named(known, shape.judge.model, "model", document, ("judge", "model"), models_document.file)
+        if named.name in list(Tier):  # judge_kind, of which it is a value, would say so of an automatic verdict
+            raise CatalogError(
+                f"{file}:{document.line(('judge', 'model'))}: a judge cannot be called {named.name!r}, which names a "
+                f"tier of judges; give the model another name in {models_document.file}"
+            )
         there, missing = [named], dict[str, str]()
         if choice.asks_judge:
             there, missing = available([named], models_document, environ, asked, unready=unready_judge)
