@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,13 +19,21 @@ from .tracking.recorder import Outcome
 from .tracking.reviews import Review, ReviewItem, ReviewQueues
 
 
-def fill_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> Sitting:
-    """Put the pending candidates of the collected suite into a review queue, blind unless asked otherwise."""
+def fill_queue(
+    settings: Settings, tasks: Sequence[Task], queue: str, *, selected: Collection[tuple[str, ...]]
+) -> Sitting:
+    """Put the pending candidates of the selected tests' cells into a review queue, blind unless asked otherwise.
+
+    ``selected`` is as for a packet: (experiment, model, prompt, scenario) of each.
+    """
     here, candidates = _of(settings, tasks, f"--judge-queue {queue}")
     task = here[0]
     store = where(settings).store()
-    current, _ = newest(candidates, cells_now=cells_now(here, task.experiment, task.suite.group))
-    pending = store.texts([c for c in current if c.pending])
+    now = cells_now(here, task.experiment, task.suite.group)
+    current, _ = newest(candidates, cells_now=now)
+    asked = {names for _, *given in selected if (names := tuple(given)) in now}
+    whole = len(asked) == len(now) and settings.shard is None and settings.models is None and settings.prompts is None
+    pending = store.texts([c for c in current if c.pending and (whole or c.names in asked)])
     prompts = store.messages(pending) if settings.reveal else [()] * len(pending)
     items = [
         ReviewItem(

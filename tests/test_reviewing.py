@@ -182,3 +182,15 @@ def test_mistakes(tmp_path: Path, server: str, args: list[str], message: str) ->
         result = project.pytest(*args, "--bench-experiment", "review")
         assert result.code == 4, result.text
         assert message in result.text
+
+
+def test_a_queue_holds_what_is_selected_and_is_of_the_selected_suite(tmp_path: Path) -> None:
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, prompts=("v1",), scenarios=2).write().second_suite()
+        assert project.pytest().code == 0
+        assert project.pytest("--judge-queue", "both").code == 4
+        filled = project.pytest("--judge-queue", "mine", "-k", "haiku and not joke")
+        assert filled.code == 0, filled.text
+        assert "2 pending candidates of tip-bench-" in filled.out
+        collected = project.pytest("--judge-collect", "mine", "-k", "not joke")
+        assert "applied 0, unchanged 0, still pending 4 (2 of them in mine)" in collected.out, collected.text

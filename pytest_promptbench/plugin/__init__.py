@@ -422,14 +422,15 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 
     settings = _settings(config)
     tasks = config.stash[_BENCH].tasks if _BENCH in config.stash else ()
-    if settings.read:  # as a session that runs tests does, it looks at the suites of the selected tests alone
+    if settings.read or settings.judge_queue or settings.judge_collect:
+        # As a session that runs tests does, these look at the suites of the selected tests alone.
         selected = {id(i.stash[_PLANNED].task) for i in session.items if _PLANNED in i.stash}
         tasks = tuple(t for t in tasks if id(t) in selected)
     selected_cells = {(p.task.experiment, *p.cell.names) for i in session.items if (p := i.stash.get(_PLANNED, None))}
     steps: dict[str, Any] = {
         "judge_export": functools.partial(sitdown.export_packet, selected=selected_cells),
         "judge_apply": sitdown.apply_packet,
-        "judge_queue": reviewing.fill_queue,
+        "judge_queue": functools.partial(reviewing.fill_queue, selected=selected_cells),
         "judge_collect": reviewing.collect_queue,
         "read": reading.read_back,
         "promote": champions.promote,
