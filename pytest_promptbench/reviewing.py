@@ -16,7 +16,7 @@ from .session import Task, build_boards, cells_now, where, write_reports
 from .settings import Settings
 from .sitdown import Sitting, experiment_of, take_in
 from .tracking.recorder import Outcome
-from .tracking.reviews import Review, ReviewItem, ReviewQueues
+from .tracking.reviews import Review, ReviewItem, ReviewQueues, review_trace
 
 
 def fill_queue(
@@ -89,9 +89,14 @@ def collect_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> Sitt
         applied, unchanged, candidates = applied + taken.applied, unchanged + taken.unchanged, taken.candidates
     boards = build_boards(here, Outcome(candidates={task.experiment: tuple(candidates)}), settings.report)
     current, _ = newest(candidates, cells_now=cells_now(here, task.experiment, task.suite.group))
-    pending = sum(c.pending for c in current)
+    pending = [c for c in current if c.pending]
+    traces = [
+        {review_trace(task.experiment, queue, item_id(c.run_id), n) for n in range(len(c.outputs or ()))}
+        for c in pending
+    ]
+    there = sum(not waiting.isdisjoint(of_one) for of_one in traces)
     return Sitting(
-        message=f"applied {applied}, unchanged {unchanged}, still pending {pending} ({waiting} of them in {queue})",
+        message=f"applied {applied}, unchanged {unchanged}, still pending {len(pending)} ({there} of them in {queue})",
         lines=tuple(said),
         tasks=tuple(here),
         boards=boards,

@@ -194,3 +194,13 @@ def test_a_queue_holds_what_is_selected_and_is_of_the_selected_suite(tmp_path: P
         assert "2 pending candidates of tip-bench-" in filled.out
         collected = project.pytest("--judge-collect", "mine", "-k", "not joke")
         assert "applied 0, unchanged 0, still pending 4 (2 of them in mine)" in collected.out, collected.text
+
+
+def test_candidates_of_several_outputs_are_counted_once(tmp_path: Path) -> None:
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=2, suite="samples: 3\n")
+        assert project.write().pytest("--judge-queue", "q").code == 4, "nothing ran yet"
+        assert project.pytest().code == 0
+        assert project.pytest("--judge-queue", "q").code == 0
+        collected = project.pytest("--judge-collect", "q")
+        assert "still pending 2 (2 of them in q)" in collected.out, collected.text

@@ -71,15 +71,17 @@ class ReviewQueues:
                 )
             else:
                 there = {item.item_id for item in self._items(reviews, found.queue_id)}
-            fresh = {trace: i for i in items if (trace := _trace_id(experiment, queue, i)) not in there}
+            fresh = {
+                trace: i for i in items if (trace := review_trace(experiment, queue, i.item, i.output)) not in there
+            }
             if fresh:
                 self._store.traces.log_spans(experiment_id, [_span(t, i, rubric) for t, i in fresh.items()])
                 ids = list(fresh)
                 for start in range(0, len(ids), 100):
                     reviews.add_items_to_review_queue(found.queue_id, item_ids=ids[start : start + 100])
 
-    def collect(self, experiment: str, queue: str, rubric: Rubric) -> tuple[list[Review], int]:
-        """The reviews of completed items, and how many items wait. UsageError where there is no such queue."""
+    def collect(self, experiment: str, queue: str, rubric: Rubric) -> tuple[list[Review], set[str]]:
+        """The reviews of completed items, and the traces that wait. UsageError where there is no such queue."""
         reviews = self._module()
         experiment_id = self._experiment_id(experiment)
         done = []
@@ -92,8 +94,7 @@ class ReviewQueues:
                 if item.status.value.lower() == "complete":
                     info = self._store.traces.get_trace_info(item.item_id)
                     done.append(_review(info, item.completed_by, rubric))
-        waiting = sum(item.status.value.lower() == "pending" for item in items)
-        return done, waiting
+        return done, {item.item_id for item in items if item.status.value.lower() == "pending"}
 
     def _module(self) -> Any:
         self._store.open()
@@ -176,8 +177,9 @@ def _allowed(criterion: Criterion) -> str:
     return "yes or no" if criterion.type == "flag" else f"{criterion.min:g} to {criterion.max:g}"
 
 
-def _trace_id(experiment: str, queue: str, item: ReviewItem) -> str:
-    return "tr-" + sha256(["promptbench-review", experiment, queue, item.item, item.output])[:32]
+def review_trace(experiment: str, queue: str, item: str, output: int) -> str:
+    """The id of the trace that shows one output of an item in a queue."""
+    return "tr-" + sha256(["promptbench-review", experiment, queue, item, output])[:32]
 
 
 def _span(trace: str, item: ReviewItem, rubric: Rubric) -> Any:
