@@ -10,12 +10,12 @@ import contextlib
 import math
 import os
 import re
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
 from .catalog import secret_name
+from .clock import now, steady
 from .errors import GenerationError, PermanentError, TransientError
 from .quiet import freeze_until_exit, quiet_environment, without_collections, without_warnings
 from .records import Answer, Model, Request, Usage
@@ -107,7 +107,7 @@ class LiteLLMCompleter:
     async def complete(self, request: Request) -> Answer:
         model = request.model
         where = self._where(model)
-        started, clock = time.time(), time.perf_counter()
+        started, clock = now(), steady()
         try:
             response = await self._litellm.acompletion(
                 messages=[m.to_json() for m in request.messages],
@@ -120,7 +120,7 @@ class LiteLLMCompleter:
             problem = self._classify(error, model)
             problem.unpaid = _unpaid(getattr(error, "status_code", None))
             raise problem from None
-        latency = time.perf_counter() - clock
+        latency = steady() - clock
         try:
             choice = response.choices[0]
             text, reason = choice.message.content, choice.finish_reason
@@ -237,7 +237,7 @@ def _retry_after(error: Exception) -> float | None:
         from email.utils import parsedate_to_datetime
 
         with contextlib.suppress(TypeError, ValueError):
-            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+            return max(0.0, parsedate_to_datetime(value).timestamp() - now())
     return None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from . import regression
 from .autojudge import Judged
-from .clock import utc_now
+from .clock import steady, utc_now
 from .errors import UsageError
 from .gate import GateResult
 from .session import Board, Closing, Desk, Task
@@ -22,8 +22,6 @@ _WARN: Mapping[str, Any] = {"yellow": True}
 
 def progress(desk: Desk) -> str:
     """One line: how many cells are done, in flight, waiting; tokens and cost so far."""
-    import time
-
     from .report.terminal import progress_line
 
     p = desk.progress()
@@ -37,7 +35,7 @@ def progress(desk: Desk) -> str:
         cached=p.cached,
         tokens=p.tokens,
         cost_usd=p.cost_usd,
-        seconds=time.monotonic() - desk.started_at,
+        seconds=steady() - desk.started_at,
     )
 
 

@@ -16,12 +16,12 @@ import contextlib
 import json
 import sqlite3
 import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .clock import now
 from .errors import LedgerError, UsageError
 from .locks import alone_in
 from .records import Answer, Request
@@ -155,8 +155,8 @@ class Ledger:
 
     def keep(self, answers: Iterable[tuple[Request, Answer]], *, session: str) -> None:
         """Remember answers for good, all or none. On return they survive the end of this process."""
-        now = time.time()
-        rows = [(r.key, session, now, json.dumps(r.to_json()), json.dumps(a.to_json())) for r, a in answers]
+        created = now()
+        rows = [(r.key, session, created, json.dumps(r.to_json()), json.dumps(a.to_json())) for r, a in answers]
         with self._at_once():
             self._db.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", rows)
 
@@ -175,9 +175,9 @@ class Ledger:
         One that was logged is handed over again, with the run id as a hint: whether MLflow still has it is for the
         recorder to ask.
         """
-        now = time.time()
+        created = now()
         entries = list(entries)
-        rows = [(store, e.experiment, e.candidate, session, json.dumps(e.record), now) for e in entries]
+        rows = [(store, e.experiment, e.candidate, session, json.dumps(e.record), created) for e in entries]
         with self._at_once():
             self._db.executemany(
                 "INSERT INTO outbox (store, experiment, candidate, state, session, record, created) "

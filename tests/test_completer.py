@@ -55,6 +55,18 @@ def test_an_answer_has_text_usage_and_an_unknown_price_is_none(
     assert provider.requests[-1]["params"]["temperature"] == 0.3
 
 
+def test_a_test_that_freezes_time_leaves_latency_and_start_alone(
+    completer: LiteLLMCompleter, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = time.time()
+    with monkeypatch.context() as frozen:
+        frozen.setattr(time, "time", lambda: 1577836800.0)
+        frozen.setattr(time, "perf_counter", lambda: 1577836800.0)
+        answer = ask(completer, provider, "hello")
+    assert abs(answer.started_at - began) < 30
+    assert 0 < answer.latency_s < 30
+
+
 def test_a_known_price_is_counted(completer: LiteLLMCompleter, provider: ScriptedProvider) -> None:
     answer = ask(completer, provider, "hello", model="openai/gpt-4o")
     assert answer.cost_usd is not None

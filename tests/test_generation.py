@@ -139,6 +139,24 @@ def test_transient_errors_are_tried_again(rig: Rig) -> None:
     assert made.answers[0].attempts == 3
 
 
+def test_a_test_that_freezes_time_stops_no_pause(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As freezegun does it, for all threads: a moment of 2020, also of the clock that only goes forward."""
+
+    def fail_twice(request: Request, attempt: int) -> None:
+        if attempt < 3:
+            raise TransientError("overloaded", retry_after=0.3)
+
+    generator = rig.start(ScriptedCompleter(act=fail_twice, latency_s=0.1))
+    future = generator.candidate(cell())
+    with monkeypatch.context() as frozen:
+        for name in ("time", "monotonic", "perf_counter"):
+            frozen.setattr(time, name, lambda: 1577836800.0)
+        threading.Event().wait(0.25)  # the first failure, and the pause after it, begin in that year
+    candidate = future.result(5)
+    assert candidate.answers[0].attempts == 3
+    assert rig.ledger.answer(cell().requests[0].key) is not None
+
+
 def test_giving_up_says_how_often_it_was_tried(rig: Rig) -> None:
     completer = ScriptedCompleter(act=fail_times(99, TransientError("502 bad gateway")))
     made = rig.start(completer).candidate(cell()).result(5)

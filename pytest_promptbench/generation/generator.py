@@ -7,12 +7,12 @@ import contextlib
 import contextvars
 import itertools
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
+from ..clock import steady
 from ..errors import GenerationError, LedgerError, NotGeneratedError, PermanentError, TransientError
 from ..ledger import Ledger
 from ..locks import LockFile
@@ -194,8 +194,8 @@ class Generator:
             self._stop(str(error))
 
     def _run(self) -> None:
-        with without_warnings():
-            asyncio.run(self._main())
+        with without_warnings(), asyncio.Runner(loop_factory=_SteadyLoop) as runner:
+            runner.run(self._main())
 
     async def _main(self) -> None:
         self._context = contextvars.copy_context()
@@ -292,7 +292,7 @@ class Generator:
             if not self._tasks and any(self._queues.values()):
                 self._spawn(self._prepare())
             return None
-        now = time.monotonic()
+        now = steady()
         for job in [j for j in self._delayed if j.not_before <= now]:
             self._delayed.remove(job)
             self._queues[_lane(job.request.model)].appendleft(job)
@@ -361,7 +361,7 @@ class Generator:
     async def _ask(self, job: _Job) -> None:
         request, limit = job.request, self._limit(job.request.model)
         job.attempts += 1
-        started = time.monotonic()
+        started = steady()
         again: float | None = None
         failure: GenerationError | None = None
         try:
@@ -383,7 +383,7 @@ class Generator:
         except TransientError as error:
             self._release(request, error)
             if error.throttled:
-                limit.throttled(started=started, now=time.monotonic(), retry_after=self._retry.hold(error))
+                limit.throttled(started=started, now=steady(), retry_after=self._retry.hold(error))
             allowed = self._retry.throttled_attempts if error.throttled else self._retry.attempts
             if job.attempts < allowed and self._stopping is None:
                 again = self._retry.pause(error, job.attempts)
@@ -405,7 +405,7 @@ class Generator:
             failure = PermanentError(f"{type(error).__name__}: {self._completer.redact(str(error))}")
         self._leave(job)
         if again is not None:
-            job.state, job.not_before = "queued", time.monotonic() + again
+            job.state, job.not_before = "queued", steady() + again
             self._delayed.append(job)
         else:
             self._finish(job, error=failure)
@@ -551,6 +551,13 @@ class Generator:
         """Let nobody wait for what will not come. These cells were never asked for, so they are not logged either."""
         for order in self._orders.values():
             self._fail(order, self._stopping or "the session ended")
+
+
+class _SteadyLoop(asyncio.SelectorEventLoop):
+    """The usual loop, whose timers go on where a test beside it freezes time."""
+
+    def time(self) -> float:
+        return steady()
 
 
 class _NoMoneyYetError(Exception):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -90,7 +89,9 @@ class Ticker:
             self.tick()
 
     def tick(self) -> None:
-        now = time.monotonic()
+        from ..clock import steady
+
+        now = steady()
         if self._reporter is None or self._config.option.verbose < 0 or now - self._last < self._every:
             return
         if self._last:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..autojudge import Judged, asking, judge_and_write, unscored
+from ..clock import steady
 from ..errors import PromptbenchError, TrackingError, UsageError
 from ..generation import Progress
 from ..leaderboard import current_candidates
@@ -52,7 +53,7 @@ class Desk:
         self._server = LocalServer()
         self._starter: threading.Thread | None = None
         self.plan: Plan | None = None
-        self.started_at = time.monotonic()
+        self.started_at = steady()
         self._keys: list[tuple[str, str]] = []
         self._imports_early = False
         self._imports = threading.Thread(target=_load_what_reports_need, name="promptbench-imports", daemon=True)
