@@ -276,7 +276,22 @@ def _tag(text: str) -> tuple[str, str]:
 
 def _tracking_uri(environ: Mapping[str, str], *, root: Path, cwd: Path) -> str:
     """MLflow's own choice, with a relative SQLite path made absolute so that all processes mean the same file."""
-    uri = environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+    uri = environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{in_sqlite_uri(root / 'mlflow.db')}"
     if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
-        return f"sqlite:///{(cwd / uri.removeprefix('sqlite:///')).absolute()}"
+        return f"sqlite:///{in_sqlite_uri(cwd.absolute()) / uri.removeprefix('sqlite:///')}"
     return uri
+
+
+def in_sqlite_uri(path: Path) -> Path:
+    """A path as it stands in an SQLite address: one like Jenkins' ``feature%2Fx`` would be read as another."""
+    text = str(path)
+    if not re.search("%[0-9A-Fa-f]{2}|[?]", text) or not sqlite_uris_have_escapes():
+        return path
+    return Path(text.replace("%", "%25").replace("?", "%3F"))
+
+
+def sqlite_uris_have_escapes() -> bool:
+    """Whether SQLAlchemy, on which MLflow stands, takes ``%20`` for a space in the path of an address: from 2.1 on."""
+    from importlib.metadata import version
+
+    return tuple(int(part) for part in version("sqlalchemy").split(".")[:2]) >= (2, 1)

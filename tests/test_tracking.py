@@ -579,6 +579,28 @@ def test_more_runs_than_a_page_come_whole_and_once(store: TrackingStore, monkeyp
     assert all(c.latency_s == 0.5 and c.prompt == "v1" and c.rubric == "tip-v1" for c in store.read("pages"))
 
 
+@pytest.mark.parametrize(
+    ("folder", "environ", "file"),
+    [
+        ("feature%2Fx 100% [1] #1", {}, "mlflow.db"),
+        ("what? %20", {"MLFLOW_TRACKING_URI": "sqlite:///./other.db?timeout=60"}, "other.db"),
+    ],
+)
+def test_a_database_in_any_folder_is_the_one_file_that_is_written(
+    tmp_path: Path, folder: str, environ: dict[str, str], file: str
+) -> None:
+    root = tmp_path / folder
+    root.mkdir()
+    settings = resolve({}.get, root=root, cwd=root, identity=Identity.new(), environ=environ)
+    migrated_database(root / file)
+    store = TrackingStore(settings.tracking_uri, artifact_root=settings.artifact_root)
+    store.log([logged().entry("e")])
+    assert [c.scenario for c in store.texts(store.read("e"))] == ["s1"]
+    assert (root / file).is_file()
+    written = {f.name for f in tmp_path.rglob("*.db*") if f.is_file()}
+    assert written <= {file, f"{file}-wal", f"{file}-shm"}, "MLflow itself makes an empty folder of the address"
+
+
 def test_a_store_that_cannot_be_reached_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     store = TrackingStore("http://user:hunter2@127.0.0.1:9/x", artifact_root=None)

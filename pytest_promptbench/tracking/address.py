@@ -7,9 +7,11 @@ import re
 import sqlite3
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from ..errors import PromptbenchError, TrackingError
 from ..locks import alone_in
+from ..settings import sqlite_uris_have_escapes
 
 _SECRET_QUERY = re.compile(r"([?&;][^=&;]*(?:pass|pwd|secret|token|key|sig)[^=&;]*=)[^&;#]*", re.IGNORECASE)
 
@@ -38,7 +40,11 @@ def translated(uri: str) -> Any:
 
 
 def sqlite_file(uri: str) -> Path | None:
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    """The file of an SQLite address as SQLAlchemy reads it, without ``?timeout=60``; None of any other address."""
+    if not uri.startswith("sqlite:///") or uri.startswith("sqlite:///file:"):
+        return None
+    path = uri.removeprefix("sqlite:///").partition("?")[0]
+    return Path(unquote(path) if "%" in path and sqlite_uris_have_escapes() else path)
 
 
 def new_database(file: Path) -> None:
