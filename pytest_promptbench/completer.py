@@ -54,6 +54,8 @@ class LiteLLMCompleter:
     def __init__(self, models: Iterable[Model], *, embedded: str | None = None) -> None:
         models = tuple(models)
         self.redact = Redactor(models, os.environ)
+        # As they are now: a test that changes the environment for itself must not change what is asked beside it.
+        self._keys = {m.api_key_env: os.environ.get(m.api_key_env, "") for m in models if m.api_key_env}
         self._embedded = embedded
         self._litellm: Any = None
         self._longest_reply = 1024
@@ -158,7 +160,7 @@ class LiteLLMCompleter:
         if model.api_base:
             where["api_base"] = model.api_base
         if model.api_key_env:
-            where["api_key"] = os.environ.get(model.api_key_env, "")
+            where["api_key"] = self._keys.get(model.api_key_env) or os.environ.get(model.api_key_env, "")
         elif model.api_base:
             where["api_key"] = "none"  # a key that is meant for a provider's own address must not go elsewhere
         return where

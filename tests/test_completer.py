@@ -67,6 +67,20 @@ def test_a_test_that_freezes_time_leaves_latency_and_start_alone(
     assert 0 < answer.latency_s < 30
 
 
+def test_a_test_that_changes_the_environment_changes_no_key(
+    provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_KEY", "sk-the-session-has")
+    completer = LiteLLMCompleter([model(provider, api_key_env="A_KEY")])
+    completer.prepare()
+    for name in ("A_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    assert ask(completer, provider, "hello", api_key_env="A_KEY").text
+    monkeypatch.setenv("A_KEY", "sk-a-test-pretends")
+    assert ask(completer, provider, "hello", api_key_env="A_KEY").text
+    assert [r["headers"]["authorization"] for r in provider.requests[-2:]] == ["Bearer sk-the-session-has"] * 2
+
+
 def test_a_known_price_is_counted(completer: LiteLLMCompleter, provider: ScriptedProvider) -> None:
     answer = ask(completer, provider, "hello", model="openai/gpt-4o")
     assert answer.cost_usd is not None
