@@ -373,6 +373,15 @@ def test_x_stops_generating(project: Project) -> None:
     assert f"stopped: {12 - project.provider.count} of 12 cells were not generated" in result.out
 
 
+def test_a_cell_that_two_tests_look_at_is_one_that_was_generated(project: Project) -> None:
+    more = '\n@pytest.mark.promptbench("tips.yaml")\ndef test_more(candidate):\n    assert candidate.scenario != "s2"\n'
+    project.file("evals/test_tips.py", TEST + more)
+    result = project.pytest("-x", "--bench-models", "haiku", "--bench-prompts", "v1")
+    assert result.outcomes() == {"passed": 5, "failed": 1}, result.text
+    assert project.provider.count == 3
+    assert "not generated" not in result.out
+
+
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_ctrl_c_loses_nothing_that_was_paid_for(project: Project, workers: str) -> None:
     project.provider.latency_s = 1.0

@@ -185,7 +185,7 @@ class Bench:
         quiet_environment()
         tasks = merged({id(p.task): p.task for p in planned}.values())
         if self._folder.read("plan.json") is None:
-            self._folder.write("plan.json", Plan(tasks=tasks, cells=len(ahead)).to_json())
+            self._folder.write("plan.json", Plan(tasks=tasks, cells=len(set(map(_owned, ahead)))).to_json())
         self._ledger = Ledger(settings.home / "ledger.sqlite3")
         self._locks = LockFile(settings.home / "locks")
         models = [m for t in tasks for m in t.suite.models]
