@@ -6,6 +6,7 @@ reaches for no network; its telemetry and callbacks are off.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import os
@@ -23,6 +24,9 @@ from .records import Answer, Model, Request, Usage
 DEFAULT_TIMEOUT_S = 120.0
 EMBEDDED_TIMEOUT_S = 900.0
 """Embedded models answer one at a time: a request waits for all those before it."""
+GRACE_S = 1.0
+"""So long after a request's time is up, it is broken off here: LiteLLM's limit is one on each pause between two bytes,
+and some providers send a blank now and then while a request waits."""
 
 _KEY_SHAPES = re.compile(
     r"\b(?:sk|pk|rk|xai|gsk|hf)[-_][A-Za-z0-9_.\-*]{6,}|\bAIza[A-Za-z0-9_\-]{20,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"
@@ -109,15 +113,22 @@ class LiteLLMCompleter:
     async def complete(self, request: Request) -> Answer:
         model = request.model
         where = self._where(model)
+        timeout = model.timeout or (EMBEDDED_TIMEOUT_S if model.embedded else DEFAULT_TIMEOUT_S)
         started, clock = now(), steady()
         try:
-            response = await self._litellm.acompletion(
-                messages=[m.to_json() for m in request.messages],
-                max_retries=0,
-                timeout=model.timeout or (EMBEDDED_TIMEOUT_S if model.embedded else DEFAULT_TIMEOUT_S),
-                **where,
-                **_params(request),
-            )
+            async with asyncio.timeout(timeout + GRACE_S):
+                response = await self._litellm.acompletion(
+                    messages=[m.to_json() for m in request.messages],
+                    max_retries=0,
+                    timeout=timeout,
+                    **where,
+                    **_params(request),
+                )
+        except TimeoutError:
+            raise TransientError(
+                f"model {model.name} ({model.model}): Timeout: no whole answer within {timeout:g} s; its timeout in "
+                "models.yaml may be raised"
+            ) from None
         except Exception as error:
             problem = self._classify(error, model)
             problem.unpaid = _unpaid(getattr(error, "status_code", None))

@@ -81,6 +81,16 @@ def test_a_test_that_changes_the_environment_changes_no_key(
     assert [r["headers"]["authorization"] for r in provider.requests[-2:]] == ["Bearer sk-the-session-has"] * 2
 
 
+def test_an_answer_that_only_drips_in_ends_with_the_timeout(
+    completer: LiteLLMCompleter, provider: ScriptedProvider
+) -> None:
+    provider.script("a drop now and then", Fault(kind="slow", pause_s=0.3), times=1)
+    began = time.monotonic()
+    with pytest.raises(TransientError, match=r"Timeout: no whole answer within 0\.5 s; its timeout in models\.yaml"):
+        ask(completer, provider, "a drop now and then", timeout=0.5)
+    assert time.monotonic() - began < 3
+
+
 def test_a_known_price_is_counted(completer: LiteLLMCompleter, provider: ScriptedProvider) -> None:
     answer = ask(completer, provider, "hello", model="openai/gpt-4o")
     assert answer.cost_usd is not None
