@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import threading
 import time
 import warnings
@@ -426,6 +427,15 @@ def test_a_worker_takes_its_own_slots_first_and_borrows_idle_ones(tmp_path: Path
 )
 def test_pauses(error: TransientError, attempt: int, draw: float, least: float, most: float) -> None:
     assert least <= RetryPolicy().pause(error, attempt, lambda: draw) <= most
+
+
+def test_a_pause_leaves_the_random_numbers_of_the_tests_alone() -> None:
+    random.seed(7)
+    before = random.getstate()
+    pauses = {RetryPolicy().pause(TransientError("x"), 5)}
+    assert random.getstate() == before
+    random.seed(7)
+    assert RetryPolicy().pause(TransientError("x"), 5) not in pauses, "as pytest-randomly seeds all workers alike"
 
 
 def test_progress_adds_up_and_unknown_costs_stay_unknown() -> None:

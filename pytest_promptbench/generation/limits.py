@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from ..errors import TransientError
 from ..locks import LockFile
 
+_DICE = random.Random()
+"""Our own: the module's is the tests'. They seed it, all workers alike, and count on what comes next."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -34,7 +37,7 @@ class RetryPolicy:
     cap_s: float = 30.0
     retry_after_cap_s: float = 120.0
 
-    def pause(self, error: TransientError, attempt: int, draw: Callable[[], float] = random.random) -> float:
+    def pause(self, error: TransientError, attempt: int, draw: Callable[[], float] = _DICE.random) -> float:
         """Seconds before attempt ``attempt + 1``: full jitter over an exponential window, at least Retry-After.
 
         Full jitter: Brooker, "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015).
