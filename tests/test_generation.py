@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -322,6 +324,32 @@ def test_requests_wait_for_those_in_flight_to_settle_before_the_money_counts_as_
     assert sum(not m.failed for m in made) == 7
     assert rig.ledger.spent("s") == pytest.approx(0.7)
     assert completer.peak == 2
+
+
+def test_requests_wait_for_the_money_of_another_process_too(rig: Rig, tmp_path: Path) -> None:
+    generator = rig.start(
+        ScriptedCompleter(latency_s=0.05, price_usd=0.1), worker=1, workers=2, concurrency=1, max_cost_usd=0.25
+    )
+    script = (
+        "import sys; from pathlib import Path; from pytest_promptbench.locks import LockFile;"
+        "LockFile(Path(sys.argv[1])).acquire('reserves:s:0'); print(flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "locks")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert rig.ledger.reserve("s", "what the other asks", 0.2, limit=0.25)
+        future = generator.candidate(cell())
+        with pytest.raises(TimeoutError):
+            future.result(0.5)
+        rig.ledger.settle("s", "what the other asks", 0.01)
+        assert not future.result(5).failed
+        assert rig.ledger.reserve("s", "what the other asks", 0.2, limit=9)
+        future = generator.candidate(cell("s2"))
+        process.stdin.close()
+    assert "--bench-max-cost" in str(future.result(5).error), "who ended has nothing left to settle"
 
 
 def test_an_error_in_logging_reaches_the_test_that_waits(tmp_path: Path) -> None:

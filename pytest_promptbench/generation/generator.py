@@ -424,16 +424,34 @@ class Generator:
         worst = self._completer.worst_cost_usd(request)
         if worst is None:
             return
+        others = self._others_reserve()
         if self._ledger.reserve(self._session, request.key, worst, limit=limit):
             self._reserved.add(request.key)
+            self._locks.try_acquire(self._reserves(self._limits.worker))
             return
-        if self._reserved - {request.key} and self._stopping is None:
+        self._unreserve(request)  # what an earlier try has set aside comes back to nobody who waits
+        # Asked before, too: they may have settled for less since we looked.
+        if (self._reserved or others or self._others_reserve()) and self._stopping is None:
             raise _NoMoneyYetError
         spent = self._ledger.spent(self._session)
         raise NotGeneratedError(
             f"{OVER_BUDGET} {limit:g} USD would be passed (known and reserved so far: {spent:.4f} USD, this request "
             f"may cost up to {worst:.4f} USD); raise the limit and run again"
         )
+
+    def _others_reserve(self) -> bool:
+        """Whether another process of the session has money set aside for a request that may settle for less."""
+        others = (i for i in range(self._limits.workers) if i != self._limits.worker)
+        return any(not self._locks.is_free(self._reserves(i)) for i in others)
+
+    def _reserves(self, worker: int) -> str:
+        """The lock that a process holds while it has money set aside."""
+        return f"reserves:{self._session}:{worker}"
+
+    def _unreserve(self, request: Request) -> None:
+        self._reserved.discard(request.key)
+        if not self._reserved:
+            self._locks.release(self._reserves(self._limits.worker))
 
     def _release(self, request: Request, error: GenerationError) -> None:
         if self._limits.max_cost_usd is not None and error.unpaid:
@@ -480,7 +498,7 @@ class Generator:
         self._look()
 
     def _finish(self, job: _Job, *, answer: Answer | None = None, error: GenerationError | None = None) -> None:
-        self._reserved.discard(job.request.key)
+        self._unreserve(job.request)
         job.state, job.answer, job.error = "finished", answer, error
         if answer is not None and not answer.cached:
             p = self._progress
