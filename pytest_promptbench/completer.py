@@ -92,14 +92,14 @@ class LiteLLMCompleter:
         return None
 
     def worst_cost_usd(self, request: Request) -> float | None:
-        """Input at one token per two characters plus ``max_tokens`` of output (unset: the longest reply so far)."""
+        """Input as :func:`_most_tokens` has it plus ``max_tokens`` of output (unset: the longest reply so far)."""
         price = None if request.model.embedded else self._price(request.model)
         if price is None:
             return None
-        characters = sum(len(m.content) + 16 for m in request.messages)
+        prompt = sum(_most_tokens(m.content) + 8 for m in request.messages)
         params = request.params
         most = params.get("max_tokens") or params.get("max_completion_tokens") or self._longest_reply
-        return characters / 2 * price[0] + float(most) * price[1]
+        return prompt * price[0] + float(most) * price[1]
 
     def likely_cost_usd(self, request: Request, *, reply_tokens: int) -> float | None:
         """Input at one token per four characters, and a reply of so many tokens or ``max_tokens``; None if unpriced."""
@@ -222,6 +222,12 @@ def _params(request: Request) -> dict[str, Any]:
     if request.sample and isinstance(params.get("seed"), int):
         params["seed"] += request.sample
     return params
+
+
+def _most_tokens(text: str) -> float:
+    """One per two ASCII characters. Of other scripts and of emoji one character may be several, but no byte is two."""
+    ascii_only = len(text.encode("ascii", "ignore"))
+    return ascii_only / 2 + len(text.encode("utf-8", "surrogatepass")) - ascii_only
 
 
 def _remedy(finish_reason: object) -> str:

@@ -81,6 +81,28 @@ def test_a_test_that_changes_the_environment_changes_no_key(
     assert [r["headers"]["authorization"] for r in provider.requests[-2:]] == ["Bearer sk-the-session-has"] * 2
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Slept four hours, and a long day lies ahead",
+        "今天只睡了四个小时，接下来还有漫长的一天",
+        "भारत में आज बहुत गर्मी है",
+        "\U0001f469\u200d\U0001f467\U0001f64f\U0001f3fd",
+    ],
+)
+def test_what_a_prompt_may_cost_is_no_less_than_it_does_in_any_script(
+    completer: LiteLLMCompleter, provider: ScriptedProvider, text: str
+) -> None:
+    import litellm
+
+    messages = (Message(role="user", content=text * 20),)
+    request = Request(model=model(provider, model="openai/gpt-4"), messages=messages, params={"max_tokens": 1})
+    worst = completer.worst_cost_usd(request)
+    tokens = litellm.token_counter(model="gpt-4", messages=[{"role": "user", "content": text * 20}])
+    assert worst is not None
+    assert worst >= tokens * litellm.get_model_info("gpt-4")["input_cost_per_token"]
+
+
 def test_an_answer_that_only_drips_in_ends_with_the_timeout(
     completer: LiteLLMCompleter, provider: ScriptedProvider
 ) -> None:
