@@ -19,7 +19,7 @@ from pytest_promptbench.errors import LedgerError, PermanentError, TransientErro
 from pytest_promptbench.generation import AdaptiveLimit, Generator, Limits, Progress, RetryPolicy, Slots
 from pytest_promptbench.ledger import Ledger
 from pytest_promptbench.locks import LockFile
-from pytest_promptbench.records import Answer, Candidate, Request
+from pytest_promptbench.records import Answer, Candidate, Cell, Request
 
 from .scripted import ScriptedCompleter, cell
 
@@ -195,6 +195,24 @@ def test_models_of_one_name_in_two_files_do_not_break_each_other(rig: Rig) -> No
     generator = rig.start(ScriptedCompleter(act=act))
     assert generator.candidate(first).result(5).error == "401"
     assert generator.candidate(second).result(5).error is None
+
+
+def test_a_wrong_key_is_no_failure_of_a_model_that_asks_the_same_with_another(rig: Rig) -> None:
+    def refuse(request: Request, attempt: int) -> None:
+        if request.model.api_key_env == "TEAM_KEY":
+            raise PermanentError("401", whole_model=True)
+
+    def cells(name: str, key: str) -> list[Cell]:
+        found = [cell(f"s{i}", model="x") for i in range(3)]
+        return [dataclasses.replace(c, model=dataclasses.replace(c.model, name=name, api_key_env=key)) for c in found]
+
+    completer = ScriptedCompleter(act=refuse, latency_s=0.01)
+    generator = rig.start(completer, concurrency=2)
+    team, own, same = cells("team", "TEAM_KEY"), cells("own", "OWN_KEY"), cells("same", "OWN_KEY")
+    generator.plan([*team, *own, *same])
+    assert [generator.candidate(c).result(5).failed for c in (*team, *own, *same)] == [True] * 3 + [False] * 6
+    paid = [r.key for r in completer.asked if r.model.api_key_env == "OWN_KEY"]
+    assert len(paid) == len(set(paid)) == 3, "one answer serves both"
 
 
 def test_retry_after_is_honoured_and_lowers_the_concurrency(rig: Rig) -> None:

@@ -85,7 +85,7 @@ class Generator:
             locks, session=session, total=limits.concurrency, worker=limits.worker, workers=limits.workers
         )
         self._orders: dict[tuple[str, ...], _Order] = {}
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[tuple[str, _Lane], _Job] = {}
         self._queues: dict[_Lane, deque[_Job]] = {}
         self._adaptive: dict[_Lane, AdaptiveLimit] = {}
         self._broken: dict[_Lane, PermanentError] = {}
@@ -257,9 +257,11 @@ class Generator:
             return self._orders[key]
         order = self._orders[key] = _Order(cell=cell, jobs=[], missing=0)
         for request in cell.requests:
-            job = self._jobs.get(request.key)
+            # By lane, too: one answer serves equal requests, but where one model's key is wrong another's may be right.
+            place = request.key, _lane(request.model)
+            job = self._jobs.get(place)
             if job is None or (job.state == "finished" and job.answer is None):
-                job = self._jobs[request.key] = _Job(request=request, order=next(self._counter))
+                job = self._jobs[place] = _Job(request=request, order=next(self._counter))
                 if request.key in known:
                     job.state, job.answer = "finished", replace(known[request.key], cached=True)
                 else:
