@@ -1,6 +1,6 @@
 """Error rates of the statistics, measured: false failures, power, coverage, and what calibration buys on real scores.
 
-    python benchmarks/error_rates.py                 all tables, Markdown on standard output (about 20 minutes, one core)
+    python benchmarks/error_rates.py                 all tables, Markdown on standard output (20 minutes, one core)
     python benchmarks/error_rates.py gate power      some of them
     python benchmarks/error_rates.py --quick         a tenth of the repetitions
 

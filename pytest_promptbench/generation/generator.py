@@ -429,7 +429,7 @@ class Generator:
         others = self._others_reserve()
         if self._ledger.reserve(self._session, request.key, worst, limit=limit):
             self._reserved.add(request.key)
-            self._locks.try_acquire(self._reserves(self._limits.worker))
+            self._locks.acquire(self._reserves(self._limits.worker))  # free but for a glance of another process
             return
         self._unreserve(request)  # what an earlier try has set aside comes back to nobody who waits
         # Asked before, too: they may have settled for less since we looked.
