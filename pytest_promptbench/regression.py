@@ -95,12 +95,13 @@ def read_baseline(path: Path) -> tuple[Baseline, ...]:
 def save(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task], *, now: str) -> list[str]:
     """Write this session's scores as the baseline; other tasks and rubrics in the file stay. Returns what to tell."""
     assert settings.save is not None
-    new = [_of_selected(_snapshot(b, tasks, now), _selected(settings, tasks, b.leaderboard.task)) for b in boards]
+    selected = {b.leaderboard.task: _selected(settings, tasks, b.leaderboard.task, saving=True) for b in boards}
+    new = [_of_selected(_snapshot(b, tasks, now), selected[b.leaderboard.task]) for b in boards]
     empty = [b.leaderboard.task for b in boards if all(row.composite is None for row in b.leaderboard.rows)]
     there = read_baseline(settings.save) if settings.save.exists() else ()
     _check_new(settings.save, new, there)
     before = {(b.task, b.rubric_sha256): b for b in there}
-    kept = [_unselected(before.get((b.task, b.rubric_sha256)), b, _selected(settings, tasks, b.task)) for b in new]
+    kept = [_unselected(before.get((b.task, b.rubric_sha256)), b, selected[b.task]) for b in new]
     new = [_with_rows(b, rows, before.get((b.task, b.rubric_sha256))) for b, rows in zip(new, kept, strict=True)]
     old = [b for b in there if (b.task, b.rubric) not in {(b.task, b.rubric) for b in new}]
     draft = settings.save.with_name(settings.save.name + ".tmp")
@@ -135,11 +136,15 @@ def _check_new(path: Path, new: Sequence[Baseline], there: Sequence[Baseline]) -
             )
 
 
-def _selected(settings: Settings, tasks: Sequence[Task], task: str) -> list[RowName] | None:
-    """The rows that a session narrowed by --bench-models or --bench-prompts was asked for; None where that is all."""
-    if settings.models is None and settings.prompts is None:
-        return None
+def _selected(settings: Settings, tasks: Sequence[Task], task: str, *, saving: bool = False) -> list[RowName] | None:
+    """The rows that a session narrowed by --bench-models or --bench-prompts was asked for; None where that is all.
+
+    ``saving``: an optional model whose key or server is missing here narrows it, too. A comparison misses its rows.
+    """
     mine = [t.suite for t in tasks if t.suite.task == task]
+    left_out = saving and any(not name.startswith("judge:") for suite in mine for name in suite.skipped)
+    if settings.models is None and settings.prompts is None and not left_out:
+        return None
     return [(m.name, p.version) for suite in mine for m in suite.models for p in suite.prompts]
 
 

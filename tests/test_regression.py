@@ -251,3 +251,22 @@ def test_names_in_a_baseline_do_nothing_to_a_terminal() -> None:
     said = [line for line, _ in lines([evaluate_gate(baseline, now)])]
     assert any("1 vanished cell: m x p x s\u241b[31m gate of t: PASS (only in the baseline)" in line for line in said)
     assert all(line.isprintable() for line in said)
+
+
+def test_an_optional_model_whose_key_is_missing_keeps_its_scores(tmp_path: Path) -> None:
+    migrated_database(tmp_path / "mlflow.db")
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, prompts=("v1",), scenarios=1, environ={"OTHER_KEY": "x"}).write()
+        models = (tmp_path / "evals/models.yaml").read_text()
+        head, found, tail = models.rpartition("SCRIPTED_KEY")
+        project.file("evals/models.yaml", f"{head}OTHER_KEY, optional: true{tail}")
+        assert found
+        assert project.pytest().code == 0
+        project.pytest("--judge-export", "packet.json")
+        project.score(value=4)
+        assert project.pytest("--judge-apply", "packet.json", "--bench-save", "base.json").code == 0
+        project.environ.clear()
+        again = project.pytest("--bench-save", "base.json")
+        assert "Not asked for, and kept as saved before: local x v1." in again.out, again.text
+        rows = json.loads((tmp_path / "base.json").read_text())["suites"][0]["rows"]
+        assert [bool(row["scores"]["s0"]) for row in rows] == [True, True]
