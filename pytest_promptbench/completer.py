@@ -190,6 +190,8 @@ class LiteLLMCompleter:
             return PermanentError(
                 f"{named}; write it in models.yaml as provider/name, as in openai/gpt-4o", whole_model=True
             )
+        if status == 402:
+            return PermanentError(f"{message}; the provider wants to be paid first", whole_model=True)
         if isinstance(error, kinds.RateLimitError) or status == 429:
             if "insufficient_quota" in text:
                 return PermanentError(message, whole_model=True)
@@ -199,6 +201,8 @@ class LiteLLMCompleter:
             return PermanentError(f"{message}; check the key in {key}", whole_model=True)
         if isinstance(error, kinds.NotFoundError) or status == 404:
             return PermanentError(f"{message}; check the name in models.yaml", whole_model=True)
+        if status == 405:
+            return PermanentError(f"{message}; check api_base in models.yaml", whole_model=True)
         if isinstance(error, kinds.Timeout):
             return TransientError(message)
         if isinstance(error, kinds.BadRequestError | kinds.UnprocessableEntityError) or status in (400, 413, 422):

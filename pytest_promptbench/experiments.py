@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .agreement import Agreement, agreement_report
 from .catalog.rubric import load_rubric
 from .errors import CatalogError, UsageError
-from .leaderboard import build_leaderboard, pending_candidates
+from .leaderboard import build_leaderboard, newest, pending_candidates
 from .packet import build_packet, parse_packet
 from .packet.document import plain
 from .records import Leaderboard, LoggedCandidate, Rubric, sha256
@@ -56,6 +56,11 @@ class Group:
     def pending(self) -> tuple[LoggedCandidate, ...]:
         """What waits for a judge; not what an edited prompt or model has superseded."""
         return tuple(sorted(pending_candidates(self.candidates), key=lambda c: (c.started_at, c.run_id)))
+
+    @property
+    def current(self) -> list[LoggedCandidate]:
+        """Those that count on the leaderboard."""
+        return newest(self.candidates)[0]
 
     @property
     def age(self) -> tuple[str, int]:
@@ -172,7 +177,7 @@ class Experiments:
 
     def agreement(self, name: str, *, task: str | None = None, rubric_sha256: str | None = None) -> Agreement:
         group = self.read(name).group(task, rubric_sha256)
-        return agreement_report(group.candidates, self.rubric(group), experiment=name, task=group.task)
+        return agreement_report(group.current, self.rubric(group), experiment=name, task=group.task)
 
     def packet(self, name: str, *, task: str | None = None, limit: int | None = None) -> dict[str, Any]:
         """A blind packet of what is pending of a task, under its newest rubric; of the oldest ``limit`` of it.

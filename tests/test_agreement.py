@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_promptbench.agreement import Agreement, agreement_json, agreement_report
+from pytest_promptbench.experiments import Experiment
 from pytest_promptbench.records import (
     Criterion,
     Fingerprint,
@@ -20,6 +22,7 @@ from pytest_promptbench.records import (
     Verdict,
 )
 from pytest_promptbench.report.tables import all_tables
+from pytest_promptbench.session.boards import Board
 
 RUBRIC = Rubric(
     id="r",
@@ -158,6 +161,16 @@ def test_a_judge_that_is_always_asked_twice_is_not_weighed_by_an_audit() -> None
     ]  # fmt: skip
     weighted = {p.report.a: p.report.weighted for p in report(seen).pairs if p.kind == "self"}
     assert weighted == {"human: ann": True, "auto: haiku": False}
+
+
+def test_of_what_an_edit_superseded_nothing_is_compared(tmp_path: Path) -> None:
+    """As on the leaderboard beside it, in a session and through the API."""
+    old = [candidate(i, verdict(ANN, 1), verdict(HAIKU, 5), started_at=1) for i in range(4)]
+    new = [replace(candidate(4 + i, verdict(ANN, 3), verdict(HAIKU, 3), started_at=2), cell="edited") for i in range(4)]
+    (pair,) = Board.of((*old, *new), RUBRIC, "e", "tip", folder=tmp_path).agreement.pairs
+    assert (pair.report.candidates, pair.report.scales[0].bias.value) == (4, 0.0)
+    (group,) = Experiment(name="e", candidates=(*old, *new)).groups
+    assert group.current == new
 
 
 def test_tables_of_it_are_safe_to_read() -> None:

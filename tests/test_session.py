@@ -382,6 +382,14 @@ def test_a_cell_that_two_tests_look_at_is_one_that_was_generated(project: Projec
     assert "not generated" not in result.out
 
 
+def test_a_session_that_a_test_ends_with_a_code_of_its_own_loses_nothing(project: Project) -> None:
+    project.provider.latency_s = 1.0
+    project.file("evals/test_tips.py", TEST.replace("assert candidate.text.strip()", "pytest.exit('enough', 7)"))
+    result = project.pytest("--bench-concurrency", "2")
+    assert result.code == 7, result.text
+    assert len(project.runs()) == project.provider.count < 12
+
+
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_ctrl_c_loses_nothing_that_was_paid_for(project: Project, workers: str) -> None:
     project.provider.latency_s = 1.0

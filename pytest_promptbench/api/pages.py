@@ -86,7 +86,7 @@ class Pages:
         waiting = {c.run_id for c in group.pending}
         chosen = scenario if scenario in scenarios else next(iter(scenarios))
         texts = self._experiments.texts(scenarios[chosen])
-        agreement = agreement_report(group.candidates, text, experiment=name, task=group.task)
+        agreement = agreement_report(group.current, text, experiment=name, task=group.task)
         own = all_tables(board, None)
         return self._page(
             request,

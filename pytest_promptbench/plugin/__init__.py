@@ -38,6 +38,8 @@ _GATE_LINES: pytest.StashKey[Sequence[Line]] = pytest.StashKey()
 _TICKER: pytest.StashKey[Ticker] = pytest.StashKey()
 _AHEAD: pytest.StashKey[set[int]] = pytest.StashKey()
 
+_WENT_THROUGH = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
+"""Nothing broke the session off: neither Ctrl-C, nor a test that called ``pytest.exit`` with a code of its own."""
 _NOT_OUR_WARNINGS = (  # of libraries below us, in threads of theirs beside a running test
     "ignore:::litellm",
     "ignore:::pydantic",
@@ -483,7 +485,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     config = session.config
     if _DESK in config.stash and not _is_worker(config):
         desk = config.stash[_DESK]
-        if exitstatus == pytest.ExitCode.INTERRUPTED and desk.plan is not None:
+        if exitstatus not in _WENT_THROUGH and desk.plan is not None:
             from ..session import PATIENCE
 
             _say(config, PATIENCE)
@@ -495,7 +497,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if _DESK in config.stash and not _is_worker(config):
         if _TICKER in config.stash:
             config.stash[_TICKER].stop()
-        interrupted = exitstatus == pytest.ExitCode.INTERRUPTED
+        interrupted = exitstatus not in _WENT_THROUGH
         config.stash[_CLOSING] = closing = config.stash[_DESK].finish(
             judge=not interrupted,
             stopped=bool(interrupted or session.shouldstop or session.shouldfail),

@@ -10,7 +10,7 @@ from ..agreement import Agreement, agreement_report
 from ..clock import utc_now
 from ..errors import UsageError
 from ..grid import cells
-from ..leaderboard import build_leaderboard
+from ..leaderboard import build_leaderboard, current_candidates
 from ..records import Group, Leaderboard, LoggedCandidate, Rubric
 from ..tracking.artifacts import file_name
 from ..tracking.recorder import Outcome
@@ -40,10 +40,11 @@ class Board:
         cells_now: Mapping[tuple[str, str, str], str] | None = None,
     ) -> Board:
         """The leaderboard of a task's candidates, read with their texts. ``cells_now`` as for ``build_leaderboard``."""
+        counting, _ = current_candidates(candidates, rubric, task=task, cells_now=cells_now)
         return cls(
             leaderboard=build_leaderboard(candidates, rubric, experiment=experiment, task=task, cells_now=cells_now),
             candidates=candidates,
-            agreement=agreement_report(candidates, rubric, experiment=experiment, task=task),
+            agreement=agreement_report(counting, rubric, experiment=experiment, task=task),
             folder=folder,
             cells_now=cells_now,
         )
