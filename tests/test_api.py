@@ -704,22 +704,37 @@ def test_what_is_no_json_is_400_everywhere(reader: httpx.Client, path: str) -> N
 
 
 def test_what_is_listed_may_be_named_and_run(root: Path, logged: Project) -> None:
-    """No shell ever sees a path, so that it may be in any language. What pytest would misread is not listed."""
+    """A path may be in any language. What pytest would misread, or a shell take for an order, is not listed."""
     (root / "evals/früh morgens").mkdir()
     test = (root / "evals/test_tips.py").read_text()
     tips = (root / "evals/tips.yaml").read_text()
-    (root / "evals/früh morgens/test_x.py").write_text(test.replace("tips.yaml", "日々 & $(tips).yaml"))
-    (root / "evals/früh morgens/日々 & $(tips).yaml").write_text(tips)
+    (root / "evals/früh morgens/test_x.py").write_text(test.replace("tips.yaml", "日々 tips+1.yaml"))
+    (root / "evals/früh morgens/日々 tips+1.yaml").write_text(tips)
     (root / "evals/früh morgens/models.yaml").write_text((root / "evals/models.yaml").read_text())
     (root / "evals/früh morgens/basis 1.json").write_text('{"schema": "promptbench/baseline/1"}')
-    odd = ["@args", "-k", "[a]", "a::b", "a\nb", "a\\b", ".hidden", "~", "a..b", "\u202egnp", "\udcff"]
+    odd = [
+        "@args",
+        "-k",
+        "[a]",
+        "a::b",
+        "a\nb",
+        "a\\b",
+        ".hidden",
+        "~",
+        "a..b",
+        "\u202egnp",
+        "\udcff",
+        "a; ls",
+        "$(ls)",
+        "a&b",
+    ]
     for name in odd:
         (root / name).mkdir(exist_ok=True)
         (root / name / "test_x.py").write_text(test)
     client = client_of(root, environ=logged.environment(), max_jobs=9)
     listed = client.get("/api/bench/suites").json()
     paths = {f["path"]: f["suites"] for f in listed["files"]}
-    suite = "evals/früh morgens/日々 & $(tips).yaml"
+    suite = "evals/früh morgens/日々 tips+1.yaml"
     assert paths == {"evals/test_tips.py": ["evals/tips.yaml"], "evals/früh morgens/test_x.py": [suite]}
     assert (listed["folders"], listed["baselines"]) == (
         ["evals", "evals/früh morgens"],

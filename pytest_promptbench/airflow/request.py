@@ -131,7 +131,7 @@ PARAMS: Mapping[str, Mapping[str, Any]] = {
 
 _PATH_IN_WORDS = (
     "a path below the project as GET /api/bench/suites lists them, with forward slashes and at most 1,000 characters; "
-    "it begins with none of - . / @ ~ and holds no .. :: [ backslash or control character"
+    "it begins with none of - . / @ ~ and holds no .. :: [ backslash, control character or mark of a shell's"
 )
 IN_WORDS: Mapping[str, str] = {
     PATH: _PATH_IN_WORDS,

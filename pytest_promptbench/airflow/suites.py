@@ -18,10 +18,12 @@ from ..gate.baseline import BASELINE_SCHEMA
 
 # `$` also matches before a last newline, in Python; the lookahead closes that, and JavaScript's `$` does not mind it.
 END = r"$(?!\n)"
-PATH = rf"^(?!.*(\.\.|::))[^-./@~\\\[\x00-\x1f\x7f][^\\\[\x00-\x1f\x7f]{{0,999}}{END}"
+_REFUSED = r"\\\[\x00-\x1f\x7f;$`'\"<>|&(){}*?!"
+PATH = rf"^(?!.*(\.\.|::))[^-./@~{_REFUSED}][^{_REFUSED}]{{0,999}}{END}"
 """A path that a request may name.
 
-pytest would take what begins with @ for a file of arguments, and what follows [ or :: for a test's name.
+pytest would take what begins with @ for a file of arguments, and what follows [ or :: for a test's name. No shell ever
+sees a path; marks that would be an order to one are refused all the same.
 """
 
 _DEEPEST = 6
