@@ -13,7 +13,7 @@ import argparse
 import functools
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -434,15 +434,9 @@ def audits_table(repetitions: int) -> None:
     for rounds in (1, 2, 3):
         shown: list[object] = [rounds]
         for own in (False, True):
-            hits, error = 0, 0.0
-            for seed in range(repetitions):
-                pool = _audited((60, 50, 4)[:rounds], seed)
-                found = _calibrated(pool, sampling_probabilities(pool), own=own)
-                assert found.ci is not None
-                assert found.estimate is not None
-                hits += found.ci[0] <= 8 <= found.ci[1]
-                error += found.estimate - 8
-            shown += [100 * hits / repetitions, f"{error / repetitions:+.2f}"]
+            pools = (_audited((60, 50, 4)[:rounds], seed) for seed in range(repetitions))
+            found = (_calibrated(pool, sampling_probabilities(pool), own=own) for pool in pools)
+            shown += _held(((c.ci, c.estimate) for c in found), truth=8)
         rows.append(shown)
     table(
         f"calibrated_mean after several audits: coverage of 95 % intervals, % of {repetitions:,} populations of 90",
@@ -453,25 +447,33 @@ def audits_table(repetitions: int) -> None:
     for size in (20, 40, 60):
         shown = [size]
         for weighted in (True, False):
-            hits, error = 0, 0.0
-            for seed in range(repetitions):
-                pool = _audited((size,), seed)
-                chances = sampling_probabilities(pool) if weighted else {}
-                pool = [replace(c, sampling_probability=chances.get(c.run_id)) for c in pool]
-                sides = agreement_report(pool, AUDITED, experiment="e", task="t").pairs
-                (pair,) = (p for p in sides if p.kind == "judges")
-                bias = pair.report.scales[0].bias  # of people less the judge
-                assert bias.ci is not None
-                assert bias.value is not None
-                hits += bias.ci[0] <= -1 <= bias.ci[1]
-                error += bias.value + 1
-            shown += [100 * hits / repetitions, f"{error / repetitions:+.2f}"]
+            biases = (_bias(_audited((size,), seed), weighted=weighted) for seed in range(repetitions))
+            shown += _held(((b.ci, b.value) for b in biases), truth=-1)
         rows.append(shown)
     table(
         f"the judge's bias after an audit: coverage of 95 % intervals, % of {repetitions:,} populations of 90",
         ["audited", "coverage", "error", "unweighted", "its error"],
         rows,
     )
+
+
+def _held(found: Iterable[tuple[tuple[float, ...] | None, float | None]], *, truth: float) -> list[object]:
+    """In how many percent of cases the interval held the truth, and the mean error of the estimate."""
+    hits, errors = [], []
+    for ci, estimate in found:
+        assert ci is not None
+        assert estimate is not None
+        hits.append(ci[0] <= truth <= ci[1])
+        errors.append(estimate - truth)
+    return [100 * float(np.mean(hits)), f"{np.mean(errors):+.2f}"]
+
+
+def _bias(pool: list[LoggedCandidate], *, weighted: bool) -> stats.Estimate:
+    """Of people less the judge, as the report of agreement has it."""
+    chances = sampling_probabilities(pool) if weighted else {}
+    pool = [replace(c, sampling_probability=chances.get(c.run_id)) for c in pool]
+    (pair,) = (p for p in agreement_report(pool, AUDITED, experiment="e", task="t").pairs if p.kind == "judges")
+    return pair.report.scales[0].bias
 
 
 def _audited(sizes: Sequence[int], seed: int) -> list[LoggedCandidate]:

@@ -11,13 +11,14 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .agreement import Agreement, agreement_report
 from .catalog.rubric import load_rubric
 from .errors import CatalogError, UsageError
-from .leaderboard import build_leaderboard, newest, pending_candidates
+from .leaderboard import build_leaderboard, newest
 from .packet import build_packet, parse_packet
 from .packet.document import plain
 from .records import Leaderboard, LoggedCandidate, Rubric, sha256
@@ -52,15 +53,15 @@ class Group:
     rubric_sha256: str
     candidates: tuple[LoggedCandidate, ...]
 
-    @property
-    def pending(self) -> tuple[LoggedCandidate, ...]:
-        """What waits for a judge; not what an edited prompt or model has superseded."""
-        return tuple(sorted(pending_candidates(self.candidates), key=lambda c: (c.started_at, c.run_id)))
-
-    @property
+    @cached_property
     def current(self) -> list[LoggedCandidate]:
         """Those that count on the leaderboard."""
         return newest(self.candidates)[0]
+
+    @property
+    def pending(self) -> tuple[LoggedCandidate, ...]:
+        """What waits for a judge; not what an edited prompt or model has superseded."""
+        return tuple(sorted((c for c in self.current if c.pending), key=lambda c: (c.started_at, c.run_id)))
 
     @property
     def age(self) -> tuple[str, int]:

@@ -28,7 +28,6 @@ from .gate import (
     self_test,
     snapshot,
 )
-from .leaderboard import current_candidates
 from .report.text import markdown_cell, visible
 from .session import Board, Task
 from .settings import DEFAULT_BASELINE, Settings, file_above
@@ -100,9 +99,10 @@ def save(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task], *, 
     empty = [b.leaderboard.task for b in boards if all(row.composite is None for row in b.leaderboard.rows)]
     there = read_baseline(settings.save) if settings.save.exists() else ()
     _check_new(settings.save, new, there)
-    before = {(b.task, b.rubric_sha256): b for b in there}
-    kept = [_unselected(before.get((b.task, b.rubric_sha256)), b, selected[b.task]) for b in new]
-    new = [_with_rows(b, rows, before.get((b.task, b.rubric_sha256))) for b, rows in zip(new, kept, strict=True)]
+    by_rubric = {(b.task, b.rubric_sha256): b for b in there}
+    before = [by_rubric.get((b.task, b.rubric_sha256)) for b in new]
+    kept = [_unselected(old, b, selected[b.task]) for old, b in zip(before, new, strict=True)]
+    new = [_with_rows(b, rows, old) for b, rows, old in zip(new, kept, before, strict=True)]
     old = [b for b in there if (b.task, b.rubric) not in {(b.task, b.rubric) for b in new}]
     draft = settings.save.with_name(settings.save.name + ".tmp")
     try:
@@ -252,9 +252,7 @@ def _snapshot(board: Board, tasks: Sequence[Task], now: str) -> Baseline:
     task, rubric = board.leaderboard.task, board.leaderboard.rubric
     group = task, rubric.sha256
     suites = [t.suite for t in tasks if (t.experiment, t.suite.group) == (board.leaderboard.experiment, group)]
-    cells = board.cells_now or {}
-    counting, _ = current_candidates(board.candidates, rubric, task=task, cells_now=cells)
-    return snapshot(board.leaderboard, counting, suites, cells_now=cells, saved_at=now)
+    return snapshot(board.leaderboard, board.counting, suites, cells_now=board.cells_now or {}, saved_at=now)
 
 
 def lines(results: Iterable[GateResult]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -14,7 +14,7 @@ from .packet import build_packet, item_id, match_verdicts, parse_packet
 from .records import LoggedCandidate, Rubric
 from .session import Task, build_boards, cells_now, where, write_reports
 from .settings import Settings
-from .sitdown import Sitting, experiment_of, take_in
+from .sitdown import Sitting, experiment_of, pending_of, take_in
 from .tracking.recorder import Outcome
 from .tracking.reviews import Review, ReviewItem, ReviewQueues, review_trace
 
@@ -31,9 +31,7 @@ def fill_queue(
     store = where(settings).store()
     now = cells_now(here, task.experiment, task.suite.group)
     current, _ = newest(candidates, cells_now=now)
-    asked = {names for _, *given in selected if (names := tuple(given)) in now}
-    whole = len(asked) == len(now) and settings.shard is None and settings.models is None and settings.prompts is None
-    pending = store.texts([c for c in current if c.pending and (whole or c.names in asked)])
+    pending = store.texts(pending_of(settings, current, now, selected, experiment=tasks[-1].experiment))
     prompts = store.messages(pending) if settings.reveal else [()] * len(pending)
     items = [
         ReviewItem(

@@ -275,14 +275,19 @@ def _tag(text: str) -> tuple[str, str]:
 
 
 def _tracking_uri(environ: Mapping[str, str], *, root: Path, cwd: Path) -> str:
-    """MLflow's own choice, with a relative SQLite path made absolute so that all processes mean the same file."""
-    uri = environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{in_sqlite_uri(root / 'mlflow.db')}"
+    """MLflow's own choice."""
+    uri = environ.get("MLFLOW_TRACKING_URI")
+    return absolute_uri(uri, cwd.absolute()) if uri else f"sqlite:///{_in_sqlite_uri(root / 'mlflow.db')}"
+
+
+def absolute_uri(uri: str, folder: Path) -> str:
+    """An MLflow address with a relative SQLite path put below ``folder``, so that all processes mean the same file."""
     if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
-        return f"sqlite:///{in_sqlite_uri(cwd.absolute()) / uri.removeprefix('sqlite:///')}"
+        return f"sqlite:///{_in_sqlite_uri(folder) / uri.removeprefix('sqlite:///')}"
     return uri
 
 
-def in_sqlite_uri(path: Path) -> Path:
+def _in_sqlite_uri(path: Path) -> Path:
     """A path as it stands in an SQLite address: one like Jenkins' ``feature%2Fx`` would be read as another."""
     text = str(path)
     if not re.search("%[0-9A-Fa-f]{2}|[?]", text) or not sqlite_uris_have_escapes():

@@ -8,7 +8,7 @@ import itertools
 import json
 import re
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,7 @@ def export_packet(
             found[experiment] = store.read(experiment)
         mine, _ = current_candidates(found[experiment], task.suite.rubric, task=task.suite.task, cells_now=now)
         if settings.audit is None:
-            whole = not left_out and settings.shard is None and settings.models is None and settings.prompts is None
-            mine = [c for c in mine if c.pending and (whole or (task.experiment, *c.names) in selected)]
+            mine = pending_of(settings, mine, now, selected, experiment=task.experiment)
         chosen.append((dataclasses.replace(task, experiment=experiment), mine))
     if not chosen:
         raise missing[0]
@@ -110,6 +109,23 @@ def export_packet(
         message="\n".join(made.exported_to(file) for file, made in zip(paths, packets, strict=True)),
         lines=(*kept, *(f"audit {a.id}: round {a.round}, seed {a.seed}" for a in audits)),
     )
+
+
+def pending_of(
+    settings: Settings,
+    current: Iterable[LoggedCandidate],
+    now: Mapping[tuple[str, str, str], str],
+    selected: Collection[tuple[str, ...]],
+    *,
+    experiment: str,
+) -> list[LoggedCandidate]:
+    """What waits of the selected cells; where they are all that the files give ``now``, of cells that are gone too.
+
+    ``selected``: (experiment, model, prompt, scenario) of each test's cell, ``experiment`` as the suite names it.
+    """
+    whole = all((experiment, *names) in selected for names in now)
+    whole = whole and settings.shard is None and settings.models is None and settings.prompts is None
+    return [c for c in current if c.pending and (whole or (experiment, *c.names) in selected)]
 
 
 def _keep_scored(file: Path) -> Iterator[str]:

@@ -95,7 +95,8 @@ def settings_of(root: Path, **changes: Any) -> ServiceSettings:
 
 
 def copy_of(project: Project, root: Path) -> Path:
-    """The same store and files, to be changed; artifacts stay where they are."""
+    """The same store and files in the folder ``root``, to be changed; artifacts stay where they are."""
+    root.mkdir(exist_ok=True)
     for name in ("mlflow.db", "mlflow.db-wal", "mlflow.db-shm"):
         if (project.root / name).exists():
             shutil.copy(project.root / name, root / name)

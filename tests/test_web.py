@@ -230,9 +230,7 @@ ENTER, ESCAPE = "\ue007", "\ue00c"
 @pytest.mark.browser
 @needs_chromium
 def test_a_person_judges_by_keyboard(logged: Project, tmp_path: Path, browser: Browser) -> None:
-    folder = tmp_path / "project"
-    folder.mkdir()
-    root = copy_of(logged, folder)
+    root = copy_of(logged, tmp_path / "project")
     with served(root, PROMPTBENCH_API_TOKEN=TOKEN) as address:
         browser.open(f"{address}/")
         assert browser.run("return location.pathname") == "/login"
@@ -344,9 +342,7 @@ def test_pages_are_no_wider_than_a_phone(logged: Project, browser: Browser) -> N
 @needs_chromium
 def test_leaving_the_page_sends_a_long_verdict_too(logged: Project, tmp_path: Path, browser: Browser) -> None:
     """25,000 characters that are 75,000 bytes: browsers refuse to send more than 64 KiB for a page that is going."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    with served(copy_of(logged, folder)) as address:
+    with served(copy_of(logged, tmp_path / "project")) as address:
         browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
         browser.wait("document.documentElement.dataset.ready")
         browser.press("Eve" + ENTER)
@@ -366,9 +362,7 @@ def test_leaving_the_page_sends_a_long_verdict_too(logged: Project, tmp_path: Pa
 @pytest.mark.browser
 @needs_chromium
 def test_a_refused_verdict_is_shown_and_kept(logged: Project, tmp_path: Path, browser: Browser) -> None:
-    folder = tmp_path / "project"
-    folder.mkdir()
-    root = copy_of(logged, folder)
+    root = copy_of(logged, tmp_path / "project")
     with served(root) as address:
         browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
         browser.wait("document.documentElement.dataset.ready")
@@ -382,9 +376,7 @@ def test_a_refused_verdict_is_shown_and_kept(logged: Project, tmp_path: Path, br
 @pytest.mark.browser
 @needs_chromium
 def test_a_verdict_that_is_refused_holds_up_no_other(logged: Project, tmp_path: Path, browser: Browser) -> None:
-    folder = tmp_path / "project"
-    folder.mkdir()
-    root = copy_of(logged, folder)
+    root = copy_of(logged, tmp_path / "project")
     store = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=None)
     with served(root) as address:
         browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")

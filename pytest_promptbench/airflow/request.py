@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..settings import in_sqlite_uri
+from ..settings import absolute_uri
 from ..tracking.store import TrackingStore
 from .suites import END, PATH, find_evals
 
@@ -321,10 +321,7 @@ def project(setting: Mapping[str, str | None]) -> Project:
         raise UsageError(f"PROMPTBENCH_ROOT is {root}, which is no absolute path of a folder on this host")
     if not python.is_absolute() or not python.is_file():
         raise UsageError(f"PROMPTBENCH_PYTHON is {python}, which is no absolute path of an interpreter on this host")
-    uri = str(setting["MLFLOW_TRACKING_URI"])
-    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
-        uri = f"sqlite:///{in_sqlite_uri(root) / uri.removeprefix('sqlite:///')}"
-    return Project(root=root, python=python, tracking_uri=uri)
+    return Project(root=root, python=python, tracking_uri=absolute_uri(str(setting["MLFLOW_TRACKING_URI"]), root))
 
 
 SETTINGS: Mapping[str, str] = {

@@ -114,8 +114,9 @@ def _walk(root: Path) -> Iterator[Path]:
         for name in sorted(names):
             if name.endswith(".json") or any(fnmatch(name, pattern) for pattern in _TESTS):
                 path = here / name
-                short = path.suffix == ".json" or (path.is_file() and path.stat().st_size <= _LARGEST)
-                if path.is_file() and short and path.resolve().is_relative_to(root):
+                if not path.is_file() or not path.resolve().is_relative_to(root):
+                    continue
+                if path.suffix == ".json" or path.stat().st_size <= _LARGEST:
                     yield path
 
 

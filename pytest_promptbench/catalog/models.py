@@ -63,18 +63,18 @@ def available(
     document: Located,
     environ: Mapping[str, str],
     reachable: Callable[[str], bool],
-    *,
-    unready: dict[str, str] | None = None,
-) -> tuple[list[Model], dict[str, str]]:
-    """The models that can be asked, and why each other one cannot. CatalogError for one that is not optional.
+) -> tuple[list[Model], dict[str, str], dict[str, str]]:
+    """The models that are there, why each other one is left out, and what is wrong with some that are there.
 
-    Given ``unready``, such a one is there, too, and what is wrong is noted there by its name.
+    Left out is an optional one that cannot be asked. One that is not optional is there all the same, and the last says
+    of it, by its name, what whoever asks it has to be told.
 
     An embedded model needs nothing. Any other needs the key that it names; an optional one that names no key needs a
     server that answers at its ``api_base``, where it has one.
     """
     there: list[Model] = []
     missing: dict[str, str] = {}
+    unready: dict[str, str] = {}
     for model in models:
         reason = None
         if model.embedded:
@@ -89,9 +89,6 @@ def available(
             missing[model.name] = reason
         else:
             place = f"{document.file}:{document.line(('models', model.name, 'api_key_env'))}"
-            problem = f"{place}: model {model.name}: {reason}; set it, or add 'optional: true' to the model"
-            if unready is None:
-                raise CatalogError(problem)
-            unready[model.name] = problem
+            unready[model.name] = f"{place}: model {model.name}: {reason}; set it, or add 'optional: true' to the model"
             there.append(model)
-    return there, missing
+    return there, missing, unready

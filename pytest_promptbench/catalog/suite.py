@@ -75,14 +75,14 @@ def load_suite(
         wanted = _instead(known, choice.models, "model", file, models_document.file)
     models, narrowed = _narrowed(wanted, choice.only_models)
     skipped: dict[str, str] = {}
-    unready: dict[str, str] | None = {} if choice.defers else None
+    unready: dict[str, str] = {}
     if choice.asks_models and narrowed:
-        models, skipped = available(models, models_document, environ, asked, unready=unready)
+        models, skipped, unready = available(models, models_document, environ, asked)
+        _check_ready(unready, choice)
     if not models:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         raise CatalogError(f"{file}:{document.line(('models',))}: no model is left: {reasons}")
     judge = None
-    unready_judge: dict[str, str] | None = {} if choice.defers else None
     if shape.judge is not None:
         named = _named(known, shape.judge.model, "model", document, ("judge", "model"), models_document.file)
         if named.name in list(Tier):  # judge_kind, of which it is a value, would say so of an automatic verdict
@@ -90,11 +90,14 @@ def load_suite(
                 f"{file}:{document.line(('judge', 'model'))}: a judge cannot be called {named.name!r}, which names a "
                 f"tier of judges; give the model another name in {models_document.file}"
             )
-        there, missing = [named], dict[str, str]()
         if choice.asks_judge:
-            there, missing = available([named], models_document, environ, asked, unready=unready_judge)
+            there, missing, not_ready = available([named], models_document, environ, asked)
+            _check_ready(not_ready, choice)
+            skipped |= {f"judge:{name}": reason for name, reason in missing.items()}
+            unready |= {f"judge:{name}": problem for name, problem in not_ready.items()}
+        else:
+            there = [named]
         judge = _judge(there[0], shape.judge) if there else None
-        skipped |= {f"judge:{name}": reason for name, reason in missing.items()}
     return Suite(
         name=file.stem,
         path=str(file),
@@ -106,8 +109,13 @@ def load_suite(
         samples=shape.samples,
         judge=judge,
         skipped=skipped,
-        unready={**(unready or {}), **{f"judge:{name}": problem for name, problem in (unready_judge or {}).items()}},
+        unready=unready,
     )
+
+
+def _check_ready(unready: Mapping[str, str], choice: Choice) -> None:
+    if unready and not choice.defers:
+        raise CatalogError(next(iter(unready.values())))
 
 
 def _narrowed(items: Sequence[N], only: Sequence[str] | None) -> tuple[list[N], bool]:

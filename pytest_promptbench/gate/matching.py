@@ -112,9 +112,7 @@ def problems(baseline: Baseline, current: Baseline, cells: Pairing) -> list[str]
         earlier, present = cells.old[name], cells.now[name]
         if earlier.tier is None or present.tier is None:
             continue  # unscored: its cells are unpaired
-        if not set(earlier.tier.split("+")) & set(
-            present.tier.split("+")
-        ):  # else its scenarios pair, or not, one by one
+        if set(earlier.tier.split("+")).isdisjoint(present.tier.split("+")):  # else scenarios pair, or not, one by one
             found.append(
                 f"{' x '.join(name)}: the baseline was judged by {earlier.tier}, "
                 f"this session by {present.tier}; {again}"

@@ -255,7 +255,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Let -k find names that are not ASCII: in a test's id pytest writes them with escapes."""
-    spec = getattr(item, "callspec", None)
+    spec = getattr(item, "callspec", None) if _BENCH in item.config.stash else None
     if spec is not None and item.get_closest_marker(MARKER) is not None:
         names = (spec.params.get(axis) for axis in AXES)
         item.extra_keyword_matches.update(n for n in names if isinstance(n, str) and not n.isascii())

@@ -20,10 +20,11 @@ from .plan import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """One leaderboard with the candidates behind it, and where its files go."""
+    """One leaderboard with the candidates behind it, those of them that count, and where its files go."""
 
     leaderboard: Leaderboard
     candidates: tuple[LoggedCandidate, ...]
+    counting: Sequence[LoggedCandidate]
     agreement: Agreement
     folder: Path
     cells_now: Mapping[tuple[str, str, str], str] | None = None
@@ -44,6 +45,7 @@ class Board:
         return cls(
             leaderboard=build_leaderboard(candidates, rubric, experiment=experiment, task=task, cells_now=cells_now),
             candidates=candidates,
+            counting=counting,
             agreement=agreement_report(counting, rubric, experiment=experiment, task=task),
             folder=folder,
             cells_now=cells_now,
