@@ -18,6 +18,7 @@ from typing import Any
 
 from pytest_promptbench.tracking.store import TrackingStore
 
+from . import forked
 from .provider import ScriptedProvider
 
 RUBRIC = """
@@ -126,6 +127,10 @@ class Project:
     def pytest(self, *args: str, timeout: float = 240) -> Result:
         """Run pytest in the project, in a process of its own; ``evals/`` unless arguments name something else."""
         given = args if any(a.startswith("evals") for a in args) else ("evals/", *args)
+        if forked.serves(args, self.environ):
+            command = self.command(*given)[3:]
+            done = forked.run(command, cwd=self.root, env=self.environment(), timeout=timeout)
+            return Result(done.returncode, done.stdout, done.stderr)
         done = subprocess.run(
             self.command(*given), cwd=self.root, env=self.environment(), capture_output=True, text=True,
             timeout=timeout, check=False,

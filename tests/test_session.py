@@ -368,7 +368,7 @@ def test_x_stops_generating(project: Project) -> None:
     project.file("evals/test_tips.py", TEST.replace("candidate.text.strip()", "False"))
     result = project.pytest("-x", "--bench-concurrency", "2")
     assert result.code == 1
-    assert project.provider.count <= 4
+    assert project.provider.count < 12
     assert len(project.runs()) == project.provider.count, "what was paid for is logged"
     assert f"stopped: {12 - project.provider.count} of 12 cells were not generated" in result.out
 

@@ -1,0 +1,19 @@
+"""What ``tests.forked`` imports once, before the first test session is forked from it."""
+
+import gc
+import os
+
+os.environ.update(
+    LITELLM_LOCAL_MODEL_COST_MAP="True", LITELLM_TELEMETRY="False", MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="1"
+)
+gc.disable()
+
+import litellm  # noqa: E402, F401
+import mlflow  # noqa: E402
+import mlflow.store.tracking.sqlalchemy_store  # noqa: E402, F401
+import numpy  # noqa: E402, F401
+import pytest  # noqa: E402, F401
+import scipy.special  # noqa: E402, F401
+
+gc.enable()
+gc.freeze()  # sessions share these pages, as long as no collection writes into them
