@@ -839,6 +839,7 @@ def test_a_run_is_a_job_of_this_machine_that_waits_for_its_judge(root: Path, log
     assert TOKEN not in "".join(p.read_text() for p in folder.glob("*.*"))
 
 
+@pytest.mark.slow
 def test_a_run_of_one_suite_runs_no_other_and_fails_at_its_gate(root: Path, logged: Project) -> None:
     here = Project(root, logged.provider)
     here.second_suite()

@@ -447,6 +447,7 @@ class TestDagTest:
         assert run["tasks"]["wait_for_verdicts"] == run["tasks"]["approve"] == "skipped"
         assert run["xcoms"]["export"]["pending"] == 0
 
+    @pytest.mark.slow
     def test_two_suites_of_one_rubric_wait_for_both_packets_and_what_failed_is_not_generated_by_compare(
         self, home: AirflowHome, evals: Evals
     ) -> None:

@@ -91,6 +91,7 @@ def test_it_finds_the_better_prompt_and_promotes_it(project: Project, provider: 
     assert [t["prompt"] for t in outcome(project, loop)["trials"]] == [t["prompt"] for t in ended["trials"]]
 
 
+@pytest.mark.slow
 def test_a_person_judges_in_pauses_and_each_resume_is_on_another_machine(
     project: Project, provider: ScriptedProvider
 ) -> None:

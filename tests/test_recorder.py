@@ -131,7 +131,9 @@ def second_writer(recorder: Recorder) -> int | None:
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="a second writer needs a second core")
-@pytest.mark.parametrize("after_s", [0.01, 0.05, 0.1])
+@pytest.mark.parametrize(
+    "after_s", [pytest.param(0.01, marks=pytest.mark.slow), 0.05, pytest.param(0.1, marks=pytest.mark.slow)]
+)
 def test_a_second_writer_that_dies_in_the_middle_leaves_its_share(project: Project, after_s: float) -> None:
     """It dies in its second batch; what it had begun is completed, nothing is doubled."""
     recorder = project.recorder("one")
