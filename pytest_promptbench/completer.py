@@ -213,11 +213,15 @@ class LiteLLMCompleter:
 
 
 def spare_loopback_from_proxies() -> None:
-    """A proxy in the environment must not get the requests to the session's own server."""
-    for name in ("NO_PROXY", "no_proxy"):
-        hosts = [h for h in os.environ.get(name, "").split(",") if h]
+    """A proxy in the environment must not get the requests to the session's own server; other exceptions stay.
+
+    Where both spellings are set, the lower one alone counts for most clients: a new one begins with what the other has.
+    """
+    for name, other in (("NO_PROXY", "no_proxy"), ("no_proxy", "NO_PROXY")):
+        hosts = [h for h in os.environ.get(name, os.environ.get(other, "")).split(",") if h]
         if "127.0.0.1" not in hosts and "*" not in hosts:
-            os.environ[name] = ",".join([*hosts, "127.0.0.1"])
+            hosts.append("127.0.0.1")
+        os.environ[name] = ",".join(hosts)
 
 
 def _params(request: Request) -> dict[str, Any]:

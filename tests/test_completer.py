@@ -9,12 +9,13 @@ import os
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pytest_promptbench.completer import LiteLLMCompleter, Redactor, _retry_after
+from pytest_promptbench.completer import LiteLLMCompleter, Redactor, _retry_after, spare_loopback_from_proxies
 from pytest_promptbench.errors import PermanentError, TransientError
 from pytest_promptbench.records import Answer, Message, Model, Request
 
@@ -263,6 +264,21 @@ def test_what_providers_quote_of_a_key(said: str) -> None:
 
 def test_a_short_key_that_a_model_names_is_redacted() -> None:
     assert Redactor([Model(name="m", model="x", api_key_env="K")], {"K": "wrong"})("key: wrong") == "key: ***"
+
+
+@pytest.mark.parametrize("spelling", ["NO_PROXY", "no_proxy"])
+def test_hosts_that_need_no_proxy_go_without_one_beside_an_embedded_model(
+    monkeypatch: pytest.MonkeyPatch, spelling: str
+) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "llm.internal")  # so that it is put back whatever becomes of it
+        if name != spelling:
+            monkeypatch.delenv(name)
+    spare_loopback_from_proxies()
+    assert [h for h in ("llm.internal", "127.0.0.1", "api.example") if urllib.request.proxy_bypass(h)] == [
+        "llm.internal",
+        "127.0.0.1",
+    ]
 
 
 def test_litellm_loads_under_warnings_that_are_errors() -> None:
