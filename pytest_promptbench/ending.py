@@ -113,7 +113,7 @@ def settle(settings: Settings, boards_: tuple[Board, ...], tasks: tuple[Task, ..
             said += [(line, {}) for line in regression.save(settings, boards_, tasks, now=utc_now())]
     except UsageError as error:
         return 4, [*said, (f"gate: ERROR: {error}", _LOUD)]
-    regression.step_summary(boards_, results)
+    said += [(line, _WARN) for line in regression.step_summary(boards_, results)]
     return code, said
 
 

@@ -282,11 +282,11 @@ def _figures(c: Mapping[str, Any]) -> str:
 
 def step_summary(
     boards: Sequence[Board], results: Sequence[GateResult], environ: Mapping[str, str] = os.environ
-) -> None:
-    """Append leaderboards and gates to GitHub's step summary, where there is one."""
+) -> list[str]:
+    """Append leaderboards and gates to GitHub's step summary, where there is one. Returns what to tell."""
     path = environ.get("GITHUB_STEP_SUMMARY")
     if not path:
-        return
+        return []
     from .report.markdown import render_leaderboard
 
     parts = [render_leaderboard(b.leaderboard) for b in boards]
@@ -295,5 +295,9 @@ def step_summary(
         + "\n".join(f"- {markdown_cell(reason)}" for reason in r.reasons)
         for r in results
     ]
-    with Path(path).open("a", encoding="utf-8", errors="backslashreplace") as file:
-        file.write("\n\n".join(parts) + "\n")
+    try:
+        with Path(path).open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write("\n\n".join(parts) + "\n")
+    except OSError as error:
+        return [f"GITHUB_STEP_SUMMARY: {path} cannot be written: {error.strerror or error}"]
+    return []

@@ -241,6 +241,13 @@ def test_names_are_no_markup_in_a_step_summary(tmp_path: Path) -> None:
     assert "<b>" not in text
 
 
+def test_a_step_summary_that_cannot_be_written_is_said_and_ends_nothing(tmp_path: Path) -> None:
+    """As in a container that got the variable and not the file."""
+    path = tmp_path / "not mounted" / "summary.md"
+    said = step_summary([], [], {"GITHUB_STEP_SUMMARY": str(path)})
+    assert said == [f"GITHUB_STEP_SUMMARY: {path} cannot be written: No such file or directory"]
+
+
 def test_names_in_a_baseline_do_nothing_to_a_terminal() -> None:
     name = "s\x1b[31m\ngate of t: PASS"
     row = BaselineRow(model="m", prompt="p", tier="human", scores={"s": {"composite": 1.0}, name: {"composite": 1.0}})
