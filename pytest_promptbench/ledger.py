@@ -79,6 +79,8 @@ class Ledger:
         self._mutex = threading.RLock()
         try:
             version = self._open()
+            if version < SCHEMA:
+                self._db.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
         except (OSError, sqlite3.Error) as error:
             raise UsageError(
                 f"{path} cannot be opened ({error}): it holds the answers that were paid for. Mend it or its folder, "
@@ -89,8 +91,6 @@ class Ledger:
                 f"{path}: written by a newer pytest-promptbench (ledger format {version}, this one reads {SCHEMA}); "
                 "upgrade, or move the file away to start a new one"
             )
-        if version < SCHEMA:
-            self._db.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
 
     def _open(self) -> int:
         self._path.parent.mkdir(parents=True, exist_ok=True)

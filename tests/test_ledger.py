@@ -1,5 +1,6 @@
 """The durable memory: answers, outbox, money."""
 
+import contextlib
 import dataclasses
 import sqlite3
 import subprocess
@@ -125,8 +126,15 @@ def test_workers_that_open_a_new_ledger_at_the_same_moment_all_get_it(tmp_path: 
     assert [worker.returncode for worker in workers] == [0, 0], said
 
 
+def tables_of_another_program(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE outbox (mail TEXT)")
+
+
 @pytest.mark.parametrize(
-    "spoil", [lambda p: p.write_bytes(b"no database" * 99), lambda p: p.mkdir()], ids=["garbage", "folder"]
+    "spoil",
+    [lambda p: p.write_bytes(b"no database" * 99), lambda p: p.mkdir(), tables_of_another_program],
+    ids=["garbage", "folder", "another program's"],
 )
 def test_a_file_that_is_no_ledger_is_named_with_its_remedy(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
     spoil(tmp_path / "ledger.sqlite3")
