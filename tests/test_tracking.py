@@ -8,6 +8,7 @@ import json
 import re
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -337,6 +338,27 @@ def test_verdicts_of_all_judges_are_kept_and_the_highest_tier_counts(store: Trac
     assert run.data.tags["judge_kind"] == "human"
     assert run.data.tags["judged_by"] == "eva"
     assert run.data.tags["judge_pending"] == "false"
+
+
+@pytest.mark.parametrize(("at", "expected"), [("2026-11-23T14:00:00", 1_795_442_400_000), ("23 Nov, noon", None)])
+def test_a_verdict_of_another_program_is_carried_whatever_its_clock_writes(
+    store: TrackingStore, monkeypatch: pytest.MonkeyPatch, at: str, expected: int | None
+) -> None:
+    """A time without a zone is in UTC, as the contract has it; one that is none holds nothing up."""
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    (judged,) = store.log([logged("other", f"judged at {at}").entry(f"elsewhere {at}")])
+    tags = {"judge_pending": "false", "judge_kind": "human", "judged_by": "eva", "judged_at": at}
+    store.runs.fill(judged, metrics={"relevance": 4, "composite": 4}, tags=tags)
+    later = TrackingStore(store.uri, artifact_root=store._artifact_root)
+    (run_id,) = later.log([logged("other", f"judged at {at}").entry(f"here {at}")])
+    monkeypatch.undo()
+    time.tzset()
+    (c,) = later.read(f"here {at}")
+    assert c.carried_from == judged
+    times = {a.create_time_ms for a in store.traces.get_trace_info(trace_id(run_id)).assessments}
+    assert len(times) == 1
+    assert expected is None or times == {expected}
 
 
 def test_a_verdict_is_carried_to_the_same_text_in_another_experiment(store: TrackingStore) -> None:

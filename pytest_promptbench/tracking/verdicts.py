@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -116,7 +116,7 @@ def feedback(verdict: Verdict, rubric: Rubric, *, run_id: str, before: Verdict |
 
     values = {**verdict.scores, "composite": composite(verdict.scores, rubric)}
     metadata = _metadata(verdict.judge, rubric, verdict.fingerprint)
-    created = int(datetime.fromisoformat(verdict.at).timestamp() * 1000) if verdict.at else None
+    created = _milliseconds(verdict.at)
     found = []
     for name, value in values.items():
         if value is not None:
@@ -133,6 +133,15 @@ def feedback(verdict: Verdict, rubric: Rubric, *, run_id: str, before: Verdict |
             one.assessment_id = _assessment_id([*said, before.at if before else ""])
             found.append(one)
     return found
+
+
+def _milliseconds(at: str) -> int | None:
+    """Since the epoch, of ISO 8601, which without a zone is in UTC; None for what another program wrote otherwise."""
+    try:
+        moment = datetime.fromisoformat(at)
+    except ValueError:
+        return None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def failed_feedback(judge: Judge, problem: str, rubric: Rubric, *, run_id: str) -> list[Any]:
