@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BaselineError, UsageError
+from .files import replace_file
 from .gate import (
     Baseline,
     BaselineRow,
@@ -104,11 +105,9 @@ def save(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task], *, 
     kept = [_unselected(old, b, selected[b.task]) for old, b in zip(before, new, strict=True)]
     new = [_with_rows(b, rows, old) for b, rows, old in zip(new, kept, before, strict=True)]
     old = [b for b in there if (b.task, b.rubric) not in {(b.task, b.rubric) for b in new}]
-    draft = settings.save.with_name(settings.save.name + ".tmp")
     try:
         settings.save.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(baseline_json([*old, *new]), encoding="utf-8")
-        draft.replace(settings.save)
+        replace_file(settings.save, baseline_json([*old, *new]))
     except OSError as error:
         raise UsageError(f"--bench-save {settings.save}: cannot be written: {error.strerror or error}") from None
     return [
@@ -213,7 +212,7 @@ def compare(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task]) 
         file = board.folder / GATE
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")
+            replace_file(file, json.dumps(result.to_json(), indent=1) + "\n")
         except OSError as error:
             raise UsageError(f"{file}: cannot be written: {error.strerror or error}") from None
         results.append(result)

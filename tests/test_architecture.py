@@ -27,7 +27,7 @@ LAYERS = [
     ["scores"],
     ["statistics", "grid", "ledger", "candidate"],
     ["catalog"],
-    ["checks", "clock", "locks", "quiet"],
+    ["checks", "clock", "files", "locks", "quiet"],
     ["records"],
     ["errors"],
 ]

@@ -558,7 +558,7 @@ def test_a_prompt_whose_writing_was_killed_is_written_by_the_resumed_loop(tmp_pa
     assert done.returncode == -signal.SIGXFSZ
     assert list(tmp_path.glob("[!.]*")) == []
     assert load_prompt(write_prompt(tmp_path, made, {}), "tip").sha256 == made.sha256
-    assert [p.name for p in tmp_path.iterdir()] == [f"{made.version}.yaml"]
+    assert [p.name for p in tmp_path.glob("[!.]*")] == [f"{made.version}.yaml"]
 
 
 def test_a_changed_sentence_is_a_changed_line() -> None:

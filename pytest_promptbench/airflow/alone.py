@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 import signal
 import sys
@@ -25,6 +24,7 @@ from typing import Any, NoReturn
 
 from ..clock import iso_utc, utc_now
 from ..errors import PromptbenchError
+from ..files import replace_file
 from ..records import Record
 from .process import Ending, Finished, PytestProcess
 from .request import Project, Request
@@ -145,10 +145,8 @@ def read_state(folder: Path) -> State:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace a file as a whole."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    draft.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    draft.replace(path)
+    """Replace a file of the run's folder as a whole."""
+    replace_file(path, json.dumps(value, indent=1))
 
 
 def say(line: str) -> None:

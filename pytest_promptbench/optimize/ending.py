@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..champions import condition_lines, settle
+from ..files import replace_file
 from ..promotion import ALPHA, Policy, decide
 from ..records import LoggedCandidate, Prompt, Record, Suite
 from ..statistics import PairedComparison, compare, mean_interval
@@ -275,5 +276,5 @@ def save(result: Result, folder: Path) -> Path:
     """``result.json`` in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "result.json"
-    path.write_text(json.dumps(result.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    replace_file(path, json.dumps(result.to_json(), indent=2, ensure_ascii=False) + "\n")
     return path

@@ -12,6 +12,7 @@ import yaml
 
 from ..catalog import load_prompt
 from ..errors import CatalogError, UsageError
+from ..files import replace_file
 from ..records import Prompt
 
 _WIDTH = 100
@@ -46,9 +47,7 @@ def write_prompt(folder: Path, prompt: Prompt, lineage: Mapping[str, Any]) -> Pa
     """``<version>.yaml`` in the task's folder. A file that is there stays; UsageError where it holds another text."""
     path = folder / f"{prompt.version}.yaml"
     if not path.exists():
-        draft = folder / f".{path.name}"  # hidden from suites; half of one, of a loop that was killed, is written anew
-        draft.write_text(as_yaml(prompt, lineage), encoding="utf-8")
-        draft.replace(path)
+        replace_file(path, as_yaml(prompt, lineage))
     try:
         same = load_prompt(path, prompt.task).sha256 == prompt.sha256
     except CatalogError:

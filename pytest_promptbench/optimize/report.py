@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..files import replace_file
 from ..report.html import asset, environment
 from ..report.text import dollars, markdown_cell, number, plural, points, visible
 from .ending import Outcome, Result
@@ -275,6 +276,6 @@ def write_reports(result: Result, folder: Path, *, generated_at: str) -> list[Pa
     texts = {"report.md": render_markdown(result), "report.html": render_html(result, generated_at=generated_at)}
     files = []
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        replace_file(folder / name, text)
         files.append(folder / name)
     return files

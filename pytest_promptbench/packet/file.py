@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import PacketError
+from ..files import replace_file
 from ..records import DuplicateKeyError, unique_keys
 from .document import check_schema, shown
 
@@ -30,18 +29,13 @@ def write_packet(path: Path, packet: Mapping[str, Any]) -> None:
         data = _encoded(packet)
     except (TypeError, ValueError, RecursionError) as error:
         raise PacketError(f"{path}: this packet cannot be written as JSON: {error}") from None
-    draft = path.parent / f".packet-{secrets.token_hex(8)}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(data)
-        draft.replace(path)
+        replace_file(path, data)
     except FileExistsError:
         raise PacketError(f"{path}: the packet cannot be written: its folder is a file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise PacketError(f"{path}: the packet cannot be written: {_reason(error)}") from None
-    finally:
-        with contextlib.suppress(OSError, ValueError):
-            draft.unlink()
 
 
 def _encoded(packet: Mapping[str, Any]) -> bytes:

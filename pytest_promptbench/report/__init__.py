@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..files import replace_file
 from ..quiet import without_collections
 from ..records import Leaderboard, LoggedCandidate
 
@@ -44,8 +44,11 @@ def write_all(
         None if agreement is None else _json(agreement_json(agreement)),
     )
     directory.mkdir(parents=True, exist_ok=True)
-    files = zip(LEADERBOARD_FILES, texts, strict=True)
-    return [_replace(directory / name, text) for name, text in files if text is not None]
+    files = {directory / name: text for name, text in zip(LEADERBOARD_FILES, texts, strict=True) if text is not None}
+    for path, text in files.items():
+        # A lone surrogate has no UTF-8; written as \udXXX it stays valid, and in JSON even the same text.
+        replace_file(path, text.encode("utf-8", "backslashreplace"))
+    return list(files)
 
 
 def forget(directory: Path) -> None:
@@ -56,15 +59,3 @@ def forget(directory: Path) -> None:
 
 def _json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _replace(path: Path, text: str) -> Path:
-    # A lone surrogate has no UTF-8; written as \udXXX it stays valid, and in JSON even the same text.
-    data = text.encode("utf-8", "backslashreplace")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..files import replace_file
 from ..generation import Progress
 from ..records import Cell, Record, Suite
 from ..settings import Settings
@@ -72,9 +71,7 @@ class Folder:
 
     def write(self, name: str, value: object) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        draft = self.path / f"{name}.{os.getpid()}.{threading.get_ident()}.tmp"
-        draft.write_text(json.dumps(value), encoding="utf-8")
-        draft.replace(self.path / name)
+        replace_file(self.path / name, json.dumps(value))
 
     def read(self, name: str) -> Any:
         """The value of a file; None while it is not there."""

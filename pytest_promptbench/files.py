@@ -1,0 +1,22 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from pathlib import Path
+
+
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Write a file, a text as UTF-8, in place of what is there. A reader sees the old file or the new, never a part.
+
+    The draft beside it is hidden, and nobody else's. OSError, or ValueError for a path or text that cannot be.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    draft = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        draft.write_bytes(data)
+        draft.replace(path)
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            draft.unlink()
