@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .clock import utc_now
 from .errors import UsageError
+from .files import replace_file
 from .leaderboard import current_candidates
 from .promotion import PROMOTION_SCHEMA, Policy, Promotion, decide, parse_bound
 from .records import Prompt
@@ -72,7 +73,10 @@ def promote(settings: Settings, tasks: Sequence[Task], name: str) -> Sitting:
 
 
 def settle(registry: PromptRegistry, decision: Promotion, prompt: Prompt | None, folder: Path) -> Registered | None:
-    """Write the receipt to ``folder``; where every condition is met, keep it in MLflow and move the alias."""
+    """Write the receipt to ``folder``; where every condition is met, keep it in MLflow and move the alias.
+
+    UsageError where the receipt cannot be written, which says whether the alias has moved.
+    """
     granted = decision.granted and not decision.stays and prompt is not None
     receipt: dict[str, object] = {
         "schema": PROMOTION_SCHEMA,
@@ -90,8 +94,16 @@ def settle(registry: PromptRegistry, decision: Promotion, prompt: Prompt | None,
             message=f"promoted by {decision.policy.value} from {decision.experiment}",
         )
         receipt["registry_version"] = registered.number
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "promotion.json").write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
+    file = folder / "promotion.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(file, json.dumps(receipt, indent=2) + "\n")
+    except OSError as error:
+        outcome = f"no champion of {decision.task} was changed"
+        if registered is not None:
+            outcome = f"{decision.winner} is champion of {decision.task}, with its receipt in MLflow's run "
+            outcome += str(receipt["receipt_run"])
+        raise UsageError(f"{file}: cannot be written: {error.strerror or error}; {outcome}") from None
     return registered
 
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from pytest_promptbench.champions import settle
 from pytest_promptbench.errors import UsageError
+from pytest_promptbench.promotion import Condition, Policy, Promotion
 from pytest_promptbench.records import Message, Prompt, sha256
 from pytest_promptbench.tracking.registry import PromptRegistry, Registered
 from pytest_promptbench.tracking.store import TrackingStore
@@ -165,6 +167,22 @@ def test_long_params_are_part_of_a_champion(tmp_path: Path) -> None:
     prompt = Prompt(task="tip", version="v1", messages=messages, params=params, sha256=sha256(content))
     registered = registry.promote("tip", prompt, lineage={}, message="test")
     assert registry.text("tip", registered) == prompt
+
+
+@pytest.mark.parametrize("granted", [False, True])
+def test_a_receipt_that_cannot_be_written_is_said_with_what_became_of_the_alias(tmp_path: Path, granted: bool) -> None:
+    migrated_database(tmp_path / "mlflow.db")
+    registry = PromptRegistry(TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path / "artifacts"))
+    prompt = Prompt(task="tip", version="v1", messages=(Message(role="user", content="hi"),), sha256="p")
+    decision = Promotion(
+        task="tip", experiment="e", rubric="r", rubric_sha256="x", policy=Policy.AUTO, winner="v1", winner_sha256="p",
+        champion=None, champion_sha256=None, conditions=(Condition(name="rivals", met=granted, found="some"),),
+    )  # fmt: skip
+    (tmp_path / "report" / "promotion.json").mkdir(parents=True)
+    outcome = r"v1 is champion of tip, with its receipt in MLflow's run \w+$" if granted else "no champion of tip was"
+    with pytest.raises(UsageError, match=rf"report/promotion\.json: cannot be written: Is a directory; {outcome}"):
+        settle(registry, decision, prompt, tmp_path / "report")
+    assert (registry.champion("tip") is not None) == granted
 
 
 def test_under_the_policy_both_the_automatic_judge_has_its_say(tmp_path: Path) -> None:
