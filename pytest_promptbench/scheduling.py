@@ -1,4 +1,4 @@
-"""Which distribution xdist uses, decided once it is known whether there are evals.
+"""How many workers xdist starts, and which distribution it uses, decided once it is known whether there are evals.
 
 xdist chooses its scheduler before anything is collected. Evals want work stealing, because a worker that waits for slow
 providers should not hold tests that another could run; other projects must keep what they have. So this scheduler
@@ -9,6 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
+
+
+def workers(tx: Sequence[str]) -> int:
+    """The number of processes that ``--tx`` asks for, as xdist reads it: ``2*popen`` are two. Without xdist, 1."""
+    counts = (spec.partition("*") for spec in tx)
+    return max(1, sum(int(count) if star and count.isdecimal() else 1 for count, star, _ in counts))
 
 
 class LateScheduling:

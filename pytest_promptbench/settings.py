@@ -38,9 +38,7 @@ class Identity(Record):
     @classmethod
     def new(cls, *, workers: int = 1) -> Identity:
         now = datetime.datetime.now().astimezone()
-        return cls(
-            session=f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", today=now.date().isoformat(), workers=max(1, workers)
-        )
+        return cls(session=f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", today=now.date().isoformat(), workers=workers)
 
 
 _INSTEAD_OF_TESTS = (

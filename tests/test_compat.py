@@ -63,6 +63,17 @@ def test_a_session_under_other_options_of_pytest_and_xdist(project: Project, arg
     everything_once(project)
 
 
+def test_every_process_knows_how_many_there_are_however_xdist_was_asked_for_them(project: Project) -> None:
+    """They share requests in flight, and wait for one another's money."""
+    told = "def pytest_sessionstart(session):\n    told = getattr(session.config, 'workerinput', None)\n"
+    told += (
+        "    if told: (session.config.rootpath / told['workerid']).write_text(str(told['promptbench']['workers']))\n"
+    )
+    project.file("conftest.py", told)
+    assert project.pytest("--dist", "load", "--tx", "2*popen", "--tx", "popen").code == 0
+    assert {p.name: p.read_text() for p in project.root.glob("gw*")} == {"gw0": "3", "gw1": "3", "gw2": "3"}
+
+
 @pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "-n 2"])
 def test_stopping_at_the_first_failure_loses_no_answer(project: Project, workers: tuple[str, ...]) -> None:
     project.file("evals/test_tips.py", FAILING)

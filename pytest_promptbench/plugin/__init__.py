@@ -87,9 +87,10 @@ def _settings(config: pytest.Config) -> Settings:
 
 def _identity(config: pytest.Config) -> Identity:
     if _IDENTITY not in config.stash:
+        from ..scheduling import workers
         from ..settings import Identity
 
-        config.stash[_IDENTITY] = Identity.new(workers=len(getattr(config.option, "tx", None) or ()) or 1)
+        config.stash[_IDENTITY] = Identity.new(workers=workers(getattr(config.option, "tx", None) or ()))
     return config.stash[_IDENTITY]
 
 
