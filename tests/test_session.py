@@ -842,6 +842,8 @@ def test_work_stealing_is_the_default_for_evals_only(project: Project) -> None:
     assert "scheduling tests via LoadScheduling" in run_plain_in(project)
     assert "WorkStealing" in project.pytest("-n", "2", "-v").out
     assert "LoadScheduling" in project.pytest("-n", "2", "-v", "--dist", "load").out
+    project.environ = {"PYTEST_ADDOPTS": "-n 2 -v --dist=load"}
+    assert "LoadScheduling" in project.pytest().out
 
 
 def run_plain_in(project: Project) -> str:

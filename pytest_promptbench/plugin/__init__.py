@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -466,8 +467,9 @@ def pytest_xdist_node_collection_finished(node: Any) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Work stealing where there are evals and the user chose no distribution; see ``scheduling``."""
-    given = any(str(a).startswith(("--dist", "-d")) for a in config.invocation_params.args)
-    if config.getoption("dist") != "load" or given or "--dist" in " ".join(config.getini("addopts")):
+    by_variable = os.environ.get("PYTEST_ADDOPTS", "").split()
+    args = (*map(str, config.invocation_params.args), *config.getini("addopts"), *by_variable)
+    if config.getoption("dist") != "load" or any(a.startswith(("--dist", "-d")) for a in args):
         return None
     from ..scheduling import LateScheduling
 
