@@ -7,8 +7,9 @@ import json
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,14 @@ import pytest
 
 from pytest_promptbench.autojudge import JudgeUnavailableError, judge_candidates
 from pytest_promptbench.catalog.rubric import load_rubric
+from pytest_promptbench.errors import TrackingError
 from pytest_promptbench.localmodels import installed
-from pytest_promptbench.records import Answer, Candidate, Cell, LoggedCandidate, Model, Rubric
+from pytest_promptbench.records import Answer, Candidate, Cell, LoggedCandidate, Model, Rubric, Suite
+from pytest_promptbench.session import Desk, Plan, Task
+from pytest_promptbench.settings import Identity, resolve
+from pytest_promptbench.tracking.recorder import Judgement, Outcome
 from pytest_promptbench.tracking.spans import trace_id
+from pytest_promptbench.tracking.verdicts import with_verdict
 
 from .project import Project, migrated_database
 from .provider import Fault, ScriptedProvider
@@ -180,6 +186,43 @@ def test_a_model_that_takes_no_schema_is_asked_without(tmp_path: Path) -> None:
         assert "6 scored" in result.out, result.text
         questions = [r["params"] for r in provider.requests if r["model"] == "judge"]
         assert sum("response_format" in q for q in questions) == 1
+
+
+class FailingRecorder:
+    """Writes the first judgements that it is given, and no more."""
+
+    def __init__(self) -> None:
+        self.written = 0
+
+    def judge(self, judgements: Sequence[Judgement]) -> list[LoggedCandidate]:
+        if self.written:
+            raise TrackingError("MLflow is down")
+        self.written = len(judgements)
+        return [with_verdict(j.candidate, j.verdict) for j in judgements if j.verdict is not None]
+
+
+def test_where_mlflow_fails_at_the_second_suite_the_first_ones_verdicts_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCRIPTED_KEY", "sk-scripted-key-123456")
+    rubric = tip_rubric()
+    with ScriptedProvider(reply=reply) as provider:
+        judge = Model(name="judge", model="openai/judge", api_base=provider.api_base, api_key_env="SCRIPTED_KEY")
+        suite = Suite(
+            name="tips", path="tips.yaml", task="tip", rubric=rubric, prompts=(), models=(), scenarios=(), judge=judge
+        )
+        options = {"judge_auto": True}
+        desk = Desk(resolve(options.get, root=tmp_path, cwd=tmp_path, identity=Identity.new(), environ={}))
+        desk.plan = Plan(tasks=(Task(suite=suite, experiment="one"), Task(suite=suite, experiment="two")), cells=2)
+        desk._recorder = FailingRecorder()  # type: ignore[assignment]
+        (c,) = logged_candidates(rubric, 1)
+        both = {name: (replace(c, experiment=name, run_id=name),) for name in ("one", "two")}
+        outcome, judged = desk._judge(Outcome(candidates=both), lambda _: None)
+    assert [(j.experiment, j.scored, j.unavailable) for j in judged] == [("one", 1, None), ("two", 0, "MLflow is down")]
+    assert {name: found[0].automatic() is not None for name, found in outcome.candidates.items()} == {
+        "one": True,
+        "two": False,
+    }
 
 
 JUDGE_MODEL = Model(name="judge", model="openai/judge")

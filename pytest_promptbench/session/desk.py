@@ -173,8 +173,8 @@ class Desk:
                 try:
                     after, came_to = judge_and_write(todo, rubric, judge, ask, self._recorder.judge, progress=every)
                 except TrackingError as error:
-                    lost = Judged(judge=judge.name, experiment=task.experiment, unavailable=str(error))
-                    return outcome, (*judged, lost)
+                    judged.append(Judged(judge=judge.name, experiment=task.experiment, unavailable=str(error)))
+                    break
                 changed = {c.run_id: c for c in after}
                 everyone[task.experiment] = [changed.get(c.run_id, c) for c in everyone.get(task.experiment, ())]
                 judged.append(replace(came_to, experiment=task.experiment))
