@@ -14,10 +14,12 @@ from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 
 from .clock import utc_now
+from .completer import LiteLLMCompleter, spare_loopback_from_proxies
 from .errors import PromptbenchError
 from .generation import Completer, Generator, Limits
 from .judging import TRIES, ReplyError, ask_again, fingerprint, parse_reply, question, unstructured
 from .ledger import Ledger
+from .localmodels import LocalServer
 from .locks import LockFile
 from .records import (
     Candidate,
@@ -67,6 +69,18 @@ def asking(settings: Settings, completer: Completer) -> Iterator[Ask]:
         with contextlib.suppress(KeyboardInterrupt):
             generator.stop()
         ledger.close()
+
+
+@contextlib.contextmanager
+def asking_models(settings: Settings, models: Sequence[Model]) -> Iterator[Ask]:
+    """As ``asking``, through LiteLLM, where no server of embedded models runs: those among ``models`` are served."""
+    with contextlib.ExitStack() as stack:
+        embedded = None
+        names = sorted({m.model for m in models if m.embedded})
+        if names:
+            embedded = stack.enter_context(LocalServer()).start(names).api_base
+            spare_loopback_from_proxies()
+        yield stack.enter_context(asking(settings, LiteLLMCompleter(models, embedded=embedded)))
 
 
 def unscored(candidates: Iterable[LoggedCandidate], rubric: Rubric, judge: Model) -> list[LoggedCandidate]:
@@ -128,6 +142,8 @@ def judge_candidates(
 
 
 class _Work:
+    """The questions about some candidates, on their way through a judge."""
+
     def __init__(
         self,
         candidates: list[LoggedCandidate],

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from .autojudge import Judged, judge_and_write, unscored
+from .autojudge import Judged, asking_models, judge_and_write, unscored
 from .errors import UsageError
 from .leaderboard import current_candidates
 from .records import Group, LoggedCandidate
 from .session import Task, build_boards, by_group, cells_now, where, with_shown_texts, write_reports
 from .settings import Settings
-from .sitdown import Sitting, asking_judges, experiment_of
+from .sitdown import Sitting, experiment_of
 from .tracking.recorder import Outcome
 from .tracking.store import TrackingStore
 
@@ -63,7 +63,7 @@ def _judge(
     groups = by_group(tasks)
     judges = [t.suite.judge for t in groups.values() if t.suite.judge is not None]
     came_to = []
-    with asking_judges(settings, judges) as ask:
+    with asking_models(settings, judges) as ask:
         for key, task in groups.items():
             judge, rubric = task.suite.judge, task.suite.rubric
             assert judge is not None  # a suite without one was refused when it was collected

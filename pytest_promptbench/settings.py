@@ -104,8 +104,7 @@ class Settings:
 
     @property
     def artifact_root(self) -> Path | None:
-        """Where MLflow artifacts go; None where a tracking server decides."""
-        return None if self.tracking_uri.startswith(("http:", "https:", "databricks")) else self.root / "mlartifacts"
+        return artifact_root(self.tracking_uri, self.root)
 
     def experiment_of(self, task: str, marker: str | None = None) -> str:
         """The MLflow experiment of a task: as named on the command line, else by the marker, else by the day.
@@ -276,6 +275,11 @@ def _tracking_uri(environ: Mapping[str, str], *, root: Path, cwd: Path) -> str:
     """MLflow's own choice."""
     uri = environ.get("MLFLOW_TRACKING_URI")
     return absolute_uri(uri, cwd.absolute()) if uri else f"sqlite:///{_in_sqlite_uri(root / 'mlflow.db')}"
+
+
+def artifact_root(tracking_uri: str, root: Path) -> Path | None:
+    """Where the MLflow artifacts of a project go; None where a tracking server decides."""
+    return None if tracking_uri.startswith(("http:", "https:", "databricks")) else root / "mlartifacts"
 
 
 def absolute_uri(uri: str, folder: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -14,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from .audit import Audit, auditable, next_audit, sampling_probabilities
-from .autojudge import Ask, Judged, asking, judge_and_write
+from .autojudge import Judged, asking_models, judge_and_write
 from .clock import utc_now
-from .completer import LiteLLMCompleter, spare_loopback_from_proxies
 from .errors import PacketError, UsageError
 from .judging import fingerprint
 from .leaderboard import current_candidates, pending_candidates
-from .localmodels import LocalServer
 from .packet import Packet, build_packet, item_ids, match_verdicts, parse_packet, read_packet, write_packet
-from .records import Group, LoggedCandidate, Model, Rubric
+from .records import Group, LoggedCandidate, Rubric
 from .report.text import plural
 from .session import (
     Board,
@@ -224,18 +221,6 @@ def _audit(
     return audit, what
 
 
-@contextlib.contextmanager
-def asking_judges(settings: Settings, judges: Sequence[Model]) -> Iterator[Ask]:
-    """A way to ask these judges in a session that generates nothing; the embedded ones are served meanwhile."""
-    with contextlib.ExitStack() as stack:
-        embedded = None
-        names = sorted({j.model for j in judges if j.embedded})
-        if names:
-            embedded = stack.enter_context(LocalServer()).start(names).api_base
-            spare_loopback_from_proxies()
-        yield stack.enter_context(asking(settings, LiteLLMCompleter(judges, embedded=embedded)))
-
-
 def _asked_twice(
     settings: Settings, store: TrackingStore, task: Task, pool: list[LoggedCandidate]
 ) -> list[LoggedCandidate]:
@@ -248,7 +233,7 @@ def _asked_twice(
     todo = [c for c, v in firsts if v is not None and v.fingerprint == asked and c.again(v) is None]
     if not todo:
         return pool
-    with asking_judges(settings, [judge]) as ask:
+    with asking_models(settings, [judge]) as ask:
         texts = store.texts(todo)
         after, came_to = judge_and_write(
             texts, rubric, judge, ask, lambda judgements: [j.write(store) for j in judgements], second=True

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..settings import absolute_uri
+from ..settings import absolute_uri, artifact_root
 from ..tracking.store import TrackingStore
 from .suites import END, PATH, find_evals
 
@@ -280,8 +280,7 @@ class Project:
 
     @property
     def artifact_root(self) -> Path | None:
-        """Where MLflow artifacts go; None where a tracking server decides."""
-        return None if self.tracking_uri.startswith(("http:", "https:", "databricks")) else self.root / "mlartifacts"
+        return artifact_root(self.tracking_uri, self.root)
 
     def store(self) -> TrackingStore:
         """The MLflow of the project, not opened yet."""

@@ -21,10 +21,11 @@ from ..agreement import agreement_report
 from ..clock import iso_utc
 from ..experiments import Experiment, Experiments, Group
 from ..leaderboard import build_leaderboard
-from ..records import Leaderboard, LoggedCandidate, Row, Rubric, Score, Verdict, composite
+from ..records import Leaderboard, LoggedCandidate, Row, Rubric, Score, Verdict
 from ..report import pictures
 from ..report.tables import all_tables
 from ..report.text import composite_text, dollars, duration, interval, notes, number, plural, ranks, visible
+from ..scores import verdict_composite
 from .guard import SESSION_S, WRITE, Tokens, cookie_of, session_of
 from .problems import ProblemError
 from .settings import ServiceSettings
@@ -331,14 +332,12 @@ class _RowView:
 
 def _board(board: Leaderboard) -> dict[str, Any]:
     scale = pictures.scale(board)
+    tied = all(row.rank == 1 for row in board.rows)
     return {
         "scale": scale,
         "top": f"{board.rubric.top:g}",
         "criteria": [visible(c.name) for c in board.rubric.criteria],
-        "rows": [
-            _row(row, rank, scale, tied=all(r.rank == 1 for r in board.rows))
-            for rank, row in zip(ranks(board.rows), board.rows, strict=True)
-        ],
+        "rows": [_row(row, rank, scale, tied=tied) for rank, row in zip(ranks(board.rows), board.rows, strict=True)],
         "scored": any(row.composite is not None for row in board.rows),
     }
 
@@ -440,7 +439,7 @@ def _verdict(verdict: Verdict, candidate: LoggedCandidate, rubric: Rubric) -> _V
     name = verdict.judge.name
     tier = verdict.judge.tier.value
     return _VerdictView(
-        composite=number(composite(scores, rubric)),
+        composite=number(verdict_composite(verdict, candidate, rubric)),
         who=visible(tier if name == tier else f"{name}, {tier}", limit=80),
         scores=[(visible(c.name), _score(scores.get(c.name))) for c in rubric.criteria],
         rationale=_shown(verdict.rationale) if verdict.rationale else None,

@@ -21,11 +21,12 @@ from starlette.concurrency import run_in_threadpool
 from ..agreement import agreement_json
 from ..clock import iso_utc
 from ..errors import PacketError, PromptbenchError
-from ..experiments import Experiments
+from ..experiments import Experiments, Group
 from ..leaderboard import leaderboard_json, pending_candidates
 from ..packet import read_packet
 from ..packet.document import plain
-from ..records import LoggedCandidate, Rubric, Tier, composite
+from ..records import LoggedCandidate, Rubric, Tier
+from ..scores import verdict_composite
 from ..tracking.address import redacted
 from . import models
 from .guard import VERDICTS
@@ -287,7 +288,7 @@ def judge_kind_of(candidate: LoggedCandidate) -> str | None:
     return verdict.judge.name if verdict.judge.tier is Tier.AUTO else verdict.judge.tier.value
 
 
-def _rubric(experiments: Experiments, group: Any) -> Rubric | None:
+def _rubric(experiments: Experiments, group: Group) -> Rubric | None:
     try:
         return experiments.rubric(group)
     except PromptbenchError:
@@ -301,7 +302,7 @@ def _candidate(c: LoggedCandidate, rubric: Rubric | None, *, pending: bool) -> m
             judged_by=v.judge.name,
             judged_at=v.at,
             scores=dict(v.scores),
-            composite=composite({**v.scores, **c.checks}, rubric) if rubric is not None else None,
+            composite=verdict_composite(v, c, rubric) if rubric is not None else None,
             rationale=v.rationale,
         )
         for v in c.verdicts

@@ -8,12 +8,10 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..autojudge import asking
+from ..autojudge import asking_models
 from ..clock import utc_now
-from ..completer import LiteLLMCompleter, spare_loopback_from_proxies
 from ..errors import UsageError
 from ..ledger import Ledger
-from ..localmodels import LocalServer
 from ..locks import LockFile
 from ..promotion import Policy, parse_bound
 from ..tracking.registry import PromptRegistry
@@ -125,18 +123,12 @@ def _ended(rounds: Rounds) -> Result | None:
 @contextlib.contextmanager
 def _bench(job: Job, rounds: Rounds) -> Iterator[Bench]:
     settings, plan = job.settings, job.plan
-    models = everyone(plan, job.suite)
     locks = LockFile(settings.home / "locks")
     if not locks.try_acquire(f"optimize:{plan.id}"):
         raise UsageError(f"loop {plan.id} is running already in {settings.home}")
     with contextlib.ExitStack() as stack:
         stack.callback(locks.release, f"optimize:{plan.id}")
-        embedded = None
-        names = sorted({m.model for m in models if m.embedded})
-        if names:
-            embedded = stack.enter_context(LocalServer()).start(names).api_base
-            spare_loopback_from_proxies()
-        ask = stack.enter_context(asking(settings, LiteLLMCompleter(models, embedded=embedded)))
+        ask = stack.enter_context(asking_models(settings, everyone(plan, job.suite)))
         ledger = Ledger(settings.home / "ledger.sqlite3")
         stack.callback(ledger.close)
         yield Bench(

@@ -26,9 +26,8 @@ from ..records import (
     Suite,
     Tier,
     Verdict,
-    composite,
 )
-from ..scores import SIT_DOWN
+from ..scores import SIT_DOWN, verdict_composite
 from ..settings import Settings
 from ..tracking.entry import Logged
 from ..tracking.rounds import Rounds
@@ -273,12 +272,6 @@ class Bench:
         self._known = None
         return [c for c in map(self._find, self._cells(prompts, scenarios)) if c is not None]
 
-    def _composite(self, candidate: LoggedCandidate, verdict: Verdict | None) -> float | None:
-        """Points; None where the generation failed or nobody could judge."""
-        if verdict is None or candidate.error is not None:
-            return None
-        return composite({**verdict.scores, **candidate.checks}, self._suite.rubric)
-
     def _measured(self, scenario: Scenario, candidates: Sequence[LoggedCandidate], tier: Tier | None) -> Measured:
         verdicts = [None if tier is None else c.latest(tier) for c in candidates]
         examples = tuple(self._example(scenario, c, v) for c, v in zip(candidates, verdicts, strict=True))
@@ -287,12 +280,15 @@ class Bench:
         return Measured(score=sum(scores) / len(scores) if whole else None, tier=tier, examples=examples)
 
     def _example(self, scenario: Scenario, candidate: LoggedCandidate, verdict: Verdict | None) -> Example:
+        score = None
+        if verdict is not None and candidate.error is None:
+            score = verdict_composite(verdict, candidate, self._suite.rubric)
         return Example(
             scenario=scenario.id,
             model=candidate.model,
             inputs=dict(scenario.vars),
             output="\n---\n".join(candidate.outputs or ()) or (candidate.error or ""),
-            score=self._composite(candidate, verdict),
+            score=score,
             criteria={**(verdict.scores if verdict else {}), **candidate.checks},
             rationale=verdict.rationale if verdict else candidate.error,
         )

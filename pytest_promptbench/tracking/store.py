@@ -358,8 +358,9 @@ class TrackingStore:
 
     def _write_artifacts(self, run_id: str, uri: str, files: Mapping[str, bytes]) -> None:
         """Into the run's folder where it is a local one: MLflow's client would read the run back first, to find it."""
-        if uri.startswith("file:"):
-            write_files(unquote(urlsplit(uri).path), files)
+        local = _local_folder(uri)
+        if local is not None:
+            write_files(str(local), files)
             return
         with tempfile.TemporaryDirectory(prefix="promptbench-") as folder:
             write_files(folder, files)
@@ -442,11 +443,8 @@ class TrackingStore:
         from mlflow.artifacts import load_text
 
         folder = self._artifact_uri(candidate)
-        if folder.startswith("file:"):
-            text = (Path(unquote(urlsplit(folder).path)) / file).read_text(encoding="utf-8")
-        else:
-            text = load_text(f"{folder}/{file}")
-        return json.loads(text)
+        local = _local_folder(folder)
+        return json.loads(load_text(f"{folder}/{file}") if local is None else (local / file).read_text("utf-8"))
 
     def _artifact_uri(self, candidate: LoggedCandidate) -> str:
         name = candidate.experiment
@@ -514,11 +512,17 @@ class TrackingStore:
             if len(text) < TAG_LIMIT:
                 return text
             folder = self._artifact_uri(candidate)
-            if folder.startswith("file:"):
-                file = Path(unquote(urlsplit(folder).path)) / "rubric.md"
+            local = _local_folder(folder)
+            if local is not None:
+                file = local / "rubric.md"
                 return file.read_text(encoding="utf-8") if file.exists() else text
             listed = self._client.list_artifacts(candidate.run_id)
             return str(load_text(f"{folder}/rubric.md")) if any(a.path == "rubric.md" for a in listed) else text
+
+
+def _local_folder(uri: str) -> Path | None:
+    """The folder of an artifact address on this machine; None of any other."""
+    return Path(unquote(urlsplit(uri).path)) if uri.startswith("file:") else None
 
 
 def _storable(tags: Mapping[str, str]) -> dict[str, str]:
