@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
@@ -103,15 +103,19 @@ def _sides(candidates: Sequence[LoggedCandidate], rubric: Rubric) -> Iterator[tu
         yield "self", judge_name(judge), f"{judge_name(judge)} again", rated
 
 
-def _of_tier(tier: Tier) -> Any:
+Pick = Callable[[LoggedCandidate], Verdict | None]
+"""The verdict of one side on a candidate; None where it has none."""
+
+
+def _of_tier(tier: Tier) -> Pick:
     return lambda c: c.latest(tier)
 
 
-def _of_judge(judge: Judge) -> Any:
+def _of_judge(judge: Judge) -> Pick:
     return lambda c: _by(judge, c.verdicts)
 
 
-def _again(judge: Judge) -> Any:
+def _again(judge: Judge) -> Pick:
     return lambda c: None if (first := _by(judge, c.verdicts)) is None else c.again(first)
 
 
@@ -122,7 +126,7 @@ def _by(judge: Judge, verdicts: Iterable[Verdict]) -> Verdict | None:
     return None
 
 
-def _common(candidates: Sequence[LoggedCandidate], rubric: Rubric, a: Any, b: Any) -> list[RatedPair]:
+def _common(candidates: Sequence[LoggedCandidate], rubric: Rubric, a: Pick, b: Pick) -> list[RatedPair]:
     from .statistics import RatedPair
 
     found = []

@@ -62,7 +62,7 @@ def build_leaderboard(
     current, superseded = current_candidates(candidates, rubric, task=task, cells_now=cells_now)
     tables: dict[tuple[str, str], _Table] = defaultdict(_Table)
     for c in current:
-        tables[c.model, c.prompt].add([c])
+        tables[c.model, c.prompt].add(c)
     rows = [table.row(model, prompt, rubric) for (model, prompt), table in tables.items()]
     rows.sort(key=lambda r: (r.composite is None, -(r.composite or 0.0), r.model, r.prompt))
     return Leaderboard(
@@ -260,9 +260,8 @@ class _Table:
     failed: list[LoggedCandidate] = field(default_factory=list)
     sound: list[LoggedCandidate] = field(default_factory=list)
 
-    def add(self, candidates: Iterable[LoggedCandidate]) -> None:
-        for c in candidates:
-            (self.sound if c.error is None else self.failed).append(c)
+    def add(self, candidate: LoggedCandidate) -> None:
+        (self.sound if candidate.error is None else self.failed).append(candidate)
 
     def row(self, model: str, prompt: str, rubric: Rubric) -> Row:
         """Everything but rank and interval, which of an estimate is there already."""

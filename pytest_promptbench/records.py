@@ -87,7 +87,7 @@ def _build(hint: Any, value: Any) -> Any:
         return hint(value)
     if origin is tuple:
         return tuple(_build(args[0], v) for v in value)
-    if origin in (Mapping, dict) or origin is getattr(typing, "Mapping", None):
+    if origin in (Mapping, dict):
         return {k: _build(args[1], v) for k, v in value.items()}
     return value
 

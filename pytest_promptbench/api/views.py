@@ -1,4 +1,4 @@
-"""What pages and endpoints show of experiments: counts and times."""
+"""What pages and endpoints show of experiments: how many candidates they hold, in which state."""
 
 from __future__ import annotations
 

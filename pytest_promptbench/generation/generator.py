@@ -26,6 +26,8 @@ OVER_BUDGET = "not generated: --bench-max-cost"
 """How the error of a candidate begins that nobody was asked for because of its price."""
 POLL_S = 0.03
 """How often a process looks whether another one has finished a request, or given back a slot."""
+SLOT_POLL_S = 0.1
+"""Likewise for a slot, while requests of its own are under way: each of their ends is looked at anyhow."""
 STARTS_A_TURN = 2
 """So many requests start in one turn of the loop. All at once would make their way through it side by side, be sent
 last of all, and be answered in one heap; one after another they are answered so, each when there is time for it."""
@@ -320,7 +322,7 @@ class Generator:
             slot = self._slots.take()
             if slot is None:
                 self._locks.release(_lock_name(job.request))
-                pause = POLL_S if not self._tasks else max(POLL_S, 0.1)
+                pause = SLOT_POLL_S if self._tasks else POLL_S
                 break
             queue.popleft()
             job.state, job.slot = "running", slot

@@ -5,7 +5,7 @@ only so is a text the same whatever was asked before it. It ends when its standa
 of it however its parent ends. By hand: ``python -m pytest_promptbench.localmodels --serve smollm2-135m``.
 """
 
-from pytest_promptbench.localmodels.server import Endpoint, LocalServer
-from pytest_promptbench.localmodels.weights import EMBEDDED, Weights, installed
+from .server import Endpoint, LocalServer
+from .weights import EMBEDDED, Weights, installed
 
 __all__ = ["EMBEDDED", "Endpoint", "LocalServer", "Weights", "installed"]

@@ -10,8 +10,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from pytest_promptbench.errors import UsageError
-from pytest_promptbench.localmodels.weights import EMBEDDED, PREFIX, installed, threads
+from ..errors import UsageError
+from .weights import EMBEDDED, PREFIX, installed, threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

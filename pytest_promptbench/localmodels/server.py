@@ -11,8 +11,8 @@ import threading
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Self
 
-from pytest_promptbench.errors import UsageError
-from pytest_promptbench.localmodels.weights import PREFIX, installed, threads
+from ..errors import UsageError
+from .weights import PREFIX, installed, threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_promptbench.errors import UsageError
+from ..errors import UsageError
 
 PREFIX = "embedded/"
 THREADS_ENV = "PROMPTBENCH_LOCAL_THREADS"

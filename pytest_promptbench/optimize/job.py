@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -131,11 +131,10 @@ def _new(args: argparse.Namespace, root: Path) -> Job:
     )  # fmt: skip
 
 
-def _suite(path: Path, root: Path, models: Any) -> Suite:
-    names = [n.strip() for n in models] if models else None
-    suite = load_suite(path, root=root, environ=os.environ, choice=Choice(only_models=names))
+def _suite(path: Path, root: Path, models: Sequence[str] | None) -> Suite:
+    suite = load_suite(path, root=root, environ=os.environ, choice=Choice(only_models=models))
     try:
-        return select(suite, names, None)
+        return select(suite, models, None)
     except UsageError as error:
         raise UsageError(str(error).replace("--bench-models", "--models")) from None
 

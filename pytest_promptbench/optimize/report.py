@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,8 +53,8 @@ def _comparison(result: Result) -> str:
     return f"{c['mean_difference']:+.2f} {_range(c['ci'])}points on {plural(c['n'], 'scenario')}{p}"
 
 
-def _figure(table: object, version: str) -> str:
-    found = table.get(version) if isinstance(table, dict) else None
+def _figure(table: Mapping[str, tuple[float, ...]], version: str) -> str:
+    found = table.get(version)
     return points(found[0], found[1:]) if found else "-"
 
 

@@ -16,7 +16,6 @@ import pytest
 from . import options
 
 if TYPE_CHECKING:
-    from ..axes import Axis
     from ..candidate import GeneratedCandidate
     from ..ending import Line
     from ..session import Bench, Closing, Desk, Planned, Task
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from .watch import Ticker
 
 MARKER = "promptbench"
-AXES = ("model", "prompt", "scenario")
 
 _SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
 _IDENTITY: pytest.StashKey[Identity] = pytest.StashKey()
@@ -154,11 +152,10 @@ def _check_tasks(config: pytest.Config, tasks: Sequence[Task]) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marker = metafunc.definition.get_closest_marker(MARKER)
     if marker is not None:
-        from .. import axes
         from ..errors import PromptbenchError, UsageError
 
         try:
-            _parametrize(metafunc, marker, axes)
+            _parametrize(metafunc, marker)
         except PromptbenchError as error:
             raise _Mistake(str(error), misuse=isinstance(error, UsageError)) from None
 
@@ -191,13 +188,14 @@ def _mark(report: pytest.CollectReport, config: pytest.Config, *, misuse: bool) 
         config.stash[MISUSED] = True
 
 
-def _parametrize(metafunc: pytest.Metafunc, marker: pytest.Mark, axes: Any) -> None:
+def _parametrize(metafunc: pytest.Metafunc, marker: pytest.Mark) -> None:
+    from .. import axes
+
     test = metafunc.definition.nodeid
     if "candidate" not in metafunc.fixturenames:
         raise axes.no_candidate(test)
     task, own = _task(metafunc.config, metafunc.definition, marker)
-    groups: Sequence[Axis] = axes.arrange(task.suite, own, test=test)
-    for group in groups:
+    for group in axes.arrange(task.suite, own, test=test):
         metafunc.parametrize(group.argnames, group.values, ids=group.ids, scope="function")
     parametrize = metafunc.parametrize
 
@@ -235,8 +233,8 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
             if key not in known:
                 known[key] = _task(config, item, marker)
             task, own = known[key]
-            if all(isinstance(spec.params[a], str) for a in AXES):
-                item.stash[_PLANNED] = axes.planned(task, *(spec.params[a] for a in AXES))
+            if all(isinstance(spec.params[a], str) for a in axes.AXES):
+                item.stash[_PLANNED] = axes.planned(task, *(spec.params[a] for a in axes.AXES))
             elif axes.left_out(own):  # else nothing was named, and pytest skips the test
                 nothing_left.add(item)
     planned = {i: i.stash[_PLANNED] for i in items if _PLANNED in i.stash}
@@ -259,6 +257,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """Let -k find names that are not ASCII: in a test's id pytest writes them with escapes."""
     spec = getattr(item, "callspec", None) if _BENCH in item.config.stash else None
     if spec is not None and item.get_closest_marker(MARKER) is not None:
+        from ..axes import AXES
+
         names = (spec.params.get(axis) for axis in AXES)
         item.extra_keyword_matches.update(n for n in names if isinstance(n, str) and not n.isascii())
 
@@ -492,7 +492,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
             from ..session import PATIENCE
 
             _say(config, PATIENCE)
-            _patiently(desk.stop_workers)
+            with contextlib.suppress(KeyboardInterrupt):
+                desk.stop_workers()
     if _SITTING in config.stash and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = exitstatus = config.stash[_SITTING].code  # no test was meant to run
     if _BENCH in config.stash:
@@ -531,11 +532,6 @@ def _settle(session: pytest.Session, exitstatus: int) -> None:
     clean = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
     if code and (clean or (code == pytest.ExitCode.USAGE_ERROR and exitstatus == pytest.ExitCode.TESTS_FAILED)):
         session.exitstatus = code
-
-
-def _patiently(wait: Any) -> None:
-    with contextlib.suppress(KeyboardInterrupt):
-        wait()
 
 
 def _say(config: pytest.Config, line: str) -> None:

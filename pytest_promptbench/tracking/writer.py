@@ -151,6 +151,8 @@ def _wanted_lock(session: str) -> str:
 
 
 class _Work:
+    """What one writer does: which candidates are its own, and how they get into MLflow."""
+
     def __init__(self, where: Where, *, share: str = HEX, locks: LockFile | None = None) -> None:
         self.where = where
         self.share = share
