@@ -43,7 +43,7 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert "pytest evals/" in try_it
 
 
-def test_the_readme_lists_every_option_and_no_other() -> None:
+def test_the_page_of_options_lists_every_option_and_no_other() -> None:
     from pytest_promptbench.plugin.options import OPTIONS
 
     text = (ROOT / "docs" / "options.md").read_text()
@@ -74,9 +74,10 @@ def test_the_compose_file_is_yaml_whose_parts_refer_to_each_other() -> None:
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
 
 
-@pytest.mark.parametrize("name", ["constraints.txt", "constraints-airflow.txt"])
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-lowest.txt", "constraints-airflow.txt"])
 def test_constraints_pin_versions_without_addresses(name: str) -> None:
     lines = [x for x in (ROOT / name).read_text().splitlines() if x and not x.startswith("#")]
+    assert lines
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!-]+", line) for line in lines)
 
 

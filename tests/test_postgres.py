@@ -19,9 +19,10 @@ from pytest_promptbench.errors import TrackingError
 from pytest_promptbench.tracking.store import TrackingStore
 from pytest_promptbench.tracking.tables import EVERYTHING
 
+from .airflow_home import free_port
 from .project import Project
 from .provider import ScriptedProvider
-from .test_server import free_port, mlflow_server
+from .test_server import mlflow_server
 from .test_tracking import logged, plain
 
 BINARIES = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None, key=lambda p: int(p.parent.name))
