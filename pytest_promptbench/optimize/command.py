@@ -20,7 +20,7 @@ from .ending import Gate, Outcome, Result, conclude, save, waiting
 from .estimate import describe
 from .job import CONCURRENCY, ROUNDS, Job, make_job
 from .journal import MLflowJournal
-from .laboratory import Bench, WaitingError
+from .laboratory import MLflowLaboratory, WaitingError
 from .plan import JudgedBy
 from .prices import everyone
 from .progress import shown
@@ -121,7 +121,7 @@ def _ended(rounds: Rounds) -> Result | None:
 
 
 @contextlib.contextmanager
-def _bench(job: Job, rounds: Rounds) -> Iterator[Bench]:
+def _laboratory(job: Job, rounds: Rounds) -> Iterator[MLflowLaboratory]:
     settings, plan = job.settings, job.plan
     locks = LockFile(settings.home / "locks")
     if not locks.try_acquire(f"optimize:{plan.id}"):
@@ -131,7 +131,7 @@ def _bench(job: Job, rounds: Rounds) -> Iterator[Bench]:
         ask = stack.enter_context(asking_models(settings, everyone(plan, job.suite)))
         ledger = Ledger(settings.home / "ledger.sqlite3")
         stack.callback(ledger.close)
-        yield Bench(
+        yield MLflowLaboratory(
             plan, job.suite, settings, ask=ask, store=job.store, rounds=rounds, ledger=ledger, packets=job.folder,
             rivals=job.rivals,
         )  # fmt: skip
@@ -151,17 +151,17 @@ def _gate(job: Job) -> Gate:
 def _go(job: Job, rounds: Rounds, say: Say) -> Result:
     latest: list[Search] = []
     rounds.note(state="running")
-    with _bench(job, rounds) as bench, shown(say, terminal=sys.stdout.isatty(), rivals=job.rivals) as show:
+    with _laboratory(job, rounds) as laboratory, shown(say, terminal=sys.stdout.isatty(), rivals=job.rivals) as show:
 
         def watch(state: Search) -> None:
             latest[:] = [state]
             show(state)
 
         try:
-            state = search(job.plan, job.suite.rubric, bench, MLflowJournal(job.plan, rounds), watch=watch)
+            state = search(job.plan, job.suite.rubric, laboratory, MLflowJournal(job.plan, rounds), watch=watch)
             for number, best in _best_by_round(state):
                 rounds.note(metrics={"train_best": best}, step=number)
-            return conclude(state, bench, job.suite, _gate(job))
+            return conclude(state, laboratory, job.suite, _gate(job))
         except WaitingError as error:
             return waiting(latest[0] if latest else None, job.plan, error)
         except UnreachableError as error:

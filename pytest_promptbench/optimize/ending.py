@@ -15,7 +15,7 @@ from ..promotion import ALPHA, Policy, decide
 from ..records import LoggedCandidate, Prompt, Record, Suite
 from ..statistics import PairedComparison, compare, mean_interval
 from ..tracking.registry import PromptRegistry, Registered
-from .laboratory import Bench, WaitingError
+from .laboratory import MLflowLaboratory, WaitingError
 from .plan import Plan, Trial
 from .prompts import difference, write_prompt
 from .state import Measured, OutOfMoneyError, Search, UnreachableError
@@ -129,24 +129,24 @@ def on_test(comparison: PairedComparison) -> Outcome:
     return Outcome.OFFERED if comparison.p_value is not None and comparison.p_value <= ALPHA else Outcome.NOT_SHOWN
 
 
-def conclude(state: Search, bench: Bench, suite: Suite, gate: Gate) -> Result:
+def conclude(state: Search, laboratory: MLflowLaboratory, suite: Suite, gate: Gate) -> Result:
     """The final comparison on the locked test split, and what follows from it. WaitingError in sit-down mode."""
     plan = state.plan
     base, winner = plan.base, state.prompts[state.best]
     if winner is base:
-        note = _cannot_begin(bench, plan) if state.broke and base.version not in state.whole else ""
+        note = _cannot_begin(laboratory, plan) if state.broke and base.version not in state.whole else ""
         return summarise(state, Outcome.OUT_OF_MONEY if state.broke else Outcome.NO_GAIN, note=note)
     champion = gate.reigning(plan.task)
     opponent = _opponent(champion, gate, suite, base, winner)
     rivals = list({p.sha256: p for p in (base, opponent, winner)}.values())
-    bench.open_test()
+    laboratory.open_test()
     try:
-        measured = bench.measure_all(rivals, plan.test)
+        measured = laboratory.measure_all(rivals, plan.test)
     except OutOfMoneyError as error:
-        state.spent_usd = bench.spent_usd
+        state.spent_usd = laboratory.spent_usd
         note = f"{winner.version} is the best on train and could not be compared on the test split: {error}"
         return summarise(state, Outcome.OUT_OF_MONEY, note=note)
-    state.spent_usd = bench.spent_usd
+    state.spent_usd = laboratory.spent_usd
     tables = {v: _scores(m) for v, m in measured.items()}
     comparison = compare(tables[winner.version], tables[base.version])
     outcome = on_test(comparison)
@@ -162,18 +162,18 @@ def conclude(state: Search, bench: Bench, suite: Suite, gate: Gate) -> Result:
     if champion is not None and champion.sha256 == winner.sha256:
         note = "it was so already: nothing was changed"
         return summarise(state, Outcome.PROMOTED, champion=f"version {champion.number}", note=note, **found)
-    candidates = bench.candidates([opponent, winner], plan.test)
+    candidates = laboratory.candidates([opponent, winner], plan.test)
     unseen = [c for c in candidates if c.error is None and c.sit_down() is None]
     if gate.policy is not Policy.AUTO and unseen:
-        return _waiting(state, bench.export(unseen), **found)
+        return _waiting(state, laboratory.export(unseen), **found)
     _check_champion(champion, gate.reigning(plan.task), plan.task)
     return _promote(state, suite, gate, candidates, opponent, winner, found)
 
 
-def _cannot_begin(bench: Bench, plan: Plan) -> str:
+def _cannot_begin(laboratory: MLflowLaboratory, plan: Plan) -> str:
     return (
         f"the limit of ${plan.max_cost_usd or 0:g} does not reach for the start on the train scenarios, with up to "
-        f"${bench.end_usd:.4f} set aside for the final comparison; --dry-run estimates what a loop costs"
+        f"${laboratory.end_usd:.4f} set aside for the final comparison; --dry-run estimates what a loop costs"
     )
 
 

@@ -32,10 +32,10 @@ from ..settings import Settings
 from ..tracking.entry import Logged
 from ..tracking.rounds import Rounds
 from ..tracking.store import TrackingStore
+from .budget import Budget
 from .journal import MLflowJournal
 from .plan import JudgedBy, Plan
 from .proposing import TRIES, Example, ProposalError, ask_again, parse_proposal, question
-from .purse import Purse
 from .state import Measured, OutOfMoneyError, UnreachableError
 
 
@@ -50,7 +50,7 @@ class WaitingError(PromptbenchError):
         self.count, self.path, self.scored, self.why = count, path, scored, why
 
 
-class Bench:
+class MLflowLaboratory:
     """Measures and proposes. What MLflow has is read from there, an answer in the ledger is not paid for again.
 
     A cell whose generation failed in an earlier process is asked for once more.
@@ -77,26 +77,26 @@ class Bench:
         self._known: dict[tuple[str, ...], LoggedCandidate] | None = None
         self._asked: set[tuple[str, ...]] = set()
         self._journal = MLflowJournal(plan, rounds)
-        self._purse = Purse(plan, suite, rounds, ledger, session=settings.identity.session, rivals=rivals)
+        self._budget = Budget(plan, suite, rounds, ledger, session=settings.identity.session, rivals=rivals)
 
     # -- money
 
     @property
     def spent_usd(self) -> float:
-        return self._purse.spent_usd
+        return self._budget.spent_usd
 
     @property
     def end_usd(self) -> float:
         """What is set aside for the final comparison."""
-        return self._purse.end_usd
+        return self._budget.end_usd
 
     def affords_round(self, best: Prompt) -> bool:
         """Whether a round at the mean price so far leaves what the final comparison of ``best`` may cost."""
-        return self._purse.affords_round(best, candidates=len(self._everyone()))
+        return self._budget.affords_round(best, candidates=len(self._everyone()))
 
     def open_test(self) -> None:
         """The search is over: the test split is used from now on, and the money set aside may be spent."""
-        self._purse.open_test()
+        self._budget.open_test()
 
     # -- measuring
 
@@ -169,7 +169,7 @@ class Bench:
             if not c.failed:
                 found = self._logged(c.cell)
                 self._texts[found.run_id] = _filled(found, c)
-        self._purse.note()
+        self._budget.note()
         if unreachable:
             why = unasked or failed[0].error or ""
             self._refuse(why, f"{len(failed)} of {len(candidates)} candidates could not be generated: {why}")
@@ -204,7 +204,7 @@ class Bench:
             todo, rubric, judge, self._ask, lambda judgements: [j.write(self._store) for j in judgements]
         )
         self._known = None
-        self._purse.note()
+        self._budget.note()
         if came_to.unavailable:
             self._refuse(came_to.unavailable, came_to.unavailable)
         changed = {c.run_id: c for c in after}
@@ -306,7 +306,7 @@ class Bench:
         problem = ""
         for _ in range(TRIES):
             reply = self._ask(self._cell(number, messages)).result()
-            self._purse.note()
+            self._budget.note()
             if reply.error is not None and len(examples) > 1 and not reply.error.startswith("not generated"):
                 return self.propose(number, prompt, component, examples[: len(examples) // 2], tried[-1:])
             if reply.error is not None:

@@ -91,7 +91,7 @@ class _Silent:
 
 
 class _Adapter:
-    """GEPA's view of the bench: candidates are {message number: text}, inputs are scenario names."""
+    """GEPA's view of the laboratory: candidates are {message number: text}, inputs are scenario names."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""A loop's money: one limit over all processes and machines, and what the final comparison may cost set aside."""
+"""A loop's budget: one limit over all processes and machines, and what the final comparison may cost set aside."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _ELSEWHERE = "promptbench optimize: other machines"
 """Entries of the session's spending that stand for no request: money set aside, and money spent where this is not."""
 
 
-class Purse:
-    """``rivals``: how many prompts the final comparison has."""
+class Budget:
+    """What a loop has spent and may spend. ``rivals``: how many prompts the final comparison has."""
 
     def __init__(self, plan: Plan, suite: Suite, rounds: Rounds, ledger: Ledger, *, session: str, rivals: int) -> None:
         self._plan, self._rounds, self._ledger, self._session, self._rivals = plan, rounds, ledger, session, rivals
