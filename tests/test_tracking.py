@@ -593,6 +593,14 @@ def test_what_another_thread_writes_meanwhile_is_its_own(store: TrackingStore) -
     assert [run.info.run_name for run in runs(store, "threads")] == ["the other's"]
 
 
+def test_more_experiments_than_a_page_are_all_there(store: TrackingStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"many-{n}" for n in range(3)]
+    for name in names:
+        store.client.create_experiment(name)
+    monkeypatch.setattr("pytest_promptbench.tracking.store.PAGE", 2)
+    assert set(names) <= set(store.experiments())
+
+
 def test_more_runs_than_a_page_come_whole_and_once(store: TrackingStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.log([logged(f"s{i}").entry("pages") for i in range(7)])
     monkeypatch.setattr(tables, "PAGE", 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import time
@@ -14,6 +15,7 @@ from ..errors import TrackingError, UsageError
 from ..records import Criterion, Record, Rubric, Score, sha256
 from .address import translated
 from .entry import storable
+from .runs import paged
 from .store import TrackingStore
 
 ITEM = "promptbench.review_item"
@@ -115,25 +117,11 @@ class ReviewQueues:
     def _find(self, experiment_id: str, queue: str) -> Any:
         from mlflow.genai import review_queues
 
-        token = None
-        while True:
-            page = review_queues.list_review_queues(experiment_id=experiment_id, page_token=token)
-            for found in page:
-                if found.name == queue:
-                    return found
-            token = page.token
-            if not token:
-                return None
+        queues = paged(functools.partial(review_queues.list_review_queues, experiment_id=experiment_id))
+        return next((q for q in queues if q.name == queue), None)
 
     def _items(self, reviews: Any, queue_id: str) -> list[Any]:
-        found: list[Any] = []
-        token = None
-        while True:
-            page = reviews.list_review_queue_items(queue_id, page_token=token)
-            found += page
-            token = page.token
-            if not token:
-                return found
+        return list(paged(functools.partial(reviews.list_review_queue_items, queue_id)))
 
     def _schemas(self, experiment_id: str, rubric: Rubric) -> list[str]:
         """The ids of one label schema a judged criterion; one of the same name that asks otherwise is refused."""

@@ -15,6 +15,7 @@ Where MLflow does not have it so, and for a store behind a server or with worksp
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,17 @@ PAGE = 5000
 """The cheapest a run of the pages that MLflow's client has."""
 TAGS_AT_ONCE = 100
 """MLflow refuses more of them in one ``log_batch``; a run may have any number."""
+
+
+def paged(search: Callable[..., Any]) -> Iterator[Any]:
+    """All that one of MLflow's searches finds, which takes ``page_token`` and returns a page that has a ``token``."""
+    token = None
+    while True:
+        page = search(page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 class Runs:
@@ -184,18 +196,11 @@ class Runs:
         condition = " and ".join(
             f"tags.`{name}` != ''" if value is None else f"tags.`{name}` = '{value}'" for name, value in tags.items()
         )
-        token = None
-        while True:
-            page = self._client.search_runs(
-                list(experiment_ids), filter_string=condition, max_results=PAGE, page_token=token
-            )
-            for run in page:
-                info, data = run.info, run.data
-                values = data.params, data.metrics, data.tags
-                yield Run(info.run_id, str(info.experiment_id), info.status, info.start_time or 0, *values)
-            token = page.token
-            if not token:
-                return
+        search = functools.partial(self._client.search_runs, list(experiment_ids), condition, max_results=PAGE)
+        for run in paged(search):
+            info, data = run.info, run.data
+            values = data.params, data.metrics, data.tags
+            yield Run(info.run_id, str(info.experiment_id), info.status, info.start_time or 0, *values)
 
 
 class ByTag:

@@ -8,12 +8,13 @@ never believed from memory, so a crash at any point is repaired by logging the s
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,11 +32,9 @@ from .address import check_database, new_database, sqlite_file, translated
 from .artifacts import file_name, files_of, write_files
 from .candidates import UNREAD, candidate_of
 from .entry import Logged, storable
-from .runs import ByTag, Runs
+from .runs import PAGE, ByTag, Runs, paged
 from .spans import end_ms, start_ms, trace_id, trace_spans
 from .tables import Run, reach
-
-PAGE = 5000
 
 
 def load_mlflow() -> None:
@@ -175,7 +174,10 @@ class TrackingStore:
         """The names of all active experiments."""
         self.open()
         with translated(self.uri):
-            return [str(e.name) for e in self._client.search_experiments(max_results=PAGE)]
+            return [str(e.name) for e in self._experiments()]
+
+    def _experiments(self) -> Iterator[Any]:
+        return paged(functools.partial(self._client.search_experiments, max_results=PAGE))
 
     # -- writing candidates
 
@@ -378,7 +380,7 @@ class TrackingStore:
         found: dict[str, Run] = {}
         for rubric, some in by_rubric.items():
             if rubric not in self._judged:
-                ids = [e.experiment_id for e in self._client.search_experiments(max_results=PAGE)]
+                ids = [e.experiment_id for e in self._experiments()]
                 wanted = {names.JUDGE_PENDING: "false", names.RUBRIC_SHA256: rubric, names.JUDGE_KIND: None}
                 about = names.JUDGE_KIND, names.JUDGED_AT
                 self._judged[rubric] = self.runs.by_tag(
