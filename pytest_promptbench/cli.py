@@ -34,7 +34,8 @@ class _Parser(argparse.ArgumentParser):
     """Mistakes on the command line are told like all others: in one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{self.prog.removeprefix('promptbench ')}: {message}")
+        _, _, command = self.prog.partition(" ")
+        raise UsageError(f"{command}: {message}" if command else message)
 
 
 def _parser() -> argparse.ArgumentParser:

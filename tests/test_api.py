@@ -547,6 +547,15 @@ def test_secrets_are_not_shown() -> None:
     assert "secret1" not in repr(settings)
 
 
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [([], "the following arguments"), (["srve"], "argument COMMAND"), (["serve", "x"], "unrecognized")],
+)
+def test_who_complains_is_named_once(args: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(args) == 4
+    assert capsys.readouterr().err.startswith(f"promptbench: {told}")
+
+
 def test_the_command_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--host", "0.0.0.0", "--root", str(tmp_path)]) == 4
     assert main(["serve", "--root", str(tmp_path / "nowhere")]) == 4

@@ -190,6 +190,21 @@ def test_hidden_files_are_no_prompts_and_bad_versions_are_named(tmp_path: Path) 
         load(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["", "evals", "evals/test_tips.py"])
+def test_a_test_file_and_a_folder_are_no_suites(tmp_path: Path, name: str) -> None:
+    write(tmp_path)
+    with pytest.raises(CatalogError, match=r"is no suite; name the \.yaml file"):
+        load_suite(tmp_path / name, root=tmp_path, environ={})
+
+
+def test_a_prompt_that_ends_in_yml_is_not_passed_over(tmp_path: Path) -> None:
+    write(tmp_path)
+    folder = tmp_path / "prompts" / "tip"
+    (folder / "v1.yaml").rename(folder / "v1.yml")
+    with pytest.raises(CatalogError, match=r"v1\.yml: a prompt's file ends in \.yaml; rename it to v1\.yaml"):
+        load(tmp_path)
+
+
 CASES: list[tuple[str, dict[str, str], list[str]]] = [
     ("unknown model", {"suite": SUITE + "    models: [a, c]\n"}, ["tips.yaml:6", "no model 'c'", "has: a, b"]),
     ("unknown prompt", {"suite": SUITE + "    prompts: [v1, v3]\n"}, ["tips.yaml:6", "no prompt 'v3'", "has: v1, v2"]),
@@ -377,6 +392,7 @@ VALUES: list[tuple[str, str]] = [
     ("*nowhere", "the alias *nowhere names nothing"),
     ("{<<: {a: 1}}", "merge keys (<<) are not supported; write the keys out"),
     ("{? [a] : 1}", "a key must be plain text"),
+    ("{{ situation }}", "put a text that begins with { or [ in quotes"),
     ("{a: 1, a: 2}", "the key 'a' stands twice, first at line 4; remove one"),
     ("x\x07", "holds the control character U+0007; remove it"),
     ("@x", "put a text that begins with @"),

@@ -34,6 +34,7 @@ from pytest_promptbench.records import (
     composite,
 )
 from pytest_promptbench.report import html, markdown, pictures, terminal, write_all
+from pytest_promptbench.report.tables import Table
 from pytest_promptbench.report.text import dollars, duration, markdown_cell, number, points, row_points, visible
 from pytest_promptbench.session import Board, write_reports
 
@@ -246,6 +247,31 @@ def test_no_width_breaks_the_terminal(width: int, color: bool) -> None:
     assert max(cell_len(line) for line in bare.splitlines()) <= max(width, 20)
     assert ("\x1b" in text) is color
     assert not FORBIDDEN.search(bare)
+
+
+@pytest.mark.parametrize("color", [False, True])
+@pytest.mark.parametrize("width", [0, 24, 40, 50, 66, 74, 80, 120])
+def test_smaller_tables_break_no_word_and_no_figure(width: int, color: bool) -> None:
+    from rich.cells import cell_len
+
+    differences = Table(
+        title="Less haiku x v1",
+        note="",
+        head=("model", "prompt", "difference", "95 %", "p", "tier", "scenarios", "detectable"),
+        rows=(("haiku", "v3-few-shot", "-4.67", "[-15.01, 5.68]", "0.750", "claude-code", "3", "none: too few pairs"),),
+        names=2,
+    )
+    scales = Table(
+        title="Agreement of claude-code and auto: alpha: scales",
+        note="",
+        head=("criterion", "n", "kappa", "mean distance", "bias"),
+        rows=(("actionability", "12", "-0.21 [-0.75, 0.20]", "1.75 [1.00, 2.50]", "-"),),
+    )
+    for table in (differences, scales):
+        text = re.sub(r"\x1b\[[0-9;]*m", "", terminal.render_tables([table], width=width, color=color))
+        assert max(cell_len(line) for line in text.splitlines()) <= max(width, terminal.NARROWEST)
+        words = {word.rstrip(",") for cell in (*table.head[table.names :], *table.rows[0]) for word in cell.split()}
+        assert words <= {word.rstrip(",") for word in text.split()}
 
 
 def test_columns_give_way_in_the_stated_order() -> None:

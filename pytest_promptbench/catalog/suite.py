@@ -60,6 +60,8 @@ def load_suite(
     names it; the judge stands there as ``judge:<name>``. CatalogError names file, line or key of any mistake.
     """
     choice = choice or Choice()
+    if file.suffix == ".py" or file.is_dir():
+        raise CatalogError(f"{file}: is no suite; name the .yaml file with its task, rubric and scenarios")
     document = parse(read_text(file), file)
     shape = validate(SuiteFile, document)
     scenarios, places = load_scenarios(shape.scenarios, document)

@@ -204,7 +204,7 @@ class _Builder:
         result: dict[str, Any] = {}
         while not isinstance(event := next(events), yaml.MappingEndEvent):
             if not isinstance(event, yaml.ScalarEvent):
-                raise self.fail(event, "a key must be plain text")
+                raise self.fail(event, "a key must be plain text; put a text that begins with { or [ in quotes")
             key: str = event.value
             if key == "<<" and event.implicit[0]:
                 raise self.fail(event, "merge keys (<<) are not supported; write the keys out")

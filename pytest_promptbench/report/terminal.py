@@ -92,25 +92,57 @@ def render_leaderboard(lb: Leaderboard, *, width: int, color: bool) -> str:
 
 
 def render_tables(tables: Sequence[Table], *, width: int, color: bool) -> str:
-    """Smaller tables as text of at most ``width`` columns, their long texts folded; without ``color`` no escapes."""
+    """Smaller tables as text of at most ``width`` columns, without ``color`` no escapes.
+
+    Texts are folded between their words only. Where even that does not fit, each row is written out, head by head.
+    """
+    from rich.padding import Padding
     from rich.table import Table as Grid
     from rich.text import Text
 
     console = _console(width, color)
     for table in tables:
         rows, left = shortened(table)
-        grid = Grid(
-            box=_box(color), padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold" if color else ""
-        )
-        for i, title in enumerate(table.head):
-            grid.add_column(Text(title), justify="left" if i < table.names else "right", overflow="fold")
-        for row in rows:
-            grid.add_row(*(Text(cell) for cell in row))
         console.print(Text(table.title, style="bold" if color else "", overflow="fold"), highlight=False)
-        console.print(grid)
+        gap, widths = _layout(table.head, rows, console.width)
+        if widths:
+            grid = Grid(
+                box=_box(color), padding=(0, gap - 1, 0, 0), pad_edge=False, show_edge=False,
+                header_style="bold" if color else "",
+            )  # fmt: skip
+            for i, title in enumerate(table.head):
+                side: Literal["left", "right"] = "left" if i < table.names else "right"
+                grid.add_column(Text(title), justify=side, overflow="fold", width=widths[i])
+            for row in rows:
+                grid.add_row(*(Text(cell) for cell in row))
+            console.print(grid)
+        else:
+            for row in rows:
+                figures = zip(table.head[table.names :], row[table.names :], strict=True)
+                said = ", ".join(f"{title} {cell}" for title, cell in figures)
+                console.print(Text(" x ".join(row[: table.names]), overflow="fold"), highlight=False)
+                console.print(Padding(Text(said, overflow="fold"), (0, 0, 0, 2)), highlight=False)
         if left:
             console.print(Text(left), highlight=False)
     return _printed(console)
+
+
+def _layout(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> tuple[int, list[int]]:
+    """The gap between a table's columns, and their widths, none of which breaks a word; no widths where none fit."""
+    from rich.cells import cell_len
+
+    columns = list(zip(head, *rows, strict=True))
+    least = [min(max(cell_len(word) for text in c for word in text.split() or [""]), _NAME) for c in columns]
+    wanted = [max(cell_len(text) for text in c) for c in columns]
+    for gap in (2, 1):
+        left = width - sum(least) - gap * len(columns)
+        if left >= 0:
+            widths = list(least)
+            for i in sorted(range(len(columns)), key=lambda i: wanted[i] - least[i]):
+                more = min(wanted[i] - least[i], left)
+                widths[i], left = least[i] + more, left - more
+            return gap, widths
+    return 1, []
 
 
 def _console(width: int, color: bool) -> Console:
