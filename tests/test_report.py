@@ -408,6 +408,23 @@ def test_a_page_shows_whole_scenarios_up_to_a_number_of_candidates_and_says_so()
     assert page(found=one).count('<article class="card"') == 3005, "a scenario is never cut"
 
 
+def test_a_page_of_nothing_judged_has_no_empty_pictures_and_calls_failed_what_failed() -> None:
+    failed, pending = (
+        dataclasses.replace(
+            row, rank=None, composite=None, ci95=None, candidates=4, judged=0, pending=4 - failed, failed=failed,
+            criteria={}, scenario_scores={},
+        )
+        for row, failed in zip(board().rows[:2], (4, 0), strict=True)
+    )  # fmt: skip
+    lb = dataclasses.replace(board(), rows=(failed, pending))
+    text = html.render_leaderboard(lb, [], generated_at="2026-11-23T12:00:00Z")
+    assert "<svg" not in text
+    assert "all failed" in text
+    assert "not judged yet" in text
+    text = html.render_leaderboard(dataclasses.replace(lb, rows=(failed,)), [], generated_at="2026-11-23T12:00:00Z")
+    assert "not judged yet" not in text
+
+
 def test_unscored_failed_and_missing_are_told_apart() -> None:
     text = page()
     assert "not judged yet" in text

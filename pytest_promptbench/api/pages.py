@@ -24,7 +24,7 @@ from ..leaderboard import build_leaderboard
 from ..records import Leaderboard, LoggedCandidate, Row, Rubric, Score, Verdict
 from ..report import pictures
 from ..report.tables import all_tables
-from ..report.text import composite_text, dollars, duration, interval, notes, number, plural, ranks, visible
+from ..report.text import composite_text, dollars, duration, interval, notes, number, plural, ranks, unscored, visible
 from ..scores import verdict_composite
 from .guard import SESSION_S, WRITE, Tokens, cookie_of, session_of
 from .problems import ProblemError
@@ -320,6 +320,7 @@ class _RowView:
     tier: str
     composite: str
     interval: str
+    unscored: str
     row: Row
     means: list[str]
     auto: str
@@ -352,6 +353,7 @@ def _row(row: Row, rank: str, scale: pictures.Scale, *, tied: bool) -> _RowView:
         tier=visible(row.tier or "-"),
         composite=value,
         interval=ends,
+        unscored=unscored(row),
         row=row,
         means=[number(v) for v in row.criteria.values()],
         auto=number(row.auto_composite),

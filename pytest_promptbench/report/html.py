@@ -16,7 +16,19 @@ from typing import TYPE_CHECKING, Final
 from ..records import Criterion, Leaderboard, LoggedCandidate, Row, Rubric, Score, Verdict, composite
 from . import pictures
 from .tables import all_tables
-from .text import composite_text, dollars, duration, export_command, interval, notes, number, plural, ranks, visible
+from .text import (
+    composite_text,
+    dollars,
+    duration,
+    export_command,
+    interval,
+    notes,
+    number,
+    plural,
+    ranks,
+    unscored,
+    visible,
+)
 
 if TYPE_CHECKING:
     import jinja2
@@ -27,7 +39,6 @@ LONGEST: Final = 20_000
 """Characters of one output that the page shows; what follows is cut, with a note."""
 MOST: Final = 3_000
 """Candidates that the page shows, of whole scenarios: with more, it is slow to open and tens of megabytes large."""
-_UNJUDGED = "not judged yet"
 
 
 # -- what the template sees: every text in here has been through ``visible`` -----------------------------------
@@ -42,6 +53,7 @@ class _RowView:
     tier: str
     composite: str
     interval: str
+    unscored: str
     auto: str
     cost: str
     latency: str
@@ -154,7 +166,7 @@ def render_leaderboard(
             pending=sum(row.pending for row in lb.rows),
             export=export_command(lb),
             notes=notes(lb),
-            unjudged=_UNJUDGED,
+            scored=any(row.composite is not None or row.scenario_scores for row in lb.rows),
         )
     )
 
@@ -202,6 +214,7 @@ def _rows(lb: Leaderboard, counting: Iterable[LoggedCandidate], scale: pictures.
             tier=visible(row.tier or "-"),
             composite=composite_text(row),
             interval=interval(row.ci95),
+            unscored=unscored(row),
             auto=number(row.auto_composite),
             cost=dollars(row.cost_usd),
             latency=duration(row.latency_s),

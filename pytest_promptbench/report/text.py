@@ -84,6 +84,11 @@ def points(composite: float | None, ci95: Sequence[float] | None) -> str:
     return " ".join(x for x in (number(composite), interval(ci95) if composite is not None else "") if x)
 
 
+def unscored(row: Row) -> str:
+    """What is said of a row that has no composite: failed is not pending."""
+    return "all failed" if row.candidates and row.failed == row.candidates else "not judged yet"
+
+
 def row_points(row: Row) -> str:
     """``points`` of a row, with the sign of an estimate."""
     return ("~" if row.estimated else "") + points(row.composite, row.ci95)
