@@ -183,7 +183,8 @@ class LiteLLMCompleter:
         text = _first_lines(self.redact(str(error))).removeprefix(f"{kind}: ")
         message = f"model {model.name} ({model.model}): {kind}: {text}"
         if _UNREACHABLE.search(text):
-            where = self.redact(model.api_base or "the provider's address")
+            ours = "the embedded server" if model.embedded else "the provider's address"
+            where = self.redact(model.api_base or ours)
             return TransientError(f"{message.rstrip('.')}; no answer from {where}")
         if "LLM Provider NOT provided" in text:
             named = f"model {model.name}: LiteLLM knows no provider for {model.model!r}"

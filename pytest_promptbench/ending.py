@@ -54,6 +54,9 @@ def summary(closing: Closing, desk: Desk, *, width: int, color: bool) -> Iterato
         for task in desk.plan.tasks:
             for name, reason in task.suite.skipped.items():
                 yield (f"left out: {name} ({reason})", _WARN)
+    if closing.server is not None:
+        yield (f"promptbench: {closing.server}", _LOUD)
+        yield ("The next session starts it anew and asks only for what is missing.", _LOUD)
     yield from automatic(closing.judged)
     if closing.stuck:
         yield (

@@ -19,10 +19,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from pytest_promptbench import ending
 from pytest_promptbench.errors import UsageError
 from pytest_promptbench.localmodels import EMBEDDED, Endpoint, LocalServer, Weights, installed
 from pytest_promptbench.localmodels.server import STDERR_BYTES
 from pytest_promptbench.localmodels.weights import threads
+from pytest_promptbench.session import Closing, Desk
+from pytest_promptbench.settings import Identity, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,6 +148,21 @@ def test_a_child_that_dies_is_quoted(scripted: str) -> None:
         "cannot start embedded/scripted: the embedded server ended with exit code 3:\n  no room for the weights"
     )
     assert server.pid is None
+
+
+def test_a_server_that_was_killed_is_said_at_the_end_of_the_session(scripted: str, tmp_path: Path) -> None:
+    code = """print('{"address": "http://127.0.0.1:9"}', flush=True); input()"""
+    server = LocalServer(command=python(code))
+    server.start([scripted])
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGKILL)
+    assert wait_until(lambda: server.failure() is not None)
+    how = server.failure()
+    server.stop()
+    assert how == "the embedded server was ended by signal 9, as where memory runs out"
+    settings = Settings(root=tmp_path, identity=Identity.new())
+    said = [line for line, _ in ending.summary(Closing(server=how), Desk(settings), width=80, color=False)]
+    assert said[0] == f"promptbench: {how}"
 
 
 def test_only_the_end_of_much_noise_is_kept(scripted: str) -> None:
@@ -369,8 +387,8 @@ def test_by_hand(end: str) -> None:
         assert process.wait(timeout=15) == 0
 
 
-def by_hand(model: str) -> subprocess.CompletedProcess[str]:
-    command = [*MODULE, "--serve", model]
+def by_hand(model: str, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [*MODULE, "--serve", model, *more]
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
 
 
@@ -386,3 +404,15 @@ def test_by_hand_a_wrong_number_of_threads_is_a_usage_error(monkeypatch: pytest.
     out = by_hand("smollm2-135m")
     assert out.returncode == 2
     assert "PROMPTBENCH_LOCAL_THREADS is 'x'" in out.stderr
+
+
+@embedded
+@pytest.mark.parametrize("port", ["-1", "65536", "x", "taken"])
+def test_by_hand_a_port_that_cannot_be_had_is_a_usage_error(port: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = str(other.getsockname()[1])
+        out = by_hand("smollm2-135m", f"--port={taken if port == 'taken' else port}")
+    assert out.returncode == 2
+    told = f"cannot listen at 127.0.0.1:{taken}" if port == "taken" else f"{port!r} is no port; expected 0 to 65535"
+    assert told in out.stderr
+    assert "damaged" not in out.stderr

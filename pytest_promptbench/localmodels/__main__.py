@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pytest_promptbench.localmodels", description=main.__doc__)
     names = [name.removeprefix(PREFIX) for name in EMBEDDED]
     parser.add_argument("--serve", metavar="MODEL", required=True, help=f"one of: {', '.join(names)}")
-    parser.add_argument("--port", type=int, default=0, help="a port of 127.0.0.1; left out, a free one")
+    parser.add_argument("--port", type=_port, default=0, help="a port of 127.0.0.1; left out, a free one")
     options = parser.parse_args(argv)
     name = PREFIX + options.serve.removeprefix(PREFIX)
     if reason := installed(name):
@@ -34,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         count = threads()
     except UsageError as error:
         parser.error(str(error))
+    if options.port and (reason := _taken(options.port)):
+        parser.error(reason)
     announce = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever the engine prints is no announcement
     threading.Thread(target=_end_with_stdin, daemon=True).start()  # before the load: the parent may end meanwhile
@@ -46,6 +49,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # by hand: Ctrl-C is a way to end it
         os._exit(0)
     return 0
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; expected 0 to 65535")
+    return int(text)
+
+
+def _taken(port: int) -> str | None:
+    """Why nothing can listen at ``port``; None where it can."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the engine does
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            return f"cannot listen at 127.0.0.1:{port}: {error.strerror}; name another --port, or none for a free one"
+    return None
 
 
 def _end_with_stdin() -> None:

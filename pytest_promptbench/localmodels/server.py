@@ -104,7 +104,9 @@ class LocalServer:
         if code is None:
             return None
         self._stderr.join()
-        return f"the embedded server ended with exit code {code}{self._stderr.quoted()}"
+        how = f"ended with exit code {code}" if code >= 0 else f"was ended by signal {-code}"
+        memory = ", as where memory runs out" if code == -9 else ""
+        return f"the embedded server {how}{memory}{self._stderr.quoted()}"
 
     def _launch(self, alias: str) -> str:
         """Start the child and wait for its one line; its address. Whatever goes wrong, no child is left."""

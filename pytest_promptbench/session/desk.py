@@ -41,6 +41,7 @@ class Closing:
     problem: str | None = None
     stuck: int = 0
     stuck_error: str | None = None
+    server: str | None = None  # how the embedded models' server ended, where it did so before the session
 
 
 class Desk:
@@ -129,6 +130,7 @@ class Desk:
             if judge and self.settings.judge_auto and outcome.unlogged >= 0:
                 outcome, judged = self._judge(outcome, say)
         finally:
+            server = self._server.failure() if self._server.pid is not None else None
             self.close()
             self._imports.join()  # a thread that still imports when Python ends holds locks that its ending needs
         boards = build_boards(tasks, outcome, self.settings.report)
@@ -148,6 +150,7 @@ class Desk:
             problem=problem,
             stuck=outcome.stuck,
             stuck_error=outcome.stuck_error,
+            server=server,
         )
 
     def _judge(self, outcome: Outcome, say: Callable[[str], None]) -> tuple[Outcome, tuple[Judged, ...]]:
