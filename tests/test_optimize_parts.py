@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -522,6 +523,17 @@ def test_reports_show_hostile_text_as_text() -> None:
     assert "````diff" in text
     assert "&lt;b&gt;empty&lt;/b&gt; \\| here" in text
     assert any("dropped early" in line for line in lines(result(), resume="go on"))
+
+
+def test_no_price_known_is_not_free() -> None:
+    def said(**more: Any) -> set[str]:
+        r = replace(result(), **more)
+        texts = [render_markdown(r), render_html(r, generated_at="now"), *lines(r, resume="go on")]
+        return {word for text in texts for word in re.findall(r"\$0\.0\d+ and more|\$0\.0000|unknown, for \w+", text)}
+
+    assert said() == {"$0.0000"}
+    assert said(unpriced=("mine",)) == {"unknown, for LiteLLM"}
+    assert said(unpriced=("mine",), spent_usd=0.02) == {"$0.0200 and more"}
 
 
 def test_a_written_prompt_reads_back_as_the_same_and_is_never_overwritten(tmp_path: Path) -> None:

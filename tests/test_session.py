@@ -775,6 +775,7 @@ def test_every_option_has_a_key_that_waits_until_it_is_of_use(project: Project) 
     [
         ("bench_concurrency = none", "ini key bench_concurrency: 'none' is not a whole number above 0"),
         ("bench_tag = x", "--bench-tag 'x': expected KEY=VALUE"),
+        ("bench_strict = maybe", "bench_strict: invalid truth value 'maybe'; expected true or false"),
         ("bench_promote_policy = all", "'all' is none of both, sit-down, auto"),
     ],
 )

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from ..autojudge import asking_models
@@ -22,7 +23,7 @@ from .job import CONCURRENCY, ROUNDS, Job, make_job
 from .journal import MLflowJournal
 from .laboratory import MLflowLaboratory, WaitingError
 from .plan import JudgedBy
-from .prices import everyone
+from .prices import Prices, everyone
 from .progress import shown
 from .report import lines, write_reports
 from .search import search
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
     rounds = job.rounds or Rounds.create(job.store, plan.experiment, plan.id, plan.to_json(), split=plan.split)
     say(f"loop {plan.id} in MLflow experiment {plan.experiment}; {job.resume}")
     ended = _ended(rounds)
-    result = ended or _go(job, rounds, say)
+    result = ended or replace(_go(job, rounds, say), unpriced=tuple(Prices(plan, job.suite).unknown()))
     if ended is not None:
         say("it was over before: this is what it came to, and nothing is done again")
     for line in lines(result, resume=job.resume):

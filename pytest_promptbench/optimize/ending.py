@@ -42,7 +42,8 @@ class Result(Record):
 
     comparison: winner less base on the test split, as ``statistics.PairedComparison`` has it. ``diff`` is against the
     start, ``parent_diff`` against the parent where that is another. ``saved`` counts candidates that early stopping did
-    not generate, of ``planned``. ``receipt``: where this run of the loop wrote the gate's.
+    not generate, of ``planned``. ``unpriced``: models whose cost is not in ``spent_usd``. ``receipt``: where this run
+    of the loop wrote the gate's.
     """
 
     plan: Plan
@@ -65,6 +66,7 @@ class Result(Record):
     saved: int = 0
     planned: int = 0
     spent_usd: float = 0.0
+    unpriced: tuple[str, ...] = ()
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:

@@ -24,7 +24,8 @@ def status(state: Search, *, rivals: int = 2) -> str:
     else:
         parts.append(f"measuring {state.best}, {len(scores)}/{len(plan.train)} scenarios")
     limit = "" if plan.max_cost_usd is None else f" of {dollars(plan.max_cost_usd)}"
-    parts.append(f"spent {dollars(state.spent_usd)}{limit}")
+    if state.spent_usd or limit:  # else nothing, or of unknown price
+        parts.append(f"spent {dollars(state.spent_usd)}{limit}")
     left = (plan.rounds - done) * len(plan.train) * len(plan.models) + rivals * len(plan.test) * len(plan.models)
     parts.append(f"at most {plural(left, 'candidate')} left")
     return "promptbench: " + ", ".join(parts)

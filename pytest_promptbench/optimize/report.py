@@ -74,7 +74,7 @@ def lines(result: Result, *, resume: str) -> list[str]:
     text.append(
         f"  {plural(len(result.trials), 'round')} ({result.stopped or 'not finished'}), "
         f"{plural(len(tried), 'proposal')} tried, {len(dropped)} dropped early, which saved {result.saved} of "
-        f"{plural(result.planned, 'candidate')}; spent {dollars(result.spent_usd)}"
+        f"{plural(result.planned, 'candidate')}; spent {_spent(result)}"
     )
     if result.file:
         text.append(f"  the prompt: {result.file}")
@@ -93,6 +93,14 @@ def _tested(result: Result) -> str:
         f"{plural(count, 'loop')} looked at this test split before, and no p-value allows for that; new scenarios in "
         "the suite are fresh ones"
     )
+
+
+def _spent(result: Result) -> str:
+    """No price known is not free."""
+    if not result.unpriced:
+        return dollars(result.spent_usd)
+    known = f"{dollars(result.spent_usd)} and more" if result.spent_usd else "unknown"
+    return f"{known}, for LiteLLM has no price of {', '.join(result.unpriced)}"
 
 
 def _range(ci: Sequence[float] | None) -> str:
@@ -144,7 +152,7 @@ def _facts(result: Result) -> list[tuple[str, str]]:
         ("test split", f"drawn by loop {plan.split}, looked at by {plural(plan.tested, 'loop')} before this one"),
         ("stopped", result.stopped or "not yet"),
         ("early stopping", f"{result.saved} of {plural(result.planned, 'candidate')} not generated"),
-        ("spent", dollars(result.spent_usd)),
+        ("spent", _spent(result)),
     ]
     for name, table in (("train", result.train), ("test", result.test)):
         facts += [(f"{v} on {name}", points(t[0], t[1:])) for v, t in table.items()]
