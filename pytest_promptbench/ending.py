@@ -11,6 +11,7 @@ from .autojudge import Judged
 from .clock import steady, utc_now
 from .errors import UsageError
 from .gate import GateResult
+from .records import Suite
 from .session import Board, Closing, Desk, Task
 from .settings import Settings
 from .sitdown import Sitting
@@ -54,6 +55,7 @@ def summary(closing: Closing, desk: Desk, *, width: int, color: bool) -> Iterato
         for task in desk.plan.tasks:
             for name, reason in task.suite.skipped.items():
                 yield (f"left out: {name} ({reason})", _WARN)
+            yield from _blind_to_scenarios(task.suite)
     if closing.server is not None:
         yield (f"promptbench: {closing.server}", _LOUD)
         yield ("The next session starts it anew and asks only for what is missing.", _LOUD)
@@ -74,6 +76,15 @@ def summary(closing: Closing, desk: Desk, *, width: int, color: bool) -> Iterato
             )
         else:
             yield (f"promptbench: {closing.problem}", _LOUD)
+
+
+def _blind_to_scenarios(suite: Suite) -> Iterator[Line]:
+    """Prompts that ask the same whatever the scenario is: mostly ``{name}`` was written for ``{{ name }}``."""
+    from .catalog.template import placeholders
+
+    names = [p.version for p in suite.prompts if not placeholders(p.messages)]
+    if names and len(suite.scenarios) > 1:
+        yield (f"{suite.task}: no {{{{ name }}}} in {', '.join(names)}: all scenarios ask the same there", _WARN)
 
 
 def automatic(judged_: tuple[Judged, ...]) -> Iterator[Line]:

@@ -396,7 +396,7 @@ VALUES: list[tuple[str, str]] = [
     ("{a: 1, a: 2}", "the key 'a' stands twice, first at line 4; remove one"),
     ("x\x07", "holds the control character U+0007; remove it"),
     ("@x", "put a text that begins with @"),
-    ("a: b", "not valid YAML"),
+    ("a: b", "put a text that holds ': ' or a quote in quotes"),
 ]
 
 

@@ -382,6 +382,14 @@ def test_a_cell_that_two_tests_look_at_is_one_that_was_generated(project: Projec
     assert "not generated" not in result.out
 
 
+def test_a_prompt_that_asks_the_same_of_every_scenario_is_named(project: Project) -> None:
+    project.file("prompts/tip/v2.yaml", "messages:\n  - {role: user, content: 'Tip: {situation}'}\n")
+    result = project.pytest("--bench-models", "haiku")
+    assert result.code == 0, result.text
+    assert "tip: no {{ name }} in v2: all scenarios ask the same there" in result.out
+    assert project.provider.count == 3 + 1, "and the same request is sent once"
+
+
 def test_a_session_that_a_test_ends_with_a_code_of_its_own_loses_nothing(project: Project) -> None:
     project.provider.latency_s = 1.0
     project.file("evals/test_tips.py", TEST.replace("assert candidate.text.strip()", "pytest.exit('enough', 7)"))

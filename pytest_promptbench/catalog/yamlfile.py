@@ -43,6 +43,7 @@ _REMEDIES = {
     "cannot start any token": "indent with spaces, not tabs, and put a text that begins with @, ` or % in quotes",
     "tab character": "indent with spaces, not tabs",
     "mapping values are not allowed": "put a text that holds ': ' in quotes",
+    "expected ',' or": "close the brace or bracket, and put a text that holds ': ' or a quote in quotes",
 }
 
 
