@@ -134,7 +134,10 @@ def test_settings_of_a_host(tmp_path: Path) -> None:
     here = project(given)
     assert here.tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"
     assert here.artifact_root == tmp_path / "mlartifacts"
-    assert project({**given, "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}).artifact_root is None
+    remote = project({**given, "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"})
+    assert (remote.artifact_root, remote.keepable_uri) == (None, "http://127.0.0.1:5000")
+    assert here.keepable_uri == here.tracking_uri
+    assert project({**given, "MLFLOW_TRACKING_URI": "http://bench:hunter2@127.0.0.1:5000"}).keepable_uri is None
     for name in given:
         with pytest.raises(UsageError, match=f"{name} is not set on this host"):
             project({**given, name: None})
@@ -495,9 +498,12 @@ class TestDagTest:
             late | {"deadline": far, "groups": [["of nobody", group[1]]]},
             late | {"deadline": far, "left_out": [c.run_id for c in evals.store.read("t")]},
             late | {"deadline": far, "tracking_uri": f"sqlite:///{evals.root}/evals/tips.yaml"},
+            late | {"deadline": far, "tracking_uri": None},
         ]
         found = installation.run("wait", waits=waits)
-        timeout, judged, left_out, error = found["events"]
+        timeout, judged, left_out, error, unset = found["events"]
+        assert unset["status"] == "error"
+        assert "MLFLOW_TRACKING_URI is not set on the triggerer's host" in unset["message"]
         assert timeout == {"status": "timeout", "pending": 8}
         assert judged == left_out == {"status": "judged"}
         assert error["status"] == "error"

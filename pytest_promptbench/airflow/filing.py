@@ -9,8 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..errors import TrackingError
-from ..tracking.address import redacted
+from ..tracking.address import translated
 from .request import RUN_TAG, Project, Request
 
 EXPERIMENT = "promptbench-airflow"
@@ -25,13 +24,11 @@ def file_papers(project: Project, request: Request, files: Iterable[Path], *, fo
     """
     store = project.store()
     experiment_id = store.experiment(EXPERIMENT, create=True)
-    try:
+    with translated(project.tracking_uri):
         client = _client(project)
         run_id = _run(client, str(experiment_id), request)
         for path in files:
             client.log_artifact(run_id, str(path), artifact_path=folder or None)
-    except Exception as error:
-        raise TrackingError(f"MLflow at {redacted(project.tracking_uri)}: {type(error).__name__}: {error}") from error
     return run_id
 
 

@@ -12,14 +12,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import BaseOperator, Variable
+from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from ..errors import PromptbenchError
 from .filing import file_papers
 from .process import Ending, Finished, PytestProcess
 from .request import SETTINGS, Project, Request, project
-from .triggers import VerdictsTrigger
+from .triggers import VerdictsTrigger, setting
 from .waiting import exported, pending
 
 POLL_S = 15.0
@@ -34,9 +34,9 @@ def request_of(context: Context) -> Request:
 
 
 def project_here() -> Project:
-    """The project on this host: from the environment, which may differ between hosts, before Airflow's Variables."""
+    """The project as this host's settings have it."""
     try:
-        return project({n: os.environ.get(n) or Variable.get(n, default=None) for n in SETTINGS})
+        return project({name: setting(name) for name in SETTINGS})
     except PromptbenchError as error:
         raise AirflowFailException(str(error)) from None
 
@@ -216,7 +216,7 @@ class VerdictsOperator(BaseOperator):
             raise AirflowException(str(error)) from error
         self.defer(
             trigger=VerdictsTrigger(
-                tracking_uri=here.tracking_uri,
+                tracking_uri=here.keepable_uri,
                 artifact_root=None if here.artifact_root is None else str(here.artifact_root),
                 experiment=request.experiment,
                 groups=[list(g) for g in groups],

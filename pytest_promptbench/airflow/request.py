@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..settings import absolute_uri, artifact_root
+from ..tracking.address import redacted
 from ..tracking.store import TrackingStore
 from .suites import END, PATH, find_evals
 
@@ -281,6 +282,11 @@ class Project:
     @property
     def artifact_root(self) -> Path | None:
         return artifact_root(self.tracking_uri, self.root)
+
+    @property
+    def keepable_uri(self) -> str | None:
+        """The address of MLflow for what keeps it as it is, as Airflow's database does; None if it has a password."""
+        return self.tracking_uri if redacted(self.tracking_uri) == self.tracking_uri else None
 
     def store(self) -> TrackingStore:
         """The MLflow of the project, not opened yet."""

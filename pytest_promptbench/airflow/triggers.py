@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from airflow.sdk import Variable
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from ..errors import TrackingError
@@ -18,17 +20,25 @@ TOLERATED_ERRORS = 10
 """So many polls in a row may fail before the wait is given up: a tracking server may restart."""
 
 
+def setting(name: str) -> str | None:
+    """One of this host's: from the environment, which may differ between hosts, before Airflow's Variables."""
+    value: str | None = os.environ.get(name) or Variable.get(name, default=None)
+    return value
+
+
 class VerdictsTrigger(BaseTrigger):
     """Ends with one event as soon as nothing is pending: ``{"status": "judged" | "timeout" | "error", ...}``.
 
     ``deadline`` is in epoch seconds, so that a restart of the triggerer does not start the wait anew. ``artifact_root``
-    is the store's, as text; ``groups`` and ``left_out`` as ``waiting.pending`` takes them.
+    is the store's, as text; ``groups`` and ``left_out`` as ``waiting.pending`` takes them. ``tracking_uri`` is None
+    where it has a password, as Airflow's database holds these arguments in plain text: the triggerer takes its own
+    setting then.
     """
 
     def __init__(
         self,
         *,
-        tracking_uri: str,
+        tracking_uri: str | None,
         artifact_root: str | None,
         experiment: str,
         groups: list[list[str]],
@@ -46,9 +56,15 @@ class VerdictsTrigger(BaseTrigger):
         return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        store = TrackingStore(
-            self.tracking_uri, artifact_root=Path(self.artifact_root) if self.artifact_root is not None else None
-        )
+        uri = self.tracking_uri or await asyncio.to_thread(setting, "MLFLOW_TRACKING_URI")
+        if not uri:
+            message = (
+                "MLFLOW_TRACKING_URI is not set on the triggerer's host, and one with a password is not handed to it: "
+                "set it in the triggerer's environment, or as an Airflow Variable of the same name"
+            )
+            yield TriggerEvent({"status": "error", "message": message})
+            return
+        store = TrackingStore(uri, artifact_root=Path(self.artifact_root) if self.artifact_root is not None else None)
         left: int | None = None
         errors = 0
         while True:

@@ -13,18 +13,40 @@ from ..errors import PromptbenchError, TrackingError
 from ..locks import alone_in
 from ..settings import sqlite_uris_have_escapes
 
-_SECRET_QUERY = re.compile(r"([?&;][^=&;]*(?:pass|pwd|secret|token|key|sig)[^=&;]*=)[^&;#]*", re.IGNORECASE)
+_SHORTEST = 4
+"""A password that is shorter would be found in words that have nothing to do with it."""
+_SECRET_QUERY = re.compile(
+    r"([?&;](?:[^=&;]*(?:pass|pwd|secret|token|key|sig)[^=&;]*|odbc_connect)=)([^&;#]*)", re.IGNORECASE
+)
 
 
 def redacted(uri: str) -> str:
     """A tracking address without its user and password, even where the password holds ``/``, ``?`` or ``#``."""
+    scheme, user, rest = _parts(uri)
+    if scheme is None:
+        return uri
+    return _SECRET_QUERY.sub(r"\1***", f"{scheme}://{'***@' if user is not None else ''}{rest}")
+
+
+def _parts(uri: str) -> tuple[str | None, str | None, str]:
+    """Scheme, user with password, and what comes behind; None for the scheme of what has no secrets."""
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme in ("sqlite", "file"):
-        return uri
+        return None, None, uri
     user, at, host = rest.rpartition("@")
     if at and (not scheme.startswith("http") or "/" not in user):
-        rest = "***@" + host
-    return _SECRET_QUERY.sub(r"\1***", f"{scheme}://{rest}")
+        return scheme, user, host
+    return scheme, None, rest
+
+
+def _without_secrets(text: str, uri: str) -> str:
+    """What an error says, without the secrets of the address: whole, in part, or decoded."""
+    _, user, rest = _parts(uri)
+    found = [(user or "").partition(":")[2], *(value for _, value in _SECRET_QUERY.findall(rest))]
+    text = text.replace(uri, redacted(uri))
+    for secret in sorted({s for f in found for s in (f, unquote(f)) if len(s) >= _SHORTEST}, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
 
 
 @contextlib.contextmanager
@@ -35,8 +57,10 @@ def translated(uri: str) -> Any:
     except PromptbenchError:
         raise
     except Exception as error:
-        text = " ".join(str(error).split())[:500].replace(uri, redacted(uri))
-        raise TrackingError(f"MLflow at {redacted(uri)}: {type(error).__name__}: {text}") from error
+        text = _without_secrets(" ".join(str(error).split()), uri)[:500]
+        # Whoever logs an exception logs its causes too, and MLflow's name the address with its password.
+        cause = error if redacted(uri) == uri else None
+        raise TrackingError(f"MLflow at {redacted(uri)}: {type(error).__name__}: {text}") from cause
 
 
 def sqlite_file(uri: str) -> Path | None:
