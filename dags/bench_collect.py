@@ -18,6 +18,7 @@ from pytest_promptbench.airflow.operators import (
     JudgedApproval,
     JudgeOperator,
     VerdictsOperator,
+    look,
     project_here,
     request_of,
 )
@@ -45,7 +46,7 @@ with DAG(
     doc_md=__doc__,
 ):
 
-    @task
+    @task(execution_timeout=timedelta(hours=1))
     def plan() -> list[str]:
         """Refuse what cannot run before anything is paid for; the names of the shards."""
         context = get_current_context()
@@ -54,11 +55,12 @@ with DAG(
             raise AirflowFailException(
                 f"unknown keys in the configuration: {', '.join(unknown)}; known: {', '.join(PARAMS)}"
             )
-        request = request_of(context)
+        here = project_here()
         try:
-            project_here().prepared(request)
+            request = here.prepared(request_of(context))
         except UsageError as error:
             raise AirflowFailException(str(error)) from None
+        look(request, here)
         return request.shard_names()
 
     @task(trigger_rule="none_failed")

@@ -689,6 +689,8 @@ def test_parse_errors_are_packet_errors() -> None:
         ("wait", "approval"),
         ("timeout", 0),
         ("strict", "yes"),
+        ("strict", True),  # without a baseline: it would pass, and compare nothing
+        ("tolerances", ["composite:1"]),
         ("surprise", True),
     ],
 )
@@ -875,6 +877,16 @@ def test_a_run_of_one_suite_runs_no_other_and_fails_at_its_gate(root: Path, logg
     assert any("the gate against evals/baseline.json did not pass" in line for line in state["log"])
 
 
+def test_a_run_that_could_not_end_well_generates_nothing(root: Path, logged: Project) -> None:
+    client = client_of(root, environ=logged.environment())
+    started = client.post("/api/bench/run", json={"suite": "evals", "judge": "auto", "experiment": "no judge"}).json()
+    before = logged.provider.count
+    state = until(client, f"/api/bench/run/{started['id']}", "failed")
+    assert (state["exit_code"], state["tasks"]) == (4, [{"task": "collect", "state": "failed"}])
+    assert "--judge-auto needs the suite's automatic judge, and there is none; name one" in state["log"][-1]
+    assert logged.provider.count == before
+
+
 def test_a_run_that_fails_says_so(root: Path, logged: Project) -> None:
     client = client_of(root, environ=logged.environment())
     started = client.post("/api/bench/run", json={"suite": "evals", "models": ["unknown; touch owned"]}).json()
@@ -983,7 +995,7 @@ def test_a_run_whose_process_is_ended_pays_for_nothing_more_and_keeps_what_is_pa
 ) -> None:
     """Also where the service was started with an ignored SIGINT, as a script's ``&`` does."""
     client = client_of(root, environ=logged.environment(), max_jobs=1)
-    asked = {"suite": "evals", "experiment": how.name, "concurrency": 1, "judge": "auto"}
+    asked = {"suite": "evals", "experiment": how.name, "concurrency": 1}
     logged.provider.latency_s = 1.0
     before, handler = logged.provider.count, signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

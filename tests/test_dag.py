@@ -146,6 +146,8 @@ def test_settings_of_a_host(tmp_path: Path) -> None:
             project({**given, name: value})
     with pytest.raises(UsageError, match="suite: evals/ does not exist below"):
         here.prepared(request())
+    with pytest.raises(UsageError, match="tolerances and strict: no baseline is named, so nothing would be compared"):
+        here.prepared(request(tolerances=["composite:1"], strict=True))
 
 
 SUITES = """
@@ -221,6 +223,19 @@ def test_a_process_is_heard_and_its_alarms_are_kept(tmp_path: Path) -> None:
     assert done.last_words == "NOT IN MLFLOW: 3 candidates"
     assert heard == ["one", "NOT IN MLFLOW: 3 candidates", r"\xff"]
     assert done.alarms == ("NOT IN MLFLOW: 3 candidates",)
+
+
+def test_what_pytest_cut_to_a_terminals_width_is_told_whole(tmp_path: Path) -> None:
+    said = "--bench-models: evals/tips.yaml has no 'nope'. Known: haiku, local"
+    lines = [said, "= short test summary info =", "ERROR promptbench - --bench-models: evals/tips.yaml ..."]
+    lines += ["E   NameError: name 'pytset' is not defined", "ERROR evals/test_x.py - NameError: name 'pyt..."]
+    code = f"import sys; print({chr(10).join(lines)!r}); sys.exit(4)"
+    done = PytestProcess([sys.executable, "-c", code], cwd=tmp_path, env=os.environ).run(lambda _: None)
+    assert done.last_words.splitlines() == [
+        f"ERROR promptbench - {said}",
+        "E   NameError: name 'pytset' is not defined",
+        "ERROR evals/test_x.py - NameError: name 'pytset' is not defined",
+    ]
 
 
 def test_a_command_that_is_not_there_is_no_result(tmp_path: Path) -> None:
@@ -395,6 +410,13 @@ class TestDagTest:
         assert run["tasks"]["plan"] == "failed"
         assert "unknown keys in the configuration: shard; known: suite, models" in run["log"]
         assert set(run["tasks"].values()) == {"failed", "upstream_failed"}
+
+    @pytest.mark.slow
+    def test_what_would_end_the_run_later_fails_the_first_task(self, home: AirflowHome, evals: Evals) -> None:
+        run = home.dag_test({"judge": "auto"})
+        assert (run["state"], run["tasks"]["plan"]) == ("failed", "failed")
+        assert "--judge-auto needs the suite's automatic judge, and there is none; name one" in run["log"]
+        assert evals.provider.requests == []
 
     @pytest.mark.slow
     def test_two_shards_wait_for_verdicts_while_one_test_fails_and_one_shard_crashes_once(

@@ -80,6 +80,9 @@ class Run:
     def collect(self) -> None:
         """Generate, judge where that is automatic, and write the packets; then wait, or go on to the comparison."""
         request = self._request
+        self._note(step=("collect", "running"), state="running")
+        if (look := self._run(request.look())).ending is Ending.MISTAKE:
+            raise StepError(f"this run cannot end well, so nothing was generated:\n{look.last_words}", look.code)
         done = self._step("collect", request.collect_at_once())
         self._note(exit_code=done.code)
         if request.automatic:
@@ -111,15 +114,17 @@ class Run:
 
     def _step(self, name: str, arguments: Sequence[str]) -> Finished:
         self._note(step=(name, "running"), state="running")
-        command = self._here.command(arguments)
-        say(f"== {name}: {command}")
-        environment = self._here.environment(os.environ)
-        process = PytestProcess(command, cwd=self._here.root, env=environment, held=[self._lock])
-        done = process.run(say)
+        done = self._run(arguments, name)
         if done.ending is not Ending.RESULT:
             raise StepError(f"{name} ended with {done.code}:\n{done.last_words}", done.code)
         self._note(step=(name, "success"))
         return done
+
+    def _run(self, arguments: Sequence[str], name: str = "look") -> Finished:
+        command = self._here.command(arguments)
+        say(f"== {name}: {command}")
+        environment = self._here.environment(os.environ)
+        return PytestProcess(command, cwd=self._here.root, env=environment, held=[self._lock]).run(say)
 
     def _note(self, *, step: tuple[str, str] | None = None, **changes: Any) -> None:
         self.state = replace(self.state, steps={**self.state.steps, **dict([step] if step else [])}, **changes)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
@@ -23,6 +24,7 @@ from .triggers import VerdictsTrigger, setting
 from .waiting import exported, pending
 
 POLL_S = 15.0
+_LOG = logging.getLogger(__name__)
 
 Context = Mapping[str, Any]
 
@@ -39,6 +41,19 @@ def project_here() -> Project:
         return project({name: setting(name) for name in SETTINGS})
     except PromptbenchError as error:
         raise AirflowFailException(str(error)) from None
+
+
+def look(request: Request, here: Project) -> None:
+    """Have pytest read what the run is to be done with. AirflowFailException for a mistake that would end it later."""
+    done = _pytest(here, request.look()).run(lambda line: _LOG.info("%s", line))
+    if done.ending is Ending.MISTAKE:
+        raise AirflowFailException(f"pytest ended with {done.code}, a mistake to mend:\n{done.last_words}")
+
+
+def _pytest(here: Project, arguments: Sequence[str]) -> PytestProcess:
+    command = here.command(arguments)
+    _LOG.info("In %s: %s", here.root, shlex.join(command))
+    return PytestProcess(command, cwd=here.root, env=here.environment(os.environ))
 
 
 class PytestOperator(BaseOperator):
@@ -80,9 +95,7 @@ class PytestOperator(BaseOperator):
             raise AirflowException(str(error)) from error
 
     def _run(self, request: Request, here: Project) -> Finished:
-        command = here.command(self.arguments(request))
-        self.log.info("In %s: %s", here.root, shlex.join(command))
-        self._process = PytestProcess(command, cwd=here.root, env=here.environment(os.environ))
+        self._process = _pytest(here, self.arguments(request))
         done = self._process.run(lambda line: self.log.info("%s", line))
         self.log.info("pytest ended with %d", done.code)
         match done.ending:

@@ -58,8 +58,16 @@ class Finished:
     @property
     def last_words(self) -> str:
         """What pytest said at its end, for an error message: its own ERROR lines, else the last lines."""
-        errors = [*self.alarms] or [line for line in self.tail if line.startswith(("ERROR", "E   "))]
+        errors = [*self.alarms] or [self._whole(line) for line in self.tail if line.startswith(("ERROR", "E   "))]
         return "\n".join(errors[-5:] or [line for line in self.tail if line.strip()][-5:])
+
+    def _whole(self, line: str) -> str:
+        """A line of pytest's summary, which it cuts to the width of a terminal, with what it said of that before."""
+        place, _, message = line.removesuffix("...").partition(" - ")
+        if not line.endswith("...") or not message:
+            return line
+        said = (before.removeprefix("E").lstrip() for before in self.tail)
+        return next((f"{place} - {text}" for text in said if text.startswith(message)), line)
 
 
 class PytestProcess:

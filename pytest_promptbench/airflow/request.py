@@ -150,6 +150,16 @@ def unknown_keys(conf: Mapping[str, Any] | None) -> list[str]:
     return sorted(str(k) for k in conf or {} if k not in PARAMS)
 
 
+def check_gate(baseline: str | None, tolerances: Iterable[str], *, strict: bool) -> None:
+    """UsageError where it is said how to compare, and not with what: the run would pass without a gate."""
+    said = [*(["tolerances"] if list(tolerances) else []), *(["strict"] if strict else [])]
+    if said and not baseline:
+        raise UsageError(
+            f"{' and '.join(said)}: no baseline is named, so nothing would be compared; name one, such as "
+            "evals/baseline.json"
+        )
+
+
 def default_experiment(day: str) -> str:
     """The MLflow experiment of a run that names none. ``day``: YYYY-MM-DD, in UTC."""
     return f"bench-{day}"
@@ -216,6 +226,11 @@ class Request:
         """``1/3``, ``2/3``, ``3/3``."""
         return [f"{i}/{self.shards}" for i in range(1, self.shards + 1)]
 
+    def look(self) -> list[str]:
+        """Everything that the run will be asked for, of a session that runs no test: it ends with what is a mistake."""
+        judge = ["--judge-auto"] if self.automatic else []
+        return [*self._selection(f"{self.folder}/plan"), *self._gate, *judge, "--collect-only", "-qq"]
+
     def collect(self, shard: str) -> list[str]:
         """Generate one shard. The limit of the cost is divided, as each pytest knows only of itself."""
         report = f"{self.folder}/shard-{shard.partition('/')[0]}"
@@ -237,11 +252,14 @@ class Request:
 
     def compare(self) -> list[str]:
         """Leaderboard and gate of what is logged; asks no provider."""
-        gate = []
-        if self.baseline:
-            gate = [f"--bench-compare={self.baseline}", *(f"--bench-compare-fail={t}" for t in self.tolerances)]
-            gate += ["--bench-strict"] if self.strict else []
-        return [*self._reading(f"{self.folder}/report"), *gate]
+        return [*self._reading(f"{self.folder}/report"), *self._gate]
+
+    @property
+    def _gate(self) -> list[str]:
+        if not self.baseline:
+            return []
+        gate = [f"--bench-compare={self.baseline}", *(f"--bench-compare-fail={t}" for t in self.tolerances)]
+        return [*gate, "--bench-strict"] if self.strict else gate
 
     @property
     def _targets(self) -> tuple[str, ...]:
@@ -303,8 +321,10 @@ class Project:
     def prepared(self, request: Request) -> Request:
         """The request with its tests: of a suite file, those alone that name it.
 
-        UsageError where this host cannot run it: a file that is not there, a suite whose tests cannot be told.
+        UsageError where this host cannot run it: a file that is not there, a suite whose tests cannot be told; and
+        for a gate without a baseline.
         """
+        check_gate(request.baseline, request.tolerances, strict=request.strict)
         for name in ("suite", "baseline"):
             value = getattr(request, name)
             if value and not (self.root / value).exists():

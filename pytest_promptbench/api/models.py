@@ -434,6 +434,8 @@ class RunForm(BaseModel):
     suite: str
     experiment: str | None
     baseline: str | None
+    tolerances: list[str]
+    strict: bool
     wait: str
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..airflow.request import default_experiment
+from ..airflow.request import check_gate, default_experiment
 from ..airflow.suites import Evals, find_evals
 from ..errors import UsageError
 from ..experiments import Experiments
@@ -46,6 +46,7 @@ class Runs:
         evals.tests_of(request.suite)
         if request.baseline:
             evals.baseline(request.baseline)
+        check_gate(request.baseline, request.tolerances, strict=request.strict)
         if request.wait == "approval" and self.airflow is None:
             raise UsageError(
                 f"wait: a person approves on a page of Airflow's, and none is configured here: set {AIRFLOW_URL}, or "
