@@ -7,13 +7,15 @@ reaches for no network; its telemetry and callbacks are off.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import json
 import math
 import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 from .catalog import secret_name
 from .clock import now, steady
@@ -33,6 +35,9 @@ _KEY_SHAPES = re.compile(
     r"|(?i:\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=\-*]{6,}|(?i:\b(?:x-)?api-key['\"]?\s*[:=]\s*['\"]?)[A-Za-z0-9._\-*]{6,}"
 )
 
+_LONG_ENOUGH = 8
+"""A key in base64 that is shorter would be found in words that have nothing to do with it."""
+
 _UNREACHABLE = re.compile(r"Connection error|Cannot connect to host|Name or service not known", re.IGNORECASE)
 
 
@@ -44,12 +49,25 @@ class Redactor:
         guessed = {v for k, v in environ.items() if (secret_name(k) or k.endswith("_TOKEN")) and len(v) >= 6}
         # A key that the models name is taken out even where it is as short as a typing error.
         values = {environ[k] for k in named if len(environ.get(k, "")) >= 3} | guessed
-        self._values = sorted(values | {quote(v, safe="") for v in values}, key=len, reverse=True)
+        self._values = sorted({form for v in values for form in _forms(v)}, key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
         for value in self._values:
             text = text.replace(value, "***")
         return _KEY_SHAPES.sub("***", text)
+
+
+def _forms(value: str) -> set[str]:
+    """A secret as an address, JSON and base64 have it; that at each of three offsets, as in ``user:KEY`` of HTTP."""
+    data = value.encode("utf-8", "surrogateescape")  # a variable may hold any bytes
+    in_json = json.dumps(value)[1:-1]
+    forms = {value, quote(data, safe=""), quote_plus(data), in_json, in_json.replace("/", "\\/")}
+    for offset in range(3):
+        whole = base64.b64encode(bytes(offset) + data).decode()
+        sure = whole[(0, 2, 3)[offset] : (len(data) + offset) * 4 // 3]  # without what hangs on what stands beside it
+        if len(sure) >= _LONG_ENOUGH:
+            forms |= {sure, sure.replace("+", "-").replace("/", "_")}
+    return forms
 
 
 class LiteLLMCompleter:

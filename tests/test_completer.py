@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 import email.utils
+import json
 import os
 import subprocess
 import sys
@@ -260,6 +262,24 @@ def test_what_providers_quote_of_a_key(said: str) -> None:
     assert "***" in kept
     for secret in ("ant", "AIza", "AKIA", "dXNl", "0123456789", "canary"):
         assert secret not in kept
+
+
+@pytest.mark.parametrize("before", ["", "u:", "user:", "three:", "u\u00e9:"])
+def test_a_key_in_base64_is_redacted_wherever_it_begins(before: str) -> None:
+    key = "zz/canary+of?the>provider~4711"
+    redact = Redactor([Model(name="m", model="x", api_key_env="K")], {"K": key})
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        told = redact(f"bad credentials <{encode(f'{before}{key}'.encode()).decode()}> sent")
+        shown = told.partition("<")[2].partition(">")[0]
+        rest = "".join(shown.split("***"))
+        assert "***" in shown
+        assert len(rest) <= len(before) * 2 + 8, told
+    assert redact("see " + json.dumps(key).replace("/", "\\/")) == 'see "***"'
+
+
+def test_a_key_of_any_bytes_is_redacted() -> None:
+    key = b"caf\xe9-canary".decode("utf-8", "surrogateescape")
+    assert Redactor([Model(name="m", model="x", api_key_env="K")], {"K": key})("see caf%E9-canary") == "see ***"
 
 
 def test_a_short_key_that_a_model_names_is_redacted() -> None:
