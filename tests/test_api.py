@@ -30,7 +30,7 @@ from pytest_promptbench.airflow.request import Project as Place
 from pytest_promptbench.airflow.suites import find_evals
 from pytest_promptbench.api import AirflowSettings, ServiceSettings, create_app, models
 from pytest_promptbench.api.guard import Tokens
-from pytest_promptbench.api.jobs import Jobs
+from pytest_promptbench.api.jobs import Jobs, StartError
 from pytest_promptbench.api.models import CandidateShape, LeaderboardShape, PacketShape
 from pytest_promptbench.api.serve import FOR_WHO_WAITS
 from pytest_promptbench.cli import main
@@ -973,6 +973,18 @@ def test_a_waiting_run_whose_process_dies_without_a_word_is_not_started_again(ro
     time.sleep(2)  # ten looks
     assert client.get(f"/api/bench/run/{folder.name}").json()["state"] == "lost"
     assert (folder / "log.txt").read_text().count("Fatal Python error") == 1
+
+
+def test_a_job_that_cannot_be_started_says_why_and_leaves_nothing(tmp_path: Path, logged: Project, root: Path) -> None:
+    gone = Place(root=tmp_path / "gone", python=Path(sys.executable), tracking_uri="sqlite:///x.db")
+    jobs = Jobs(project=gone, folder=tmp_path / "jobs", environ={}, most=1, open_store=gone.store)
+    with pytest.raises(StartError, match=r"the run was not started: .*No such file or directory: .*gone"):
+        jobs.start({"suite": "evals"})
+    assert list((tmp_path / "jobs").iterdir()) == []
+    (root / ".promptbench").mkdir(exist_ok=True)
+    (root / ".promptbench/jobs").symlink_to("/nowhere/jobs")
+    answer = client_of(root, environ=logged.environment()).post("/api/bench/run", json={"suite": "evals"})
+    assert "the run was not started: " in problem(answer, 503)
 
 
 def test_of_a_job_whose_process_was_killed_the_end_is_not_known(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import threading
@@ -37,6 +38,10 @@ _LOG = logging.getLogger(__name__)
 
 class BusyError(PromptbenchError):
     """As many jobs run as may run at once."""
+
+
+class StartError(PromptbenchError):
+    """The machine cannot start a job, as with a disk that is full. Nothing of it is left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +85,10 @@ class Jobs:
         self._passed_over: dict[Path, str] = {}
 
     def start(self, request: Mapping[str, Any]) -> Job:
-        """Start a run and return at once. ``request``: parameters of a run, checked. BusyError while too many run."""
+        """Start a run and return at once. ``request``: parameters of a run, checked.
+
+        BusyError while too many run, StartError where its folder or process cannot be made.
+        """
         now = datetime.now(UTC)
         with self._starting:
             running = [i for i in self._ids() if _is_held(self._folder / i)]
@@ -89,7 +97,6 @@ class Jobs:
                     f"{len(running)} runs are going on here, the most at once: wait for {', '.join(running)}"
                 )
             folder = self._folder / f"bench-{now:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
-            folder.mkdir(parents=True)
             about = {
                 "request": dict(request),
                 "root": str(self._project.root),
@@ -97,10 +104,15 @@ class Jobs:
                 "day": now.date().isoformat(),
                 "started_at": iso_utc(now.timestamp(), timespec="seconds"),
             }
-            alone.write_json(folder / alone.JOB, about)
-            with _lock(folder, wait=True) as lock:
-                assert lock is not None
-                self._spawn(folder, "collect", lock)
+            try:
+                folder.mkdir(parents=True)
+                alone.write_json(folder / alone.JOB, about)
+                with _lock(folder, wait=True) as lock:
+                    assert lock is not None
+                    self._spawn(folder, "collect", lock)
+            except OSError as error:
+                shutil.rmtree(folder, ignore_errors=True)  # else it would be a run that is lost
+                raise StartError(f"the run was not started: {error}; look after the disk of {self._folder}") from None
         self.watch()
         found = self.find(folder.name)
         assert found is not None
@@ -118,9 +130,13 @@ class Jobs:
                 start_new_session=True,
                 pass_fds=(lock,),  # held open for its life and its pytest's, which is what holds the lock
             )
-        about = _read(folder / alone.JOB)
-        alone.write_json(folder / alone.JOB, {**about, "pid": process.pid})
         threading.Thread(target=process.wait, name=f"reap-{folder.name}", daemon=True).start()
+        about = _read(folder / alone.JOB)
+        try:
+            alone.write_json(folder / alone.JOB, {**about, "pid": process.pid})
+        except OSError:
+            process.terminate()  # it would spend money where nobody could end it
+            raise
 
     def find(self, job: str) -> Job | None:
         """The job of this id, None where there is none."""
