@@ -21,9 +21,10 @@ _AT_IMPORT = ("PYTHON", "LITELLM_", "MLFLOW_", "LC_", "LANG")
 
 
 def serves(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
-    """Whether a session may be forked: workers of xdist are new interpreters anyway, and so are other settings."""
+    """Whether a session may be forked: not with workers of xdist, new interpreters anyway, nor with other settings."""
     special = {k for k in environ if k.startswith(_AT_IMPORT) and k != "MLFLOW_TRACKING_URI"}
-    return sys.platform == "linux" and "PROMPTBENCH_COLD" not in os.environ and "-n" not in arguments and not special
+    special |= {"-n", "--tx", "-W"} & {*arguments}
+    return sys.platform == "linux" and "PROMPTBENCH_COLD" not in os.environ and not special
 
 
 def run(

@@ -99,6 +99,7 @@ def test_last_failed_and_stepwise_select_cells_and_ask_nobody_again(project: Pro
     everything_once(project)
 
 
+@pytest.mark.slow
 def test_in_random_order(project: Project) -> None:
     needs("pytest_randomly")
     result = project.pytest("-p", "randomly", "-n", "2", "-v")
@@ -135,6 +136,7 @@ def test_an_async_test(project: Project) -> None:
     everything_once(project)
 
 
+@pytest.mark.slow
 def test_with_coverage(project: Project) -> None:
     needs("pytest_cov")
     result = project.pytest("-p", "pytest_cov", "--cov=evals", "-n", "2")

@@ -292,7 +292,7 @@ def test_start_again_stop_and_restart() -> None:
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         assert wait_until(lambda: server.failure() is not None)
-        assert str(server.failure()).startswith("the embedded server ended with exit code -9")
+        assert str(server.failure()).startswith("the embedded server was ended by signal 9")
         second = server.start([SMOLLM2])
         assert server.pid != pid
         assert listens(second.api_base)
