@@ -14,6 +14,8 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -39,6 +41,32 @@ _LONG_ENOUGH = 8
 """A key in base64 that is shorter would be found in words that have nothing to do with it."""
 
 _UNREACHABLE = re.compile(r"Connection error|Cannot connect to host|Name or service not known", re.IGNORECASE)
+
+_NO_PROVIDER = "LLM Provider NOT provided"
+
+
+def no_provider(model: Model) -> str:
+    """What to tell of a model whose provider LiteLLM does not know."""
+    named = f"model {model.name}: LiteLLM knows no provider for {model.model!r}"
+    return f"{named}; write it in models.yaml as provider/name, as in openai/gpt-4o"
+
+
+def without_provider(models: Iterable[Model]) -> Model | None:
+    """The first of the models that LiteLLM has no provider for."""
+    completer = LiteLLMCompleter(models := tuple(models))
+    return next((m for m in models if not completer.knows_provider(m)), None)
+
+
+def _evidently_known(name: str) -> bool:
+    """Whether LiteLLM's files tell without importing it: a folder of the provider's name, or a price of the model."""
+    spec = find_spec("litellm")
+    home = Path(next(iter(spec.submodule_search_locations or ()), "")) if spec is not None else Path()
+    provider, slash, _ = name.partition("/")
+    if slash:
+        return re.fullmatch(r"\w+", provider) is not None and (home / "llms" / provider).is_dir()
+    with contextlib.suppress(OSError):
+        return f'"{name}": {{' in (home / "model_prices_and_context_window_backup.json").read_text(encoding="utf-8")
+    return False
 
 
 class Redactor:
@@ -94,6 +122,20 @@ class LiteLLMCompleter:
         litellm.num_retries = 0
         litellm.drop_params = False
         self._litellm = litellm
+
+    def knows_provider(self, model: Model) -> bool:
+        """Whether LiteLLM has a provider for the model. Imports LiteLLM only where its files do not tell already."""
+        if model.embedded or _evidently_known(model.model):
+            return True
+        if self._litellm is None:
+            self.prepare()
+        if any(model.model.startswith(f"{own['provider']}/") for own in self._litellm.custom_provider_map):
+            return True
+        try:
+            self._litellm.get_llm_provider(model=model.model, api_base=model.api_base)
+        except Exception as error:  # whatever else is wrong with it, asking it will tell
+            return _NO_PROVIDER not in str(error)
+        return True
 
     def is_priced(self, model: Model) -> bool:
         """Whether LiteLLM's price list knows the model. Embedded models cost nothing and count as priced."""
@@ -204,11 +246,8 @@ class LiteLLMCompleter:
             ours = "the embedded server" if model.embedded else "the provider's address"
             where = self.redact(model.api_base or ours)
             return TransientError(f"{message.rstrip('.')}; no answer from {where}")
-        if "LLM Provider NOT provided" in text:
-            named = f"model {model.name}: LiteLLM knows no provider for {model.model!r}"
-            return PermanentError(
-                f"{named}; write it in models.yaml as provider/name, as in openai/gpt-4o", whole_model=True
-            )
+        if _NO_PROVIDER in text:
+            return PermanentError(no_provider(model), whole_model=True)
         if status == 402:
             return PermanentError(f"{message}; the provider wants to be paid first", whole_model=True)
         if isinstance(error, kinds.RateLimitError) or status == 429:

@@ -84,6 +84,10 @@ def read_baseline(path: Path) -> tuple[Baseline, ...]:
         raise BaselineError(
             f"{path}: there is no baseline; write one with --bench-save on the code that you trust, and commit it"
         ) from None
+    except IsADirectoryError:
+        raise BaselineError(
+            f"{path}: is a folder, expected a baseline's file; a bare --bench-compare goes last, or before an option"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise BaselineError(f"{path}: cannot be read: {error}") from None
     try:

@@ -197,6 +197,41 @@ def test_a_provider_that_litellm_does_not_know_ends_the_model(completer: LiteLLM
     assert caught.value.whole_model
 
 
+@pytest.mark.parametrize(
+    ("name", "address", "known"),
+    [
+        ("openai/anything", None, True),
+        ("anthropic/claude-nobody-knows", None, True),
+        ("gpt-4o", None, True),
+        ("embedded/smollm2-135m", None, True),
+        ("some-model", "https://api.groq.com/openai/v1", True),
+        ("own/model", None, True),
+        ("antropic/claude-haiku-4-5", None, False),
+        ("some-model", "http://127.0.0.1:9/v1", False),
+        ("../x", None, False),
+    ],
+)
+def test_a_provider_is_known_before_it_is_asked(
+    completer: LiteLLMCompleter, monkeypatch: pytest.MonkeyPatch, name: str, address: str | None, known: bool
+) -> None:
+    import litellm
+
+    monkeypatch.setattr(litellm, "custom_provider_map", [{"provider": "own", "custom_handler": None}])
+    assert completer.knows_provider(Model(name="m", model=name, api_base=address)) is known
+
+
+def test_what_the_files_tell_needs_no_litellm() -> None:
+    code = (
+        "import sys\n"
+        "from pytest_promptbench.completer import without_provider\n"
+        "from pytest_promptbench.records import Model\n"
+        "names = ('openai/x', 'anthropic/x', 'gemini/x', 'ollama/x', 'gpt-4o-mini', 'claude-haiku-4-5')\n"
+        "assert without_provider(Model(name='m', model=name) for name in names) is None\n"
+        "assert 'litellm' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_no_key_meant_for_another_address_is_sent(
     completer: LiteLLMCompleter, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:

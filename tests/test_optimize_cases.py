@@ -493,6 +493,14 @@ def test_mistakes_are_told_in_one_line(project: Project, run: Run, args: list[st
     assert "--bench-" not in result.err
 
 
+def test_a_provider_that_litellm_does_not_know_is_a_mistake(project: Project, run: Run) -> None:
+    models = project.root / "evals/models.yaml"
+    models.write_text(models.read_text().replace("openai/", "opnai/", 1))
+    result = run("evals/tips.yaml")
+    assert result.code == 4
+    assert "LiteLLM knows no provider for 'opnai/" in result.err
+
+
 def test_a_key_that_is_not_set_is_a_mistake(project: Project, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SCRIPTED_KEY")
     result = run("evals/tips.yaml")

@@ -585,6 +585,20 @@ def test_a_mistake_in_a_file_is_a_collection_error_and_nothing_is_generated(proj
     assert project.provider.count == 0
 
 
+@pytest.mark.parametrize("name", ["antropic/claude-haiku-4-5", "mistyped"])
+def test_a_provider_that_litellm_does_not_know_is_a_mistake_before_anything_is_generated(
+    project: Project, name: str
+) -> None:
+    models = project.root / "evals/models.yaml"
+    models.write_text(models.read_text().replace("openai/local", name))
+    result = project.pytest()
+    assert result.code == 2, result.text
+    assert f"evals/tips.yaml: model local: LiteLLM knows no provider for '{name}'; write it in models" in result.out
+    assert project.provider.count == 0
+    assert not (project.root / ".promptbench").exists()
+    assert project.pytest("--bench-models", "haiku").code == 0
+
+
 @pytest.mark.parametrize(
     "args", [("-n", "0", "--bench-max-cost", "5", "--bench-allow-unpriced"), ("-n", "2")], ids=" ".join
 )

@@ -14,7 +14,7 @@ from ..catalog import Choice, load_suite
 from ..catalog.models import find_models, load_models
 from ..catalog.suite import prompt_folder
 from ..clock import utc_now
-from ..completer import LiteLLMCompleter
+from ..completer import LiteLLMCompleter, no_provider, without_provider
 from ..errors import UsageError
 from ..grid import select
 from ..localmodels import installed
@@ -75,6 +75,9 @@ def make_job(args: argparse.Namespace) -> Job:
     missing = next((why for m in everyone(job.plan, job.suite) if m.embedded and (why := installed(m.model))), None)
     if missing:
         raise UsageError(missing)
+    stranger = without_provider(everyone(job.plan, job.suite))
+    if stranger is not None:
+        raise UsageError(no_provider(stranger))
     _check_prices(job.plan, job.suite)
     _check_folder(job)
     return job

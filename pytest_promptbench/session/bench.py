@@ -13,7 +13,7 @@ from typing import Any
 
 from ..catalog import Choice, load_suite
 from ..checks import fill_checks
-from ..completer import LiteLLMCompleter, spare_loopback_from_proxies
+from ..completer import LiteLLMCompleter, no_provider, spare_loopback_from_proxies, without_provider
 from ..errors import CatalogError, PromptbenchError, UsageError
 from ..generation import Completer, Generator, Limits
 from ..grid import shard, unknown_name
@@ -125,6 +125,7 @@ class Bench:
             judges = self._judges(suite)
             # Their server is started for the whole suite, whichever of its models the selected tests ask.
             self._check_embedded(suite, (*(suite.models if settings.runs_tests else ()), *judges))
+            self._check_providers(suite, (*models, *judges))
             self._check_prices(suite, (*models, *judges))
 
     def _check_names(self, option: str, names: Sequence[str] | None, collected: set[str], axis: str) -> None:
@@ -163,6 +164,11 @@ class Bench:
             reason = installed(model.model) if model.embedded else None
             if reason:
                 raise CatalogError(f"{suite.path}: model {model.name}: {reason}")
+
+    def _check_providers(self, suite: Suite, models: Sequence[Model]) -> None:
+        stranger = without_provider(models) if self._completer is None else None
+        if stranger is not None:
+            raise CatalogError(f"{suite.path}: {no_provider(stranger)}")
 
     def _check_prices(self, suite: Suite, models: Sequence[Model]) -> None:
         if not models or self.settings.max_cost_usd is None or self.settings.allow_unpriced:
