@@ -205,8 +205,9 @@ class LiteLLMCompleter:
                 f"{_remedy(reason)}"
             )
         usage = getattr(response, "usage", None)
-        prompt_tokens = getattr(usage, "prompt_tokens", None)
-        completion_tokens = getattr(usage, "completion_tokens", None)
+        # LiteLLM says 0 where the provider said nothing: no request and no text is of 0 tokens.
+        prompt_tokens = getattr(usage, "prompt_tokens", None) or None
+        completion_tokens = getattr(usage, "completion_tokens", None) or None
         self._longest_reply = max(self._longest_reply, completion_tokens or 0)
         cost = (getattr(response, "_hidden_params", None) or {}).get("response_cost")
         return Answer(

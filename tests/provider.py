@@ -38,6 +38,7 @@ Kind = Literal[
     "length",  # nothing said before max_tokens was reached
     "content-filter",  # stopped by a content filter
     "no-choices",  # a good answer with an empty list of choices
+    "no-usage",  # a good answer that does not say how many tokens it took
     "context-length",  # 400, as OpenAI words a prompt that is too long
     "hang",  # no answer at all
     "slow",  # a good answer, in small pieces with ``pause_s`` before each
@@ -297,6 +298,8 @@ class ScriptedProvider:
         completion = _completion(body, self._text(body) if text is None else text, reason)
         if fault.kind == "no-choices":
             completion["choices"] = []
+        elif fault.kind == "no-usage":
+            del completion["usage"]
         parts = list(_events(completion, body) if body.get("stream") else _pieces(completion))
         if fault.kind == "truncated":
             parts = parts[: max(1, len(parts) // 2)]

@@ -19,7 +19,7 @@ import pytest
 
 from pytest_promptbench.completer import LiteLLMCompleter, Redactor, _retry_after, spare_loopback_from_proxies
 from pytest_promptbench.errors import PermanentError, TransientError
-from pytest_promptbench.records import Answer, Message, Model, Request
+from pytest_promptbench.records import Answer, Message, Model, Request, Usage
 
 from .provider import Fault, ScriptedProvider
 
@@ -56,6 +56,13 @@ def test_an_answer_has_text_usage_and_an_unknown_price_is_none(
     assert answer.cost_usd is None
     assert answer.latency_s > 0
     assert provider.requests[-1]["params"]["temperature"] == 0.3
+
+
+def test_tokens_that_the_provider_did_not_count_are_unknown_and_not_0(
+    completer: LiteLLMCompleter, provider: ScriptedProvider
+) -> None:
+    provider.script("uncounted", Fault(kind="no-usage"))
+    assert ask(completer, provider, "uncounted").usage == Usage(prompt_tokens=None, completion_tokens=None)
 
 
 def test_a_test_that_freezes_time_leaves_latency_and_start_alone(

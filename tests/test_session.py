@@ -726,6 +726,8 @@ def test_a_key_is_needed_only_of_models_that_are_asked(project: Project) -> None
     for going_on in ((), ("-n", "2"), ("--continue-on-collection-errors",)):
         refused = project.pytest(*going_on)
         assert (refused.code, "passed" in refused.out) == (1 if "--cont" in str(going_on) else 2, False), refused.text
+    for shows in ((), ("--bench-max-cost", "1"), ("-n", "2")):  # asks nobody
+        assert project.pytest("--collect-only", "-q", *shows).code == 0
     assert project.provider.count == 0
     assert project.pytest("--bench-models", "local").outcomes() == {"passed": 6}
     assert project.pytest("-k", "local", "-n", "2").outcomes() == {"passed": 6}

@@ -239,7 +239,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
                 nothing_left.add(item)
     planned = {i: i.stash[_PLANNED] for i in items if _PLANNED in i.stash}
     try:
-        chosen = _bench(config).select(list(planned.values()))
+        chosen = _bench(config).select(list(planned.values()), asks=not _only_shows(config))
         kept = set(map(id, chosen))
         axes.check_ids((i.nodeid, p) for i, p in planned.items() if id(p) in kept)
     except PromptbenchError as error:

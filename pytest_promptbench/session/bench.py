@@ -78,11 +78,12 @@ class Bench:
             self._tasks[key] = Task(suite=suite, experiment=settings.experiment_of(suite.task, experiment))
         return self._tasks[key]
 
-    def select(self, planned: Sequence[Planned]) -> list[Planned]:
+    def select(self, planned: Sequence[Planned], *, asks: bool = True) -> list[Planned]:
         """Of all that was collected what this session was asked for: models, prompts, and its shard of the cells.
 
         A cell that several tests look at is in one shard, with all of them. UsageError for a name that no suite has,
-        CatalogError for two cells of the same name in one experiment; either for a model or judge that cannot be asked.
+        CatalogError for two cells of the same name in one experiment; either for a model or judge that cannot be asked,
+        unless the session only shows what there is and ``asks`` nobody.
         """
         settings = self.settings
         self._check_names("--bench-models", settings.models, {p.cell.model.name for p in planned}, "models")
@@ -102,7 +103,7 @@ class Bench:
                     f"{first.task.suite.path}; rename its scenario or model in one of them, or give one test an "
                     "experiment of its own"
                 )
-        self._check_ready(chosen)
+        self._check_ready(chosen, asks=asks)
         if settings.shard is None:
             return chosen
         # By name: another plugin may have put the tests into an order of its own, which is another in each shard.
@@ -110,8 +111,11 @@ class Bench:
         mine = set(shard(keys, *settings.shard))
         return [p for p in chosen if (p.task.experiment, *p.cell.names, p.cell.id) in mine]
 
-    def _check_ready(self, chosen: Sequence[Planned]) -> None:
-        """Whoever the selected tests ask can be asked; what -k and the like leave out needs no key, price or judge."""
+    def _check_ready(self, chosen: Sequence[Planned], *, asks: bool) -> None:
+        """Whoever the selected tests ask can be asked; what -k and the like leave out needs no key, price or judge.
+
+        A session that ``asks`` nobody needs none of them; a mistake in a file is one in every session.
+        """
         settings = self.settings
         asked: dict[int, tuple[Suite, set[str]]] = {}
         for p in chosen:
@@ -120,13 +124,14 @@ class Bench:
             models = [m for m in suite.models if settings.runs_tests and m.name in names]
             unready = [suite.unready[m.name] for m in models if m.name in suite.unready]
             unready += [problem for name, problem in suite.unready.items() if name.startswith("judge:")]
-            if unready:
+            if unready and asks:
                 raise CatalogError(unready[0])
             judges = self._judges(suite)
-            # Their server is started for the whole suite, whichever of its models the selected tests ask.
-            self._check_embedded(suite, (*(suite.models if settings.runs_tests else ()), *judges))
             self._check_providers(suite, (*models, *judges))
-            self._check_prices(suite, (*models, *judges))
+            if asks:
+                # Their server is started for the whole suite, whichever of its models the selected tests ask.
+                self._check_embedded(suite, (*(suite.models if settings.runs_tests else ()), *judges))
+                self._check_prices(suite, (*models, *judges))
 
     def _check_names(self, option: str, names: Sequence[str] | None, collected: set[str], axis: str) -> None:
         for name in names or ():
