@@ -43,6 +43,8 @@ _LONG_ENOUGH = 8
 _UNREACHABLE = re.compile(r"Connection error|Cannot connect to host|Name or service not known", re.IGNORECASE)
 
 _NO_PROVIDER = "LLM Provider NOT provided"
+_SENT_ELSEWHERE = {"custom_llm_provider", "model_list", "fallbacks"}
+"""Params by which LiteLLM finds the provider without the model's name."""
 
 
 def no_provider(model: Model) -> str:
@@ -125,11 +127,12 @@ class LiteLLMCompleter:
 
     def knows_provider(self, model: Model) -> bool:
         """Whether LiteLLM has a provider for the model. Imports LiteLLM only where its files do not tell already."""
-        if model.embedded or _evidently_known(model.model):
+        if model.embedded or _SENT_ELSEWHERE & model.params.keys() or _evidently_known(model.model):
             return True
         if self._litellm is None:
             self.prepare()
-        if any(model.model.startswith(f"{own['provider']}/") for own in self._litellm.custom_provider_map):
+        own = (f"{entry['provider']}/" for entry in self._litellm.custom_provider_map)
+        if model.model in self._litellm.model_alias_map or model.model.startswith((*own,)):
             return True
         try:
             self._litellm.get_llm_provider(model=model.model, api_base=model.api_base)

@@ -213,6 +213,7 @@ def test_a_provider_that_litellm_does_not_know_ends_the_model(completer: LiteLLM
         ("embedded/smollm2-135m", None, True),
         ("some-model", "https://api.groq.com/openai/v1", True),
         ("own/model", None, True),
+        ("ours", None, True),
         ("antropic/claude-haiku-4-5", None, False),
         ("some-model", "http://127.0.0.1:9/v1", False),
         ("../x", None, False),
@@ -224,7 +225,9 @@ def test_a_provider_is_known_before_it_is_asked(
     import litellm
 
     monkeypatch.setattr(litellm, "custom_provider_map", [{"provider": "own", "custom_handler": None}])
+    monkeypatch.setattr(litellm, "model_alias_map", {"ours": "openai/gpt-4o"})
     assert completer.knows_provider(Model(name="m", model=name, api_base=address)) is known
+    assert completer.knows_provider(Model(name="m", model=name, params={"custom_llm_provider": "openai"}))
 
 
 def test_what_the_files_tell_needs_no_litellm() -> None:

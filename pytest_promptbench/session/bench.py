@@ -131,7 +131,7 @@ class Bench:
             if asks:
                 # Their server is started for the whole suite, whichever of its models the selected tests ask.
                 self._check_embedded(suite, (*(suite.models if settings.runs_tests else ()), *judges))
-                self._check_prices(suite, (*models, *judges))
+            self._check_prices(suite, (*(models if asks else ()), *judges))
 
     def _check_names(self, option: str, names: Sequence[str] | None, collected: set[str], axis: str) -> None:
         for name in names or ():
