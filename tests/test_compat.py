@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import pytest_promptbench
+from pytest_promptbench.scheduling import workers
 
 from .project import TEST, Project, migrated_database
 from .provider import ScriptedProvider
@@ -63,26 +64,24 @@ def test_a_session_under_other_options_of_pytest_and_xdist(project: Project, arg
     everything_once(project)
 
 
-def test_every_process_knows_how_many_there_are_however_xdist_was_asked_for_them(project: Project) -> None:
+@pytest.mark.parametrize(
+    ("tx", "count"),
+    [((), 1), (("popen", "popen"), 2), (("2*popen", "popen"), 3), (("ssh=host//python=py*", "popen"), 2)],
+)
+def test_workers_are_counted_however_xdist_is_asked_for_them(tx: tuple[str, ...], count: int) -> None:
     """They share requests in flight, and wait for one another's money."""
-    told = "def pytest_sessionstart(session):\n    told = getattr(session.config, 'workerinput', None)\n"
-    told += (
-        "    if told: (session.config.rootpath / told['workerid']).write_text(str(told['promptbench']['workers']))\n"
-    )
-    project.file("conftest.py", told)
-    assert project.pytest("--dist", "load", "--tx", "2*popen", "--tx", "popen").code == 0
-    assert {p.name: p.read_text() for p in project.root.glob("gw*")} == {"gw0": "3", "gw1": "3", "gw2": "3"}
+    assert workers(tx) == count
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "-n 2"])
-def test_stopping_at_the_first_failure_loses_no_answer(project: Project, workers: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["alone", "-n 2"])
+def test_stopping_at_the_first_failure_loses_no_answer(project: Project, options: tuple[str, ...]) -> None:
     project.file("evals/test_tips.py", FAILING)
-    first = project.pytest("-x", *workers)
+    first = project.pytest("-x", *options)
     assert first.code in {1, 2}, first.text  # xdist interrupts its session, pytest only ends it
     assert first.outcomes()["failed"] >= 1
     asked = project.provider.count
     assert asked == len(project.runs()), "what was asked for is logged"
-    assert project.pytest(*workers).outcomes() == {"failed": 2, "passed": 4}
+    assert project.pytest(*options).outcomes() == {"failed": 2, "passed": 4}
     everything_once(project)
 
 

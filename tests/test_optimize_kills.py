@@ -142,6 +142,7 @@ sys.exit(main(["optimize", *sys.argv[4:]]))
 """
 
 
+@pytest.mark.slow
 def test_kills_around_the_promotion(project: Project, provider: ScriptedProvider) -> None:
     """Before the receipt, before the alias moves, after it moved, and before the loop says that it is over."""
     args: tuple[str, ...] = AUTO

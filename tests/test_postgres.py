@@ -65,6 +65,7 @@ def postgres() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_four_sessions_at_once_log_every_candidate_exactly_once(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, postgres: str
 ) -> None:
