@@ -721,7 +721,7 @@ def test_what_is_listed_may_be_named_and_run(root: Path, logged: Project) -> Non
     test = (root / "evals/test_tips.py").read_text()
     tips = (root / "evals/tips.yaml").read_text()
     (root / "evals/früh morgens/test_x.py").write_text(test.replace("tips.yaml", "日々 tips+1.yaml"))
-    (root / "evals/früh morgens/日々 tips+1.yaml").write_text(tips)
+    (root / "evals/früh morgens/日々 tips+1.yaml").write_text("judge: {model: haiku}\n" + tips)
     (root / "evals/früh morgens/models.yaml").write_text((root / "evals/models.yaml").read_text())
     (root / "evals/früh morgens/basis 1.json").write_text('{"schema": "promptbench/baseline/1"}')
     odd = [
@@ -763,6 +763,11 @@ def test_what_is_listed_may_be_named_and_run(root: Path, logged: Project) -> Non
 
     more = {"models": ["haiku"], "prompts": ["v1"], "experiment": "fruh", "judge": "auto"}
     started = client.post("/api/bench/run", json={"suite": suite, "baseline": listed["baselines"][0], **more})
+    assert started.status_code == 202, started.text
+    refused = until(client, started.headers["location"], "success", "failed")
+    assert "früh morgens/basis 1.json: suites: expected" in refused["log"][-1], refused["log"]
+
+    started = client.post("/api/bench/run", json={"suite": suite, **more})
     assert started.status_code == 202, started.text
     until(client, started.headers["location"], "success", "failed")
     runs = client.get("/api/bench/runs/fruh").json()["runs"]

@@ -44,7 +44,7 @@ def everything_once(project: Project) -> None:
     [
         ("-p", "no:xdist"),
         ("-p", "no:terminal"),
-        ("-p", "no:terminal", "-n", "2"),
+        pytest.param(("-p", "no:terminal", "-n", "2"), marks=pytest.mark.slow),
         pytest.param(("-n", "2", "--dist", "no"), marks=pytest.mark.slow),
         ("-n", "2", "--dist", "load"),
         pytest.param(("-n", "2", "--dist", "loadscope"), marks=pytest.mark.slow),
@@ -73,7 +73,7 @@ def test_workers_are_counted_however_xdist_is_asked_for_them(tx: tuple[str, ...]
     assert workers(tx) == count
 
 
-@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["alone", "-n 2"])
+@pytest.mark.parametrize("options", [(), pytest.param(("-n", "2"), marks=pytest.mark.slow)], ids=["alone", "-n 2"])
 def test_stopping_at_the_first_failure_loses_no_answer(project: Project, options: tuple[str, ...]) -> None:
     project.file("evals/test_tips.py", FAILING)
     first = project.pytest("-x", *options)

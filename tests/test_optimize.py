@@ -153,6 +153,7 @@ def test_a_gain_on_train_alone_is_overfit(project: Project, provider: ScriptedPr
     assert sorted(p.stem for p in (project.root / "prompts" / "tip").glob("*.yaml")) == ["v1"]
 
 
+@pytest.mark.slow
 def test_a_changed_suite_is_not_resumed(project: Project, provider: ScriptedProvider) -> None:
     provider.script("writer", Fault(400), times=None)
     result = optimize(project, "evals/tips.yaml", "--rounds", "1")

@@ -81,6 +81,7 @@ def proposing(text: str, then: Callable[[dict[str, Any]], str] = reply) -> Calla
 # -- money
 
 
+@pytest.mark.slow
 def test_a_limit_that_ends_the_search_ends_it_gracefully_and_a_resumed_loop_knows_what_it_found(
     tmp_path: Path, provider: ScriptedProvider, run: Run
 ) -> None:

@@ -65,7 +65,7 @@ def test_every_cell_is_generated_and_logged_once_and_a_rerun_adds_nothing(
     assert not list((project.root / ".promptbench" / "sessions").glob("*"))
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.slow)])
 def test_what_a_module_of_the_user_has_not_written_out_is_written_at_the_end(project: Project, workers: str) -> None:
     """By the interpreter's last collection of garbage, which therefore must not pass over anything."""
     project.file(
