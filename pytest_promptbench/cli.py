@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from .errors import CatalogError, PromptbenchError, UsageError
+from .settings import port
 
 USAGE_ERROR = 4
 FAILED = 1
@@ -51,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--host", default="127.0.0.1", help="address to bind; but for loopback, it needs a token (%(default)s)"
     )
-    serve.add_argument("--port", default=8642, type=_port, help="port to bind, 0 for any free one (%(default)s)")
+    serve.add_argument("--port", default=8642, type=port, help="port to bind, 0 for any free one (%(default)s)")
     serve.add_argument("--root", default=".", type=Path, metavar="DIR", help="the project with its evals (%(default)s)")
     serve.set_defaults(run=_serve)
     optimize = commands.add_parser(
@@ -65,12 +66,6 @@ def _parser() -> argparse.ArgumentParser:
     add_arguments(optimize)
     optimize.set_defaults(run=_optimize)
     return parser
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text!r} is no port; expected 0 to 65535")
-    return int(text)
 
 
 def _serve(args: argparse.Namespace) -> int:

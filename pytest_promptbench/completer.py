@@ -14,6 +14,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ def without_provider(models: Iterable[Model]) -> Model | None:
     return next((m for m in models if not completer.knows_provider(m)), None)
 
 
+@cache
 def _evidently_known(name: str) -> bool:
     """Whether LiteLLM's files tell without importing it: a folder of the provider's name, or a price of the model."""
     spec = find_spec("litellm")

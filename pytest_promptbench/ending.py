@@ -8,6 +8,7 @@ from typing import Any
 
 from . import regression
 from .autojudge import Judged
+from .catalog.template import placeholders
 from .clock import steady, utc_now
 from .errors import UsageError
 from .gate import GateResult
@@ -80,8 +81,6 @@ def summary(closing: Closing, desk: Desk, *, width: int, color: bool) -> Iterato
 
 def _blind_to_scenarios(suite: Suite) -> Iterator[Line]:
     """Prompts that ask the same whatever the scenario is: mostly ``{name}`` was written for ``{{ name }}``."""
-    from .catalog.template import placeholders
-
     names = [p.version for p in suite.prompts if not placeholders(p.messages)]
     if names and len(suite.scenarios) > 1:
         yield (f"{suite.task}: no {{{{ name }}}} in {', '.join(names)}: all scenarios ask the same there", _WARN)

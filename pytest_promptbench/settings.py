@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import os
 import posixpath
@@ -275,6 +276,13 @@ def _tracking_uri(environ: Mapping[str, str], *, root: Path, cwd: Path) -> str:
     """MLflow's own choice."""
     uri = environ.get("MLFLOW_TRACKING_URI")
     return absolute_uri(uri, cwd.absolute()) if uri else f"sqlite:///{_in_sqlite_uri(root / 'mlflow.db')}"
+
+
+def port(text: str) -> int:
+    """A TCP port of the command line; 0 for any free one. ArgumentTypeError."""
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; expected 0 to 65535")
+    return int(text)
 
 
 def artifact_root(tracking_uri: str, root: Path) -> Path | None:

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from ..settings import port
 from .weights import EMBEDDED, PREFIX, installed, threads
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pytest_promptbench.localmodels", description=main.__doc__)
     names = [name.removeprefix(PREFIX) for name in EMBEDDED]
     parser.add_argument("--serve", metavar="MODEL", required=True, help=f"one of: {', '.join(names)}")
-    parser.add_argument("--port", type=_port, default=0, help="a port of 127.0.0.1; left out, a free one")
+    parser.add_argument("--port", type=port, default=0, help="a port of 127.0.0.1; left out, a free one")
     options = parser.parse_args(argv)
     name = PREFIX + options.serve.removeprefix(PREFIX)
     if reason := installed(name):
@@ -49,12 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # by hand: Ctrl-C is a way to end it
         os._exit(0)
     return 0
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text!r} is no port; expected 0 to 65535")
-    return int(text)
 
 
 def _taken(port: int) -> str | None:

@@ -182,11 +182,7 @@ def _configured(config: pytest.Config, name: str) -> tuple[str, Any] | None:
     for spelling in _spellings(name):
         try:
             text = config.getini(spelling)
-        except (
-            pytest.UsageError,
-            TypeError,
-            ValueError,
-        ) as error:  # which names no key
+        except (pytest.UsageError, TypeError, ValueError) as error:  # which names no key
             expected = "; expected true or false" if OPTIONS[name][1].get("action") == "store_true" else ""
             raise pytest.UsageError(f"ini key {spelling}: {error}{expected}") from None
         if text not in (None, "", [], False):
