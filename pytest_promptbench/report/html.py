@@ -201,10 +201,12 @@ def _state(candidate: LoggedCandidate) -> str:
 
 
 def _rows(lb: Leaderboard, counting: Iterable[LoggedCandidate], scale: pictures.Scale) -> list[_RowView]:
+    judged = {(row.model, row.prompt) for row in lb.rows if row.judged}
     sound = defaultdict(list)
     for c in counting:
         if c.error is None:
-            sound[c.model, c.prompt].append(c)
+            verdict = c.sit_down() if (c.model, c.prompt) in judged else c.automatic()
+            sound[c.model, c.prompt].append((c.checks, verdict.scores if verdict else {}))
     return [
         _RowView(
             row=row,
@@ -222,7 +224,7 @@ def _rows(lb: Leaderboard, counting: Iterable[LoggedCandidate], scale: pictures.
             whisker=(scale.at(row.ci95[0]), scale.at(row.ci95[-1])) if row.ci95 else None,
             strip=pictures.strip(row, scale),
             histograms=[
-                pictures.histogram(c, _given(c.name, row, sound[row.model, row.prompt]), row.criteria.get(c.name))
+                pictures.histogram(c, _given(c.name, sound[row.model, row.prompt]), row.criteria.get(c.name))
                 for c in lb.rubric.criteria
             ],
         )
@@ -230,12 +232,11 @@ def _rows(lb: Leaderboard, counting: Iterable[LoggedCandidate], scale: pictures.
     ]
 
 
-def _given(name: str, row: Row, candidates: Iterable[LoggedCandidate]) -> list[float]:
-    """The scores behind the row's mean: on its own tier, but for a flag that a program fills."""
+def _given(name: str, sound: Iterable[tuple[Mapping[str, Score], Mapping[str, Score]]]) -> list[float]:
+    """The scores behind the row's mean, of what a program filled and the row's own tier said of each candidate."""
     found = []
-    for c in candidates:
-        verdict = c.sit_down() if row.judged else c.automatic()
-        score = c.checks.get(name, verdict.scores.get(name) if verdict else None)
+    for checks, scores in sound:
+        score = checks.get(name, scores.get(name))
         if score is not None and math.isfinite(score):
             found.append(float(score))
     return found
