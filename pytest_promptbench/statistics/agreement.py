@@ -172,9 +172,10 @@ class _Ratings(NamedTuple):
     @classmethod
     def of(cls, x: Floats, y: Floats, cluster: Ints, weight: Floats) -> Self:
         """From one rating of each judge a candidate, its scenario's number and weight, all of shape (candidates,)."""
-        pairs, which, seen = np.unique(np.stack([x, y], axis=1), axis=0, return_inverse=True, return_counts=True)
+        # Pairs as complex numbers: the same order, a tenth of the time that rows of an array take.
+        pairs, which, seen = np.unique(x + 1j * y, return_inverse=True, return_counts=True)
         size = int(cluster.max()) + 1, len(pairs)
-        return cls(pairs[:, 0], pairs[:, 1], seen, counted(cluster, which.reshape(-1), *size, weights=weight))
+        return cls(pairs.real, pairs.imag, seen, counted(cluster, which, *size, weights=weight))
 
     @property
     def scenarios(self) -> int:
