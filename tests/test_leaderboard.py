@@ -496,6 +496,22 @@ def test_two_equal_labels_do_not_show_that_there_is_no_spread() -> None:
     assert found.comparisons[0]["p_value"] > 0.05
 
 
+def test_a_small_audit_leaves_a_row_an_estimate_without_an_interval() -> None:
+    """One label that was picked and one that stands for 19: the board said 7.90 [-1e21, 1e21]."""
+    found = ranked(
+        *(
+            candidate(
+                f"s{i}", judged(2 + i % 3, AUTO), *([judged((3, 4)[i], HUMAN)] if i < 2 else []),
+                sampling_probability=(1.0, 1 / 19)[i] if i < 2 else None,
+            )
+            for i in range(20)
+        )
+    )  # fmt: skip
+    (row,) = found.rows
+    assert (row.composite, row.ci95) == (pytest.approx((6 + 19 * 8) / 20), None)
+    assert "no interval" in statistics_json(found)["calibrated"][0]["reason"]
+
+
 def test_calibrated_rows_are_told_apart_by_their_estimates() -> None:
     far = ranked(*audited("good", 4.5, seed=1), *audited("bad", 2.0, seed=2))
     assert [(r.rank, r.prompt) for r in far.rows] == [(1, "good"), (2, "bad")]

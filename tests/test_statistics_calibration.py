@@ -31,6 +31,24 @@ def test_one_label_has_no_interval():
     assert found.reason == "labels of one scenario only: no interval"
 
 
+@pytest.mark.parametrize("probabilities", [(1.0, 1 / 89), (1.0, 1.0, 1 / 88)])
+def test_labels_of_very_unequal_weight_have_no_interval(probabilities):
+    """What a small audit leaves a row: its picks, and one label that stands for the rest. It was 12 +- 1e26."""
+    auto = [float(3 + i % 13) for i in range(90)]
+    labels = [12.0, 9.0, 13.0][: len(probabilities)]
+    rest = [None] * (90 - len(labels))
+    found = stats.calibrated_mean(auto, [*labels, *rest], [f"s{i}" for i in range(90)], [*probabilities, *rest])
+    assert found.estimate == pytest.approx(np.average(labels, weights=1 / np.array(probabilities)))
+    assert (found.ci, found.labels_alone_ci, found.se) == (None, None, None)
+    assert "no interval" in found.reason
+    assert "very unequal shares" in found.reason
+
+
+def test_two_labels_of_equal_weight_have_one():
+    found = stats.calibrated_mean([1.0, 2.0, 3.0], [4.0, 6.0, None], ["a", "b", "c"], [0.1, 0.1, None])
+    assert found.ci == pytest.approx(t.interval(0.95, 1, 5.0, 1.0))
+
+
 def test_two_or_three_labels_are_taken_alone():
     auto, labels, scenarios, y = made(np.random.default_rng(1), 30, 0.95, labels=3)
     found = stats.calibrated_mean(auto, labels, scenarios)

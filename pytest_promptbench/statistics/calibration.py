@@ -20,6 +20,8 @@ from .resampling import Floats
 
 FEWEST = 4
 """Labelled scenarios below which the automatic scores are left aside: their slope could not be estimated."""
+FEWEST_SPREAD = 2
+"""(Effective) labelled scenarios below which there is no interval: a single one tells nothing of the spread."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,8 @@ def calibrated_mean(
         )
     y = finite([0.0 if label is None else label for label in labels])
     moments = _moments(auto, y, known, scenarios, _weights(known, probabilities))
-    if moments.clusters < 2:
+    unknown = _no_interval(moments)
+    if unknown is not None:
         return Calibrated(
             estimate=moments.mean,
             ci=None,
@@ -87,7 +90,7 @@ def calibrated_mean(
             lam=0.0,
             labels_alone=moments.mean,
             clusters=moments.clusters,
-            reason="labels of one scenario only: no interval",
+            reason=unknown,
         )
     return _calibrate(moments, n_labels=n_labels, candidates=len(auto), level=level)
 
@@ -169,6 +172,22 @@ def _moments(
         clusters=int(np.count_nonzero(weight)),
         effective=effective,
         df=(effective + squares**2 / float((weight**4).sum())) / 2,
+    )
+
+
+def _no_interval(m: _Moments) -> str | None:
+    """Why these labels give a mean and no interval; None where they give one.
+
+    One that an audit picked and one that it drew of ninety know about the spread what 1.01 labels do: a quantile of
+    Student's t with 0.01 degrees of freedom is beyond 1e100.
+    """
+    if m.df > FEWEST_SPREAD - 1e-9:
+        return None
+    if m.clusters == 1:
+        return "labels of one scenario only: no interval"
+    return (
+        f"labels of {m.clusters} scenarios that stand for very unequal shares of all: they tell as little of the "
+        f"spread as {m.df:.2f} that stand for equal ones, and below {FEWEST_SPREAD} there is no interval"
     )
 
 
