@@ -22,6 +22,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .quiet import without_collections
@@ -69,9 +70,9 @@ def build_leaderboard(
         experiment=experiment,
         task=task,
         rubric=rubric,
-        rows=tuple(_ranked(rows, interval, ranks)),
+        rows=tuple(_ranked(rows, interval, ranks or partial(tied, point=rubric.point))),
         superseded=superseded,
-        comparisons=tuple(_comparisons([r for r in rows if r.composite is not None])),
+        comparisons=tuple(_comparisons([r for r in rows if r.composite is not None], point=rubric.point)),
     )
 
 
@@ -139,7 +140,7 @@ def _once(candidates: Iterable[LoggedCandidate]) -> Iterable[LoggedCandidate]:
     return first.values()
 
 
-def _ranked(rows: Sequence[Row], interval: Interval | None, ranks: Ranks | None) -> list[Row]:
+def _ranked(rows: Sequence[Row], interval: Interval | None, ranks: Ranks) -> list[Row]:
     """The rows, sorted already, with intervals and ranks."""
     judged = [r for r in rows if r.composite is not None]
     if not judged:
@@ -150,7 +151,7 @@ def _ranked(rows: Sequence[Row], interval: Interval | None, ranks: Ranks | None)
         interval = mean_interval
     placed = [
         replace(r, rank=rank, ci95=r.ci95 if r.estimated else _interval(r, interval))
-        for r, rank in zip(judged, (ranks or tied)(judged), strict=True)
+        for r, rank in zip(judged, ranks(judged), strict=True)
     ]
     return placed + [r for r in rows if r.composite is None]
 
@@ -163,21 +164,22 @@ def _interval(row: Row, interval: Interval) -> tuple[float, float] | None:
 # -- rows against each other
 
 
-def tied(rows: Sequence[Row]) -> list[int]:
-    """Ranks of rows that are sorted best first, by ``statistics.tied_ranks``."""
+def tied(rows: Sequence[Row], *, point: float) -> list[int]:
+    """Ranks of rows that are sorted best first, by ``statistics.tied_ranks``; ``point`` is the rubric's."""
     from .statistics import Board, tied_ranks
 
     layers, groups = layered([_table(r) for r in rows])
     calibrated = [r.estimated for r in rows]
-    estimates = [_estimate(r) if any(calibrated) else None for r in rows]
-    return tied_ranks(Board(layers=layers.values, groups=groups, estimates=estimates, calibrated=calibrated))
+    estimates = [_estimate(r, point) if any(calibrated) else None for r in rows]
+    board = Board(layers=layers.values, groups=groups, estimates=estimates, calibrated=calibrated, point=point)
+    return tied_ranks(board)
 
 
 def _table(row: Row) -> Mapping[Tier, Mapping[str, float]]:
     return {Tier(tier): scores for tier, scores in row.by_tier.items()}
 
 
-def _estimate(row: Row) -> MeanEstimate | None:
+def _estimate(row: Row, point: float) -> MeanEstimate | None:
     """The row's mean with its standard error; None where it has none."""
     import numpy as np
 
@@ -185,7 +187,7 @@ def _estimate(row: Row) -> MeanEstimate | None:
     from .statistics.ties import rounding_step
 
     assert row.tier is not None
-    step = rounding_step(np.array([v for scores in row.by_tier.values() for v in scores.values()]))
+    step = rounding_step(np.array([v for scores in row.by_tier.values() for v in scores.values()]), most=point)
     if row.estimated and row.calibrated is not None:
         c = row.calibrated
         if c["se"] is None:
@@ -200,14 +202,14 @@ def _estimate(row: Row) -> MeanEstimate | None:
     return MeanEstimate(mean, se, n - 1, n, row.tier, calibrated=False, step=step)
 
 
-def _comparisons(judged: Sequence[Row]) -> Iterable[Mapping[str, Any]]:
+def _comparisons(judged: Sequence[Row], *, point: float) -> Iterable[Mapping[str, Any]]:
     """Every further row less the first."""
     if len(judged) < 2:
         return
     from .statistics import holm
 
     first, *others = judged
-    found = [_compared(row, first) for row in others]
+    found = [_compared(row, first, point) for row in others]
     tested = [c["p_value"] for c in found if c["p_value"] is not None]
     adjusted = iter(holm(tested))
     for row, c in zip(others, found, strict=True):
@@ -215,13 +217,13 @@ def _comparisons(judged: Sequence[Row]) -> Iterable[Mapping[str, Any]]:
         yield {"model": row.model, "prompt": row.prompt, **c, "p_holm": p_holm}
 
 
-def _compared(row: Row, first: Row) -> dict[str, Any]:
+def _compared(row: Row, first: Row, point: float) -> dict[str, Any]:
     """Estimates where one of the two is one and both are of one scale, else scores at common scenarios on one tier."""
     from .statistics import compare, compare_estimates
 
     estimated = row.estimated or first.estimated
     if estimated and row.tier == first.tier:
-        a, b = _estimate(row), _estimate(first)
+        a, b = _estimate(row, point), _estimate(first, point)
         if a is not None and b is not None:
             return {"tier": CALIBRATED, **compare_estimates(a, b).to_json()}
     both = pair(_table(row), _table(first), (Tier.AUTO,) if estimated else tuple(Tier))

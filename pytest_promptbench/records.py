@@ -238,6 +238,11 @@ class Rubric(Record):
         return tuple(found)
 
     @property
+    def point(self) -> float:
+        """What one point of a scale gives at the least, in points of the composite: no judge tells less apart."""
+        return min((c.weight for c in self.scales if c.weight), default=1.0)
+
+    @property
     def top(self) -> float:
         """The best composite that a candidate can reach, in points."""
         return sum((c.weight or 0.0) * (c.max or 0.0) for c in self.scales)

@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -494,6 +495,18 @@ def test_two_equal_labels_do_not_show_that_there_is_no_spread() -> None:
     assert [r.estimated for r in found.rows] == [True, True]
     assert [r.rank for r in found.rows] == [1, 1]
     assert found.comparisons[0]["p_value"] > 0.05
+
+
+def test_weights_of_ten_rank_as_weights_of_one() -> None:
+    """One point of the scale, at both of two scenarios: rounding alone can do that, whatever the point is worth."""
+
+    def ranks(weight: float) -> list[int | None]:
+        scale = Criterion(name="relevance", type="scale", min=1, max=5, weight=weight)
+        rows = [candidate(f"s{i}", judged(score), prompt=f"v{score}") for i in range(2) for score in (4, 3)]
+        rubric = replace(RUBRIC, criteria=(scale, *RUBRIC.criteria[1:]))
+        return [r.rank for r in build_leaderboard(rows, rubric, experiment="e", task="tip").rows]
+
+    assert ranks(1.0) == ranks(10.0) == ranks(0.1) == [1, 1]
 
 
 def test_a_small_audit_leaves_a_row_an_estimate_without_an_interval() -> None:

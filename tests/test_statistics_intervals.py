@@ -18,12 +18,12 @@ def table(*rows: list[float]) -> list[dict[str, float]]:
     return [{f"s{i}": x for i, x in enumerate(row)} for row in rows]
 
 
-def tied(rows: list[dict[str, float]]) -> list[int]:
+def tied(rows: list[dict[str, float]], *, point: float = 1.0) -> list[int]:
     """The ranks of rows that one tier has scored."""
     names = sorted({s for row in rows for s in row})
     values = np.array([[[row.get(s, np.nan) for s in names] for row in rows]]).reshape(1, len(rows), len(names))
     no, nothing = [False] * len(rows), [None] * len(rows)
-    return stats.tied_ranks(stats.Board(layers=values, groups=[(0,)], estimates=nothing, calibrated=no))
+    return stats.tied_ranks(stats.Board(layers=values, groups=[(0,)], estimates=nothing, calibrated=no, point=point))
 
 
 def test_importing_the_package_is_free():
@@ -196,6 +196,19 @@ def test_few_scenarios_tell_apart_only_what_lies_far_apart():
     assert tied(table([15.0] * 3, [6.0] * 3)) == [1, 2]
     assert tied(table([12.0] * 3, [11.0] * 3)) == [1, 1]  # one point, thrice: rounding alone can do that
     assert tied(table([12.0] * 12, [11.0] * 12)) == [1, 2]
+
+
+@pytest.mark.parametrize("rows", [2, 50])
+def test_the_unit_of_the_scores_does_not_matter(rows):
+    """With weights of 10, two scenarios made one of two equal prompts the winner in 12 % of boards; of 1, in none."""
+    rng = np.random.default_rng(4)
+    for n in (2, 2, 2, 3, 3, 5, 12):
+        scores = rng.integers(1, 6, (rows, n)).astype(float)
+        ordered = scores[np.argsort(-scores.mean(axis=1), kind="stable")]
+        ranks = tied(table(*ordered.tolist()))
+        for point in (0.1, 10.0, 1e6):
+            assert tied(table(*(point * ordered).tolist()), point=point) == ranks
+    assert tied(table([30.0] * 2, [20.0] * 2), point=10.0) == [1, 1]
 
 
 def test_too_few_common_scenarios_are_a_tie():

@@ -45,13 +45,14 @@ class Board:
     layers: shape (layers, rows, scenarios), NaN where not scored. groups: places of layers in the order in which they
     count, see :func:`~.paired.on_one_layer`; the last group is that in which calibrated rows still pair where their
     estimates are of different scales. estimates: a row's mean, None where it has no standard error; only needed where a
-    row is calibrated.
+    row is calibrated. point: what one point of the judges' scale gives, in the unit of the scores.
     """
 
     layers: Floats
     groups: Sequence[Sequence[int]]
     estimates: Sequence[MeanEstimate | None]
     calibrated: Sequence[bool]
+    point: float = 1.0
 
 
 def compare_estimates(a: MeanEstimate, b: MeanEstimate, *, level: float = 0.95) -> PairedComparison:
@@ -124,12 +125,12 @@ def _against_later_rows(board: Board, i: int, *, level: float, seed: int) -> Ite
         d, layer = on_one_layer(board.layers[:, i, None], board.layers[:, others], groups)
         n = np.isfinite(d).sum(axis=-1)
         if rows > MOST_BCA:
-            step = rounding_step(board.layers[np.isfinite(board.layers)])
+            step = rounding_step(board.layers[np.isfinite(board.layers)], most=board.point)
             tested = _by_t(d, n, step)
         else:
             tested = np.array(
                 [
-                    1.0 if n[k] < 2 else _p_value(d[k], _scores(board.layers, i, j, layer[k]), level=level, seed=seed)
+                    1.0 if n[k] < 2 else _p_value(d[k], _step(board, i, j, layer[k]), level=level, seed=seed)
                     for k, j in enumerate(others)
                 ]
             )
@@ -154,19 +155,19 @@ def _by_t(d: Floats, n: NDArray[np.intp], step: float) -> Floats:
     return np.where(mean <= 0, 1.0, 2 * stdtr(count - 1, -np.abs(mean) / spread * np.sqrt(count)))
 
 
-def _scores(layers: Floats, i: int, j: int, layer: NDArray[np.intp]) -> Floats:
-    """The scores that a pair's differences were taken of."""
+def _step(board: Board, i: int, j: int, layer: NDArray[np.intp]) -> float:
+    """The rounding step of the scores that a pair's differences were taken of."""
     at = np.flatnonzero(layer >= 0)
-    return np.concatenate([layers[layer[at], row, at] for row in (i, j)])
+    return rounding_step(np.concatenate([board.layers[layer[at], row, at] for row in (i, j)]), most=board.point)
 
 
-def rounding_step(scores: Floats) -> float:
-    """The smallest step between scores, at most 1: what rounding leaves open."""
-    steps = np.diff(np.unique(np.round(scores, 9)))
-    return min(1.0, float(steps.min())) if len(steps) else 1.0
+def rounding_step(scores: Floats, *, most: float) -> float:
+    """The smallest step between scores, at most ``most`` as few may lie further apart: what rounding leaves open."""
+    steps = np.diff(np.unique(np.round(scores / most, 9)))
+    return most * min(1.0, float(steps.min(initial=1.0)))
 
 
-def _p_value(differences: Floats, scores: Floats, *, level: float, seed: int) -> float:
+def _p_value(differences: Floats, step: float, *, level: float, seed: int) -> float:
     from scipy.special import stdtr
 
     d = differences[np.isfinite(differences)]
@@ -174,7 +175,7 @@ def _p_value(differences: Floats, scores: Floats, *, level: float, seed: int) ->
     mean = float(d.mean())
     if mean <= 0:
         return 1.0
-    spread = max(float(d.std(ddof=1)), rounding_step(scores) / math.sqrt(6))  # two roundings, each step**2 / 12
+    spread = max(float(d.std(ddof=1)), step / math.sqrt(6))  # two roundings, each step**2 / 12
     by_t = 2 * float(stdtr(n - 1, -mean / spread * math.sqrt(n)))
     if by_t > 1 - level or np.ptp(d) == 0:
         return by_t
