@@ -243,6 +243,16 @@ def test_an_insignificant_drop_is_inconclusive():
     assert (strict.outcome, strict.exit_code) == ("inconclusive", 1)
 
 
+def test_a_drop_that_only_the_other_tests_make_insignificant_says_so():
+    """The interval excludes 0 and the row's line says p = 0.0156; the reason said "not significantly (p = 0.0938)"."""
+    worse = [x - 1 if i < 7 else x for i, x in enumerate(SCORES)]
+    rows = [row(SCORES, prompt=f"v{k}") for k in range(6)]
+    found = evaluate_gate(baseline(*rows), baseline(row(worse, prompt="v0"), *rows[1:]), HALF)
+    (c,) = (c for c in found.comparisons if c.outcome == "inconclusive")
+    assert c.ci[1] < 0
+    assert "but not significantly (p = 0.0156 alone, 0.0938 among 6 tests; it can find " in found.reasons[0]
+
+
 def test_an_improvement_passes():
     found = evaluate_gate(baseline(row(SCORES)), baseline(row([x + 2 + i / 10 for i, x in enumerate(SCORES)])), HALF)
     assert found.outcome == "pass"
