@@ -132,9 +132,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     The chance of any false rejection in the family stays below that rate, whatever the dependence.
     Source: Holm 1979, Scandinavian Journal of Statistics 6.
     """
-    adjusted = [0.0] * len(p_values)
-    running = 0.0
-    for place, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        running = max(running, min(1.0, (len(p_values) - place) * p_values[i]))
-        adjusted[i] = running
-    return adjusted
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, np.arange(len(p), 0, -1) * p[order]))
+    found: list[float] = adjusted.tolist()
+    return found

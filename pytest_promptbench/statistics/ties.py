@@ -92,28 +92,31 @@ def tied_ranks(board: Board, *, level: float = 0.95, seed: int = 0) -> list[int]
     rank are all tied with their leader, not each with each; and two neighbours of different rank may be tied.
     """
     rows = board.layers.shape[1]
-    pairs: list[tuple[int, int]] = []
-    p_values: list[float] = []
+    p_values = np.full((rows, rows), np.nan)
+    step = rounding_step(board.layers[np.isfinite(board.layers)], most=board.point)
     for i in range(rows):
-        for j, p in _against_later_rows(board, i, level=level, seed=seed):
-            pairs.append((i, j))
-            p_values.append(p)
-    apart = {pair for pair, p in zip(pairs, holm(p_values), strict=True) if p <= 1 - level}
+        for others, found in _against_later_rows(board, i, step=step, level=level, seed=seed):
+            p_values[i, others] = found
+    compared = np.isfinite(p_values)
+    apart = np.zeros((rows, rows), dtype=bool)
+    apart[compared] = np.array(holm(p_values[compared])) <= 1 - level
     ranks: list[int] = []
     leader = 0
     for j in range(rows):
-        if j and (leader, j) in apart:
+        if j and apart[leader, j]:
             leader = j
         ranks.append(leader + 1)
     return ranks
 
 
-def _against_later_rows(board: Board, i: int, *, level: float, seed: int) -> Iterator[tuple[int, float]]:
-    """(j, p-value) of row i being better than each later row with which it compares.
+def _against_later_rows(
+    board: Board, i: int, *, step: float, level: float, seed: int
+) -> Iterator[tuple[Sequence[int], Floats]]:
+    """Later rows, and the p-value of row i being better than each of them; NaN where the two do not compare.
 
     Two-sided, of the paired mean difference: the larger of Student's t and BCa; 1 where row i is not ahead. BCa is
     asked only where t alone would tell the rows apart, and not on boards of more than ``MOST_BCA`` rows: a p-value
-    above the level ties them whatever its size.
+    above the level ties them whatever its size. ``step`` is the rounding step of the whole board.
     """
     rows = board.layers.shape[1]
     later = range(i + 1, rows)
@@ -125,7 +128,6 @@ def _against_later_rows(board: Board, i: int, *, level: float, seed: int) -> Ite
         d, layer = on_one_layer(board.layers[:, i, None], board.layers[:, others], groups)
         n = np.isfinite(d).sum(axis=-1)
         if rows > MOST_BCA:
-            step = rounding_step(board.layers[np.isfinite(board.layers)], most=board.point)
             tested = _by_t(d, n, step)
         else:
             tested = np.array(
@@ -134,13 +136,15 @@ def _against_later_rows(board: Board, i: int, *, level: float, seed: int) -> Ite
                     for k, j in enumerate(others)
                 ]
             )
-        for j, count, p in zip(others, n.tolist(), tested.tolist(), strict=True):
-            a, b = board.estimates[i], board.estimates[j]
-            if (board.calibrated[i] or board.calibrated[j]) and a is not None and b is not None and a.basis == b.basis:
-                found = compare_estimates(a, b)
-                yield j, 1.0 if found.mean_difference is None or found.mean_difference <= 0 else found.p_value or 0.0
-            elif count >= 2:
-                yield j, p
+        tested = np.where(n >= 2, tested, np.nan)
+        if others is estimated:
+            for k, j in enumerate(estimated):
+                a, b = board.estimates[i], board.estimates[j]
+                if a is not None and b is not None and a.basis == b.basis:
+                    found = compare_estimates(a, b)
+                    behind = found.mean_difference is None or found.mean_difference <= 0
+                    tested[k] = 1.0 if behind else found.p_value or 0.0
+        yield others, tested
 
 
 def _by_t(d: Floats, n: NDArray[np.intp], step: float) -> Floats:
