@@ -203,7 +203,10 @@ def _estimate(row: Row, point: float) -> MeanEstimate | None:
 
 
 def _comparisons(judged: Sequence[Row], *, point: float) -> Iterable[Mapping[str, Any]]:
-    """Every further row less the first."""
+    """Every further row less the first.
+
+    The first is the first by looking, so the family of tests is that of all pairs of rows, as for the ranks.
+    """
     if len(judged) < 2:
         return
     from .statistics import holm
@@ -211,7 +214,7 @@ def _comparisons(judged: Sequence[Row], *, point: float) -> Iterable[Mapping[str
     first, *others = judged
     found = [_compared(row, first, point) for row in others]
     tested = [c["p_value"] for c in found if c["p_value"] is not None]
-    adjusted = iter(holm(tested))
+    adjusted = iter(holm(tested, family=math.comb(len(judged), 2)))
     for row, c in zip(others, found, strict=True):
         p_holm = None if c["p_value"] is None else next(adjusted)
         yield {"model": row.model, "prompt": row.prompt, **c, "p_holm": p_holm}

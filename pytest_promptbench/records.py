@@ -676,6 +676,6 @@ class Leaderboard(Record):
     """Candidates left out because their cell has been generated anew from changed files since."""
     comparisons: tuple[Mapping[str, Any], ...] = ()
     """Each further row less the first, as ``statistics.PairedComparison`` has it, with ``model`` and ``prompt`` of the
-    row, ``p_holm``, its p-value after Holm's correction for all of them, and ``tier``, on which both were compared:
-    ``calibrated`` where one of the two is an estimate (``n`` is then the smaller number of labels), None where the two
-    have no scenario in common that one tier has scored."""
+    row, ``p_holm``, its p-value after Holm's correction over all pairs of rows, and ``tier``, on which both were
+    compared: ``calibrated`` where one of the two is an estimate (``n`` is then the smaller number of labels), None
+    where the two have no scenario in common that one tier has scored."""

@@ -497,6 +497,13 @@ def test_two_equal_labels_do_not_show_that_there_is_no_spread() -> None:
     assert found.comparisons[0]["p_value"] > 0.05
 
 
+def test_differences_are_corrected_for_all_pairs_of_rows() -> None:
+    """The first row is first by looking: of 12 equal ones, an eighth of boards had a p < 0.05 against it."""
+    rows = [candidate(f"s{i}", judged(s - (i % 2)), prompt=f"v{s}") for s in (5, 4, 3) for i in range(12)]
+    assert [c["p_value"] for c in board(*rows).comparisons] == [2 / 2**12] * 2
+    assert [c["p_holm"] for c in board(*rows).comparisons] == pytest.approx([6 / 2**12] * 2)
+
+
 def test_weights_of_ten_rank_as_weights_of_one() -> None:
     """One point of the scale, at both of two scenarios: rounding alone can do that, whatever the point is worth."""
 

@@ -144,6 +144,8 @@ def test_holm_by_hand():
     assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert stats.holm([0.5, 0.9]) == [1.0, 1.0]
     assert stats.holm([]) == []
+    assert stats.holm([0.01, 0.001], family=10) == pytest.approx([0.09, 0.01])
+    assert stats.holm([0.01, 0.001], family=2) == stats.holm([0.01, 0.001])
 
 
 def test_each_key_is_compared_on_one_layer_and_the_last_group_only_where_nothing_else_is() -> None:

@@ -41,9 +41,9 @@ def comparisons(lb: Leaderboard) -> Table:
     title = "Differences" if first is None else f"Less {visible(first.model)} x {visible(first.prompt)}"
     return Table(
         title=title,
-        note="Paired over common scenarios, on a tier that scored both; p by sign flips, after Holm. Estimates "
-        "(calibrated) are compared as if independent. Differences below the last column would often be missed (80 % "
-        "power).",
+        note="Paired over common scenarios, on a tier that scored both; p by sign flips, after Holm over all pairs of "
+        "rows. Estimates (calibrated) are compared as if independent. Differences below the last column would often be "
+        "missed (80 % power).",
         head=("model", "prompt", "difference", "95 %", "p", "tier", "scenarios", "detectable"),
         rows=tuple(
             (

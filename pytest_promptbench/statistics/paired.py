@@ -126,15 +126,17 @@ def minimum_detectable_effect(
     return quantiles * float(d.std(ddof=1)) / math.sqrt(n)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Sequence[float], *, family: int | None = None) -> list[float]:
     """Holm's step-down adjusted p-values, in the order given: reject where the adjusted value is <= the error rate.
 
-    The chance of any false rejection in the family stays below that rate, whatever the dependence.
+    The chance of any false rejection in the family stays below that rate, whatever the dependence. family: how many
+    tests it has, where these are some of them; the others count as if none of them rejected anything.
     Source: Holm 1979, Scandinavian Journal of Statistics 6.
     """
     p = np.asarray(p_values, dtype=np.float64)
+    tests = len(p) if family is None else family
     order = np.argsort(p, kind="stable")
     adjusted = np.empty_like(p)
-    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, np.arange(len(p), 0, -1) * p[order]))
+    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, (tests - np.arange(len(p))) * p[order]))
     found: list[float] = adjusted.tolist()
     return found
