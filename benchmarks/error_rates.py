@@ -244,6 +244,7 @@ def populations() -> Iterator[tuple[str, np.ndarray]]:
     yield "human composite, one rater (3-15)", human[..., 0].ravel()
     top = human.mean(axis=2)[list(hanna()["systems"]).index("Human")]
     yield "near the ceiling: the human authors' stories", top
+    yield "two humps: 3 or 4 in 30 %, else 14 or 15", np.repeat([3.0, 4.0, 14.0, 15.0], [20, 10, 30, 40])
     yield "a flag, true in 15 %", np.repeat([1.0, 0.0], [15, 85])
 
 
@@ -261,7 +262,7 @@ def coverage_table(repetitions: int) -> None:
             shares.append(100 * hits / repetitions)
         rows.append([name, *shares])
     table(
-        f"Coverage of mean_interval's 95 % intervals, % of {repetitions:,} samples from real scores, by scenarios",
+        f"Coverage of mean_interval's 95 % intervals, % of {repetitions:,} samples, by scenarios",
         ["population", "3", "5", "6", "10", "20", "50", "200"],
         rows,
     )
