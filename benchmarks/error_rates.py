@@ -239,12 +239,15 @@ def mde_table(repetitions: int) -> None:
 # -- coverage ------------------------------------------------------------------------------------------------------
 
 
+HUMPS = "two humps: 3 or 4 in 30 %, else 14 or 15"
+
+
 def populations() -> Iterator[tuple[str, np.ndarray]]:
     human = composite(hanna()["human"])
     yield "human composite, one rater (3-15)", human[..., 0].ravel()
     top = human.mean(axis=2)[list(hanna()["systems"]).index("Human")]
     yield "near the ceiling: the human authors' stories", top
-    yield "two humps: 3 or 4 in 30 %, else 14 or 15", np.repeat([3.0, 4.0, 14.0, 15.0], [20, 10, 30, 40])
+    yield HUMPS, np.repeat([3.0, 4.0, 14.0, 15.0], [20, 10, 30, 40])
     yield "a flag, true in 15 %", np.repeat([1.0, 0.0], [15, 85])
 
 
@@ -299,17 +302,25 @@ def enumerate_names(values: np.ndarray) -> Iterator[tuple[str, float]]:
 def ties_table(repetitions: int) -> None:
     rng = np.random.default_rng(14)
     expected, noise = _two_way(composite(hanna()["auto"][:, :, 0]))
+    humps = dict(populations())[HUMPS]
+
+    def real(count: int, n: int) -> np.ndarray:
+        scenario = rng.integers(0, noise.shape[1], n)
+        scores = expected[0, scenario] + np.array(
+            [noise[rng.integers(0, len(noise), n), rng.integers(0, 48, n)] for _ in range(count)]
+        )
+        return np.clip(np.round(scores * 3) / 3, 3, 15)
+
+    def made(count: int, n: int) -> np.ndarray:
+        return rng.choice(humps, (count, n))
+
     rows: list[list[object]] = []
-    for count in (2, 6):
+    for name, draw, count in [(n, d, c) for n, d in (("real", real), (HUMPS, made)) for c in (2, 6)]:
         shares: list[object] = []
         for n in (3, 6, 10, 20):
             apart = 0
             for _ in range(repetitions):
-                scenario = rng.integers(0, noise.shape[1], n)
-                scores = expected[0, scenario] + np.array(
-                    [noise[rng.integers(0, len(noise), n), rng.integers(0, 48, n)] for _ in range(count)]
-                )
-                scores = np.clip(np.round(scores * 3) / 3, 3, 15)
+                scores = draw(count, n)
                 order = np.argsort(-scores.mean(axis=1), kind="stable")
                 ranks = stats.tied_ranks(
                     stats.Board(
@@ -321,10 +332,10 @@ def ties_table(repetitions: int) -> None:
                 )
                 apart += max(ranks) > 1
             shares.append(100 * apart / repetitions)
-        rows.append([count, *shares])
+        rows.append([name, count, *shares])
     table(
         f"Leaderboards of equal rows that show any difference of rank, % of {repetitions:,}, by scenarios",
-        ["rows", "3", "6", "10", "20"],
+        ["scores", "rows", "3", "6", "10", "20"],
         rows,
     )
 
