@@ -12,6 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
@@ -228,16 +229,19 @@ def _best(judged: Mapping[tuple[str, str], Cells], champion: Cells | None, polic
     """
     rivals = sum(found is not champion for found in judged.values())
 
-    def place(key: tuple[str, str]) -> tuple[float, float, tuple[str, str]]:
-        others = [champion] if champion is not None else [found for other, found in judged.items() if other != key]
-        gaps = [gap for found in others if (gap := _difference(judged[key], found, policy.deciding)) is not None]
-        if champion is not None:
-            ahead, scenarios = gaps[0] if gaps else (-math.inf, 0)
-            shown = 0 if scenarios >= _least(rivals) else 1
-            return (shown if ahead > 0 else 2), -ahead, key
-        return -sum((g > 0) - (g < 0) for g, _ in gaps), -math.fsum(g for g, _ in gaps), key
+    def against(key: tuple[str, str], found: Cells) -> tuple[float, float, tuple[str, str]]:
+        ahead, scenarios = _difference(judged[key], found, policy.deciding) or (-math.inf, 0)
+        shown = 0 if scenarios >= _least(rivals) else 1
+        return (shown if ahead > 0 else 2), -ahead, key
 
-    return min(judged, key=place)
+    if champion is not None:
+        return min(judged, key=lambda key: against(key, champion))
+    leads: dict[tuple[str, str], list[float]] = {key: [] for key in judged}
+    for one, other in combinations(judged, 2):
+        if (gap := _difference(judged[one], judged[other], policy.deciding)) is not None:
+            leads[one].append(gap[0])
+            leads[other].append(-gap[0])
+    return min(judged, key=lambda key: (-sum((g > 0) - (g < 0) for g in leads[key]), -math.fsum(leads[key]), key))
 
 
 def _compared(winner: Cells, champion: Cells, policy: Policy, rivals: int) -> PairedComparison:
