@@ -318,6 +318,21 @@ CASES: list[tuple[str, dict[str, str], list[str]]] = [
         {"rubric": RUBRIC.replace("weight: 1", "weight: 0")},
         ["tip-v1.md:3", "at least one", "a weight above 0"],
     ),
+    (
+        "a weight whose figures would overflow",
+        {"rubric": RUBRIC.replace("weight: 1", "weight: 1.0e+104")},
+        ["tip-v1.md:4", "relevance", "weight is 1e+104", "to 1,000,000"],
+    ),
+    (
+        "a weight below what figures show",
+        {"rubric": RUBRIC.replace("weight: 1", "weight: 1.0e-120")},
+        ["tip-v1.md:4", "weight is 1e-120", "expected 0, or a number from 0.000001"],
+    ),
+    (
+        "composites that are too large",
+        {"rubric": RUBRIC.replace("weight: 1", "weight: 250000")},
+        ["tip-v1.md:3", "to 1.25e+06 points", "within 1,000,000"],
+    ),
     ("infinite", {"rubric": RUBRIC.replace("max: 5", "max: .inf")}, ["tip-v1.md:4", "not a finite number"]),
     ("penalty", {"rubric": RUBRIC.replace("penalty: 1", "penalty: -1")}, ["tip-v1.md:5", "penalty is -1"]),
     ("bad", {"rubric": RUBRIC.replace("bad: true", "bad: 1")}, ["tip-v1.md:5", "bad is 1", "true or false"]),

@@ -18,6 +18,8 @@ RESERVED = frozenset(
         "item", "output", "rationale",
     }
 )  # fmt: skip
+LARGEST, SMALLEST = 1e6, 1e-6
+"""What a rubric's numbers may be, and its composites: figures have six decimals, and their cubes have to be floats."""
 
 
 def load_rubric(file: Path) -> Rubric:
@@ -49,6 +51,11 @@ def load_rubric(file: Path) -> Rubric:
         raise CatalogError(
             f"{file}:{document.line(('criteria',))}: at least one criterion must be a scale with a weight above 0"
         )
+    if not max(abs(rubric.top), abs(rubric.bottom)) <= LARGEST:
+        raise CatalogError(
+            f"{file}:{document.line(('criteria',))}: composites reach from {rubric.bottom:g} to {rubric.top:g} points; "
+            f"keep them within {LARGEST:,.0f} by smaller weights and penalties"
+        )
     if not rubric.body.strip():
         raise CatalogError(
             f"{file}: nothing follows the criteria; describe what each score means, or judges cannot agree"
@@ -61,6 +68,11 @@ def _criterion(given: CriterionFile, where: str) -> Criterion:
     for key in ("min", "max", "weight", "bad", "penalty", "check"):
         if getattr(given, key) is not None and key not in belongs:
             raise CatalogError(f"{where}: a {given.type} has no {key!r}; it takes {', '.join(sorted(belongs))}")
+        number = getattr(given, key)
+        if isinstance(number, float) and number and not SMALLEST <= abs(number) <= LARGEST:
+            raise CatalogError(
+                f"{where}: {key} is {number:g}; expected 0, or a number from {SMALLEST:.6f} to {LARGEST:,.0f}"
+            )
     if given.type == "scale":
         if given.min is None or given.max is None:
             raise CatalogError(f"{where}: a scale needs min and max")
