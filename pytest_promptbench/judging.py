@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -35,6 +36,11 @@ TRIES = 3
 """How often a judge is asked for one output before its reply counts as a failed verdict."""
 
 EMBEDDED_RATIONALE = 160
+
+_OBJECT = re.compile(r'\{\s*"')
+"""Where an object may begin: a brace without a key behind it is one of prose."""
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys)
+_THOUGHT = "</think>"
 
 SYSTEM = """\
 You are a careful, impartial judge of texts. You score one text against a rubric, criterion by criterion, and reply \
@@ -192,7 +198,7 @@ def unstructured(cell: Cell) -> Cell:
 def parse_reply(reply: str, rubric: Rubric, output: str) -> tuple[dict[str, Score], str]:
     """Scores of every criterion (checks filled by their program) and the rationale. ReplyError says what is wrong.
 
-    Takes a JSON object alone, or the only one in a text around it, as models without structured output write it.
+    Takes a JSON object alone, or the only one of a text, as models without structured output write it.
     """
     data = _only_object(reply)
     judged = {c.name: c for c in rubric.judged}
@@ -207,18 +213,27 @@ def parse_reply(reply: str, rubric: Rubric, output: str) -> tuple[dict[str, Scor
 
 
 def _only_object(reply: str) -> Mapping[str, Any]:
-    text = reply.strip()
-    if text.startswith("```") and text.endswith("```") and len(text) >= 6:
-        text = text[3:-3].removeprefix("json").strip()
-    elif not text.startswith("{") and "{" in text:
-        text = text[text.index("{") : text.rindex("}") + 1] if "}" in text else text
-    try:
-        data = json.loads(text, object_pairs_hook=unique_keys)
-    except (ValueError, RecursionError):
-        raise ReplyError("it is not one JSON object") from None
-    if not isinstance(data, Mapping):
-        raise ReplyError("it is JSON, but not an object")
-    return data
+    """The one JSON object of a reply, whatever stands around it: a fence, a sentence, braces of prose.
+
+    What a model thought before it answered does not count, up to the ``</think>`` that some servers leave in. Nothing
+    is taken from inside of an object that is broken off.
+    """
+    found: list[Mapping[str, Any]] = []
+    at = 0
+    while (begin := _OBJECT.search(reply, at)) is not None:
+        if _THOUGHT in reply[at : begin.start()]:
+            found.clear()
+        try:
+            data, at = _DECODER.raw_decode(reply, begin.start())
+        except (ValueError, RecursionError):
+            at = reply.rfind(_THOUGHT, begin.start())
+            if at < 0:
+                raise ReplyError("it is not one JSON object") from None
+        else:
+            found.append(data)
+    if len(found) != 1 or _THOUGHT in reply[at:]:
+        raise ReplyError("it is not one JSON object")
+    return found[0]
 
 
 def _score(data: Mapping[str, Any], criterion: Criterion) -> Score:

@@ -117,6 +117,10 @@ def test_a_second_question_has_the_criteria_in_the_opposite_order() -> None:
         json.dumps(GOOD),
         f"```json\n{json.dumps(GOOD)}\n```",
         f"Here is my verdict:\n{json.dumps(GOOD, indent=1)}\nI hope it helps.",
+        f"{json.dumps(GOOD)}\nI hope it helps.",
+        f"```JSON\n{json.dumps(GOOD)}\n```\nThe set {{clear, short}} decided; nothing else {{}} did.",
+        f"A text like {{this}} is relevant: {json.dumps(GOOD)}",
+        f'Say {{"relevance": 3}}? No: {{"relevance": 4, it is.</think>\n\n{json.dumps(GOOD)}',
     ],
 )
 def test_a_valid_reply_becomes_scores_with_checks_filled_in(reply: str) -> None:
@@ -129,8 +133,11 @@ def test_a_valid_reply_becomes_scores_with_checks_filled_in(reply: str) -> None:
     ("reply", "problem"),
     [
         ("", "it is not one JSON object"),
-        ("5/5", "it is JSON, but not an object|it is not one JSON object"),
-        ("[1]", "it is JSON, but not an object"),
+        ("5/5", "it is not one JSON object"),
+        ("[1]", "it is not one JSON object"),
+        (f"The text claims {json.dumps(GOOD)}, and I say {json.dumps({**GOOD, 'relevance': 1})}", "it is not one JSON"),
+        (f'{{"scores": {json.dumps(GOOD)}, "rationale": "broken o', "it is not one JSON object"),
+        (f"{json.dumps(GOOD)}</think>", "it is not one JSON object"),
         (json.dumps(GOOD)[:-3], "it is not one JSON object"),
         (json.dumps(GOOD) + json.dumps(GOOD), "it is not one JSON object"),
         ('{"relevance": 1, "relevance": 5}', "it is not one JSON object"),
@@ -176,6 +183,12 @@ def test_a_fingerprint_changes_with_whatever_decides_scores() -> None:
 
 def test_a_reply_of_much_white_space_is_read_in_linear_time() -> None:
     """A model that runs away writes it until its tokens are spent."""
-    for reply in ("```" + "\n" * 200_000 + "x", '```json\n{"rationale": "' + " " * 200_000 + "```"):
+    for reply in (
+        "```" + "\n" * 200_000 + "x",
+        '```json\n{"rationale": "' + " " * 200_000 + "```",
+        ("{" + " " * 500) * 400,
+        '{"a": ' * 100_000,
+        '{"a": </think>' * 100_000,
+    ):
         with pytest.raises(ReplyError, match="it is not one JSON object"):
             parse_reply(reply, RUBRIC, "text")
