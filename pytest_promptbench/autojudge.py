@@ -17,7 +17,7 @@ from .clock import utc_now
 from .completer import LiteLLMCompleter, spare_loopback_from_proxies
 from .errors import PromptbenchError
 from .generation import Completer, Generator, Limits
-from .judging import TRIES, ReplyError, ask_again, fingerprint, parse_reply, question, unstructured
+from .judging import LEFT_OUT, TRIES, ReplyError, ask_again, fingerprint, parse_reply, question, without
 from .ledger import Ledger
 from .localmodels import LocalServer
 from .locks import LockFile
@@ -100,14 +100,14 @@ def _scored(candidate: LoggedCandidate, judge: Model, fingerprint_sha256: str) -
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Asked:
-    """One output on its way to scores."""
+    """One output on its way to scores. ``cell`` has all parameters; ``form``: which of ``LEFT_OUT`` it is asked in."""
 
     place: int
     output: int
     cell: Cell
-    structured: bool
+    form: int
     tries: int = 1
 
 
@@ -134,8 +134,9 @@ def judge_candidates(
     """Ask ``judge`` about each output of these candidates, read with their texts; a judgement as soon as one is whole.
 
     A reply that is no valid verdict is asked for again with what was wrong, ``judging.TRIES`` times in all. The first
-    question goes alone: it tells whether the model takes a JSON schema. Raises JudgeUnavailableError where the provider
-    cannot be asked; what was judged until then has been given out.
+    question goes alone: it tells which parameters the model takes. A question that is refused by a judge who answers
+    others gets no valid verdict. Raises JudgeUnavailableError where the provider cannot be asked; what was judged until
+    then has been given out.
     """
     work = _Work(list(candidates), rubric, judge, ask, second=second, now=now)
     yield from work.run()
@@ -158,7 +159,9 @@ class _Work:
         self._open = [_Open(c, left=len(c.outputs or ())) for c in candidates]
         self._flying: dict[Future[Candidate], list[_Asked]] = {}  # equal outputs share a question, and its reply
         self._replied: SimpleQueue[Future[Candidate]] = SimpleQueue()
-        self._structured = True
+        self._form = 0  # of LEFT_OUT
+        self._answers = False  # whether it has answered anything: then what it takes is known
+        self._refused: list[tuple[_Asked, str]] = []
         self._unavailable: list[str] = []
 
     def run(self) -> Iterator[Judgement]:
@@ -174,6 +177,11 @@ class _Work:
                     yield finished
             if not self._flying:
                 room = AHEAD
+        for asked, why in self._refused:
+            if not self._answers:  # it is nothing about this one text
+                self._unavailable.append(why)
+            elif (finished := self._failed(asked, why)) is not None:
+                yield finished
         if self._unavailable:
             count = sum(o.left > 0 for o in self._open)
             raise JudgeUnavailableError(
@@ -184,12 +192,11 @@ class _Work:
     def _new(self, place: int, output: int) -> _Asked:
         candidate = self._open[place].candidate
         text = (candidate.outputs or ())[output]
-        structured = self._structured
-        cell = question(candidate, text, self._rubric, self._judge, structured=structured, second=self._second)
-        return _Asked(place, output, cell, structured)
+        cell = question(candidate, text, self._rubric, self._judge, second=self._second)
+        return _Asked(place, output, cell, self._form)
 
     def _send(self, asked: _Asked) -> None:
-        future = self._ask(asked.cell)
+        future = self._ask(without(asked.cell, LEFT_OUT[asked.form]))
         if future not in self._flying:
             self._flying[future] = []
             future.add_done_callback(self._replied.put)
@@ -197,27 +204,37 @@ class _Work:
 
     def _take(self, asked: _Asked, reply: Candidate) -> Judgement | None:
         """What a reply comes to: the next try, one output's scores, or a whole judgement."""
-        about = self._open[asked.place]
         if reply.error is not None:
-            if asked.structured and reply.refused:  # it may be the schema that the model does not take
-                self._send(_Asked(asked.place, asked.output, unstructured(asked.cell), False, asked.tries))
+            if reply.refused and not self._answers and asked.form + 1 < len(LEFT_OUT):
+                self._send(replace(asked, form=asked.form + 1))  # it may be a parameter that it does not take
+            elif reply.refused or reply.empty:
+                self._refused.append((asked, reply.error))
             else:
                 self._unavailable.append(reply.error)
             return None
-        if not asked.structured:
-            self._structured = False
+        if not self._answers:
+            self._answers, self._form = True, asked.form
+        about = self._open[asked.place]
         output = (about.candidate.outputs or ())[asked.output]
         try:
             scores, rationale = parse_reply(reply.outputs[0], self._rubric, output)
         except ReplyError as error:
+            cut = " (it was cut off at max_tokens)" if reply.answers[0].finish_reason == "length" else ""
             if asked.tries < TRIES:
-                again = ask_again(asked.cell, reply.outputs[0], str(error))
-                self._send(_Asked(asked.place, asked.output, again, asked.structured, asked.tries + 1))
+                again = ask_again(asked.cell, reply.outputs[0], f"{error}{cut}")
+                self._send(replace(asked, cell=again, tries=asked.tries + 1))
                 return None
-            about.problem = f"no valid reply in {TRIES} tries: {error}"
-        else:
-            about.scores[asked.output] = scores
-            about.rationales[asked.output] = rationale
+            return self._failed(asked, f"no valid reply in {TRIES} tries: {error}{cut}")
+        about.scores[asked.output] = scores
+        about.rationales[asked.output] = rationale
+        return self._one_less(about)
+
+    def _failed(self, asked: _Asked, problem: str) -> Judgement | None:
+        about = self._open[asked.place]
+        about.problem = problem
+        return self._one_less(about)
+
+    def _one_less(self, about: _Open) -> Judgement | None:
         about.left -= 1
         return self._judgement(about) if about.left == 0 else None
 

@@ -207,7 +207,8 @@ class LiteLLMCompleter:
         if not isinstance(text, str) or not text.strip():
             raise PermanentError(
                 f"model {model.name} ({model.model}) answered with an empty text (finish_reason: {reason}); "
-                f"{_remedy(reason)}"
+                f"{_remedy(reason)}",
+                empty=True,
             )
         usage = getattr(response, "usage", None)
         # LiteLLM says 0 where the provider said nothing: no request and no text is of 0 tokens.

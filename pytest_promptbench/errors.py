@@ -85,13 +85,14 @@ class PermanentError(GenerationError):
 
     ``whole_model`` is true where no request to this model can succeed (wrong key, unknown model), so that the
     session need not ask again. ``refused`` is true where the provider refused this request for what is in it (HTTP
-    400, 413, 422): the same question put otherwise may be answered.
+    400, 413, 422): the same question put otherwise may be answered. ``empty`` is true where it answered with no text.
     """
 
-    def __init__(self, message: str, *, whole_model: bool = False, refused: bool = False) -> None:
+    def __init__(self, message: str, *, whole_model: bool = False, refused: bool = False, empty: bool = False) -> None:
         super().__init__(message)
         self.whole_model = whole_model
         self.refused = refused
+        self.empty = empty
 
 
 class NotGeneratedError(GenerationError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +31,10 @@ from .records import (
     sha256,
     unique_keys,
 )
+
+LEFT_OUT: tuple[tuple[str, ...], ...] = ((), ("response_format",), ("temperature",), ("response_format", "temperature"))
+"""What of a question's parameters a model may not take, in the order in which it is tried: the reply's schema, and
+temperature 0, which most reasoning models refuse."""
 
 TRIES = 3
 """How often a judge is asked for one output before its reply counts as a failed verdict."""
@@ -124,14 +128,12 @@ def _whole(criterion: Criterion) -> bool:
     return low is not None and high is not None and low.is_integer() and high.is_integer() and high - low <= 20
 
 
-def question(
-    candidate: LoggedCandidate, output: str, rubric: Rubric, judge: Model, *, structured: bool, second: bool = False
-) -> Cell:
+def question(candidate: LoggedCandidate, output: str, rubric: Rubric, judge: Model, *, second: bool = False) -> Cell:
     """The cell that asks ``judge`` about one output of a candidate, which was read with its texts.
 
-    ``structured`` hands the reply's JSON schema to the provider. ``second`` asks once more for the judge's agreement
-    with itself: with the criteria in the opposite order, since the very same question at temperature 0 would mostly
-    show that the provider can repeat itself.
+    The reply's JSON schema is handed to the provider. ``second`` asks once more for the judge's agreement with itself:
+    with the criteria in the opposite order, since the very same question at temperature 0 would mostly show that the
+    provider can repeat itself.
     """
     criteria = rubric.judged[::-1] if second else rubric.judged
     fence = sha256([rubric.sha256, dict(candidate.context or {}), output])[:16]
@@ -147,11 +149,9 @@ def question(
             ),
         ),
     )
-    params = judge_params(judge)
-    if structured:
-        schema = reply_schema(criteria, longest=EMBEDDED_RATIONALE if judge.embedded else None)
-        verdict = {"name": "verdict", "strict": True, "schema": schema}
-        params["response_format"] = {"type": "json_schema", "json_schema": verdict}
+    schema = reply_schema(criteria, longest=EMBEDDED_RATIONALE if judge.embedded else None)
+    verdict = {"name": "verdict", "strict": True, "schema": schema}
+    params = judge_params(judge) | {"response_format": {"type": "json_schema", "json_schema": verdict}}
     return Cell(
         task="judge",
         model=replace(judge, name=f"judge {judge.name}"),
@@ -190,9 +190,9 @@ def ask_again(cell: Cell, reply: str, problem: str) -> Cell:
     return replace(cell, messages=messages)
 
 
-def unstructured(cell: Cell) -> Cell:
-    """The same question without a schema, for a model that refuses one."""
-    return replace(cell, params={k: v for k, v in cell.params.items() if k != "response_format"})
+def without(cell: Cell, names: Collection[str]) -> Cell:
+    """The same question without these parameters, for a model that refuses them."""
+    return replace(cell, params={k: v for k, v in cell.params.items() if k not in names})
 
 
 def parse_reply(reply: str, rubric: Rubric, output: str) -> tuple[dict[str, Score], str]:

@@ -399,13 +399,14 @@ def _total(values: Sequence[float | int | None]) -> Any:
 class Candidate(Record):
     """What a cell generated: one answer per sample, or the error that stopped it.
 
-    ``refused``: the provider refused the request for what is in it.
+    ``refused``: the provider refused the request for what is in it. ``empty``: it answered with no text.
     """
 
     cell: Cell
     answers: tuple[Answer, ...] = ()
     error: str | None = None
     refused: bool = False
+    empty: bool = False
 
     @property
     def failed(self) -> bool:

@@ -7,7 +7,7 @@ import json
 import re
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -265,6 +265,71 @@ def test_only_a_refused_request_puts_the_questions_without_a_schema(refused: boo
     with contextlib.nullcontext() if refused else unavailable:
         list(judge_candidates(candidates, rubric, JUDGE_MODEL, ask))
     assert asked.count(False) == without_schema
+
+
+def asking(fate: Callable[[Cell], Candidate | None]) -> Callable[[Cell], Future[Candidate]]:
+    """A judge model that answers well, except where ``fate`` says what becomes of a question."""
+
+    def ask(cell: Cell) -> Future[Candidate]:
+        future: Future[Candidate] = Future()
+        body = {"messages": [m.to_json() for m in cell.messages]}
+        future.set_result(fate(cell) or Candidate(cell=cell, answers=(Answer(text=reply(body)),)))
+        return future
+
+    return ask
+
+
+@pytest.mark.parametrize("refuses", [{"temperature"}, {"response_format"}, {"temperature", "response_format"}])
+def test_a_model_is_asked_without_the_parameters_that_it_refuses(refuses: set[str]) -> None:
+    """Most reasoning models take no temperature, or LiteLLM refuses it for them."""
+    rubric, asked = tip_rubric(), []
+
+    def picky(cell: Cell) -> Candidate | None:
+        asked.append(set(cell.params))
+        return Candidate(cell=cell, error="400", refused=True) if refuses & set(cell.params) else None
+
+    judgements = list(judge_candidates(logged_candidates(rubric, 5), rubric, JUDGE_MODEL, asking(picky)))
+    assert all(j.verdict is not None for j in judgements)
+    assert len(judgements) == 5
+    wanted = {"max_tokens", "temperature", "response_format"} - refuses
+    assert asked[-5:] == [wanted] * 5
+    assert len(asked) <= 5 + 3  # the first question found out, and the others knew
+
+
+@pytest.mark.parametrize("how", [{"refused": True}, {"empty": True}])
+@pytest.mark.parametrize("which", [0, 2])
+def test_a_question_that_alone_is_refused_or_not_answered_is_a_failed_verdict(how: dict[str, bool], which: int) -> None:
+    """A content filter, a text too long for the judge: asking again ends the same, in the next session too."""
+    rubric = tip_rubric()
+
+    def fate(cell: Cell) -> Candidate | None:
+        return Candidate(cell=cell, error="filtered", **how) if f"long {which}" in cell.messages[1].content else None
+
+    judgements = list(judge_candidates(logged_candidates(rubric, 4), rubric, JUDGE_MODEL, asking(fate)))
+    assert {j.candidate.run_id: j.problem for j in judgements if j.verdict is None} == {f"r{which}": "filtered"}
+    assert len(judgements) == 4
+
+
+def test_where_nothing_is_answered_it_is_the_judge_who_cannot_be_asked() -> None:
+    rubric, asked = tip_rubric(), []
+
+    def silent(cell: Cell) -> Candidate:
+        asked.append(cell)
+        return Candidate(cell=cell, error="empty text (finish_reason: length); raise max_tokens", empty=True)
+
+    with pytest.raises(JudgeUnavailableError, match="about 3 candidates: empty text"):
+        list(judge_candidates(logged_candidates(rubric, 3), rubric, JUDGE_MODEL, asking(silent)))
+    assert len(asked) == 3  # empty answers are paid for
+
+
+def test_a_reply_that_max_tokens_cut_off_says_so() -> None:
+    rubric = tip_rubric()
+
+    def cut(cell: Cell) -> Candidate:
+        return Candidate(cell=cell, answers=(Answer(text='{"rationale": "The', finish_reason="length"),))
+
+    (judgement,) = judge_candidates(logged_candidates(rubric, 1), rubric, JUDGE_MODEL, asking(cut))
+    assert judgement.problem == ("no valid reply in 3 tries: it is not one JSON object (it was cut off at max_tokens)")
 
 
 def test_only_so_many_questions_wait_for_a_reply_and_the_first_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:

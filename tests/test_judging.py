@@ -14,7 +14,7 @@ from pytest_promptbench.judging import (
     parse_reply,
     question,
     reply_schema,
-    unstructured,
+    without,
 )
 from pytest_promptbench.records import Criterion, LoggedCandidate, Model, Rubric, sha256
 
@@ -42,8 +42,8 @@ def candidate(text: str = "walk", context: dict[str, str] | None = None) -> Logg
     )  # fmt: skip
 
 
-def asked(text: str = "walk", *, structured: bool = True, second: bool = False, judge: Model = JUDGE):
-    return question(candidate(text), text, RUBRIC, judge, structured=structured, second=second)
+def asked(text: str = "walk", *, second: bool = False, judge: Model = JUDGE):
+    return question(candidate(text), text, RUBRIC, judge, second=second)
 
 
 def test_a_question_holds_rubric_context_and_text_and_names_the_judged_criteria() -> None:
@@ -58,16 +58,14 @@ def test_a_question_holds_rubric_context_and_text_and_names_the_judged_criteria(
 
 def test_a_judge_is_asked_at_temperature_0_with_its_other_parameters() -> None:
     assert judge_params(JUDGE) == {"max_tokens": 600, "temperature": 0, "top_k": 3}
-    assert asked(structured=False).params == judge_params(JUDGE)
     assert asked().params["response_format"]["json_schema"]["strict"] is True
-    assert unstructured(asked()).params == judge_params(JUDGE)
+    assert without(asked(), ("response_format",)).params == judge_params(JUDGE)
+    assert without(asked(), ("response_format", "temperature")).params == {"max_tokens": 600, "top_k": 3}
 
 
 def test_equal_texts_are_one_question_whoever_wrote_them() -> None:
     first, other = asked(), asked("run")
-    again = question(
-        LoggedCandidate.from_json({**candidate().to_json(), "run_id": "run2"}), "walk", RUBRIC, JUDGE, structured=True
-    )
+    again = question(LoggedCandidate.from_json({**candidate().to_json(), "run_id": "run2"}), "walk", RUBRIC, JUDGE)
     assert first.requests[0].key == again.requests[0].key != other.requests[0].key
 
 

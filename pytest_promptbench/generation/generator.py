@@ -519,8 +519,11 @@ class Generator:
         errors = [j.error for j in order.jobs if j.error is not None]
         answers = tuple(j.answer for j in order.jobs if j.answer is not None)
         if errors:
-            refused = isinstance(errors[0], PermanentError) and errors[0].refused
-            candidate = Candidate(cell=order.cell, error=self._completer.redact(str(errors[0])), refused=refused)
+            first = errors[0]
+            refused = isinstance(first, PermanentError) and first.refused
+            empty = isinstance(first, PermanentError) and first.empty
+            text = self._completer.redact(str(first))
+            candidate = Candidate(cell=order.cell, error=text, refused=refused, empty=empty)
         else:
             candidate = Candidate(cell=order.cell, answers=answers)
         p = self._progress
