@@ -255,6 +255,7 @@ def test_no_candidate_can_close_its_fence() -> None:
         ("```text\nbe kind\n```", "be kind"),
         ("be kind", "be kind"),
         ("<prompt>be kind", "be kind"),
+        ("It goes between <prompt> and </prompt>.\n<prompt>be kind</prompt>", "be kind"),
     ],
 )
 def test_a_reply_is_found(reply: str, expected: str) -> None:
@@ -276,6 +277,15 @@ def test_a_reply_is_found(reply: str, expected: str) -> None:
 def test_a_reply_that_cannot_be_used_says_why(reply: str, message: str) -> None:
     with pytest.raises(ProposalError, match=message):
         parse_proposal(reply, Message(role="user", content="Tip: {{ situation }}"))
+
+
+@pytest.mark.parametrize("reply", ["<prompt>be kind, and never ev", "be kind, and never ev", "I think that <prompt"])
+def test_a_part_of_a_text_is_no_proposal(reply: str) -> None:
+    """The proposer is the judge by default, whose max_tokens are made for short answers."""
+    with pytest.raises(ProposalError, match="cut off at the proposer's max_tokens"):
+        parse_proposal(reply, Message(role="system", content="be brief"), cut_off=True)
+    whole = "<prompt>be kind</prompt> This is better, becau"
+    assert parse_proposal(whole, Message(role="system", content="be brief"), cut_off=True) == "be kind"
 
 
 # -- the search

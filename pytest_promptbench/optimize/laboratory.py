@@ -311,8 +311,9 @@ class MLflowLaboratory:
                 return self.propose(number, prompt, component, examples[: len(examples) // 2], tried[-1:])
             if reply.error is not None:
                 self._refuse(reply.error, f"the proposer {self._plan.proposer.name} could not be asked: {reply.error}")
+            cut_off = reply.answers[0].finish_reason == "length"
             try:
-                return parse_proposal(reply.outputs[0], prompt.messages[component])
+                return parse_proposal(reply.outputs[0], prompt.messages[component], cut_off=cut_off)
             except ProposalError as error:
                 problem = str(error)
                 messages = ask_again(messages, reply.outputs[0], problem)

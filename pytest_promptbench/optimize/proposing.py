@@ -132,10 +132,17 @@ def ask_again(messages: Sequence[Message], reply: str, problem: str) -> tuple[Me
     )
 
 
-def parse_proposal(reply: str, current: Message) -> str:
-    """The new text of a message. ProposalError where it cannot take the place of the ``current`` one."""
-    found = re.search(r"<prompt>(.*?)(?:</prompt>|\Z)", reply, re.DOTALL)
-    text = (found[1] if found else _unfenced(reply)).strip()
+def parse_proposal(reply: str, current: Message, *, cut_off: bool = False) -> str:
+    """The new text of a message. ProposalError where it cannot take the place of the ``current`` one.
+
+    It is what the last ``<prompt>`` begins: a reply may speak of these marks before it uses them. ``cut_off``: the
+    reply ended at ``max_tokens``, so that a text without an end is a part of one.
+    """
+    _, opened, rest = reply.rpartition("<prompt>")
+    text, closed, _ = rest.partition("</prompt>")
+    if cut_off and not (opened and closed):
+        raise ProposalError("it was cut off at the proposer's max_tokens; a shorter one would have fitted")
+    text = (text if opened else _unfenced(reply)).strip()
     if not text:
         raise ProposalError("it is empty")
     limit = max(LONGEST, 2 * len(current.content))
