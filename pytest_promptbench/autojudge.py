@@ -84,19 +84,24 @@ def asking_models(settings: Settings, models: Sequence[Model]) -> Iterator[Ask]:
 
 
 def unscored(candidates: Iterable[LoggedCandidate], rubric: Rubric, judge: Model) -> list[LoggedCandidate]:
-    """The candidates that this very judge (same fingerprint) has not scored; failed ones are never asked about."""
+    """The candidates whose automatic verdict that counts is not of this very judge (same fingerprint).
+
+    So it is where another judge came in between: what this one said is asked for again, and in the ledger still. Failed
+    candidates are never asked about.
+    """
     mine = fingerprint(judge, rubric).sha256
     return [
-        c for c in candidates if c.error is None and c.rubric_sha256 == rubric.sha256 and not _scored(c, judge, mine)
+        c for c in candidates if c.error is None and c.rubric_sha256 == rubric.sha256 and not _is_of(c, judge, mine)
     ]
 
 
-def _scored(candidate: LoggedCandidate, judge: Model, fingerprint_sha256: str) -> bool:
-    return any(
-        v.judge == Judge(tier=Tier.AUTO, name=judge.name)
-        and v.fingerprint is not None
-        and v.fingerprint.sha256 == fingerprint_sha256
-        for v in candidate.verdicts
+def _is_of(candidate: LoggedCandidate, judge: Model, fingerprint_sha256: str) -> bool:
+    verdict = candidate.automatic()
+    return (
+        verdict is not None
+        and verdict.judge.name == judge.name
+        and verdict.fingerprint is not None
+        and verdict.fingerprint.sha256 == fingerprint_sha256
     )
 
 

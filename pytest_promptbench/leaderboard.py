@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from .quiet import without_collections
 from .records import Group, Leaderboard, LoggedCandidate, Row, Rubric, Tier, Verdict
-from .scores import Scored, automatic_score, layered, pair, sit_down_score, table, tier_scores
+from .scores import Scored, automatic_judges, automatic_score, layered, pair, sit_down_score, table, tier_scores
 
 if TYPE_CHECKING:
     from .statistics import MeanEstimate
@@ -72,6 +72,7 @@ def build_leaderboard(
         rubric=rubric,
         rows=tuple(_ranked(rows, interval, ranks or partial(tied, point=rubric.point))),
         superseded=superseded,
+        automatic_judges=automatic_judges(current),
         comparisons=tuple(_comparisons([r for r in rows if r.composite is not None], point=rubric.point)),
     )
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
 from .records import LoggedCandidate, Record, Rubric, Tier
-from .scores import SIT_DOWN, K, Table, automatic_score, pair, sit_down_score, table, tier_scores
+from .scores import SIT_DOWN, K, Table, automatic_judges, automatic_score, pair, sit_down_score, table, tier_scores
 
 if TYPE_CHECKING:
     from .statistics import PairedComparison
@@ -142,6 +142,8 @@ def decide(
             conditions.append(_labels([(winner[0], mine), (champion[0], theirs)], rubric))
         if policy is Policy.BOTH:
             conditions.append(_automatic_agrees(tables[winner], tables.get(reigning, {}) if reigning else {}))
+        if policy is not Policy.SIT_DOWN:
+            conditions.append(_one_judge([*mine, *theirs]))
         conditions += _no_worse(mine, theirs, {**DEFAULT_BOUNDS, **(bounds or {})})
     elif champion is None:
         scenarios = {scenario for tier in policy.deciding for _, scenario in tables[winner].get(tier, {})}
@@ -150,6 +152,8 @@ def decide(
             conditions.append(_labels([(key[0], groups[key]) for key in judged], rubric))
         if policy is Policy.BOTH:
             conditions.append(_automatic_best(sound, winner))
+        if policy is not Policy.SIT_DOWN:
+            conditions.append(_one_judge(candidates))
         failed = sum(c.error is not None for c in mine)
         conditions.append(
             Condition(
@@ -401,6 +405,22 @@ def _automatic_best(sound: Mapping[tuple[str, str], Cells], winner: tuple[str, s
         + (f", and more to {', '.join(better)}" if better else "")
         + (f", and has scored no common scenario of {', '.join(apart)}" if apart else ""),
         remedy="; ".join(remedies) or None,
+    )
+
+
+def _one_judge(candidates: Iterable[LoggedCandidate]) -> Condition:
+    """One automatic judge's scores against another's would be their strictness against each other's."""
+    names = automatic_judges(candidates)
+    several = len(names) > 1
+    return Condition(
+        name="judge",
+        met=not several,
+        found=f"{len(names)} automatic judges have scored a part each: {', '.join(names)}"
+        if several
+        else f"one automatic judge has scored them: {names[0]}"
+        if names
+        else "no automatic judge has scored them",
+        remedy="have the suite's own score the rest: pytest evals/ --bench-read --judge-auto" if several else None,
     )
 
 

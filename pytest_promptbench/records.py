@@ -675,6 +675,8 @@ class Leaderboard(Record):
     rows: tuple[Row, ...]
     superseded: int = 0
     """Candidates left out because their cell has been generated anew from changed files since."""
+    automatic_judges: tuple[str, ...] = ()
+    """Whose automatic verdicts count: several where another judge has scored only some of the candidates so far."""
     comparisons: tuple[Mapping[str, Any], ...] = ()
     """Each further row less the first, as ``statistics.PairedComparison`` has it, with ``model`` and ``prompt`` of the
     row, ``p_holm``, its p-value after Holm's correction over all pairs of rows, and ``tier``, on which both were

@@ -65,6 +65,13 @@ def automatic_score(scores: Sequence[TierScore]) -> TierScore | None:
     return next((s for s in scores if s.tier is Tier.AUTO), None)
 
 
+def automatic_judges(candidates: Iterable[LoggedCandidate]) -> tuple[str, ...]:
+    """The names of the automatic judges whose verdicts count; twice where one has been changed in between."""
+    latest = [v for c in candidates if c.error is None and (v := c.automatic()) is not None]
+    found = {(v.judge.name, None if v.fingerprint is None else v.fingerprint.sha256) for v in latest}
+    return tuple(sorted(name for name, _ in found))
+
+
 Scored = tuple[LoggedCandidate, tuple[TierScore, ...]]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pytest_promptbench.autojudge import JudgeUnavailableError, judge_candidates
+from pytest_promptbench.autojudge import JudgeUnavailableError, judge_candidates, unscored
 from pytest_promptbench.catalog.rubric import load_rubric
 from pytest_promptbench.errors import TrackingError
 from pytest_promptbench.localmodels import installed
@@ -330,6 +330,29 @@ def test_a_reply_that_max_tokens_cut_off_says_so() -> None:
 
     (judgement,) = judge_candidates(logged_candidates(rubric, 1), rubric, JUDGE_MODEL, asking(cut))
     assert judgement.problem == ("no valid reply in 3 tries: it is not one JSON object (it was cut off at max_tokens)")
+
+
+def test_a_judge_that_comes_back_scores_again_what_another_scored_meanwhile() -> None:
+    """Else the two would stay mixed for good: the first has scored everything, and nothing is left for it to do."""
+    rubric, other = tip_rubric(), replace(JUDGE_MODEL, name="other")
+    candidates, moments = logged_candidates(rubric, 2), iter("1234")
+
+    def by(judge: Model, mine: Sequence[LoggedCandidate]) -> dict[str, LoggedCandidate]:
+        found = judge_candidates(mine, rubric, judge, asking(lambda _: None), now=lambda: next(moments))
+        texts = {c.run_id: c for c in mine}
+        return {
+            j.candidate.run_id: replace(with_verdict(texts[j.candidate.run_id], j.verdict))
+            for j in found
+            if j.verdict is not None
+        }
+
+    first = by(JUDGE_MODEL, candidates)
+    assert unscored(first.values(), rubric, JUDGE_MODEL) == []
+    both = first | by(other, [first["r0"]])
+    assert [c.run_id for c in unscored(both.values(), rubric, JUDGE_MODEL)] == ["r0"]
+    assert [c.run_id for c in unscored(both.values(), rubric, other)] == ["r1"]
+    again = both | by(JUDGE_MODEL, [both["r0"]])
+    assert unscored(again.values(), rubric, JUDGE_MODEL) == []
 
 
 def test_only_so_many_questions_wait_for_a_reply_and_the_first_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -635,3 +635,13 @@ def test_going_back_to_an_earlier_prompt_counts_its_candidates_again() -> None:
     board = build_leaderboard([first, second], RUBRIC, experiment="e", task=first.task, cells_now={place: "A"})
     assert board.superseded == 1
     assert board.rows[0].candidates == 1
+
+
+def test_automatic_judges_that_scored_a_part_each_are_named() -> None:
+    """The judge was changed, and the new one stopped half way: rows may be scored by one, others by the other."""
+    first, second = judged(5, AUTO, by="haiku"), judged(3, AUTO, by="gpt", at="2")
+    mixed = board(candidate("s1", first), candidate("s2", first, second))
+    assert mixed.automatic_judges == ("gpt", "haiku")
+    assert any("2 automatic judges (gpt, haiku) have scored a part each" in note for note in notes(mixed))
+    whole = board(candidate("s1", first, second), candidate("s2", first, second))
+    assert not any("automatic judges" in note for note in notes(whole))

@@ -62,7 +62,7 @@ BASE = EASY[:20]
 def test_a_prompt_that_is_ahead_on_both_tiers_is_promoted() -> None:
     found = decided([*prompt("v1", BASE), *prompt("v2", better(1.0))])
     assert (found.winner, found.granted, unmet(found)) == ("v2", True, {})
-    names = ["scenarios", "ahead", "labels", "automatic", "failures", "cost", "latency"]
+    names = ["scenarios", "ahead", "labels", "automatic", "judge", "failures", "cost", "latency"]
     assert [c.name for c in found.conditions] == names
     assert re.search(r"p < 0.001 points .* on 20 scenarios, detectable: 0\.\d\d$", found.conditions[1].found)
     assert found.comparison is not None
@@ -90,6 +90,19 @@ def test_the_automatic_tier_has_to_agree_in_sign_unless_the_policy_says_otherwis
     by_auto = decided(against, policy=Policy.AUTO)
     assert by_auto.winner == "v1"
     assert by_auto.stays
+
+
+@pytest.mark.parametrize("champion", ["v1", None])
+def test_two_automatic_judges_promote_nothing_as_the_milder_one_would_win(champion: str | None) -> None:
+    """The judge was changed, and the new one has come as far as one of the prompts."""
+    milder = [
+        replace(c, verdicts=tuple(replace(v, judge=Judge(tier=v.judge.tier, name="other")) for v in c.verdicts))
+        for c in prompt("v2", better(1.0))
+    ]
+    found = decided([*prompt("v1", BASE), *milder], champion, policy=Policy.AUTO)
+    assert (found.winner, set(unmet(found))) == ("v2", {"judge"})
+    assert "2 automatic judges have scored a part each: auto, other; have the suite's own" in unmet(found)["judge"]
+    assert decided([*prompt("v1", BASE), *prompt("v2", better(1.0))], champion, policy=Policy.AUTO).granted
 
 
 def test_without_automatic_scores_it_says_how_to_get_them() -> None:

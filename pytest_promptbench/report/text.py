@@ -146,6 +146,12 @@ def notes(lb: Leaderboard) -> list[str]:
         for c in lb.comparisons
         if c["tier"] is None
     ]
+    if len(lb.automatic_judges) > 1:
+        names = ", ".join(visible(name) for name in lb.automatic_judges)
+        found.append(
+            f"{len(lb.automatic_judges)} automatic judges ({names}) have scored a part each, and may differ in how "
+            "strict they are: pytest evals/ --bench-read --judge-auto has the suite's own score the rest."
+        )
     if failed:
         found.append(f"{plural(failed, 'generation')} failed and {'is' if failed == 1 else 'are'} not scored.")
     if lb.superseded:
