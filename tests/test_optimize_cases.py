@@ -389,6 +389,18 @@ def test_the_reports_of_two_loops_do_not_mix(project: Project, run: Run) -> None
     assert f"the reports of loop {first} are there" in result.err
 
 
+def test_a_report_that_cannot_be_written_is_told_with_the_way_on(project: Project, run: Run) -> None:
+    (project.root / "out/report.md").mkdir(parents=True)
+    result = run("evals/tips.yaml", "--rounds", "1", "--report", "out", *AUTO)
+    assert (result.code, len(result.err.splitlines())) == (4, 1)
+    loop = loop_of(result)
+    assert re.search(rf"out/report.md: cannot be written: .*; the loop is kept .* --resume {loop}", result.err)
+    asked = project.provider.count
+    assert run("--resume", loop, "--report", "elsewhere").code == 0
+    assert project.provider.count == asked
+    assert (project.root / "elsewhere/report.md").is_file()
+
+
 def test_the_root_is_found_from_any_folder_and_nothing_is_left_there(
     project: Project, provider: ScriptedProvider, run: Run, tmp_path: Path
 ) -> None:

@@ -97,6 +97,27 @@ def run(args: argparse.Namespace, say: Say) -> int:
     plan = job.plan
     rounds = job.rounds or Rounds.create(job.store, plan.experiment, plan.id, plan.to_json(), split=plan.split)
     say(f"loop {plan.id} in MLflow experiment {plan.experiment}; {job.resume}")
+    with _files_of(job):
+        return _finish(job, rounds, say)
+
+
+@contextlib.contextmanager
+def _files_of(job: Job) -> Iterator[None]:
+    """Prompt, packets and reports are written when much is paid for: where that fails, what can be done is said."""
+    try:
+        yield
+    except OSError as error:
+        path = error.filename2 or error.filename
+        if path is None:
+            raise
+        raise UsageError(
+            f"{path}: cannot be written: {error.strerror or error}; the loop is kept and goes on with {job.resume}, "
+            "with --report DIR where that is the folder"
+        ) from None
+
+
+def _finish(job: Job, rounds: Rounds, say: Say) -> int:
+    plan = job.plan
     ended = _ended(rounds)
     result = ended or replace(_go(job, rounds, say), unpriced=tuple(Prices(plan, job.suite).unknown()))
     if ended is not None:
