@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from pytest_promptbench.champions import settle
-from pytest_promptbench.errors import UsageError
+from pytest_promptbench.errors import TrackingError, UsageError
 from pytest_promptbench.promotion import Condition, Policy, Promotion
 from pytest_promptbench.records import Message, Prompt, sha256
-from pytest_promptbench.tracking.registry import PromptRegistry, Registered
+from pytest_promptbench.tracking.registry import HISTORY, PromptRegistry, Registered
 from pytest_promptbench.tracking.store import TrackingStore
 
 from .project import Project, migrated_database
@@ -155,6 +155,35 @@ def test_a_history_outlives_an_alias_that_was_deleted_by_hand(tmp_path: Path) ->
     assert registry.champion("tip") is None
     assert promote("d").previous == 3
     assert [registry.roll_back("tip")[1].version for _ in range(3)] == ["c", "b", "a"]
+
+
+def test_a_promotion_whose_receipts_were_deleted_says_how_to_bring_them_back(tmp_path: Path) -> None:
+    """They have one experiment a task, so that another name is no way out."""
+    migrated_database(tmp_path / "mlflow.db")
+    store = TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path / "artifacts")
+    kept = PromptRegistry(store).keep_receipt("tip", {"winner": "a", "champion": None})
+    experiment = store.client.get_run(kept).info.experiment_id
+    store.client.delete_experiment(experiment)
+    again = TrackingStore(store.uri, artifact_root=tmp_path / "artifacts")
+    with pytest.raises(TrackingError, match=rf"'tip-promotions' is deleted .* restore --experiment-id {experiment} "):
+        PromptRegistry(again).keep_receipt("tip", {"winner": "b", "champion": "a"})
+
+
+@pytest.mark.parametrize("history", ["nonsense", '{"a": 1}', '["1"]', "null"])
+def test_a_history_that_somebody_has_broken_is_named_with_what_mends_it(tmp_path: Path, history: str) -> None:
+    migrated_database(tmp_path / "mlflow.db")
+    registry = PromptRegistry(TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path))
+    prompt = Prompt(task="tip", version="a", messages=(Message(role="user", content="a"),), sha256="a")
+    registry.promote("tip", prompt, lineage={}, message="test")
+    client = registry._store.client
+    client.set_prompt_tag("tip", HISTORY, history)
+    for step in (registry.champion, registry.roll_back):
+        with pytest.raises(UsageError, match=r"tag promptbench.champions of the registered prompt tip .* as in \[1, 2"):
+            step("tip")
+    client.delete_prompt_tag("tip", HISTORY)
+    champion = registry.champion("tip")
+    assert champion is not None
+    assert champion.number == 1
 
 
 def test_long_params_are_part_of_a_champion(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ class PromptRegistry:
         now: None where it was deleted, which forgets none of those before.
         """
         found = self._store.client.get_prompt(task)
-        history: list[int] = json.loads((found.tags if found is not None else {}).get(HISTORY, "[]"))
+        history = _numbers(task, (found.tags if found is not None else {}).get(HISTORY, "[]"))
         return history if now is None or history[-1:] == [now] else [*history, now]
 
     def _keep(self, task: str, history: Sequence[int]) -> None:
@@ -174,6 +174,20 @@ class PromptRegistry:
             store.client.log_dict(run.info.run_id, dict(receipt), "promotion.json")
             store.client.set_terminated(run.info.run_id)
         return str(run.info.run_id)
+
+
+def _numbers(task: str, text: str) -> list[int]:
+    """A history as it is kept. UsageError where somebody has changed it to what is none: whom to go back to is lost."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not all(type(n) is int for n in found):
+        raise UsageError(
+            f"the tag {HISTORY} of the registered prompt {task} is {text[:80]!r}, and must be the numbers of its "
+            "champions, oldest first, as in [1, 2]: set it in MLflow, or delete it, and a rollback knows none before"
+        )
+    return found
 
 
 def _registered(found: Any) -> Registered:

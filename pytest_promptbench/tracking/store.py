@@ -152,7 +152,8 @@ class TrackingStore:
             found = self._client.get_experiment_by_name(name)
             if found is not None and found.lifecycle_stage == "deleted":
                 raise TrackingError(
-                    f"experiment {name!r} is deleted in MLflow: restore it, or name another with --bench-experiment"
+                    f"experiment {name!r} is deleted in MLflow: bring it back with  mlflow experiments restore "
+                    f"--experiment-id {found.experiment_id}  or, for evals, name another with --bench-experiment"
                 )
             if found is None:
                 if not create:
