@@ -19,7 +19,8 @@ from pytest_promptbench.errors import UsageError
 from pytest_promptbench.optimize import plan as plans
 from pytest_promptbench.optimize import splits
 from pytest_promptbench.optimize.ending import Outcome, Result, on_test, summarise
-from pytest_promptbench.optimize.plan import JudgedBy, Plan, Trial, with_texts
+from pytest_promptbench.optimize.journal import MLflowJournal
+from pytest_promptbench.optimize.plan import ROUND_SCHEMA, JudgedBy, Plan, Trial, with_texts
 from pytest_promptbench.optimize.progress import status
 from pytest_promptbench.optimize.prompts import as_yaml, difference, write_prompt
 from pytest_promptbench.optimize.proposing import Example, ProposalError, parse_proposal, question, weakest
@@ -192,6 +193,37 @@ def test_a_plan_of_another_format_is_refused() -> None:
     assert Plan.from_json(plan().to_json()) == plan()
     with pytest.raises(UsageError, match="kept by another version"):
         Plan.from_json({**plan().to_json(), "schema": "promptbench/optimize-plan/2"})
+
+
+@pytest.mark.parametrize("damage", [{"train": 5}, {"base": {}}, {"judged_by": "?"}])
+def test_a_plan_that_is_damaged_is_told_in_one_line(damage: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"kept in MLflow as promptbench/optimize-plan/1 is damaged .*: begin a new"):
+        Plan.from_json({**plan().to_json(), **damage})
+    for other in ([], "text", None):
+        with pytest.raises(UsageError, match="format None"):
+            Plan.from_json(other)  # type: ignore[arg-type] # as an edited file may hold
+
+
+def test_a_new_loop_is_not_told_to_begin_a_new_loop_where_an_earlier_one_cannot_be_read() -> None:
+    earlier = begun("abc123", plan())
+    newer = replace(earlier, plan={**earlier.plan, "schema": "promptbench/optimize-plan/2"})
+    with pytest.raises(UsageError, match=r"in the plan of loop abc123, .* delete the loop's experiment in MLflow"):
+        splits.choose([f"s{i}" for i in range(15)], [newer], seed=None, anew=False, task="tip")
+
+
+@pytest.mark.parametrize("kept", [{}, {"parent": "v1", "component": 0}, {"component": 0, "text": "be kind"}])
+def test_a_round_that_is_damaged_is_told_in_one_line(kept: dict[str, Any]) -> None:
+    class Kept:
+        def proposal(self, _: int) -> dict[str, Any]:
+            return {"schema": ROUND_SCHEMA, **kept}
+
+        def decision(self, _: int) -> dict[str, Any]:
+            return {"schema": ROUND_SCHEMA, **kept}
+
+    journal = MLflowJournal(plan(), Kept())  # type: ignore[arg-type] # what of it is asked here
+    for read in (journal.proposal, journal.decision):
+        with pytest.raises(UsageError, match="is damaged"):
+            read(1)
 
 
 def test_the_root_is_pytests(tmp_path: Path) -> None:

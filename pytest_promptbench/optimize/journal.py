@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..tracking.rounds import Rounds
-from .plan import ROUND_SCHEMA, Plan, Trial, checked_schema
+from .plan import ROUND_SCHEMA, Plan, Trial, read_kept
 
 
 def outcome(trial: Trial) -> str:
@@ -14,6 +14,13 @@ def outcome(trial: Trial) -> str:
     if trial.number == 0:
         return "the start"
     return trial.problem or ("dropped: clearly behind its parent" if trial.dropped else "measured")
+
+
+def _proposal(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With all that a round needs to be gone through again. KeyError."""
+    about = {name: found[name] for name in ("parent", "component")}
+    problem = found.get("problem")
+    return {**about, "text": found["text"]} if problem is None else {**about, "problem": problem}
 
 
 class MLflowJournal:
@@ -27,14 +34,14 @@ class MLflowJournal:
 
     def proposal(self, number: int) -> Mapping[str, Any] | None:
         found = self._rounds.proposal(number)
-        return None if found is None else checked_schema(found, ROUND_SCHEMA)
+        return None if found is None else read_kept(found, ROUND_SCHEMA, _proposal)
 
     def keep(self, number: int, proposal: Mapping[str, Any]) -> None:
         self._rounds.keep(number, self._plan.version(number), {"schema": ROUND_SCHEMA, **proposal})
 
     def decision(self, number: int) -> Trial | None:
         found = self._rounds.decision(number)
-        return None if found is None else Trial.from_json(checked_schema(found, ROUND_SCHEMA))
+        return None if found is None else read_kept(found, ROUND_SCHEMA, Trial.from_json)
 
     def close(self, trial: Trial) -> None:
         metrics = {"train_composite": trial.mean, "e_value": trial.e_value, "saved_candidates": float(trial.saved)}

@@ -5,15 +5,17 @@ from __future__ import annotations
 import random
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from ..catalog.template import PLACEHOLDER, placeholders
 from ..errors import UsageError
 from ..records import Message, Model, Prompt, Record, Scenario, Suite, Tier, sha256
 from ..statistics import fewest_pairs
+
+T = TypeVar("T")
 
 TEST_SHARE = 0.4
 FEWEST_TRAIN = 4
@@ -80,17 +82,23 @@ class Plan(Record):
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """UsageError for a plan of another format."""
-        return super().from_json(checked_schema(data, PLAN_SCHEMA))
+        return read_kept(data, PLAN_SCHEMA, super().from_json)
 
 
-def checked_schema(data: Mapping[str, Any], schema: str) -> Mapping[str, Any]:
-    """The data, if it says that it is of this format. UsageError."""
-    if data.get("schema") != schema:
+def read_kept(data: Any, schema: str, make: Callable[[Mapping[str, Any]], T]) -> T:
+    """What ``make`` makes of the data, if that says that it is of this format. UsageError, also where it is damaged."""
+    found = data.get("schema") if isinstance(data, Mapping) else None
+    if found != schema:
         raise UsageError(
-            f"the loop was kept by another version of pytest-promptbench (format {data.get('schema')!r}, this one "
+            f"the loop was kept by another version of pytest-promptbench (format {found!r}, this one "
             f"reads {schema!r}): resume it with that version, or begin a new loop"
         )
-    return data
+    try:
+        return make(data)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"what the loop kept in MLflow as {schema} is damaged ({type(error).__name__}: {error}): begin a new loop"
+        ) from None
 
 
 def new_id() -> str:

@@ -29,7 +29,7 @@ def choose(scenarios: Sequence[str], earlier: Sequence[Begun], *, seed: int | No
     if anew:
         return _another(scenarios, earlier, seed=seed)
     mine = [b for b in earlier if b.split == earlier[0].split]
-    known = [Plan.from_json(b.plan) for b in mine]
+    known = [_plan(b) for b in mine]
     before = Split(
         train=tuple(dict.fromkeys(s for p in known for s in p.train)),
         test=tuple(dict.fromkeys(s for p in known for s in p.test)),
@@ -44,6 +44,18 @@ def choose(scenarios: Sequence[str], earlier: Sequence[Begun], *, seed: int | No
             "with --new-split"
         )
     return plans.split(scenarios, seed=before.seed, before=before)
+
+
+def _plan(begun: Begun) -> Plan:
+    """The plan of an earlier loop. UsageError with what a new one can do where it cannot be read."""
+    try:
+        return Plan.from_json(begun.plan)
+    except UsageError:
+        raise UsageError(
+            f"the task's split is in the plan of loop {begun.loop}, which was kept by another version of "
+            "pytest-promptbench or is damaged: take that version, or delete the loop's experiment in MLflow, and with "
+            "it what is known of its split"
+        ) from None
 
 
 def _another(scenarios: Sequence[str], earlier: Sequence[Begun], *, seed: int | None) -> Split:
@@ -67,16 +79,16 @@ def check_start(base: Prompt, split: Split, earlier: Sequence[Begun], origin: Or
 
     Gives back what could not be found out, as sentences.
     """
-    plans_by_loop = {b.loop: b.plan for b in earlier}
+    by_loop = {b.loop: b for b in earlier}
     version, seen = base.version, set()
     while (loop := origin(version) or _named(version)) is not None and loop not in seen:
         seen.add(loop)
-        if loop not in plans_by_loop:
+        if loop not in by_loop:
             return [
                 f"{version} comes from loop {loop}, which this MLflow does not have: whether it was made from "
                 "scenarios of this test split is not known, and if it was, the test flatters it"
             ]
-        plan = Plan.from_json(plans_by_loop[loop])
+        plan = _plan(by_loop[loop])
         learnt = [s for s in split.test if s in plan.train]
         if learnt:
             raise UsageError(

@@ -91,7 +91,7 @@ class Rounds:
             one = cls(store, name, run.run_id)
             with translated(store.uri):
                 plan = one._read(run.run_id, PLAN_FILE)
-            if plan is not None:
+            if isinstance(plan, Mapping):
                 loop = tags[LOOP]
                 loops.append(
                     Begun(loop=loop, split=tags.get(SPLIT) or loop, tested=tags.get(TESTED) == "true", plan=plan)
@@ -122,12 +122,13 @@ class Rounds:
         except json.JSONDecodeError:
             return None
 
-    def plan(self) -> dict[str, Any]:
+    def plan(self) -> Any:
+        """As it was kept, whatever that is. UsageError where there is none."""
         with translated(self._store.uri):
             plan = self._read(self.run_id, PLAN_FILE)
         if plan is None:
             raise UsageError(f"the loop {self.run_id} in {self.experiment} was ended before it had a plan: begin anew")
-        return dict(plan)
+        return plan
 
     def proposal(self, number: int) -> dict[str, Any] | None:
         """What ``keep`` was given for a round, in this process or in an earlier one."""
