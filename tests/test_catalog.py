@@ -37,6 +37,7 @@ RUBRIC = """
     ---
     # Anchors
 """
+MORE = "\n      - {{name: criterion_{}, type: scale, min: 1, max: 5}}"
 
 
 def write(root: Path, **files: str) -> Path:
@@ -332,6 +333,11 @@ CASES: list[tuple[str, dict[str, str], list[str]]] = [
         "composites that are too large",
         {"rubric": RUBRIC.replace("weight: 1", "weight: 250000")},
         ["tip-v1.md:3", "to 1.25e+06 points", "within 1,000,000"],
+    ),
+    (
+        "more criteria than a verdict has room for",
+        {"rubric": RUBRIC.replace("criteria:", "criteria:" + "".join(map(MORE.format, range(200))))},
+        ["tip-v1.md:3", "the scores of 20", "characters", "fewer criteria"],
     ),
     ("infinite", {"rubric": RUBRIC.replace("max: 5", "max: .inf")}, ["tip-v1.md:4", "not a finite number"]),
     ("penalty", {"rubric": RUBRIC.replace("penalty: 1", "penalty: -1")}, ["tip-v1.md:5", "penalty is -1"]),

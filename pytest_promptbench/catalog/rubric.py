@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -20,6 +21,9 @@ RESERVED = frozenset(
 )  # fmt: skip
 LARGEST, SMALLEST = 1e6, 1e-6
 """What a rubric's numbers may be, and its composites: figures have six decimals, and their cubes have to be floats."""
+MOST_SCORES = 6000
+"""Characters of a verdict's scores. MLflow keeps 8,000 of a tag, which holds the judge and a rationale, too, and cuts
+off the rest without a word: nothing could read such a verdict back."""
 
 
 def load_rubric(file: Path) -> Rubric:
@@ -55,6 +59,12 @@ def load_rubric(file: Path) -> Rubric:
         raise CatalogError(
             f"{file}:{document.line(('criteria',))}: composites reach from {rubric.bottom:g} to {rubric.top:g} points; "
             f"keep them within {LARGEST:,.0f} by smaller weights and penalties"
+        )
+    size = len(json.dumps(dict.fromkeys(names, -LARGEST / 3)))
+    if size > MOST_SCORES:
+        raise CatalogError(
+            f"{file}:{document.line(('criteria',))}: the scores of {len(names)} criteria take {size:,} characters, and "
+            f"MLflow has room for {MOST_SCORES:,}; take fewer criteria or shorter names, or score in several suites"
         )
     if not rubric.body.strip():
         raise CatalogError(
