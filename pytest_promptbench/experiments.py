@@ -9,11 +9,11 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from .agreement import Agreement, agreement_report
 from .catalog.rubric import load_rubric
@@ -25,8 +25,12 @@ from .records import Leaderboard, LoggedCandidate, Rubric, sha256
 from .sitdown import Applied, take_in
 
 if TYPE_CHECKING:
+    from .tracking.changes import Changes
     from .tracking.store import TrackingStore
 
+T = TypeVar("T")
+MOST_KEPT: Final = 100_000
+"""Candidates that are kept between two reads, some 3 KB each; of more, those of the experiment that was read last."""
 _NAMED = 20
 """So many names are listed in a message; of more, the number."""
 
@@ -52,21 +56,87 @@ class Group:
     rubric: str
     rubric_sha256: str
     candidates: tuple[LoggedCandidate, ...]
+    _built: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _building: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     @cached_property
     def current(self) -> list[LoggedCandidate]:
         """Those that count on the leaderboard."""
         return newest(self.candidates)[0]
 
-    @property
+    @cached_property
     def pending(self) -> tuple[LoggedCandidate, ...]:
         """What waits for a judge; not what an edited prompt or model has superseded."""
         return tuple(sorted((c for c in self.current if c.pending), key=lambda c: (c.started_at, c.run_id)))
 
-    @property
+    @cached_property
     def age(self) -> tuple[str, int]:
         """Larger for a newer group. Sessions count before times: an answer from the cache keeps the time it had."""
         return max((c.session, c.started_at) for c in self.candidates)
+
+    @cached_property
+    def counts(self) -> Mapping[str, int]:
+        """Candidates, and how many of them are judged, pending and failed."""
+        return _counts(self.candidates, len(self.pending))
+
+    def leaderboard(self, rubric: Rubric) -> Leaderboard:
+        """``rubric`` is the group's own; built once."""
+        with self._building:
+            if "leaderboard" not in self._built:
+                self._built["leaderboard"] = build_leaderboard(
+                    self.candidates, rubric, experiment=self.experiment, task=self.task
+                )
+            return self._built["leaderboard"]  # type: ignore[no-any-return]
+
+    def agreement(self, rubric: Rubric) -> Agreement:
+        """Likewise of its judges."""
+        with self._building:
+            if "agreement" not in self._built:
+                self._built["agreement"] = agreement_report(
+                    self.current, rubric, experiment=self.experiment, task=self.task
+                )
+            return self._built["agreement"]  # type: ignore[no-any-return]
+
+
+def _counts(candidates: Sequence[LoggedCandidate], pending: int) -> dict[str, int]:
+    return {
+        "candidates": len(candidates),
+        "judged": sum(c.sit_down() is not None for c in candidates),
+        "pending": pending,
+        "failed": sum(c.error is not None for c in candidates),
+    }
+
+
+def _sum(all_counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total = _counts((), 0)
+    for counts in all_counts:
+        total = {name: n + counts[name] for name, n in total.items()}
+    return total
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSummary:
+    """A task with the counts of all of its rubrics; ``rubric_sha256`` is the newest's."""
+
+    task: str
+    rubric: str
+    rubric_sha256: str
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """How many candidates an experiment holds, in which state.
+
+    Of all that is logged; but pending is only what still waits for a judge.
+    ``to_judge``: a task of which something is pending. ``last_at`` is in milliseconds since the epoch.
+    """
+
+    name: str
+    tasks: tuple[TaskSummary, ...]
+    counts: Mapping[str, int]
+    to_judge: str | None
+    last_at: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +146,7 @@ class Experiment:
     name: str
     candidates: tuple[LoggedCandidate, ...]
 
-    @property
+    @cached_property
     def groups(self) -> tuple[Group, ...]:
         """By task, and of a task the newest rubric first."""
         found: dict[tuple[str, str], list[LoggedCandidate]] = defaultdict(list)
@@ -89,9 +159,29 @@ class Experiment:
         newest_first = sorted(groups, key=lambda g: g.age, reverse=True)
         return tuple(sorted(newest_first, key=lambda g: g.task))
 
-    @property
+    @cached_property
     def tasks(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(g.task for g in self.groups))
+
+    @cached_property
+    def waiting(self) -> frozenset[str]:
+        """The runs that a packet would offer."""
+        return frozenset(c.run_id for g in self.groups for c in g.pending)
+
+    @cached_property
+    def summary(self) -> Summary:
+        tasks = []
+        for task in self.tasks:
+            mine = [g for g in self.groups if g.task == task]
+            about = {"task": task, "rubric": mine[0].rubric, "rubric_sha256": mine[0].rubric_sha256}
+            tasks.append(TaskSummary(**about, counts=_sum(g.counts for g in mine)))
+        return Summary(
+            name=self.name,
+            tasks=tuple(tasks),
+            counts=_sum(t.counts for t in tasks),
+            to_judge=next((g.task for g in self.groups if g.pending), None),
+            last_at=max((c.started_at for c in self.candidates), default=None),
+        )
 
     def group(self, task: str | None = None, rubric_sha256: str | None = None) -> Group:
         """The group of a task, of its newest rubric unless another is named; ``task`` may be left out of one.
@@ -122,19 +212,34 @@ class Experiment:
         )
 
 
+class _Kept:
+    """What is made of the store, for as long as nothing changes in it. ``size`` is in candidates."""
+
+    def __init__(self) -> None:
+        self.making = threading.Lock()
+        self.value: Any = None
+        self.size: int | None = None
+
+
 class Experiments:
     """Reads experiments and takes verdicts in. Safe to use from several threads.
 
-    ``open_store`` gives a new store each time, so that nothing is remembered from one call to the next. Everything
-    raises TrackingError where MLflow does not answer.
+    ``open_store`` gives a new store each time. What was read is kept where the store can tell that nothing was written
+    since, whoever wrote it (``tracking.changes``), and is asked for anew everywhere else. Everything raises
+    TrackingError where MLflow does not answer.
     """
 
-    def __init__(self, open_store: Callable[[], TrackingStore]) -> None:
+    def __init__(self, open_store: Callable[[], TrackingStore], *, most_kept: int = MOST_KEPT) -> None:
         self._open_store = open_store
+        self._most_kept = most_kept
         self._rubrics: dict[str, Rubric] = {}
         self._first = threading.Lock()
         self._writing = threading.Lock()
         self._opened = False
+        self._changes: Changes | None = None
+        self._keeping = threading.Lock()
+        self._mark: object = None
+        self._kept: dict[tuple[str, ...], _Kept] = {}
 
     def store(self) -> TrackingStore:
         """A store that is open. Only one thread imports MLflow and migrates its database."""
@@ -147,15 +252,59 @@ class Experiments:
             self._opened = True
         return store
 
+    def _while_unchanged(
+        self, key: tuple[str, ...], make: Callable[[], T], size: Callable[[T], int] = lambda _: 0
+    ) -> T:
+        """What ``make`` gives, made once until something is written. Who comes while it is made waits for it.
+
+        The mark is taken first: what is read afterwards is as of it or newer, and never kept for longer than it holds.
+        """
+        if self._changes is None:
+            from .tracking.changes import Changes
+
+            self._changes = Changes(self._open_store().uri)
+        mark = self._changes.mark()
+        if mark is None:
+            return make()
+        with self._keeping:
+            if mark != self._mark:
+                self._mark, self._kept = mark, {}
+            kept = self._kept.pop(key) if key in self._kept else _Kept()
+            self._kept[key] = kept  # at the end: what was asked for last goes last
+        try:
+            with kept.making:
+                if kept.size is None:
+                    kept.value = make()
+                    kept.size = size(kept.value)
+                value: T = kept.value
+        finally:
+            self._make_room()
+        return value
+
+    def _make_room(self) -> None:
+        with self._keeping:
+            # Nothing is kept of what failed: there is no end of names that nobody has.
+            self._kept = {k: kept for k, kept in self._kept.items() if kept.size is not None or kept.making.locked()}
+            sizes = {k: kept.size for k, kept in self._kept.items() if kept.size}
+            for key in list(sizes)[:-1]:
+                if sum(sizes.values()) <= self._most_kept:
+                    break
+                del sizes[key], self._kept[key]
+
     def names(self) -> list[str]:
         """The active experiments of the store, whoever made them."""
-        return self.store().experiments()
+        return self._while_unchanged(("names",), lambda: self.store().experiments())
 
     def read(self, name: str) -> Experiment:
         """NotFoundError where there is no such experiment, or it is deleted."""
-        return self._read(self.store(), name)
+        return self._while_unchanged(("read", name), lambda: self._read(name), lambda e: len(e.candidates))
 
-    def _read(self, store: TrackingStore, name: str) -> Experiment:
+    def summary(self, name: str) -> Summary:
+        """Likewise, and kept for longer than its candidates."""
+        return self._while_unchanged(("summary", name), lambda: self.read(name).summary)
+
+    def _read(self, name: str) -> Experiment:
+        store = self.store()
         known = store.experiments()
         if name not in known:
             raise NotFoundError(f"MLflow has no experiment {plain(name)}; there are: {_listed(known)}")
@@ -174,11 +323,11 @@ class Experiments:
 
     def leaderboard(self, name: str, *, task: str | None = None, rubric_sha256: str | None = None) -> Leaderboard:
         group = self.read(name).group(task, rubric_sha256)
-        return build_leaderboard(group.candidates, self.rubric(group), experiment=name, task=group.task)
+        return group.leaderboard(self.rubric(group))
 
     def agreement(self, name: str, *, task: str | None = None, rubric_sha256: str | None = None) -> Agreement:
         group = self.read(name).group(task, rubric_sha256)
-        return agreement_report(group.current, self.rubric(group), experiment=name, task=group.task)
+        return group.agreement(self.rubric(group))
 
     def packet(self, name: str, *, task: str | None = None, limit: int | None = None) -> dict[str, Any]:
         """A blind packet of what is pending of a task, under its newest rubric; of the oldest ``limit`` of it.
@@ -198,10 +347,9 @@ class Experiments:
         """
         packet = parse_packet(data)
         with self._writing:
-            store = self.store()
-            experiment = self._read(store, packet.experiment)
+            experiment = self.read(packet.experiment)
             rubrics = self._newest_rubric(experiment, packet.rubric.id)
-            return experiment.name, take_in(store, packet, experiment.candidates, rubrics=rubrics)
+            return experiment.name, take_in(self.store(), packet, experiment.candidates, rubrics=rubrics)
 
     def _newest_rubric(self, experiment: Experiment, rubric: str) -> Mapping[str, Rubric]:
         groups = [g for g in experiment.groups if g.rubric == rubric]

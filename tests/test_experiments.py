@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -17,10 +20,14 @@ from pytest_promptbench.experiments import (
     parse_rubric,
 )
 from pytest_promptbench.leaderboard import leaderboard_json
-from pytest_promptbench.records import LoggedCandidate, sha256
+from pytest_promptbench.records import Judge, LoggedCandidate, Tier, Verdict, sha256
+from pytest_promptbench.tracking.changes import Changes
+from pytest_promptbench.tracking.store import TrackingStore
 
 from .project import RUBRIC, Project, migrated_database
 from .provider import ScriptedProvider
+from .test_tracking import RUBRIC as TIP
+from .test_tracking import logged
 
 LONG = "\n" + "A level that needs many words. é\n" * 400
 
@@ -98,6 +105,85 @@ def candidate(task: str, started_at: int) -> LoggedCandidate:
         run_id=f"{task}{started_at}", experiment="e", task=task, model="m", prompt="p", scenario="s", cell="c",
         candidate=f"{task}{started_at}", rubric="r", rubric_sha256="x", pending=True, started_at=started_at,
     )  # fmt: skip
+
+
+class Counting(TrackingStore):
+    """Notes each experiment that it reads."""
+
+    seen: ClassVar[list[str]] = []
+
+    def read(self, experiment: str, **options: Any) -> list[LoggedCandidate]:
+        self.seen.append(experiment)
+        return super().read(experiment, **options)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The experiments that were read from the store, in order."""
+    monkeypatch.setattr(Counting, "seen", [])
+    return Counting.seen
+
+
+def stored(root: Path, **cells: int) -> str:
+    """The address of a store with so many candidates by experiment."""
+    migrated_database(root / "mlflow.db")
+    uri = f"sqlite:///{root}/mlflow.db"
+    TrackingStore(uri, artifact_root=root).log([logged(f"s{i}").entry(n) for n, m in cells.items() for i in range(m)])
+    return uri
+
+
+def test_what_did_not_change_is_read_once_by_all_who_ask_at_once(tmp_path: Path, read: list[str]) -> None:
+    uri = stored(tmp_path, a=2, b=1)
+    found = Experiments(lambda: Counting(uri, artifact_root=tmp_path))
+    with ThreadPoolExecutor(4) as pool:
+        boards = list(pool.map(lambda name: found.read(name).group().leaderboard(TIP), ["a"] * 4))
+    assert all(board is boards[0] for board in boards)
+    assert (found.summary("a").counts["pending"], found.summary("b").counts["pending"]) == (2, 1)
+    assert read == ["a", "b"]
+
+
+def test_what_others_write_shows_at_once(tmp_path: Path, read: list[str]) -> None:
+    uri = stored(tmp_path, a=2)
+    found = Experiments(lambda: Counting(uri, artifact_root=tmp_path))
+    judged = found.read("a").group("tip").pending[0]
+    other = TrackingStore(uri, artifact_root=None)
+    scores = {c.name: 4 if c.type == "scale" else True for c in TIP.criteria}
+    for value in (4, 5):  # the second changes no count and no length
+        scores["relevance"] = value
+        verdict = Verdict(scores=dict(scores), judge=Judge(tier=Tier.HUMAN, name="me"), at="2026-01-01T00:00:00Z")
+        other.record(judged, verdict, TIP)
+        assert found.summary("a").counts["judged"] == 1
+        (row,) = found.read("a").group("tip").leaderboard(TIP).rows
+        assert row.criteria["relevance"] == value
+    assert read == ["a"] * 3
+
+
+def test_another_database_in_the_same_place_is_a_change(tmp_path: Path) -> None:
+    file, other = tmp_path / "mlflow.db", tmp_path / "other.db"
+    changes = Changes(f"sqlite:///{file}")
+    assert changes.mark() is None
+    for path in (file, other):
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("CREATE TABLE t (x)")
+    before = changes.mark()
+    assert before is not None
+    assert changes.mark() == before
+    other.replace(file)
+    assert changes.mark() != before
+
+
+def test_no_more_is_kept_than_there_is_room_for(tmp_path: Path, read: list[str]) -> None:
+    uri = stored(tmp_path, a=2, b=2, c=2)
+    found = Experiments(lambda: Counting(uri, artifact_root=tmp_path), most_kept=4)
+    for name in "abcb":
+        found.read(name)
+    assert read == ["a", "b", "c"]
+    found.read("a")
+    assert read == ["a", "b", "c", "a"]
+    for i in range(5):
+        with pytest.raises(NotFoundError):
+            found.read(f"none-{i}")
+    assert len(found._kept) <= 3, "the names, and two experiments"
 
 
 def test_of_several_tasks_one_must_be_named() -> None:

@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from pytest_promptbench.errors import TrackingError
+from pytest_promptbench.tracking.changes import Changes
 from pytest_promptbench.tracking.store import TrackingStore
 from pytest_promptbench.tracking.tables import EVERYTHING
 
@@ -114,3 +116,22 @@ def test_reading_mlflows_tables_gives_what_its_client_gives(tmp_path: Path, post
     keys = [run.tags["promptbench.candidate"] for run in direct]
     by_key = store.runs.by_tag(experiments, wanted, "promptbench.candidate").get(keys)
     assert [plain(by_key[key]) for key in keys] == direct
+
+
+def test_a_change_by_anybody_is_seen_and_nothing_else_is_one(tmp_path: Path, postgres: str) -> None:
+    store = TrackingStore(postgres, artifact_root=tmp_path)
+    store.log([logged("s1").entry("changes")])
+    changes = Changes(postgres)
+    before = changes.mark()
+    assert before is not None
+    assert store.read("changes")
+    assert changes.mark() == before
+    store.tag(store.read("changes")[0].run_id, {"note": "1"})
+    after = changes.mark()
+    assert after != before
+    with sa.create_engine(postgres).connect() as connection:  # as where the database was restarted
+        connection.execute(
+            sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid != pg_backend_pid()")
+        )
+    assert changes.mark() == after
+    assert Changes("postgresql+psycopg2://nobody:sk-secret@127.0.0.1:9/none").mark() is None

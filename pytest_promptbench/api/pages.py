@@ -17,10 +17,8 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from ..agreement import agreement_report
 from ..clock import iso_utc
-from ..experiments import Experiment, Experiments, Group
-from ..leaderboard import build_leaderboard
+from ..experiments import Experiments, Group, Summary
 from ..records import Leaderboard, LoggedCandidate, Row, Rubric, Score, Verdict
 from ..report import pictures
 from ..report.tables import all_tables
@@ -29,7 +27,6 @@ from ..scores import verdict_composite
 from .guard import SESSION_S, WRITE, Tokens, cookie_of, session_of
 from .problems import ProblemError
 from .settings import ServiceSettings
-from .views import counts
 
 PAGE_SIZE: Final = 20
 LONGEST: Final = 20_000
@@ -59,8 +56,8 @@ class Pages:
 
     def experiments(self, request: Request, offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0) -> Response:
         names = self._experiments.names()
-        shown = [self._experiments.read(n) for n in names[offset : offset + PAGE_SIZE]]
-        rows = [_experiment_row(e) for e in shown if e.candidates]
+        shown = [self._experiments.summary(n) for n in names[offset : offset + PAGE_SIZE]]
+        rows = [_experiment_row(e) for e in shown if e.tasks]
         return self._page(
             request,
             "experiments.html.j2",
@@ -82,19 +79,19 @@ class Pages:
         found = self._experiments.read(name)
         group = found.group(task if task is not None else next(iter(found.tasks), None), rubric)
         text = self._experiments.rubric(group)
-        board = build_leaderboard(group.candidates, text, experiment=name, task=group.task)
+        board = group.leaderboard(text)
         scenarios = _scenarios(group)
-        waiting = {c.run_id for c in group.pending}
+        waiting = found.waiting
         chosen = scenario if scenario in scenarios else next(iter(scenarios))
         texts = self._experiments.texts(scenarios[chosen])
-        agreement = agreement_report(group.current, text, experiment=name, task=group.task)
+        agreement = group.agreement(text)
         own = all_tables(board, None)
         return self._page(
             request,
             "experiment.html.j2",
             group=group,
             groups=[_GroupLink.of(g, current=g is group) for g in found.groups],
-            counts=counts(group.candidates),
+            counts=group.counts,
             title=visible(name),
             task=visible(group.task),
             rubric_name=visible(group.rubric),
@@ -269,15 +266,14 @@ class _ExperimentRow:
     at: str
 
 
-def _experiment_row(experiment: Experiment) -> _ExperimentRow:
-    pending = next((g for g in experiment.groups if g.pending), experiment.groups[0])
+def _experiment_row(found: Summary) -> _ExperimentRow:
     return _ExperimentRow(
-        name=visible(experiment.name),
-        link=_link("/experiment", name=experiment.name),
-        judge_link=_link("/judge", name=experiment.name, task=pending.task),
-        tasks=visible(", ".join(experiment.tasks)),
-        counts=counts(experiment.candidates),
-        at=_day(max(c.started_at for c in experiment.candidates)),
+        name=visible(found.name),
+        link=_link("/experiment", name=found.name),
+        judge_link=_link("/judge", name=found.name, task=found.to_judge),
+        tasks=visible(", ".join(t.task for t in found.tasks)),
+        counts=found.counts,
+        at=_day(found.last_at or 0),
     )
 
 

@@ -22,7 +22,7 @@ from ..agreement import agreement_json
 from ..clock import iso_utc
 from ..errors import PacketError, PromptbenchError
 from ..experiments import Experiments, Group
-from ..leaderboard import leaderboard_json, pending_candidates
+from ..leaderboard import leaderboard_json
 from ..packet import read_packet
 from ..packet.document import plain
 from ..records import LoggedCandidate, Rubric, Tier
@@ -86,7 +86,7 @@ def api_routes(*, settings: ServiceSettings, experiments: Experiments, runs: Run
     ) -> Response:
         """The experiments of the store, with what they hold."""
         names = experiments.names()
-        shown = [summary(experiments.read(n)) for n in names[offset : offset + limit]]
+        shown = [summary(experiments.summary(n)) for n in names[offset : offset + limit]]
         after = offset + limit
         page = models.ExperimentPage(
             experiments=shown, total=len(names), next_offset=after if after < len(names) else None
@@ -112,7 +112,7 @@ def api_routes(*, settings: ServiceSettings, experiments: Experiments, runs: Run
         """The candidates of an experiment, oldest first."""
         found = experiments.read(experiment)
         wanted = {"model": model, "prompt": prompt, "scenario": scenario, "task": task}
-        waiting = {c.run_id for c in pending_candidates(found.candidates)}
+        waiting = found.waiting
         matching = [
             c
             for c in found.candidates
