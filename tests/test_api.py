@@ -539,6 +539,11 @@ def test_a_service_that_is_not_safe_does_not_start(tmp_path: Path, changes: dict
         settings_of(tmp_path, **changes)
 
 
+def test_a_service_of_a_store_that_holds_no_candidates_does_not_start(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is './mlruns', a folder of files, where MLflow keeps no traces"):
+        ServiceSettings.from_environment(root=tmp_path, environ={"MLFLOW_TRACKING_URI": "./mlruns"})
+
+
 def test_secrets_are_not_shown() -> None:
     settings = settings_of(
         Path(), token=TOKEN, airflow=AirflowSettings(url="http://x", username="u", password="secret1")

@@ -957,3 +957,14 @@ def test_exporting_before_anything_ran_says_what_to_do(project: Project) -> None
     result = project.pytest("--judge-export", "packet.json")
     assert result.code == 4
     assert "Run the evals first" in result.text
+
+
+@pytest.mark.parametrize("store", ["file:///tmp/mlruns", "./mlruns"])
+def test_a_store_that_holds_no_candidates_is_told_before_anything_is_paid(project: Project, store: str) -> None:
+    project.environ = {"MLFLOW_TRACKING_URI": store}
+    done = project.pytest()
+    assert done.code == 4, done.text
+    assert f"MLFLOW_TRACKING_URI is {store!r}, a folder of files, where MLflow keeps no traces" in done.text
+    assert "Traceback" not in done.text
+    assert project.provider.count == 0
+    assert project.pytest("--collect-only").code == 0, "which asks nobody"

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from ..errors import UsageError
 from ..settings import Identity, resolve
-from ..tracking.address import redacted
+from ..tracking.address import check_takes_candidates, redacted
 
 TOKEN = "PROMPTBENCH_API_TOKEN"  # noqa: S105 - the variable's name
 READ_TOKEN = "PROMPTBENCH_API_READ_TOKEN"  # noqa: S105 - likewise
@@ -90,6 +90,7 @@ class ServiceSettings:
             raise UsageError(f"--root {root}: there is no such folder")
         root = root.resolve()
         project = resolve(lambda _: None, root=root, cwd=root, identity=Identity.new(), environ=environ)
+        check_takes_candidates(project.tracking_uri)
         return cls(
             root=root,
             tracking_uri=project.tracking_uri,

@@ -23,6 +23,7 @@ from ..locks import LockFile
 from ..quiet import quiet_environment
 from ..records import Candidate, Cell, Model, Suite
 from ..settings import Settings
+from ..tracking.address import check_takes_candidates
 from ..tracking.entry import Logged
 from .plan import Folder, Plan, Planned, Task, merged, where
 
@@ -117,6 +118,8 @@ class Bench:
         A session that ``asks`` nobody needs none of them; a mistake in a file is one in every session.
         """
         settings = self.settings
+        if chosen and asks:
+            check_takes_candidates(settings.tracking_uri)
         asked: dict[int, tuple[Suite, set[str]]] = {}
         for p in chosen:
             asked.setdefault(id(p.task), (p.task.suite, set()))[1].add(p.cell.model.name)

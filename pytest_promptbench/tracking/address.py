@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from ..errors import PromptbenchError, TrackingError
+from ..errors import PromptbenchError, TrackingError, UsageError
 from ..locks import alone_in
 from ..settings import sqlite_uris_have_escapes
 
@@ -47,6 +47,15 @@ def _without_secrets(text: str, uri: str) -> str:
     for secret in sorted({s for f in found for s in (f, unquote(f)) if len(s) >= _SHORTEST}, key=len, reverse=True):
         text = text.replace(secret, "***")
     return text
+
+
+def check_takes_candidates(uri: str) -> None:
+    """UsageError where MLflow has no traces in a store of that kind, so that no candidate could ever be logged."""
+    if not re.match(r"[a-z][a-z0-9+.-]*:", uri, re.IGNORECASE) or uri.lower().startswith("file:"):
+        raise UsageError(
+            f"MLFLOW_TRACKING_URI is {uri!r}, a folder of files, where MLflow keeps no traces: take a database "
+            "(sqlite:////path/mlflow.db) or a server's address; mlflow migrate-filestore brings the old runs along"
+        )
 
 
 @contextlib.contextmanager
