@@ -997,6 +997,34 @@ def test_a_job_that_cannot_be_started_says_why_and_leaves_nothing(tmp_path: Path
     assert "the run was not started: " in problem(answer, 503)
 
 
+def test_jobs_whose_place_is_a_file_are_told_by_name(root: Path, logged: Project) -> None:
+    (root / ".promptbench").mkdir(exist_ok=True)
+    (root / ".promptbench/jobs").touch()
+    client = client_of(root, environ=logged.environment())
+    told = re.escape(f"{root}/.promptbench/jobs, which cannot be read (Not a directory): make it a folder")
+    assert re.search(told, problem(client.post("/api/bench/run", json={"suite": "evals"}), 503))
+    assert re.search(told, problem(client.get("/api/bench/run/bench-x"), 503))
+
+
+def test_a_job_whose_disk_is_full_says_why_it_failed(tmp_path: Path) -> None:
+    """Its log has no room, and its state the room that it had set aside."""
+    folder = tmp_path / "bench-20261123T120000-00000000"
+    folder.mkdir()
+    about = {"root": str(tmp_path), "python": sys.executable, "day": "2026-11-23", "started_at": "2026-11-23T12:00:00Z"}
+    (folder / "job.json").write_text(json.dumps({**about, "request": {"suite": "evals/gone.yaml"}}))
+    with (folder / "lock").open("w") as lock, Path("/dev/full").open("w") as log:
+        command = [sys.executable, "-m", "pytest_promptbench.airflow.alone", str(folder), "collect", str(lock.fileno())]
+        environ = {**os.environ, "MLFLOW_TRACKING_URI": "sqlite:///x.db"}
+        subprocess.run(command, stdout=log, stderr=log, env=environ, pass_fds=(lock.fileno(),), check=False)
+    place = Place(root=tmp_path, python=Path(sys.executable), tracking_uri="sqlite:///x.db")
+    found = Jobs(project=place, folder=tmp_path, environ={}, most=1, open_store=place.store).find(folder.name)
+    assert found is not None
+    assert (found.state, found.ended_at is None) == ("failed", False)
+    assert found.log[0].startswith("== failed: ")
+    assert "evals/gone.yaml" in found.log[0]
+    assert not (folder / "reserve").exists()
+
+
 def test_of_a_job_whose_process_was_killed_the_end_is_not_known(tmp_path: Path) -> None:
     folder = tmp_path / "bench-20261123T120000-00000000"
     folder.mkdir()

@@ -30,7 +30,9 @@ from .process import Ending, Finished, PytestProcess
 from .request import Project, Request
 from .waiting import exported
 
-JOB, STATE = "job.json", "state.json"
+JOB, STATE, RESERVE = "job.json", "state.json", "reserve"
+RESERVED_BYTES = 64 * 1024
+"""What a run gives up to say how it ended where the disk is full."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,7 @@ class State(Record):
 
     ``steps``: step -> running, success, failed, skipped or waiting, in their order. ``exit_code`` is that of the
     pytest process that the run failed with, else of collect. ``groups``, ``left_out`` and ``deadline`` (epoch seconds)
-    are those of the wait.
+    are those of the wait. ``reason`` is why it failed; the log says so too, where there was room for it.
     """
 
     state: str
@@ -49,6 +51,7 @@ class State(Record):
     left_out: tuple[str, ...] = ()
     deadline: float | None = None
     ended_at: str | None = None
+    reason: str | None = None
 
 
 class StepError(PromptbenchError):
@@ -133,12 +136,13 @@ class Run:
 
 def fail(folder: Path, message: str, code: int | None = None) -> None:
     """The end of a run that cannot go on. ``code``: pytest's, where it was pytest's."""
-    say(f"== failed: {message}")
+    (folder / RESERVE).unlink(missing_ok=True)
     state = read_state(folder)
     steps = {n: "failed" if s == "running" else s for n, s in state.steps.items()}
     code = state.exit_code if code is None else code
-    over = replace(state, state="failed", steps=steps, exit_code=code, ended_at=utc_now(timespec="seconds"))
-    write_json(folder / STATE, over.to_json())
+    over = replace(state, state="failed", steps=steps, exit_code=code, reason=message)
+    write_json(folder / STATE, replace(over, ended_at=utc_now(timespec="seconds")).to_json())
+    say(f"== failed: {message}")
 
 
 def read_state(folder: Path) -> State:
@@ -169,6 +173,7 @@ def main() -> None:
     folder, step, lock = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     signal.signal(signal.SIGTERM, _terminated)
     try:
+        (folder / RESERVE).write_bytes(b"\0" * RESERVED_BYTES)
         run = Run.of(folder, lock)
         {"collect": run.collect, "compare": run.compare}[step]()
     except PromptbenchError as error:
@@ -176,6 +181,8 @@ def main() -> None:
     except Exception as error:  # whose traceback belongs into the log, and whose run is over all the same
         fail(folder, f"{type(error).__name__}: {error}")
         raise
+    finally:
+        (folder / RESERVE).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

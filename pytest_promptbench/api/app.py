@@ -22,7 +22,7 @@ from ..tracking.store import TrackingStore
 from . import models
 from .airflow import Airflow, AirflowError
 from .guard import Guard, Tokens
-from .jobs import BusyError, Jobs, StartError
+from .jobs import BusyError, FolderError, Jobs, StartError
 from .pages import Pages
 from .problems import ProblemError
 from .routes import api_routes
@@ -105,7 +105,7 @@ def _problem(error: Exception, settings: ServiceSettings) -> ProblemError:
             f"{error}. {settings.mlflow_remedy}. Sending the same request again is safe.",
             headers={"Retry-After": "10"},
         )
-    if isinstance(error, AirflowError | StartError):
+    if isinstance(error, AirflowError | StartError | FolderError):
         return ProblemError(503, str(error), headers={"Retry-After": "10"})
     if isinstance(error, BusyError):
         return ProblemError(429, str(error), headers={"Retry-After": "30"})

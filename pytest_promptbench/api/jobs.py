@@ -44,6 +44,10 @@ class StartError(PromptbenchError):
     """The machine cannot start a job, as with a disk that is full. Nothing of it is left."""
 
 
+class FolderError(PromptbenchError):
+    """The folder of the jobs cannot be read."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """A job as its folder shows it. state: running, waiting, success, failed, or lost (how it ended is not known)."""
@@ -87,7 +91,7 @@ class Jobs:
     def start(self, request: Mapping[str, Any]) -> Job:
         """Start a run and return at once. ``request``: parameters of a run, checked.
 
-        BusyError while too many run, StartError where its folder or process cannot be made.
+        BusyError while too many run, FolderError, StartError where its folder or process cannot be made.
         """
         now = datetime.now(UTC)
         with self._starting:
@@ -139,7 +143,7 @@ class Jobs:
             raise
 
     def find(self, job: str) -> Job | None:
-        """The job of this id, None where there is none."""
+        """The job of this id, None where there is none. FolderError where that cannot be told."""
         if job not in self._ids():
             return None
         folder = self._folder / job
@@ -154,7 +158,7 @@ class Jobs:
             ended_at=state.ended_at,
             request=about.get("request", {}),
             steps=state.steps,
-            log=tail(folder / "log.txt"),
+            log=_with_reason(tail(folder / "log.txt"), state.reason),
         )
 
     # -- those that wait
@@ -170,7 +174,7 @@ class Jobs:
             time.sleep(self._poll_s)
             try:
                 jobs = self._ids()
-            except OSError as error:
+            except FolderError as error:
                 self._pass_over(self._folder, error)
                 continue
             for job in jobs:
@@ -221,6 +225,11 @@ class Jobs:
             return sorted(e.name for e in os.scandir(self._folder) if e.is_dir() and e.name.startswith("bench-"))
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise FolderError(
+                f"the runs of this machine are in {self._folder}, which cannot be read ({error.strerror or error}): "
+                "make it a folder of the user that this service runs as"
+            ) from None
 
     def _state(self, job: str) -> alone.State:
         """As its folder says; ``running`` while its process lives, and ``lost`` where that died without a word."""
@@ -261,7 +270,7 @@ def _is_held(folder: Path) -> bool:
 
 
 def tail(log: Path, lines: int = 60) -> tuple[str, ...]:
-    """The last lines of a log, without terminal colours' escape bytes."""
+    """The last lines of a log."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -269,7 +278,18 @@ def tail(log: Path, lines: int = 60) -> tuple[str, ...]:
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return ()
-    return tuple(text.replace("\x1b", "␛").splitlines()[-lines:])
+    return _lines(text)[-lines:]
+
+
+def _with_reason(log: tuple[str, ...], reason: str | None) -> tuple[str, ...]:
+    """A log that says why the run failed, also where the disk had no room for it."""
+    words = _lines(f"== failed: {reason}") if reason else ()
+    return log if not words or words[0] in log else (*log, *words)
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    """Without terminal colours' escape bytes."""
+    return tuple(text.replace("\x1b", "␛").splitlines())
 
 
 def _read(path: Path) -> dict[str, Any]:
