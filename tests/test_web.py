@@ -116,6 +116,29 @@ def test_what_is_not_there_is_a_page_for_people(logged: Project) -> None:
         assert (file.status_code, again.status_code) == (200, 304)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status", "words"),
+    [
+        ("GET", "/", {"Host": "bench.example"}, 421, "localhost and 127.0.0.1 only"),
+        ("POST", "/logout", {"Origin": "http://bench.example"}, 403, "a page of another site"),
+        ("POST", "/login", {"Content-Length": "70000"}, 413, "the body is larger than"),
+        ("GET", "/nowhere", {}, 404, "Not Found"),
+    ],
+)
+def test_who_is_refused_sees_a_page(
+    logged: Project, method: str, path: str, headers: dict[str, str], status: int, words: str
+) -> None:
+    client = client_of(logged.root)
+    page = client.request(method, path, headers={"Accept": "text/html,*/*;q=0.8", **headers})
+    assert (page.status_code, page.headers["content-type"]) == (status, "text/html; charset=utf-8")
+    assert "<h1>" in page.text
+    assert words in page.text
+    assert page.headers["cache-control"] == "no-store"
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    for told in (client.request(method, path, headers=headers), client.get("/api/nowhere", headers=headers)):
+        assert told.headers["content-type"] == "application/problem+json", "for programs"
+
+
 def test_a_leaderboard_with_verdicts_has_its_picture(logged: Project, tmp_path: Path) -> None:
     client = client_of(copy_of(logged, tmp_path))
     packet = client.get("/api/bench/packet/" + quoted(EXPERIMENT)).json()

@@ -73,14 +73,18 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     pages = Pages(settings=settings, experiments=experiments, tokens=tokens)
     app.include_router(api_routes(settings=settings, experiments=experiments, runs=runs))
     app.include_router(pages.router)
-    app.add_middleware(Guard, settings=settings, tokens=tokens)
     _describe(app, settings)
 
-    async def on_error(request: Request, error: Exception) -> Response:
-        problem = _problem(error, settings)
+    def told(request: Request, problem: ProblemError) -> Response:
+        """A page where a person would see it, else a problem document."""
         if not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", ""):
             return pages.error(request, problem)
         return problem.response()
+
+    app.add_middleware(Guard, settings=settings, tokens=tokens, told=told)
+
+    async def on_error(request: Request, error: Exception) -> Response:
+        return told(request, _problem(error, settings))
 
     for kind in (PromptbenchError, ProblemError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, on_error)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from fastapi import HTTPException
+from fastapi import HTTPException, Request, Response
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse
@@ -105,12 +105,23 @@ def session_of(headers: Headers) -> str | None:
 
 
 class Guard:
-    """The outermost layer of the application. Who may pass is in ``scope["state"]["role"]``: "read" or "write"."""
+    """The outermost layer of the application. Who may pass is in ``scope["state"]["role"]``: "read" or "write".
 
-    def __init__(self, app: ASGIApp, *, settings: ServiceSettings, tokens: Tokens) -> None:
+    ``told`` is what whoever may not is answered.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        settings: ServiceSettings,
+        tokens: Tokens,
+        told: Callable[[Request, ProblemError], Response],
+    ) -> None:
         self._app = app
         self._settings = settings
         self._tokens = tokens
+        self._told = told
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -145,7 +156,7 @@ class Guard:
             limit = self._settings.max_body if scope["path"] == VERDICTS else SMALL_BODY
             _check_length(headers, limit)
         except ProblemError as problem:
-            await problem.response()(scope, receive, answer)
+            await self._told(Request(scope), problem)(scope, receive, answer)
             return
         scope.setdefault("state", {})["role"] = role
         await self._app(scope, _limited(receive, limit), answer)
