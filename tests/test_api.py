@@ -1257,25 +1257,52 @@ def test_mlflow_down(logged: Project, monkeypatch: pytest.MonkeyPatch, reader: h
     assert (page.status_code, "Start MLflow" in page.text) == (503, True)
 
 
-def test_everybody_who_asks_for_health_at_once_has_mlflow_asked_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextmanager
+def scripted_mlflow(status: int) -> Iterator[tuple[str, list[str]]]:
+    """An MLflow that is well, and answers what is read with ``status``; its address, and the paths it was asked."""
     asked: list[str] = []
 
-    def slow(address: str, **_: Any) -> httpx.Response:
-        asked.append(address)
-        time.sleep(0.3)
-        return httpx.Response(200)
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path.partition("?")[0])
+            time.sleep(0.1)
+            self.send_response(200 if self.path == "/health" else status)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
 
-    monkeypatch.setattr(httpx, "get", slow)
-    client = client_of(tmp_path, tracking_uri="http://mlflow.example", artifact_root=None)
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", asked
+        finally:
+            server.shutdown()
+
+
+def test_everybody_who_asks_for_health_at_once_has_mlflow_asked_once(tmp_path: Path) -> None:
     found: list[int] = []
-    threads = [threading.Thread(target=lambda: found.append(client.get("/api/health").status_code)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (found, asked) == ([200] * 8, ["http://mlflow.example/health"])
+    with scripted_mlflow(200) as (address, asked):
+        client = client_of(tmp_path, tracking_uri=address, artifact_root=None)
+        threads = [
+            threading.Thread(target=lambda: found.append(client.get("/api/health").status_code)) for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert (found, asked) == ([200] * 8, ["/health", "/api/2.0/mlflow/experiments/search"])
+
+
+def test_an_mlflow_that_does_not_let_the_service_in_is_not_healthy(tmp_path: Path) -> None:
+    with scripted_mlflow(401) as (address, _):
+        answer = client_of(tmp_path, tracking_uri=address, artifact_root=None).get("/api/health")
+    assert "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in problem(answer, 503)
 
 
 def test_an_mlflow_that_takes_a_connection_and_never_answers(root: Path) -> None:

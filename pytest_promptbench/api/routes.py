@@ -387,8 +387,9 @@ class _Health:
         try:
             if re.match(r"https?://", uri):
                 address = redacted(uri).replace("***@", "").rstrip("/")
-                return httpx.get(f"{address}/health", timeout=3, trust_env=False).status_code == 200
-            self._experiments.names()
+                if httpx.get(f"{address}/health", timeout=3, trust_env=False).status_code != 200:
+                    return False  # and is not asked anything that takes longer
+            self._experiments.store()  # which has asked: a server may be well and its database not, or not let us in
         except (httpx.HTTPError, PromptbenchError):
             return False
         return True

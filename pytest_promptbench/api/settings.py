@@ -74,7 +74,10 @@ class ServiceSettings:
     def mlflow_remedy(self) -> str:
         """What to do where MLflow does not answer."""
         where = redacted(self.tracking_uri)
-        return f"Start MLflow's tracking server, or correct MLFLOW_TRACKING_URI (now {where}) and restart this service"
+        wrong = f"MLFLOW_TRACKING_URI (now {where})"
+        if where.startswith("http"):  # which may be there, and let nobody in
+            wrong += ", MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN,"
+        return f"Start MLflow's tracking server, or correct {wrong} and restart this service"
 
     @property
     def open(self) -> bool:
