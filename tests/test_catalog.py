@@ -76,6 +76,7 @@ def test_a_suite_is_read_with_all_that_it_names(tmp_path: Path) -> None:
         ("cases.yaml", "- {id: a, vars: {situation: x}}\n- {id: b, vars: {situation: y}}\n"),
         ("cases.jsonl", '{"id": "a", "vars": {"situation": "x"}}\n\n{"id": "b", "vars": {"situation": "y"}}\n'),
         ("cases.csv", 'id,situation,tags\na,x,"one;two, three"\n\nb,"y, with a comma",\n'),
+        ("cases.csv", ',,\nid,situation,tags\na,x,"one;two, three"\n,,\nb,y,\n , ,\n,,,,\n'),  # as spreadsheets save
     ],
 )
 def test_scenarios_may_stand_in_a_file_of_their_own(tmp_path: Path, name: str, text: str) -> None:

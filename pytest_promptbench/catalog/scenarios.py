@@ -121,7 +121,10 @@ def _refuse_odd(value: Any, depth: int = 0) -> None:
 
 
 def _csv(file: Path) -> Iterator[Placed]:
-    """The column ``id``, optionally ``tags`` (separated by ``;`` or ``,``), every other column a var, a text."""
+    """The column ``id``, optionally ``tags`` (separated by ``;`` or ``,``), every other column a var, a text.
+
+    Empty rows do not count.
+    """
     text = read_text(file)
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
@@ -132,9 +135,11 @@ def _csv(file: Path) -> Iterator[Placed]:
     line = 1
     try:
         for cells in reader:
-            if cells and not columns:
+            if not any(c.strip() for c in cells):  # an empty row, which a spreadsheet saves as commas alone
+                pass
+            elif not columns:
                 columns = _columns(cells, f"{file}:{line}")
-            elif cells:
+            else:
                 yield _row(_record(columns, cells, f"{file}:{line}"), file, line)
             line = reader.line_num + 1
     except csv.Error as error:
