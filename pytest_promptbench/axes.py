@@ -46,6 +46,15 @@ def no_candidate(test: str) -> CatalogError:
     return CatalogError(f"{test}: a promptbench test takes what was generated as an argument: def test_...(candidate)")
 
 
+def not_spread(test: str) -> CatalogError:
+    """For a test that pytest never asked to parametrize, which would pass without a candidate."""
+    return CatalogError(
+        f"{test}: the promptbench marker has no effect here: pytest parametrizes no method of a unittest.TestCase, and "
+        "nothing for a marker that a hook adds later; write a function, or a class without a base, with "
+        "def test_...(candidate)"
+    )
+
+
 def names_an_axis(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether a ``parametrize`` marker's arguments include model, prompt or scenario."""
     return bool(set(_argnames(args, kwargs)) & set(AXES))

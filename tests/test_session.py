@@ -568,6 +568,11 @@ def test_usage_mistakes(project: Project, args: list[str], code: int, message: s
             TEST.replace("def test", '@pytest.mark.parametrize("model", (m for m in ["haiku"]))\ndef test'),
             "model is parametrized with a generator; make a list of it",
         ),
+        (
+            'import unittest, pytest\n@pytest.mark.promptbench("tips.yaml")\nclass TestTip(unittest.TestCase):\n'
+            "    def test_tip(self): pass\n",
+            "TestTip::test_tip: the promptbench marker has no effect here: pytest parametrizes no method of a unittest",
+        ),
     ],
 )
 def test_mistakes_in_the_marker(project: Project, test: str, message: str) -> None:

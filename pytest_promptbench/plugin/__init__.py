@@ -219,6 +219,11 @@ def _task(config: pytest.Config, test: Any, marker: pytest.Mark) -> tuple[Task, 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and not hasattr(item, "callspec") and item.get_closest_marker(MARKER):
+            from .. import axes
+
+            _report_mistake(session, axes.not_spread(item.nodeid))
     if _BENCH not in config.stash:
         return
     from .. import axes
