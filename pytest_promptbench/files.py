@@ -20,3 +20,14 @@ def replace_file(path: Path, content: str | bytes) -> None:
     finally:
         with contextlib.suppress(OSError, ValueError):
             draft.unlink()
+
+
+def try_folder(folder: Path) -> None:
+    """Make sure that files can be written into a folder, which is made where it is missing. OSError where they cannot.
+
+    By writing one: what a file system and a container allow is not to be told from permissions.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f".{secrets.token_hex(8)}.tmp"
+    replace_file(draft, "")
+    draft.unlink()

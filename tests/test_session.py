@@ -551,6 +551,19 @@ def test_usage_mistakes(project: Project, args: list[str], code: int, message: s
     assert project.provider.count == 0
 
 
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("option", ["--bench-report=gone/report", "--bench-save=gone/baseline.json"])
+def test_a_place_that_the_end_could_not_write_to_is_told_before_anything_is_generated(
+    project: Project, option: str, workers: str
+) -> None:
+    (project.root / "gone").symlink_to(project.root / "unmounted" / "disk")  # for root, whom no permission stops
+    result = project.pytest(option, "-n", workers)
+    name = option.partition("=")[0]
+    assert (result.code, f"{name}: {project.root}/gone" in result.out) == (4, True), result.text
+    assert "cannot be written to: " in result.out
+    assert project.provider.count == 0
+
+
 @pytest.mark.parametrize(
     ("test", "message"),
     [

@@ -15,6 +15,7 @@ from ..catalog import Choice, load_suite
 from ..checks import fill_checks
 from ..completer import LiteLLMCompleter, no_provider, spare_loopback_from_proxies, without_provider
 from ..errors import CatalogError, PromptbenchError, UsageError
+from ..files import try_folder
 from ..generation import Completer, Generator, Limits
 from ..grid import shard, unknown_name
 from ..ledger import Ledger
@@ -192,10 +193,15 @@ class Bench:
     # -- generating
 
     def start(self, planned: Sequence[Planned], ahead: Sequence[Cell]) -> None:
-        """Say what was collected, and get ready to generate ``ahead``: the cells whose tests no mark may skip."""
+        """Say what was collected, and get ready to generate ``ahead``: the cells whose tests no mark may skip.
+
+        UsageError where the session's end could not write what it was asked for; OSError where nobody could begin.
+        """
         settings = self.settings
         if self._generator is not None or not planned:
             return
+        settings.home.mkdir(parents=True, exist_ok=True)
+        _check_places(settings)
         quiet_environment()
         tasks = merged({id(p.task): p.task for p in planned}.values())
         if self._folder.read("plan.json") is None:
@@ -289,6 +295,18 @@ class Bench:
         assert self._ledger is not None
         self._ledger.close()
         self._generator = None
+
+
+def _check_places(settings: Settings) -> None:
+    """Refuse, before anything is paid for, a place that the end of the session could not write to. UsageError."""
+    places = {"--bench-report": settings.report}
+    if settings.save is not None:
+        places["--bench-save"] = settings.save.parent
+    for option, folder in places.items():
+        try:
+            try_folder(folder)
+        except OSError as error:
+            raise UsageError(f"{option}: {folder} cannot be written to: {error.strerror or error}") from None
 
 
 def owners_of(planned: Iterable[Planned]) -> dict[tuple[str, ...], list[Task]]:
