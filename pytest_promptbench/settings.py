@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import datetime
+import io
 import os
 import posixpath
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,7 +147,7 @@ def resolve(
 
     def names(name: str) -> tuple[str, ...] | None:
         value = option(name)
-        found = tuple(n.strip() for n in (value or "").split(",") if n.strip())
+        found = names_in(value or "")
         if value and not found:
             raise UsageError(f"{_flag(name)} {value!r} names nothing; expected names with commas between them")
         return found or None
@@ -232,6 +234,19 @@ def file_above(path: Path) -> Path | None:
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """Names with commas between them; one that holds a comma stands in double quotes, as in a row of CSV."""
+    in_a_line = re.sub("[\\r\\n]+", " ", text)  # a configuration file may have a line for each
+    return tuple(n.strip() for row in csv.reader([in_a_line], skipinitialspace=True) for n in row if n.strip())
+
+
+def as_names(names: Iterable[str]) -> str:
+    """The text that ``names_in`` reads as these names."""
+    row = io.StringIO()
+    csv.writer(row, lineterminator="").writerow(names)
+    return row.getvalue()
 
 
 def parse_shard(text: str) -> tuple[int, int]:

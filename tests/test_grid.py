@@ -8,7 +8,7 @@ import pytest
 
 from pytest_promptbench.errors import UsageError
 from pytest_promptbench.grid import cells, select, shard
-from pytest_promptbench.settings import Identity, parse_shard, resolve
+from pytest_promptbench.settings import Identity, as_names, names_in, parse_shard, resolve
 
 from .test_catalog import SUITE, load
 
@@ -76,3 +76,19 @@ def test_an_empty_report_folder_is_the_default_and_not_the_root(tmp_path: Path) 
     for value in ("", None):
         settings = resolve({"bench_report": value}.get, root=tmp_path, cwd=tmp_path, identity=Identity.new())
         assert settings.report == tmp_path / ".promptbench" / "report"
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("haiku,local", ("haiku", "local")),
+        (' "gpt, big" , haiku', ("gpt, big", "haiku")),
+        ("haiku,\nlocal\n", ("haiku", "local")),
+        ('the 7" one', ('the 7" one',)),
+        ('"the ""big"" one",', ('the "big" one',)),
+        (" , ", ()),
+    ],
+)
+def test_a_name_that_holds_a_comma_stands_in_quotes(text: str, names: tuple[str, ...]) -> None:
+    assert names_in(text) == names
+    assert names_in(as_names(names)) == names

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..settings import absolute_uri, artifact_root
+from ..settings import absolute_uri, artifact_root, as_names
 from ..tracking.address import redacted
 from ..tracking.store import TrackingStore
 from .suites import END, PATH, find_evals
@@ -269,8 +269,8 @@ class Request:
         return [
             *self._targets,
             *(["-k", self.k] if self.k.strip() else []),
-            *([f"--bench-models={','.join(self.models)}"] if self.models else []),
-            *([f"--bench-prompts={','.join(self.prompts)}"] if self.prompts else []),
+            *([f"--bench-models={as_names(self.models)}"] if self.models else []),
+            *([f"--bench-prompts={as_names(self.prompts)}"] if self.prompts else []),
             f"--bench-experiment={self.experiment}",
             f"--bench-report={report}",
         ]

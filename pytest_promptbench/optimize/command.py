@@ -15,6 +15,7 @@ from ..errors import UsageError
 from ..ledger import Ledger
 from ..locks import LockFile
 from ..promotion import Policy, parse_bound
+from ..settings import as_names, names_in
 from ..tracking.registry import PromptRegistry
 from ..tracking.rounds import Rounds
 from .ending import Gate, Outcome, Result, conclude, save, waiting
@@ -79,7 +80,7 @@ def _money(text: str) -> float:
 
 
 def _names(text: str) -> str:
-    names = ",".join(n.strip() for n in text.split(",") if n.strip())
+    names = as_names(names_in(text))
     if not names:  # which would be all of them
         raise argparse.ArgumentTypeError(f"{text!r} names nothing; expected names with commas between them")
     return names

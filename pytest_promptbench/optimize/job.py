@@ -21,7 +21,7 @@ from ..localmodels import installed
 from ..promotion import Policy, parse_bound
 from ..records import Model, Prompt, Suite
 from ..session import where
-from ..settings import Identity, Settings, file_above, resolve
+from ..settings import Identity, Settings, as_names, file_above, names_in, resolve
 from ..tracking.registry import PromptRegistry, Registered
 from ..tracking.rounds import Rounds
 from ..tracking.store import TrackingStore
@@ -92,7 +92,7 @@ def _new(args: argparse.Namespace, root: Path) -> Job:
     path = _absolute(args.suite)
     if not path.is_relative_to(root):
         raise UsageError(f"optimize: {args.suite} is not below the project's root {root}; name that with --root")
-    suite = _suite(path, root, args.models.split(",") if args.models else None)
+    suite = _suite(path, root, names_in(args.models) if args.models else None)
     judged_by = JudgedBy(args.judge or JudgedBy.AUTO)
     _check_judge(args, suite, judged_by)
     policy = _policy(args, judged_by)
@@ -248,7 +248,7 @@ def _check_options(args: argparse.Namespace, plan: Plan) -> None:
         "--rounds": (args.rounds, plan.rounds),
         "--patience": (args.patience, plan.patience),
         "--proposer": (args.proposer, plan.proposer.name),
-        "--models": (args.models, ",".join(plan.models)),
+        "--models": (args.models, as_names(plan.models)),
         "--judge": (args.judge, plan.judged_by.value),
         "--seed": (args.seed, plan.seed),
         "--new-split": (args.new_split, None),

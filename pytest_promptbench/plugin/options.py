@@ -167,7 +167,9 @@ def value(config: pytest.Config, name: str) -> Any:
     if isinstance(text, list) and details.get("action") != "append":  # TOML's lists
         if name not in ("bench_models", "bench_prompts") or not all(isinstance(one, str) for one in text):
             raise pytest.UsageError(f"ini key {spelling}: {text!r}; expected one value, not a list")
-        text = ",".join(text)
+        from ..settings import as_names
+
+        text = as_names(text)
     if "choices" in details and text not in details["choices"]:
         raise pytest.UsageError(f"ini key {spelling}: {text!r} is none of {', '.join(details['choices'])}")
     if name in _PATHS:  # relative to the file that says so, as pytest's own
