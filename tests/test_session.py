@@ -664,6 +664,23 @@ def test_a_test_without_the_marker_says_what_to_add(project: Project) -> None:
     assert "plugin/__init__.py" not in result.out
 
 
+def test_a_fixture_may_make_something_else_of_the_candidate(project: Project) -> None:
+    project.provider.script("situation-1", Fault(400, body="your prompt is odd"))
+    override = """
+        import pytest
+
+        @pytest.fixture
+        def candidate(candidate):
+            return None if candidate.error else candidate.text.split()
+    """
+    project.file("evals/conftest.py", override)
+    project.file("evals/test_tips.py", TEST.replace("candidate.text.strip()", "isinstance(candidate, list)"))
+    result = project.pytest("-k", "haiku and v1")
+    assert (result.code, result.outcomes()) == (1, {"failed": 1, "passed": 2, "deselected": 9}), result.text
+    assert "no candidate: model haiku" in result.out
+    assert "your prompt is odd" in result.out
+
+
 def test_lists_in_pyproject(project: Project) -> None:
     project.file("pyproject.toml", "[tool.pytest.ini_options]\nbench_models = ['haiku']\n")
     assert project.pytest().outcomes() == {"passed": 6}

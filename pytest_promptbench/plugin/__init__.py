@@ -32,6 +32,7 @@ _DESK: pytest.StashKey[Desk] = pytest.StashKey()
 _CLOSING: pytest.StashKey[Closing] = pytest.StashKey()
 _PLANNED: pytest.StashKey[Planned] = pytest.StashKey()
 _REPORT: pytest.StashKey[dict[str, str]] = pytest.StashKey()
+_ERROR: pytest.StashKey[str | None] = pytest.StashKey()
 _SITTING: pytest.StashKey[Sitting] = pytest.StashKey()
 _GATE_LINES: pytest.StashKey[Sequence[Line]] = pytest.StashKey()
 _TICKER: pytest.StashKey[Ticker] = pytest.StashKey()
@@ -365,6 +366,7 @@ def candidate(request: pytest.FixtureRequest, model: str, prompt: str, scenario:
         _look_ahead(config, item.session.items)
     ticker = config.stash.get(_TICKER, None)
     made = bench.candidate(planned, tick=ticker.tick_uncaptured if ticker else lambda: None)
+    item.stash[_ERROR] = made.error  # noted here, since a fixture of the user's may make something else of it
     item.stash[_REPORT] = {"experiment": planned.task.experiment, "candidate": bench.key(planned, made)}
     if made.failed and made.error is not None and made.error.startswith("not generated"):
         del item.stash[_REPORT]
@@ -406,9 +408,9 @@ def _may_skip(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
-    made = getattr(item, "funcargs", {}).get("candidate")
-    if _PLANNED in item.stash and made is not None and made.error is not None:
-        pytest.fail(f"no candidate: {made.error}", pytrace=False)
+    error = item.stash.get(_ERROR, None)
+    if error is not None:
+        pytest.fail(f"no candidate: {error}", pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)
