@@ -664,6 +664,16 @@ def test_a_test_without_the_marker_says_what_to_add(project: Project) -> None:
     assert "plugin/__init__.py" not in result.out
 
 
+def test_true_in_a_configuration_file_is_the_option_without_a_path(project: Project) -> None:
+    for file, section in (("pyproject.toml", "[tool.pytest.ini_options]"), ("pytest.ini", "[pytest]")):
+        project.file(file, f"{section}\nbench_compare = true\n")
+        refused = project.pytest()
+        assert (refused.code, "/evals/baseline.json: there is no baseline" in refused.text) == (4, True), refused.text
+        project.file(file, f"{section}\nbench_compare = false\nbench_save = false\n")
+        assert project.pytest("--collect-only").code == 0
+    assert project.provider.count == 0
+
+
 def test_a_fixture_may_make_something_else_of_the_candidate(project: Project) -> None:
     project.provider.script("situation-1", Fault(400, body="your prompt is odd"))
     override = """

@@ -172,6 +172,8 @@ def value(config: pytest.Config, name: str) -> Any:
         text = as_names(text)
     if "choices" in details and text not in details["choices"]:
         raise pytest.UsageError(f"ini key {spelling}: {text!r} is none of {', '.join(details['choices'])}")
+    if "const" in details and text.lower() == "true":  # the option without a path
+        return details["const"]
     if name in _PATHS:  # relative to the file that says so, as pytest's own
         return str((config.inipath.parent if config.inipath else config.rootpath) / text)
     try:
@@ -187,7 +189,8 @@ def _configured(config: pytest.Config, name: str) -> tuple[str, Any] | None:
         except (pytest.UsageError, TypeError, ValueError) as error:  # which names no key
             expected = "; expected true or false" if OPTIONS[name][1].get("action") == "store_true" else ""
             raise pytest.UsageError(f"ini key {spelling}: {error}{expected}") from None
-        if text not in (None, "", [], False):
+        off = "const" in OPTIONS[name][1] and str(text).lower() == "false"
+        if text not in (None, "", [], False) and not off:
             return spelling, text
     return None
 
