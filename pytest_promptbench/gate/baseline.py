@@ -225,7 +225,9 @@ def parse_baseline(text: str, *, source: str = "baseline") -> tuple[Baseline, ..
     """The tasks of a baseline file. Raises BaselineError, naming ``source`` and the place, for anything unreadable."""
 
     def refuse(problem: str) -> BaselineError:
-        return BaselineError(f"{source}: {problem}; save it anew with --bench-save")
+        return BaselineError(
+            f"{source}: {problem}; name another file, or delete this one and save it anew with --bench-save"
+        )
 
     def constant(name: str) -> float:
         raise refuse(f"{name} is no score")
@@ -233,6 +235,13 @@ def parse_baseline(text: str, *, source: str = "baseline") -> tuple[Baseline, ..
     try:
         data = json.loads(text, parse_constant=constant, object_pairs_hook=unique_keys)
     except json.JSONDecodeError as error:
+        conflict = re.search("^<{7} ", text, flags=re.MULTILINE)
+        if conflict:
+            line = text.count("\n", 0, conflict.start()) + 1
+            raise BaselineError(
+                f"{source}: holds a merge conflict (line {line}); take one side's file, as with git checkout --ours or "
+                "--theirs, then save it anew with --bench-save"
+            ) from None
         raise refuse(f"not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from None
     except DuplicateKeyError as error:  # two branches' files, merged by hand
         raise refuse(f"the key {error.key!r} stands twice in one object") from None
