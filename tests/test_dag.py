@@ -20,7 +20,7 @@ from pytest_promptbench.airflow.request import PARAMS, Project, Request, project
 from pytest_promptbench.airflow.waiting import Exported, exported, pending
 from pytest_promptbench.errors import UsageError
 
-from .airflow_home import AirflowHome, airflow_python, memory_mb
+from .airflow_home import CHECKOUT, AirflowHome, airflow_python, memory_mb
 from .project import TEST, children_of, migrated_database
 from .project import Project as Evals
 from .provider import Fault, ScriptedProvider
@@ -307,6 +307,50 @@ def test_ending_a_process_ends_its_children_too(tmp_path: Path) -> None:
     assert process.run(lambda _: None).ending is Ending.CRASH
     assert time.monotonic() - started < 15
     assert children_of(tmp_path) == []
+
+
+COUNTING = """
+import signal, sys, time
+def note(number, _):
+    open("signals", "a").write(signal.Signals(number).name + " ")
+signal.signal(signal.SIGINT, note)
+signal.signal(signal.SIGTERM, note)
+open("ready", "w").close()
+while not open("signals", "a+").tell():
+    time.sleep(0.05)
+deadline = time.monotonic() + 3
+while time.monotonic() < deadline:
+    time.sleep(0.05)
+open("over", "w").close()
+"""
+RUNNING = """
+import os, signal, sys
+from pathlib import Path
+from pytest_promptbench.airflow.process import PytestProcess
+process = PytestProcess([sys.executable, "-c", sys.argv[1]], cwd=Path.cwd(), env=os.environ)
+signal.signal(signal.SIGTERM, lambda *_: process.end())
+process.run(print)
+"""
+
+
+def test_a_runner_that_is_killed_while_it_ends_its_pytest_is_no_second_interrupt(tmp_path: Path) -> None:
+    """Airflow gives a task that it ends 5 s; a second Ctrl-C would have pytest give up answers that are paid for."""
+    environ = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    runner = subprocess.Popen([sys.executable, "-c", RUNNING, COUNTING], cwd=tmp_path, env=environ)
+    until(tmp_path / "ready")
+    runner.terminate()
+    until(tmp_path / "signals", text="SIGINT ")
+    runner.kill()
+    runner.wait()
+    until(tmp_path / "over")
+    assert (tmp_path / "signals").read_text() == "SIGINT "
+
+
+def until(path: Path, text: str = "") -> None:
+    deadline = time.monotonic() + 30
+    while not path.exists() or path.read_text() != text:
+        assert time.monotonic() < deadline, path
+        time.sleep(0.05)
 
 
 # -- with Airflow

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,10 +81,12 @@ class PytestProcess:
     def __init__(self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], held: Sequence[int] = ()) -> None:
         self._command, self._cwd, self._env, self._held = list(command), cwd, dict(env), tuple(held)
         self._process: subprocess.Popen[str] | None = None
+        self._here = -1
+        self._ending_since: float | None = None
 
     def run(self, say: Callable[[str], None]) -> Finished:
         """Start, pass every line of output on to ``say``, and wait. Whatever is raised meanwhile ends the process."""
-        gone, here = os.pipe()
+        gone, self._here = os.pipe()
         try:
             try:
                 self._process = self._started((gone, *self._held))
@@ -93,7 +97,7 @@ class PytestProcess:
             self.end()
             raise
         finally:
-            os.close(here)
+            os.close(self._here)
 
     def _started(self, held: Sequence[int]) -> subprocess.Popen[str]:
         start = [sys.executable, "-IS", warden.__file__, ",".join(map(str, held))]
@@ -127,6 +131,11 @@ class PytestProcess:
 
     def end(self) -> None:
         """End the whole group, as Ctrl-C does first, and by force what is left of it. Harmless when it is over."""
-        process = self._process
-        if process is not None:
-            warden.end_group(process.pid, reap=process.poll)
+        process, begun = self._process, self._ending_since
+        if process is None:
+            return
+        if begun is None:
+            self._ending_since = time.monotonic()
+            with contextlib.suppress(OSError):  # nobody reads it: then nobody will go on with it either
+                os.write(self._here, b".")  # this process may be killed over it: Airflow waits for 5 s
+        warden.end_group(process.pid, reap=process.poll, begun=begun)

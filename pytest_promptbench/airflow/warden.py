@@ -3,8 +3,9 @@
     python -IS warden.py GONE,HELD,... COMMAND ...
 
 becomes ``COMMAND``, and leaves a fork of itself behind that reads the pipe ``GONE``, whose other end the runner has.
-Its end while the command lives means that nobody hears the command any more, nor ends it. ``HELD`` are descriptors that
-the fork keeps open meanwhile, such as a lock. Run as a file, in isolation: it needs the standard library alone.
+Its end while the command lives means that nobody hears the command any more, nor ends it; a byte before, that the
+runner has begun to end it. ``HELD`` are descriptors that the fork keeps open meanwhile, such as a lock. Run as a file,
+in isolation: it needs the standard library alone.
 """
 
 from __future__ import annotations
@@ -22,11 +23,17 @@ NOT_STARTED = 127
 """Exit code where there is no such command, as a shell's; none of pytest's."""
 
 
-def end_group(group: int, *, reap: Callable[[], object] = lambda: None) -> None:
-    """End the processes of a group, each step harder than the last. ``reap``: asks for the end of one's own child."""
+def end_group(group: int, *, reap: Callable[[], object] = lambda: None, begun: float | None = None) -> None:
+    """End the processes of a group, each step harder than the last. ``reap``: asks for the end of one's own child.
+
+    ``begun``: when this was begun before, by whoever it was; it goes on from there, as a second Ctrl-C would give up
+    what the first one has pytest wait for.
+    """
+    now = time.monotonic()
+    deadline = now if begun is None else begun
     for sign, patience_s in STEPS:
-        deadline = time.monotonic() + patience_s
-        left = _signalled(group, sign)
+        left = _signalled(group, 0 if deadline < now else sign)
+        deadline += patience_s
         while left and time.monotonic() < deadline:
             reap()  # a dead leader belongs to its group until somebody has asked for it
             left = _signalled(group, 0)
@@ -50,10 +57,11 @@ def _watch(gone: int, leader: int) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):  # who reads the command's output waits for the last who could write there
         os.dup2(null, descriptor)
+    begun = None
     while os.read(gone, 1):
-        pass
+        begun = time.monotonic()
     if os.getppid() == leader:  # else it has ended, and its number may be another's
-        end_group(leader)
+        end_group(leader, begun=begun)
 
 
 def main(argv: list[str]) -> None:
