@@ -318,6 +318,7 @@ signal.signal(signal.SIGTERM, note)
 open("ready", "w").close()
 while not open("signals", "a+").tell():
     time.sleep(0.05)
+print("a line of its last words" * 10_000, flush=True)
 deadline = time.monotonic() + 3
 while time.monotonic() < deadline:
     time.sleep(0.05)
@@ -333,13 +334,18 @@ process.run(print)
 """
 
 
-def test_a_runner_that_is_killed_while_it_ends_its_pytest_is_no_second_interrupt(tmp_path: Path) -> None:
-    """Airflow gives a task that it ends 5 s; a second Ctrl-C would have pytest give up answers that are paid for."""
+@pytest.mark.parametrize("terminated", [True, False])
+def test_a_runner_that_is_killed_is_one_interrupt_and_pytest_may_still_write(tmp_path: Path, terminated: bool) -> None:
+    """Airflow gives a task that it ends 5 s; a second Ctrl-C would have pytest give up answers that are paid for.
+
+    So would an output that nobody reads.
+    """
     environ = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     runner = subprocess.Popen([sys.executable, "-c", RUNNING, COUNTING], cwd=tmp_path, env=environ)
     until(tmp_path / "ready")
-    runner.terminate()
-    until(tmp_path / "signals", text="SIGINT ")
+    if terminated:
+        runner.terminate()
+        until(tmp_path / "signals", text="SIGINT ")
     runner.kill()
     runner.wait()
     until(tmp_path / "over")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,46 +80,45 @@ class PytestProcess:
 
     def __init__(self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], held: Sequence[int] = ()) -> None:
         self._command, self._cwd, self._env, self._held = list(command), cwd, dict(env), tuple(held)
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._here = -1
         self._ending_since: float | None = None
 
     def run(self, say: Callable[[str], None]) -> Finished:
         """Start, pass every line of output on to ``say``, and wait. Whatever is raised meanwhile ends the process."""
         gone, self._here = os.pipe()
+        output, written = os.pipe()
         try:
-            try:
-                self._process = self._started((gone, *self._held))
-            finally:
-                os.close(gone)
-            return self._heard(self._process, say)
+            with os.fdopen(output, encoding="utf-8", errors="backslashreplace") as lines:
+                try:
+                    self._process = self._started((gone, output, *self._held), written)
+                finally:
+                    os.close(gone)
+                    os.close(written)
+                return self._heard(self._process, lines, say)
         except BaseException:
             self.end()
             raise
         finally:
             os.close(self._here)
 
-    def _started(self, held: Sequence[int]) -> subprocess.Popen[str]:
+    def _started(self, held: Sequence[int], written: int) -> subprocess.Popen[bytes]:
         start = [sys.executable, "-IS", warden.__file__, ",".join(map(str, held))]
         return subprocess.Popen(
             [*start, *self._command],
             cwd=self._cwd,
             env=self._env,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=written,
             stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            errors="backslashreplace",
             start_new_session=True,
             pass_fds=held,
         )
 
-    def _heard(self, process: subprocess.Popen[str], say: Callable[[str], None]) -> Finished:
+    def _heard(self, process: subprocess.Popen[bytes], lines: Iterable[str], say: Callable[[str], None]) -> Finished:
         tail: deque[str] = deque(maxlen=TAIL_LINES)
         alarms: list[str] = []
-        assert process.stdout is not None
-        for raw in process.stdout:
+        for raw in lines:
             line = raw.rstrip("\n")
             tail.append(line)
             if line.startswith(ALARMS):
@@ -138,4 +137,4 @@ class PytestProcess:
             self._ending_since = time.monotonic()
             with contextlib.suppress(OSError):  # nobody reads it: then nobody will go on with it either
                 os.write(self._here, b".")  # this process may be killed over it: Airflow waits for 5 s
-        warden.end_group(process.pid, reap=process.poll, begun=begun)
+        warden.end_group(process.pid, meanwhile=process.poll, begun=begun)

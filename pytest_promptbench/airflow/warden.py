@@ -1,11 +1,13 @@
 """What stands between a pytest process and its runner: a runner that is killed takes its pytest with it.
 
-    python -IS warden.py GONE,HELD,... COMMAND ...
+    python -IS warden.py GONE,OUTPUT,HELD,... COMMAND ...
 
 becomes ``COMMAND``, and leaves a fork of itself behind that reads the pipe ``GONE``, whose other end the runner has.
 Its end while the command lives means that nobody hears the command any more, nor ends it; a byte before, that the
-runner has begun to end it. ``HELD`` are descriptors that the fork keeps open meanwhile, such as a lock. Run as a file,
-in isolation: it needs the standard library alone.
+runner has begun to end it. ``OUTPUT`` is where the command's output is read: the fork reads on where the runner is
+gone, as a pytest that can write nowhere ends at once, with answers on their way that are paid for. ``HELD`` are
+descriptors that the fork keeps open meanwhile, such as a lock. Run as a file, in isolation: it needs the standard
+library alone.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ NOT_STARTED = 127
 """Exit code where there is no such command, as a shell's; none of pytest's."""
 
 
-def end_group(group: int, *, reap: Callable[[], object] = lambda: None, begun: float | None = None) -> None:
-    """End the processes of a group, each step harder than the last. ``reap``: asks for the end of one's own child.
+def end_group(group: int, *, meanwhile: Callable[[], object], begun: float | None = None) -> None:
+    """End the processes of a group, each step harder than the last. ``meanwhile`` is called every now and then.
 
+    A dead leader belongs to its group until its parent has asked for its end, so the parent does that meanwhile.
     ``begun``: when this was begun before, by whoever it was; it goes on from there, as a second Ctrl-C would give up
     what the first one has pytest wait for.
     """
@@ -35,7 +38,7 @@ def end_group(group: int, *, reap: Callable[[], object] = lambda: None, begun: f
         left = _signalled(group, 0 if deadline < now else sign)
         deadline += patience_s
         while left and time.monotonic() < deadline:
-            reap()  # a dead leader belongs to its group until somebody has asked for it
+            meanwhile()
             left = _signalled(group, 0)
             time.sleep(0.1)
         if not left:
@@ -51,7 +54,7 @@ def _signalled(group: int, sign: int) -> bool:
     return True
 
 
-def _watch(gone: int, leader: int) -> None:
+def _watch(gone: int, output: int, leader: int) -> None:
     os.setsid()  # what is meant for the group is not meant for its warden
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)
@@ -61,7 +64,17 @@ def _watch(gone: int, leader: int) -> None:
     while os.read(gone, 1):
         begun = time.monotonic()
     if os.getppid() == leader:  # else it has ended, and its number may be another's
-        end_group(leader, begun=begun)
+        os.set_blocking(output, False)
+        end_group(leader, meanwhile=lambda: _drain(output), begun=begun)
+
+
+def _drain(output: int) -> None:
+    """Read what has been written; nobody hears it any more."""
+    try:
+        while os.read(output, 65536):
+            pass
+    except BlockingIOError:
+        pass
 
 
 def main(argv: list[str]) -> None:
@@ -73,7 +86,7 @@ def main(argv: list[str]) -> None:
     try:
         if os.fork() == 0:
             try:
-                _watch(held[0], leader)
+                _watch(held[0], held[1], leader)
             finally:
                 os._exit(0)
         for number in held:
