@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pytest_promptbench.airflow.process import Ending, PytestProcess, ending
+from pytest_promptbench.airflow.process import STOPPED, Ending, PytestProcess, ending
 from pytest_promptbench.airflow.request import PARAMS, Project, Request, project, slug, unknown_keys
 from pytest_promptbench.airflow.waiting import Exported, exported, pending
 from pytest_promptbench.errors import UsageError
@@ -307,6 +307,17 @@ def test_ending_a_process_ends_its_children_too(tmp_path: Path) -> None:
     assert process.run(lambda _: None).ending is Ending.CRASH
     assert time.monotonic() - started < 15
     assert children_of(tmp_path) == []
+
+
+def test_a_process_that_its_runner_was_told_to_end_is_worth_another_try(tmp_path: Path) -> None:
+    """An interrupted pytest ends with 2, as for a mistake in a file; a worker is shut down for other reasons."""
+    for code, meaning in ((2, Ending.CRASH), (0, Ending.RESULT)):
+        text = f"import signal, sys, time; signal.signal(signal.SIGINT, lambda *_: sys.exit({code}))"
+        command = [sys.executable, "-c", f"{text}; print('ready', flush=True); time.sleep(60)"]
+        process = PytestProcess(command, cwd=tmp_path, env=os.environ)
+        done = process.run(lambda line: threading.Thread(target=process.end).start())  # noqa: B023 - it has ended by then
+        assert (done.code, done.ending) == (code, meaning)
+        assert (done.last_words == STOPPED) is (meaning is Ending.CRASH)
 
 
 COUNTING = """

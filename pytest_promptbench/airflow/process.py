@@ -21,6 +21,8 @@ ALARMS = ("NOT IN MLFLOW:", "NOT JUDGED:", "ERROR: MLflow at ")
 
 All of it is worth another try, whatever the exit code.
 """
+STOPPED = "STOPPED: the task was told to end, as when its worker is shut down"
+"""The runner's own alarm: an interrupted pytest ends with 2, as it does for a mistake."""
 
 
 class Ending(enum.Enum):
@@ -126,6 +128,8 @@ class PytestProcess:
             say(line)
         code = process.wait()
         self._process = None  # its number may be another's from now on
+        if self._ending_since is not None and ending(code) is not Ending.RESULT:
+            alarms.append(STOPPED)
         return Finished(code=code, tail=tuple(tail), alarms=tuple(alarms))
 
     def end(self) -> None:
