@@ -603,6 +603,11 @@ class TestDagTest:
         assert evals.provider.requests == []
 
     @pytest.mark.slow
+    def test_a_shard_that_somebody_marks_as_a_success_is_one(self, home: AirflowHome) -> None:
+        run = home.dag_test({"shards": 2}, mark_success="(?!plan|collected).*")
+        assert (run["state"], run["tasks"]["collected"], run["xcoms"]["collected"]) == ("success", "success", 2)
+
+    @pytest.mark.slow
     def test_a_mistake_in_a_file_is_not_tried_again(self, home: AirflowHome, evals: Evals) -> None:
         evals.file("evals/tips.yaml", "task: tip\nrubric: no-such-rubric\nscenarios: [{id: a, vars: {situation: x}}]\n")
         run = home.dag_test({})
