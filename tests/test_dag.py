@@ -98,6 +98,13 @@ def test_who_judges(judge: str, automatic: bool, sits_down: bool) -> None:
     assert (asked.automatic, asked.sits_down) == (automatic, sits_down)
 
 
+def test_a_whole_number_with_a_point_is_that_number() -> None:
+    """JSON's schema takes it for an integer, and some clients write every number so."""
+    assert request(shards=2.0, concurrency=4.0, timeout=30.0) == request(shards=2, concurrency=4, timeout=30)
+    assert request(shards=2.0, concurrency=4.0).collect("1/2") == request(shards=2, concurrency=4).collect("1/2")
+    assert request(shards=2.0).shard_names() == ["1/2", "2/2"]
+
+
 def test_unknown_keys_are_named() -> None:
     assert unknown_keys({"suite": "evals/", "shard": 2, "_": 1}) == ["_", "shard"]
     assert unknown_keys(None) == []

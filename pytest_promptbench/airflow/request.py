@@ -205,6 +205,8 @@ class Request:
         given["experiment"] = given["experiment"] or default_experiment(day)
         for name in ("k", "baseline"):
             given[name] = given[name] or ""
+        for name in ("shards", "concurrency", "timeout"):
+            given[name] = int(given[name])  # 2.0 is an integer to JSON's schema
         for name in ("models", "prompts", "tolerances"):
             given[name] = tuple(given[name])
         return cls(run_id=run_id, folder=folder or f".promptbench/airflow/{slug(run_id)}", **given)
