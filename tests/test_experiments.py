@@ -172,6 +172,30 @@ def test_another_database_in_the_same_place_is_a_change(tmp_path: Path) -> None:
     assert changes.mark() != before
 
 
+def test_a_backup_that_was_put_in_the_databases_place_is_read_and_written(tmp_path: Path) -> None:
+    uri = stored(tmp_path, a=2)
+    found = Experiments(lambda: TrackingStore(uri, artifact_root=tmp_path))
+    with (
+        closing(sqlite3.connect(tmp_path / "mlflow.db")) as database,
+        closing(sqlite3.connect(tmp_path / "backup.db")) as backup,
+    ):
+        database.backup(backup)
+    scores = {c.name: 4 if c.type == "scale" else True for c in TIP.criteria}
+    verdict = Verdict(scores=scores, judge=Judge(tier=Tier.HUMAN, name="me"), at="2026-01-01T00:00:00Z")
+    for candidate in found.read("a").candidates:
+        found.store().record(candidate, verdict, TIP)
+    assert found.summary("a").counts["pending"] == 0
+    for name in ("mlflow.db-wal", "mlflow.db-shm"):
+        (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / "backup.db").replace(tmp_path / "mlflow.db")
+    assert found.summary("a").counts["pending"] == 2
+    found.store().record(found.read("a").candidates[0], verdict, TIP)
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        judged = database.execute("SELECT count(*) FROM tags WHERE key = 'judge_pending' AND value = 'false'")
+        assert judged.fetchone() == (1,)
+    assert found.summary("a").counts["pending"] == 1
+
+
 def test_no_more_is_kept_than_there_is_room_for(tmp_path: Path, read: list[str]) -> None:
     uri = stored(tmp_path, a=2, b=2, c=2)
     found = Experiments(lambda: Counting(uri, artifact_root=tmp_path), most_kept=4)

@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from .tables import EVERYTHING, READABLE, Run, Tables, Unread, tables_of
+from .tables import EVERYTHING, READABLE, Run, Tables, Unread, follow_the_file, tables_of
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 PAGE = 5000
@@ -52,6 +52,8 @@ class Runs:
         dialect = uri.partition(":")[0].partition("+")[0]
         if dialect in DATABASES and "MLFLOW_ENABLE_WORKSPACES" not in os.environ:
             self._store = _thrifty_store(uri, share=dialect == "sqlite")
+            if dialect == "sqlite":
+                follow_the_file(self._store.engine)
             if dialect in READABLE:
                 self.tables = tables_of(self._store.engine)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 READABLE = ("sqlite", "postgresql")
@@ -157,3 +158,32 @@ def reach(uri: str) -> None:
         sa.create_engine(uri, poolclass=sa.pool.NullPool).connect().close()
     except sa.exc.DBAPIError as error:
         raise (error.orig or error) from None
+
+
+def follow_the_file(engine: Any) -> None:
+    """Have connections of SQLite that an engine keeps opened anew where another file has the database's place."""
+    import sqlalchemy as sa
+
+    if not sa.event.contains(engine, "checkout", _refuse_another_file):
+        sa.event.listen(engine, "checkout", _refuse_another_file)
+
+
+def _refuse_another_file(connection: Any, record: Any, _: Any) -> None:
+    """Else all would be read from, and written to, a file that is deleted: gone with the process, without a word."""
+    import sqlalchemy as sa
+
+    if "opened" not in record.info:  # which SQLAlchemy clears with each new connection
+        file = connection.execute("PRAGMA database_list").fetchone()[2]
+        record.info["opened"] = file, _inode(file)
+    file, inode = record.info["opened"]
+    if _inode(file) not in (inode, None):
+        raise sa.exc.DisconnectionError
+
+
+def _inode(file: str) -> tuple[int, int] | None:
+    """None where nothing is there: opening it would make an empty database."""
+    try:
+        stat = Path(file).stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
