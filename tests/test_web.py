@@ -363,6 +363,20 @@ def test_pages_are_no_wider_than_a_phone(logged: Project, browser: Browser) -> N
 
 @pytest.mark.browser
 @needs_chromium
+def test_a_long_name_is_written_over_no_other(logged: Project, browser: Browser) -> None:
+    with served(logged.root) as address:
+        browser.open(f"{address}/experiment?name={quoted(EXPERIMENT)}")
+        browser.wait("document.readyState === 'complete'")
+        browser.run(f"document.querySelectorAll('tbody th').forEach((th) => (th.textContent = '{'long_name_' * 12}'))")
+        over = (
+            "return [...document.querySelectorAll('tbody th')].filter((th) => th.scrollWidth > th.clientWidth).length"
+        )
+        assert browser.run("return document.querySelectorAll('tbody th').length") > 0
+        assert browser.run(over) == 0
+
+
+@pytest.mark.browser
+@needs_chromium
 def test_leaving_the_page_sends_a_long_verdict_too(logged: Project, tmp_path: Path, browser: Browser) -> None:
     """25,000 characters that are 75,000 bytes: browsers refuse to send more than 64 KiB for a page that is going."""
     with served(copy_of(logged, tmp_path / "project")) as address:
