@@ -377,6 +377,28 @@ def test_a_long_name_is_written_over_no_other(logged: Project, browser: Browser)
 
 @pytest.mark.browser
 @needs_chromium
+def test_each_candidate_is_shown_from_its_beginning(logged: Project, browser: Browser) -> None:
+    phone = {"width": 360, "height": 500, "deviceScaleFactor": 1, "mobile": True}
+    browser.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": phone})
+    with served(logged.root) as address:
+        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
+        browser.wait("document.documentElement.dataset.ready")
+        browser.run(
+            "const output = document.getElementById('output');"
+            "Object.assign(output.style, {width: '3rem', minHeight: '0', maxHeight: '3rem'}); output.scrollTop = 40;"
+            "document.getElementById('later').scrollIntoView()"
+        )
+        top = "document.getElementById('work').getBoundingClientRect().top"
+        scrolled = "document.getElementById('output').scrollTop"
+        assert browser.run(f"return {scrolled}") > 0
+        assert browser.run(f"return {top}") < 0
+        browser.run("document.getElementById('later').click()")
+        assert browser.run(f"return {scrolled}") == 0
+        assert -1 < browser.run(f"return {top}") < 500, "but for a fraction of a pixel"
+
+
+@pytest.mark.browser
+@needs_chromium
 def test_leaving_the_page_sends_a_long_verdict_too(logged: Project, tmp_path: Path, browser: Browser) -> None:
     """25,000 characters that are 75,000 bytes: browsers refuse to send more than 64 KiB for a page that is going."""
     with served(copy_of(logged, tmp_path / "project")) as address:

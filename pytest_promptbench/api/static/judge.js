@@ -153,6 +153,8 @@
       mark(first < 0 ? judged().length : first);
       ready();
       at("which").focus({ preventScroll: true });
+      at("output").scrollTop = 0; // each is read from its beginning, however far down the one before was left
+      if (at("work").getBoundingClientRect().top < 0) at("work").scrollIntoView();
     } else {
       const putOff = packet.items.filter((_, index) => !isJudged(index)).length;
       at("done-title").textContent = putOff ? `${putOff} skipped, the rest is judged` : "Nothing is left to judge";
