@@ -420,6 +420,33 @@ def test_leaving_the_page_sends_a_long_verdict_too(logged: Project, tmp_path: Pa
 
 @pytest.mark.browser
 @needs_chromium
+def test_leaving_the_page_asks_before_it_loses_what_was_only_begun(
+    logged: Project, tmp_path: Path, browser: Browser
+) -> None:
+    asks = "const e = new Event('beforeunload', {cancelable: true}); window.dispatchEvent(e); return e.defaultPrevented"
+    with served(copy_of(logged, tmp_path / "project")) as address:
+        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
+        browser.wait("document.documentElement.dataset.ready")
+        browser.press("Eve" + ENTER)
+        assert not browser.run(asks), "nothing is there to lose"
+        browser.press("r")
+        browser.press("a reason that took a while" + ESCAPE)
+        assert browser.run(asks)
+        browser.press("111y" + ENTER)
+        assert browser.run(asks)
+        browser.press("s")
+        browser.wait("document.getElementById('saved').textContent === 'all saved'")
+        assert not browser.run(asks)
+        browser.press("22")
+        assert browser.run(asks)
+        browser.press("l")
+        assert not browser.run(asks), "what is skipped is given up"
+        browser.press("uuf")
+        assert browser.run(asks), "what was saved was changed since"
+
+
+@pytest.mark.browser
+@needs_chromium
 def test_a_refused_verdict_is_shown_and_kept(logged: Project, tmp_path: Path, browser: Browser) -> None:
     root = copy_of(logged, tmp_path / "project")
     with served(root) as address:

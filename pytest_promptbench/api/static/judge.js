@@ -14,6 +14,7 @@
   };
 
   let packet = null; // as the API gave it, with scores filled in
+  let given = []; // item index -> JSON of it as the API gave it
   let steps = []; // {item, output}: one output of one item
   let position = 0;
   let history = []; // positions that were finished or skipped, oldest first
@@ -76,6 +77,9 @@
     const done = all ? finished : finished.slice(0, -1);
     return done.filter((index) => itemDone(index) && sent.get(index) !== JSON.stringify(packet.items[index]));
   };
+
+  // What would be lost with the page: of a candidate that is not finished, too.
+  const begun = () => packet.items.some((item, index) => JSON.stringify(item) !== (sent.get(index) ?? given[index]));
 
   // What the API has taken stays judged, wherever the person goes from there.
   const isJudged = (index) => sent.has(index) || (itemDone(index) && finished.includes(index));
@@ -354,7 +358,7 @@
     if (document.visibilityState === "hidden" && packet) send(true, true);
   });
   window.addEventListener("beforeunload", (event) => {
-    if (packet && unsent().length) event.preventDefault();
+    if (packet && begun()) event.preventDefault();
   });
 
   // -- start
@@ -370,6 +374,7 @@
     const text = await response.text();
     if (!response.ok) throw new Error(JSON.parse(text).detail);
     packet = JSON.parse(text, exact);
+    given = packet.items.map((item) => JSON.stringify(item));
     steps = packet.items.flatMap((item, i) => item.candidates.map((_, o) => ({ item: i, output: o })));
     show();
     if (steps.length && !at("name").value) at("name").focus();
