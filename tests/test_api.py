@@ -655,6 +655,30 @@ def test_a_body_that_does_not_say_its_size_is_counted(logged: Project) -> None:
     assert "65,536 bytes" in problem(client.post("/api/bench/run", content=pieces(), headers=sent), 413)
 
 
+@pytest.mark.parametrize("path", ["/login", "/api/bench/verdicts", "/api/bench/run"])
+def test_a_client_that_hangs_up_within_a_body_is_no_mistake_of_the_service(logged: Project, path: str) -> None:
+    """Its traceback, of 70 lines, would be in the log for as often as anybody likes; /login wants no token."""
+    headers = {"host": "127.0.0.1:8642", "content-type": "application/json"}
+    if path != "/login":
+        headers["authorization"] = f"Bearer {TOKEN}"
+    scope = {
+        "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"",
+        "headers": [(k.encode(), v.encode()) for k, v in headers.items()], "http_version": "1.1", "scheme": "http",
+        "root_path": "", "server": ("127.0.0.1", 8642), "client": ("127.0.0.1", 1),
+    }  # fmt: skip
+    came = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(came)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(create_app(settings_of(logged.root, token=TOKEN))(scope, receive, send))
+    assert sent[0]["status"] == 400
+
+
 def test_parse_errors_are_packet_errors() -> None:
     with pytest.raises(PacketError):
         parse_packet([])

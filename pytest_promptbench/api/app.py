@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from ..airflow.request import IN_WORDS, Project
 from ..errors import PromptbenchError, TrackingError, UsageError
@@ -86,7 +87,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     async def on_error(request: Request, error: Exception) -> Response:
         return told(request, _problem(error, settings))
 
-    for kind in (PromptbenchError, ProblemError, HTTPException, RequestValidationError, Exception):
+    for kind in (PromptbenchError, ProblemError, HTTPException, RequestValidationError, ClientDisconnect, Exception):
         app.add_exception_handler(kind, on_error)
     return app
 
@@ -103,6 +104,8 @@ def _problem(error: Exception, settings: ServiceSettings) -> ProblemError:
         if error.status_code == 400 and error.__cause__ is not None:  # what FastAPI met when it read a body
             detail = f"the body is no JSON: {error.__cause__}"
         return ProblemError(error.status_code, detail, headers=headers)
+    if isinstance(error, ClientDisconnect):  # who is told is gone; it is no mistake of ours, with a traceback
+        return ProblemError(400, "the connection was closed before the body was whole")
     if isinstance(error, TrackingError):
         return ProblemError(
             503,
