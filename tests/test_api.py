@@ -1259,6 +1259,20 @@ def test_airflow_down(logged: Project) -> None:
     assert not (logged.root / ".promptbench" / "jobs").exists()
 
 
+@pytest.mark.parametrize(
+    ("uri", "mend"),
+    [
+        ("http://team.example:5000", "Start MLflow's tracking server, or"),
+        ("postgresql+psycopg2://me:sk-secret@db.example/mlflow", "Start the database's server, or"),
+        ("sqlite:////srv/project/mlflow.db", "Look after the database's file and its disk, or"),
+    ],
+)
+def test_the_remedy_is_one_for_the_store_that_is_there(tmp_path: Path, uri: str, mend: str) -> None:
+    remedy = settings_of(tmp_path, tracking_uri=uri).mlflow_remedy
+    assert remedy.startswith(mend)
+    assert "sk-secret" not in remedy
+
+
 def test_mlflow_down(logged: Project, monkeypatch: pytest.MonkeyPatch, reader: httpx.Client) -> None:
     packet = scored(reader.get(f"/api/bench/packet/{EXPERIMENT}").json())
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

@@ -76,8 +76,13 @@ class ServiceSettings:
         where = redacted(self.tracking_uri)
         wrong = f"MLFLOW_TRACKING_URI (now {where})"
         if where.startswith("http"):  # which may be there, and let nobody in
+            mend = "Start MLflow's tracking server"
             wrong += ", MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN,"
-        return f"Start MLflow's tracking server, or correct {wrong} and restart this service"
+        elif where.startswith("sqlite"):
+            mend = "Look after the database's file and its disk"
+        else:
+            mend = "Start the database's server"
+        return f"{mend}, or correct {wrong} and restart this service"
 
     @property
     def open(self) -> bool:
