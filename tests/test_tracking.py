@@ -745,6 +745,20 @@ def test_a_file_that_is_no_database_is_said_so_at_once(tmp_path: Path, spoil: Ca
         TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path).open()
 
 
+def test_an_error_of_the_database_is_said_once_and_without_what_was_to_be_written(
+    store: TrackingStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.log([logged("s1").entry("bench")])
+    run_id = store.read("bench")[0].run_id
+    with contextlib.closing(sqlite3.connect(store.uri.removeprefix("sqlite:///"))) as database:
+        database.execute("CREATE TRIGGER refuse BEFORE INSERT ON tags BEGIN SELECT no_such_function(); END")
+    with pytest.raises(TrackingError, match=r"no such function: no_such_function$"):
+        store.tag(run_id, {"note": "a text of somebody's"})
+    said = capsys.readouterr()
+    assert "Traceback" not in said.out + said.err
+    assert "a text of somebody's" not in said.out + said.err
+
+
 def test_a_database_that_is_locked_is_waited_for(tmp_path: Path) -> None:
     migrated_database(tmp_path / "mlflow.db")
     store = TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path)

@@ -15,6 +15,8 @@ from ..settings import sqlite_uris_have_escapes
 
 _SHORTEST = 4
 """A password that is shorter would be found in words that have nothing to do with it."""
+_STATEMENT = re.compile(r"\[SQL: .*|\(Background on this error at: [^)]*\)", re.DOTALL)
+"""What SQLAlchemy adds to the driver's words: the statement with the values that were to be written, and a link."""
 _SECRET_QUERY = re.compile(
     r"([?&;](?:[^=&;]*(?:pass|pwd|secret|token|key|sig)[^=&;]*|odbc_connect)=)([^&;#]*)", re.IGNORECASE
 )
@@ -66,7 +68,7 @@ def translated(uri: str) -> Any:
     except PromptbenchError:
         raise
     except Exception as error:
-        text = _without_secrets(" ".join(str(error).split()), uri)[:500]
+        text = _without_secrets(" ".join(_STATEMENT.sub("", str(error)).split()), uri)[:500]
         # Whoever logs an exception logs its causes too, and MLflow's name the address with its password.
         cause = error if redacted(uri) == uri else None
         raise TrackingError(f"MLflow at {redacted(uri)}: {type(error).__name__}: {text}") from cause

@@ -50,6 +50,8 @@ def load_mlflow() -> None:
         import mlflow.tracking  # noqa: F401
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
+    # What goes wrong in a database is raised, and said by us; this logs it too, as a traceback with all values written.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 class _Known(NamedTuple):
