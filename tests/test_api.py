@@ -1345,7 +1345,7 @@ def test_an_mlflow_that_does_not_let_the_service_in_is_not_healthy(tmp_path: Pat
 
 def test_an_mlflow_that_takes_a_connection_and_never_answers(root: Path) -> None:
     """Its client would wait 120 s, eight times."""
-    assert set(FOR_WHO_WAITS) == {"MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"}
+    assert {"MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"} <= set(FOR_WHO_WAITS)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(50)

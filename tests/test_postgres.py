@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from pytest_promptbench.api.serve import FOR_WHO_WAITS
 from pytest_promptbench.errors import TrackingError
 from pytest_promptbench.tracking.changes import Changes
 from pytest_promptbench.tracking.store import TrackingStore
@@ -24,6 +26,7 @@ from pytest_promptbench.tracking.tables import EVERYTHING
 from .airflow_home import free_port
 from .project import Project
 from .provider import ScriptedProvider
+from .test_api import client_of, problem
 from .test_server import mlflow_server
 from .test_tracking import logged, plain
 
@@ -101,6 +104,22 @@ def test_a_server_that_is_down_is_said_so_at_once(tmp_path: Path) -> None:
         TrackingStore(nobody, artifact_root=tmp_path).open()
     assert "Background on this error" not in str(raised.value)
     assert "sk-secret" not in str(raised.value)
+
+
+def test_a_server_that_takes_a_connection_and_never_answers_is_not_healthy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fifth of the time that the service gives it."""
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", str(int(FOR_WHO_WAITS["PGCONNECT_TIMEOUT"]) // 5))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"postgresql+psycopg2://someone:sk-secret@127.0.0.1:{silent.getsockname()[1]}/none"
+        client = client_of(tmp_path, tracking_uri=uri, artifact_root=None)
+        begun = time.monotonic()
+        assert "Start the database's server, or correct MLFLOW_TRACKING_URI" in (
+            problem(client.get("/api/bench/experiments"), 503)
+        )
+        assert "MLflow does not answer: start the database's server" in problem(client.get("/api/health"), 503)
+        assert time.monotonic() - begun < 30
 
 
 def test_reading_mlflows_tables_gives_what_its_client_gives(tmp_path: Path, postgres: str) -> None:

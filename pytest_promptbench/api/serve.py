@@ -12,9 +12,13 @@ from ..errors import UsageError
 from .app import create_app
 from .settings import ServiceSettings
 
-FOR_WHO_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-"""MLflow's client in here: somebody waits for the answer, and who asks again is the client. Its own defaults, seven
-retries of 120 s each, are for sessions.
+FOR_WHO_WAITS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "PGCONNECT_TIMEOUT": "10",
+}
+"""MLflow's client in here, and PostgreSQL's: somebody waits for the answer, and who asks again is the client. Their own
+defaults, seven retries of 120 s each and no end, are for sessions.
 """
 
 
