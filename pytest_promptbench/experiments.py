@@ -81,21 +81,23 @@ class Group:
 
     def leaderboard(self, rubric: Rubric) -> Leaderboard:
         """``rubric`` is the group's own; built once."""
-        with self._building:
-            if "leaderboard" not in self._built:
-                self._built["leaderboard"] = build_leaderboard(
-                    self.candidates, rubric, experiment=self.experiment, task=self.task
-                )
-            return self._built["leaderboard"]  # type: ignore[no-any-return]
+        return self._once(
+            "leaderboard",
+            lambda: build_leaderboard(self.candidates, rubric, experiment=self.experiment, task=self.task),
+        )
 
     def agreement(self, rubric: Rubric) -> Agreement:
         """Likewise of its judges."""
+        return self._once(
+            "agreement", lambda: agreement_report(self.current, rubric, experiment=self.experiment, task=self.task)
+        )
+
+    def _once(self, name: str, make: Callable[[], T]) -> T:
         with self._building:
-            if "agreement" not in self._built:
-                self._built["agreement"] = agreement_report(
-                    self.current, rubric, experiment=self.experiment, task=self.task
-                )
-            return self._built["agreement"]  # type: ignore[no-any-return]
+            if name not in self._built:
+                self._built[name] = make()
+            value: T = self._built[name]
+            return value
 
 
 def _counts(candidates: Sequence[LoggedCandidate], pending: int) -> dict[str, int]:

@@ -21,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from ..agreement import agreement_json
 from ..clock import iso_utc
 from ..errors import PacketError, PromptbenchError
-from ..experiments import Experiments, Group
+from ..experiments import Experiments, Group, Summary
 from ..leaderboard import leaderboard_json
 from ..packet import read_packet
 from ..packet.document import plain
@@ -34,7 +34,6 @@ from .models import MAX_LIMIT
 from .problems import MEDIA_TYPE, ProblemError
 from .settings import ServiceSettings
 from .start import Runs
-from .views import summary
 
 HEALTH_FOR_S = 2.0
 
@@ -86,7 +85,7 @@ def api_routes(*, settings: ServiceSettings, experiments: Experiments, runs: Run
     ) -> Response:
         """The experiments of the store, with what they hold."""
         names = experiments.names()
-        shown = [summary(experiments.summary(n)) for n in names[offset : offset + limit]]
+        shown = [_summary(experiments.summary(n)) for n in names[offset : offset + limit]]
         after = offset + limit
         page = models.ExperimentPage(
             experiments=shown, total=len(names), next_offset=after if after < len(names) else None
@@ -286,6 +285,13 @@ def judge_kind_of(candidate: LoggedCandidate) -> str | None:
     if verdict is None:
         return None
     return verdict.judge.name if verdict.judge.tier is Tier.AUTO else verdict.judge.tier.value
+
+
+def _summary(found: Summary) -> models.ExperimentSummary:
+    tasks = [
+        models.TaskSummary(task=t.task, rubric=t.rubric, rubric_sha256=t.rubric_sha256, **t.counts) for t in found.tasks
+    ]
+    return models.ExperimentSummary(name=found.name, tasks=tasks, **found.counts)
 
 
 def _rubric(experiments: Experiments, group: Group) -> Rubric | None:
