@@ -46,12 +46,12 @@ def everything_once(project: Project) -> None:
         ("-p", "no:terminal"),
         pytest.param(("-p", "no:terminal", "-n", "2"), marks=pytest.mark.slow),
         pytest.param(("-n", "2", "--dist", "no"), marks=pytest.mark.slow),
-        ("-n", "2", "--dist", "load"),
+        pytest.param(("-n", "2", "--dist", "load"), marks=pytest.mark.slow),
         pytest.param(("-n", "2", "--dist", "loadscope"), marks=pytest.mark.slow),
         pytest.param(("-n", "2", "--dist", "loadfile"), marks=pytest.mark.slow),
         pytest.param(("-n", "2", "--dist", "loadgroup"), marks=pytest.mark.slow),
         ("-n", "2", "--dist", "worksteal"),
-        ("--dist", "each", "--tx", "2*popen"),
+        pytest.param(("--dist", "each", "--tx", "2*popen"), marks=pytest.mark.slow),
         ("-p", "no:logging", "-s"),
         ("--import-mode", "importlib"),
         ("-W", "error"),
@@ -144,6 +144,7 @@ def test_with_coverage(project: Project) -> None:
     everything_once(project)
 
 
+@pytest.mark.slow
 def test_beside_all_five_at_once(project: Project) -> None:
     for plugin in ("pytest_randomly", "pytest_rerunfailures", "pytest_timeout", "pytest_asyncio", "pytest_cov"):
         needs(plugin)

@@ -248,7 +248,7 @@ def test_an_experiment_that_is_gone_holds_up_no_other_session(project: Project) 
     assert (outcome.unlogged, outcome.error) == (0, None)
     assert [c.scenario for c in outcome.candidates["other"]] == ["fine"]
     assert outcome.stuck == 60
-    assert "restore it" in (outcome.stuck_error or "")
+    assert "mlflow experiments restore" in (outcome.stuck_error or "")
 
 
 def test_half_a_line_from_a_killed_session_ends_the_recorder(project: Project) -> None:

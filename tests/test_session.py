@@ -151,7 +151,7 @@ def test_options_and_their_ini_keys(project: Project) -> None:
     assert len(project.runs("from-line")) == 3
 
 
-@pytest.mark.parametrize("workers", ["0", "3"])
+@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.slow), "3"])
 def test_concurrency_is_of_the_whole_session(project: Project, workers: str) -> None:
     project.provider.latency_s = 0.1
     assert project.pytest("-n", workers, "--bench-concurrency", "4").code == 0
@@ -314,7 +314,9 @@ def test_a_reference_that_only_judges_see_is_part_of_what_they_judge(project: Pr
     assert len(project.runs()) == 6
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["n0", "n2"])
+@pytest.mark.parametrize(
+    "workers", [pytest.param((), id="n0"), pytest.param(("-n", "2"), id="n2", marks=pytest.mark.slow)]
+)
 def test_what_marks_skip_is_not_generated(project: Project, workers: tuple[str, ...]) -> None:
     test = """
     import pytest
