@@ -492,7 +492,10 @@ class TestDagTest:
     ) -> None:
         evals.file("evals/test_tips.py", TEST + "    assert 0, 'a result'\n")
         crash = "import os, pathlib\nmark = pathlib.Path(__file__).with_name('crashed')\n"
-        crash += "def pytest_sessionfinish():\n    if not mark.exists():\n"
+        crash += "def pytest_sessionfinish(session):\n"
+        crash += (
+            "    if not (session.config.option.collectonly or mark.exists()):\n"  # that is the look of the first task
+        )
         crash += "        mark.touch()\n        os.kill(os.getpid(), 9)\n"
         evals.file("evals/conftest.py", crash)
         judge = Judge(evals, value=4)
@@ -619,7 +622,7 @@ class TestDagTest:
         evals.file("evals/tips.yaml", "task: tip\nrubric: no-such-rubric\nscenarios: [{id: a, vars: {situation: x}}]\n")
         run = home.dag_test({})
         assert run["state"] == "failed"
-        assert (run["tasks"]["collect/0"], run["tries"]["collect/0"]) == ("failed", 1)
+        assert (run["tasks"]["plan"], run["tries"]["plan"]) == ("failed", 1), run["tasks"]
         assert "pytest ended with 2, a mistake to mend" in run["log"]
         assert "no-such-rubric" in run["log"]
 
