@@ -74,6 +74,15 @@ def translated(uri: str) -> Any:
         raise TrackingError(f"MLflow at {redacted(uri)}: {type(error).__name__}: {text}") from cause
 
 
+def inode(file: Path) -> tuple[int, int] | None:
+    """Device and number of a file, by which another one in its place is told; None where nothing is there."""
+    try:
+        stat = file.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
 def sqlite_file(uri: str) -> Path | None:
     """The file of an SQLite address as SQLAlchemy reads it, without ``?timeout=60``; None of any other address."""
     if not uri.startswith("sqlite:///") or uri.startswith("sqlite:///file:"):

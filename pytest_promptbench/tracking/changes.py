@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from .address import sqlite_file
+from .address import inode, sqlite_file
 
 
 class Changes:
@@ -34,15 +34,16 @@ class Changes:
         """
         with self._asking:
             if self._file is not None:
-                with contextlib.suppress(OSError, sqlite3.Error):
+                with contextlib.suppress(sqlite3.Error):
                     return self._of_sqlite(self._file)
             if self._postgres is not None:
                 return self._of_postgres(self._postgres)
             return None
 
-    def _of_sqlite(self, path: Path) -> object:
-        stat = path.stat()
-        file = stat.st_dev, stat.st_ino
+    def _of_sqlite(self, path: Path) -> object | None:
+        file = inode(path)
+        if file is None:
+            return None
         if self._open is None or self._open[1] != file:  # or another file has its place now
             nth = 0
             if self._open is not None:

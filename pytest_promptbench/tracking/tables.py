@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .address import inode
+
 READABLE = ("sqlite", "postgresql")
 """The databases that this was tried with."""
 PAGE = 500
@@ -174,16 +176,7 @@ def _refuse_another_file(connection: Any, record: Any, _: Any) -> None:
 
     if "opened" not in record.info:  # which SQLAlchemy clears with each new connection
         file = connection.execute("PRAGMA database_list").fetchone()[2]
-        record.info["opened"] = file, _inode(file)
-    file, inode = record.info["opened"]
-    if _inode(file) not in (inode, None):
+        record.info["opened"] = file, inode(Path(file))
+    file, at_first = record.info["opened"]
+    if inode(Path(file)) not in (at_first, None):  # where nothing is there, opening it would make an empty database
         raise sa.exc.DisconnectionError
-
-
-def _inode(file: str) -> tuple[int, int] | None:
-    """None where nothing is there: opening it would make an empty database."""
-    try:
-        stat = Path(file).stat()
-    except OSError:
-        return None
-    return stat.st_dev, stat.st_ino
