@@ -28,7 +28,7 @@ from .project import Project
 from .provider import ScriptedProvider
 from .test_api import client_of, problem
 from .test_server import mlflow_server
-from .test_tracking import logged, plain
+from .test_tracking import NUMBERS, STORABLE, logged, plain
 
 BINARIES = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None, key=lambda p: int(p.parent.name))
 pytestmark = pytest.mark.skipif(
@@ -124,17 +124,20 @@ def test_a_server_that_takes_a_connection_and_never_answers_is_not_healthy(
 
 def test_reading_mlflows_tables_gives_what_its_client_gives(tmp_path: Path, postgres: str) -> None:
     store = TrackingStore(postgres, artifact_root=tmp_path)
-    store.log([logged(f"s{i}").entry("both ways") for i in range(3)])
+    ids = store.log([logged(f"s{i}").entry("both ways") for i in range(3)])
+    for n, number in enumerate((*NUMBERS, float("nan"))):
+        store.client.log_metric(ids[0], f"auto/{n}", number)
+    store.client.set_tag(ids[0], "theirs", STORABLE.replace("\0", ""))
     wanted = {"promptbench.candidate": None, "judge_pending": "true"}
     experiments = [str(store.experiment("both ways"))]
     tables = store.runs.tables
     assert tables is not None
     direct = list(map(plain, tables.find(experiments, wanted, EVERYTHING)))
-    assert direct == list(map(plain, store.runs.search(experiments, wanted)))
+    assert repr(direct) == repr(list(map(plain, store.runs.search(experiments, wanted)))), "nan is not itself"
     assert len(direct) == len(store.read("both ways")) == 3
     keys = [run.tags["promptbench.candidate"] for run in direct]
     by_key = store.runs.by_tag(experiments, wanted, "promptbench.candidate").get(keys)
-    assert [plain(by_key[key]) for key in keys] == direct
+    assert repr([plain(by_key[key]) for key in keys]) == repr(direct)
 
 
 def test_a_change_by_anybody_is_seen_and_nothing_else_is_one(tmp_path: Path, postgres: str) -> None:

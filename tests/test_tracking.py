@@ -429,6 +429,11 @@ def test_verdicts_written_by_other_programs_under_the_public_names_count(store: 
     assert c.verdict().scores == {"relevance": 3, "overlong": False}  # type: ignore[union-attr]
 
 
+NUMBERS = (0.1 + 0.2, 1 / 3, 5e-324, -1.7976931348623157e308, 2.0**53 + 2, -0.0)
+"""15 digits do not tell them from their neighbours."""
+STORABLE = HOSTILE.replace("\ud800", '\x7f \u2028 "\\u0041\\"')
+
+
 def test_reading_mlflows_tables_gives_what_its_client_gives(store: TrackingStore) -> None:
     experiment = "both ways"
     ids = store.log(
@@ -440,6 +445,10 @@ def test_reading_mlflows_tables_gives_what_its_client_gives(store: TrackingStore
     store.client.log_metric(ids[1], "latency_s", float("inf"))
     store.client.log_metric(ids[2], "latency_s", 1.0)
     store.client.log_metric(ids[2], "latency_s", 2.0)
+    for n, number in enumerate(NUMBERS):
+        store.client.log_metric(ids[0], f"auto/{n}", number)
+    store.client.set_tag(ids[0], "theirs", STORABLE)
+    store.client.log_param(ids[0], "theirs", STORABLE)
     store.client.delete_run(ids[3])
     (other,) = store.log([logged("s1").entry("another experiment")])
     experiments = [str(store.experiment(name)) for name in (experiment, "another experiment")]
@@ -467,7 +476,7 @@ def test_runs_by_a_tag_are_the_newest_and_read_when_asked_for(
     newest = {r.tags["promptbench.judged_text"]: r for r in reversed(list(store.runs.find(experiments, wanted)))}
     read: list[int] = []
     page = Tables._page
-    monkeypatch.setattr(Tables, "_page", lambda *args: read.append(len(args[2])) or page(*args))
+    monkeypatch.setattr(Tables, "_page", lambda *args: read.append(len(args[1])) or page(*args))
     found = store.runs.by_tag(experiments, wanted, "promptbench.judged_text")
     assert found.get(["c"]) == {}
     assert not read
@@ -607,6 +616,12 @@ def test_more_runs_than_a_page_come_whole_and_once(store: TrackingStore, monkeyp
     monkeypatch.setattr(tables, "PAGE", 3)
     assert sorted(c.scenario for c in store.read("pages")) == [f"s{i}" for i in range(7)]
     assert all(c.latency_s == 0.5 and c.prompt == "v1" and c.rubric == "tip-v1" for c in store.read("pages"))
+    of_tables = store.runs.tables
+    assert of_tables is not None
+    few = of_tables.find([str(store.experiment("pages"))], {}, EVERYTHING)
+    next(few)
+    few.close()
+    assert of_tables.engine.pool.checkedout() == 0, "whoever has seen enough leaves nothing open"
 
 
 @pytest.mark.parametrize(
