@@ -199,11 +199,12 @@ def test_a_test_file_and_a_folder_are_no_suites(tmp_path: Path, name: str) -> No
         load_suite(tmp_path / name, root=tmp_path, environ={})
 
 
-def test_a_prompt_that_ends_in_yml_is_not_passed_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", ["yml", "YAML"])
+def test_a_prompt_of_another_ending_is_not_passed_over(tmp_path: Path, ending: str) -> None:
     write(tmp_path)
     folder = tmp_path / "prompts" / "tip"
-    (folder / "v1.yaml").rename(folder / "v1.yml")
-    with pytest.raises(CatalogError, match=r"v1\.yml: a prompt's file ends in \.yaml; rename it to v1\.yaml"):
+    (folder / "v1.yaml").rename(folder / f"v1.{ending}")
+    with pytest.raises(CatalogError, match=rf"v1\.{ending}: a prompt's file ends in \.yaml; rename it to v1\.yaml"):
         load(tmp_path)
 
 

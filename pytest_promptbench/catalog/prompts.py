@@ -33,10 +33,10 @@ def read_prompt(file: Path, task: str) -> tuple[Prompt, Located]:
 def versions(folder: Path) -> Mapping[str, Path]:
     """The prompts of a folder by version, in the order of their names. Hidden files are an editor's, not a prompt.
 
-    CatalogError for a ``.yml``, which its writer takes for one of them.
+    CatalogError for a ``.yml`` or ``.YAML``, which its writer takes for one of them.
     """
-    for file in sorted(folder.glob("*.yml")):
-        if not file.name.startswith("."):
+    for file in sorted(folder.glob("*")):
+        if file.suffix.lower() in (".yml", ".yaml") and file.suffix != ".yaml" and not file.name.startswith("."):
             raise CatalogError(f"{file}: a prompt's file ends in .yaml; rename it to {file.stem}.yaml, or take it away")
     return {f.stem: f for f in sorted(folder.glob("*.yaml")) if not f.name.startswith(".") and is_file(f)}
 
