@@ -265,7 +265,8 @@ class LiteLLMCompleter:
             key = model.api_key_env or "the provider's usual variable"
             return PermanentError(f"{message}; check the key in {key}", whole_model=True)
         if isinstance(error, kinds.NotFoundError) or status == 404:
-            return PermanentError(f"{message}; check the name in models.yaml", whole_model=True)
+            what = "the name and api_base" if model.api_base else "the name"
+            return PermanentError(f"{message}; check {what} in models.yaml", whole_model=True)
         if status == 405:
             return PermanentError(f"{message}; check api_base in models.yaml", whole_model=True)
         if isinstance(error, kinds.Timeout):

@@ -35,7 +35,7 @@ from pytest_promptbench.records import (
 )
 from pytest_promptbench.report import html, markdown, pictures, terminal, write_all
 from pytest_promptbench.report.tables import Table
-from pytest_promptbench.report.text import dollars, duration, markdown_cell, number, points, row_points, visible
+from pytest_promptbench.report.text import dollars, duration, markdown_cell, notes, number, points, row_points, visible
 from pytest_promptbench.session import Board, write_reports
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -227,6 +227,17 @@ def test_figures() -> None:
     assert [duration(x) for x in (None, 0.042, 1.9, 75.25)] == ["-", "42 ms", "1.9 s", "75.2 s"]
 
 
+def test_an_estimate_without_an_interval_is_said_to_have_none() -> None:
+    row = dataclasses.replace(board().rows[0], composite=12.75, ci95=(12.1, 13.3), estimated=True)
+
+    def said(row: Row) -> str:
+        return " ".join(notes(dataclasses.replace(board(), rows=(row,))))
+
+    assert "without an interval has labels of one scenario only" in said(dataclasses.replace(row, ci95=None))
+    assert "~ marks an estimate" in said(row)
+    assert "without an interval" not in said(row)
+
+
 # -- terminal ----------------------------------------------------------------------------------------------------
 
 
@@ -255,7 +266,7 @@ def test_smaller_tables_break_no_word_and_no_figure(width: int, color: bool) -> 
     from rich.cells import cell_len
 
     differences = Table(
-        title="Less haiku x v1",
+        title="Difference from haiku x v1",
         note="",
         head=("model", "prompt", "difference", "95 %", "p", "tier", "scenarios", "detectable"),
         rows=(("haiku", "v3-few-shot", "-4.67", "[-15.01, 5.68]", "0.750", "claude-code", "3", "none: too few pairs"),),

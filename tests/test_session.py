@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.terminal import TerminalReporter
 
+from pytest_promptbench.plugin.watch import write_on_its_own
 from pytest_promptbench.records import Message, Model, Prompt, Rubric, Scenario, Suite
 from pytest_promptbench.session import Task, cells_now
 from pytest_promptbench.session.plan import merged
@@ -244,7 +247,7 @@ def test_rate_limits_and_server_errors_are_waited_out(project: Project) -> None:
         (Fault(kind="length"), "raise max_tokens"),
         (Fault(kind="content-filter"), "content filter"),
         (Fault(kind="no-choices"), "no candidate"),
-        (Fault(404, body="no such model"), "check the name in models.yaml"),
+        (Fault(404, body="no such model"), "check the name and api_base in models.yaml"),
     ],
     ids=["empty", "length", "content-filter", "no-choices", "not-found"],
 )
@@ -1015,3 +1018,15 @@ def test_a_store_that_holds_no_candidates_is_told_before_anything_is_paid(projec
     assert "Traceback" not in done.text
     assert project.provider.count == 0
     assert project.pytest("--collect-only").code == 0, "which asks nobody"
+
+
+@pytest.mark.parametrize("xdist", [False, True])
+def test_a_line_about_progress_stands_below_the_dots(pytestconfig: pytest.Config, xdist: bool) -> None:
+    written = io.StringIO()
+    reporter = TerminalReporter(pytestconfig, file=written)
+    if xdist:
+        reporter.write("..")
+    else:
+        reporter.write_fspath_result("evals/test_tips.py::test_tip[a]", "..")
+    write_on_its_own(reporter, "judging: 1/2")
+    assert written.getvalue().endswith("..\njudging: 1/2\n")

@@ -210,7 +210,7 @@ def _message(error: ErrorDetails, shape: type[BaseModel], document: Located) -> 
     expected = {
         "string_type": f"a text{quotes}",
         "dict_type": "keys with values",
-        "model_type": "keys with values",
+        "model_type": f"keys with values: {', '.join(_keys(shape, where))}",
         "list_type": "a list",
         "bool_type": "true or false",
         "int_type": "a whole number",

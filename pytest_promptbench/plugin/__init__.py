@@ -544,8 +544,9 @@ def _settle(session: pytest.Session, exitstatus: int) -> None:
 def _say(config: pytest.Config, line: str) -> None:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
-        reporter.ensure_newline()
-        reporter.write_line(line)
+        from .watch import write_on_its_own
+
+        write_on_its_own(reporter, line)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

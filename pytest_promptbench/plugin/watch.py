@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -64,6 +64,14 @@ class Attendance:
         self._desk.halt()
 
 
+def write_on_its_own(reporter: Any, line: str) -> None:
+    """Write a line below whatever dots stand there: of those of xdist, pytest's ``ensure_newline`` does not know."""
+    reporter.ensure_newline()
+    if reporter._tw.width_of_current_line:
+        reporter.write("\n")
+    reporter.write_line(line)
+
+
 class Ticker:
     """Says from time to time how far generation is: a line every few seconds on a terminal, fewer in a log."""
 
@@ -100,9 +108,7 @@ class Ticker:
             line = progress(self._desk)
             if line != self._said:
                 self._said = line
-                if self._reporter._tw.width_of_current_line:  # pytest's dots
-                    self._reporter.write("\n")
-                self._reporter.write_line(line)
+                write_on_its_own(self._reporter, line)
         self._last = now
 
     def tick_uncaptured(self) -> None:

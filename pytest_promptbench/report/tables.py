@@ -38,7 +38,7 @@ def all_tables(lb: Leaderboard, agreement: Agreement | None) -> list[Table]:
 def comparisons(lb: Leaderboard) -> Table:
     """Each further row against the first."""
     first = next((row for row in lb.rows if row.composite is not None), None)
-    title = "Differences" if first is None else f"Less {visible(first.model)} x {visible(first.prompt)}"
+    title = "Differences" if first is None else f"Difference from {visible(first.model)} x {visible(first.prompt)}"
     return Table(
         title=title,
         note="Paired over common scenarios, on a tier that scored both; p by sign flips, after Holm over all pairs of "

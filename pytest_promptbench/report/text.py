@@ -140,6 +140,11 @@ def notes(lb: Leaderboard) -> list[str]:
             "~ marks an estimate on the scale of the row's tier: the automatic scores of all candidates, calibrated by "
             "that tier's labels of some. A criterion's figure is the plain mean of those labels."
         )
+    if any(row.composite is not None and row.ci95 is None for row in estimated):
+        found.append(
+            "An estimate without an interval has labels of one scenario only, or of scenarios that stand for too "
+            "unequal shares of all: see statistics.json."
+        )
     found += [
         f"{visible(c['model'])} x {visible(c['prompt'])} is not compared with the first row: no tier of judges has "
         "scored a scenario of both. They share no scale, so their order says nothing."
