@@ -43,6 +43,7 @@ def suite_path(args: Sequence[Any], kwargs: Mapping[str, Any], *, test: str, fil
 
 
 def no_candidate(test: str) -> CatalogError:
+    """For a test with the marker that would pass without looking at anything."""
     return CatalogError(f"{test}: a promptbench test takes what was generated as an argument: def test_...(candidate)")
 
 

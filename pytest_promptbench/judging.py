@@ -91,6 +91,7 @@ def judge_params(judge: Model) -> dict[str, Any]:
 
 
 def fingerprint(judge: Model, rubric: Rubric) -> Fingerprint:
+    """What makes a judge the same one: where any of it differs, its earlier verdicts are another judge's."""
     return Fingerprint(
         model=judge.model,
         params=judge_params(judge),

@@ -131,40 +131,31 @@ def decide(
     reigning = next((key for key in groups if champion is not None and key[1] == champion[1]), None)
     winner = _best(judged, judged.get(reigning) if reigning else None, policy)
     mine = groups[winner]
-    conditions: list[Condition] = []
     comparison = None
-    if champion is not None and winner[1] != champion[1]:
-        theirs = groups.get(reigning, []) if reigning else []
-        rivals = sum(key[1] != champion[1] for key in judged)
-        comparison = _compared(tables[winner], tables.get(reigning, {}) if reigning else {}, policy, rivals)
-        conditions += _against(comparison, champion[0], experiment, policy, rivals)
-        if policy is not Policy.AUTO:
-            conditions.append(_labels([(winner[0], mine), (champion[0], theirs)], rubric))
-        if policy is Policy.BOTH:
-            conditions.append(_automatic_agrees(tables[winner], tables.get(reigning, {}) if reigning else {}))
-        if policy is not Policy.SIT_DOWN:
-            conditions.append(_one_judge([*mine, *theirs]))
-        conditions += _no_worse(mine, theirs, {**DEFAULT_BOUNDS, **(bounds or {})})
-    elif champion is None:
+    if champion is None:
         scenarios = {scenario for tier in policy.deciding for _, scenario in tables[winner].get(tier, {})}
-        conditions += [_enough(len(scenarios), "the first champion", 1), _ahead_of_rivals(sound, winner, policy)]
+        conditions = [_enough(len(scenarios), "the first champion", 1), _ahead_of_rivals(sound, winner, policy)]
         if policy is not Policy.AUTO:
             conditions.append(_labels([(key[0], groups[key]) for key in judged], rubric))
         if policy is Policy.BOTH:
             conditions.append(_automatic_best(sound, winner))
         if policy is not Policy.SIT_DOWN:
             conditions.append(_one_judge(candidates))
-        failed = sum(c.error is not None for c in mine)
-        conditions.append(
-            Condition(
-                name="failures",
-                met=not failed,
-                found=f"{failed} of {len(mine)} generations failed",
-                remedy="run the evals again until they do not" if failed else None,
-            )
-        )
+        conditions.append(_none_failed(mine))
+    elif winner[1] == champion[1]:
+        conditions = [_ahead_of_rivals(sound, winner, policy)]
     else:
-        conditions.append(_ahead_of_rivals(sound, winner, policy))
+        theirs, their_table = (groups[reigning], tables[reigning]) if reigning else ([], {})
+        rivals = sum(key[1] != champion[1] for key in judged)
+        comparison = _compared(tables[winner], their_table, policy, rivals)
+        conditions = _against(comparison, champion[0], experiment, policy, rivals)
+        if policy is not Policy.AUTO:
+            conditions.append(_labels([(winner[0], mine), (champion[0], theirs)], rubric))
+        if policy is Policy.BOTH:
+            conditions.append(_automatic_agrees(tables[winner], their_table))
+        if policy is not Policy.SIT_DOWN:
+            conditions.append(_one_judge([*mine, *theirs]))
+        conditions += _no_worse(mine, theirs, {**DEFAULT_BOUNDS, **(bounds or {})})
     return Promotion(
         task=task,
         experiment=experiment,
@@ -426,6 +417,17 @@ def _one_judge(candidates: Iterable[LoggedCandidate]) -> Condition:
 
 def _points(gap: tuple[float, int]) -> str:
     return f"{gap[0]:+.2f} on {gap[1]} scenarios"
+
+
+def _none_failed(mine: Sequence[LoggedCandidate]) -> Condition:
+    """The first champion has nobody whose failures its own could be held against."""
+    failed = sum(c.error is not None for c in mine)
+    return Condition(
+        name="failures",
+        met=not failed,
+        found=f"{failed} of {len(mine)} generations failed",
+        remedy="run the evals again until they do not" if failed else None,
+    )
 
 
 def _no_worse(

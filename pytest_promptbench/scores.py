@@ -58,6 +58,7 @@ def tier_scores(candidate: LoggedCandidate, rubric: Rubric) -> tuple[TierScore, 
 
 
 def sit_down_score(scores: Sequence[TierScore]) -> TierScore | None:
+    """What the sit-down verdict that counts gives: ``tier_scores`` has a person's before Claude Code's."""
     return next((s for s in scores if s.tier in SIT_DOWN), None)
 
 

@@ -181,6 +181,8 @@ class Case(NamedTuple):
 
 
 class Decision(NamedTuple):
+    """What became of one case. ``p_adjusted``: after Holm; 1 for a case that takes no part in the correction."""
+
     outcome: GateOutcome
     why: str
     p_value: float

@@ -143,7 +143,7 @@ def notes(lb: Leaderboard) -> list[str]:
     if any(row.composite is not None and row.ci95 is None for row in estimated):
         found.append(
             "An estimate without an interval has labels of one scenario only, or of scenarios that stand for too "
-            "unequal shares of all: see statistics.json."
+            "unequal shares of all."
         )
     found += [
         f"{visible(c['model'])} x {visible(c['prompt'])} is not compared with the first row: no tier of judges has "

@@ -76,6 +76,7 @@ class Logged(Record):
 
 
 def judged_text(rubric_sha256: str, context: Mapping[str, Any], outputs: tuple[str, ...]) -> str:
+    """The hash of all that a judge sees: where it is equal, a verdict is carried over (the tag ``JUDGED_TEXT``)."""
     return sha256([rubric_sha256, dict(context), list(outputs)])
 
 

@@ -19,11 +19,13 @@ def trace_id(run_id: str) -> str:
 
 
 def start_ms(record: Logged) -> int:
+    """When the first request of a candidate was sent, in milliseconds since the epoch; now, where none was answered."""
     times = [a.started_at for a in record.candidate.answers if a.started_at]
     return int((min(times) if times else time.time()) * 1000)
 
 
 def end_ms(record: Logged) -> int:
+    """When its last answer was there, likewise."""
     times = [a.started_at + a.latency_s for a in record.candidate.answers if a.started_at]
     return int((max(times) if times else time.time()) * 1000)
 
