@@ -139,12 +139,12 @@ def files(paths: tuple[Path, ...]) -> Iterator[Line]:
 
 def boards(boards_: tuple[Board, ...], *, width: int, color: bool) -> Iterator[Line]:
     """Each leaderboard as text."""
-    from .report.tables import all_tables
+    from .report.tables import terminal_tables
     from .report.terminal import render_leaderboard, render_tables
 
     for board in boards_:
         text = render_leaderboard(board.leaderboard, width=width, color=color)
-        text += render_tables(all_tables(board.leaderboard, board.agreement), width=width, color=color)
+        text += render_tables(terminal_tables(board.leaderboard, board.agreement), width=width, color=color)
         for line in text.rstrip("\n").split("\n"):
             yield (line, {})
 

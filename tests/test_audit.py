@@ -243,7 +243,9 @@ def an_audit(audited: Project) -> None:
     assert applied.code == 0, applied.text
     assert "applied 2, unchanged 0, still pending 4" in applied.out
     assert probabilities(audited) == ["0.333333", "0.333333"]
-    assert "Agreement of human: ann and auto: judge: scales" in applied.out
+    assert "Agreement of judges on the composite" in applied.out
+    assert re.search(r"^human: ann and auto: judge +2 ", applied.out, re.MULTILINE)
+    assert re.search(r"^auto: judge with itself +\d+ ", applied.out, re.MULTILINE)
     report = audited.root / ".promptbench/report"
     agreement = json.loads((report / "agreement.json").read_text())
     kinds = {(p["kind"], p["a"]) for p in agreement["pairs"]}

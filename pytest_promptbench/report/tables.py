@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..agreement import Agreement, JudgePair
+from ..agreement import COMPOSITE, Agreement, JudgePair
 from ..records import Leaderboard
 from ..statistics import detectable, p_text
 from .text import interval, number, plural, visible
@@ -33,6 +33,21 @@ def all_tables(lb: Leaderboard, agreement: Agreement | None) -> list[Table]:
     """What a report shows below the leaderboard; tables without rows are left out."""
     found = [comparisons(lb), calibration(lb), *(t for p in (agreement.pairs if agreement else ()) for t in _pair(p))]
     return [table for table in found if table.rows]
+
+
+def terminal_tables(lb: Leaderboard, agreement: Agreement | None) -> list[Table]:
+    """Likewise, for where there is little room: of several pairs of judges one line each."""
+    pairs = agreement.pairs if agreement else ()
+    if len(pairs) < 2:
+        return all_tables(lb, agreement)
+    composites = [(_title(p), next(s for s in p.report.scales if s.criterion == COMPOSITE)) for p in pairs]
+    found = Table(
+        title="Agreement of judges on the composite (more in leaderboard.md)",
+        note="",
+        head=("judges", "n", "alpha", "bias"),
+        rows=tuple((judges, str(s.n), _estimate(s.alpha), _estimate(s.bias, signed=True)) for judges, s in composites),
+    )
+    return [*all_tables(lb, None), found]
 
 
 def comparisons(lb: Leaderboard) -> Table:
@@ -95,7 +110,7 @@ def _pair(pair: JudgePair) -> list[Table]:
     among = f"{plural(report.candidates, 'candidate')} of {plural(report.scenarios, 'scenario')}"
     if report.weighted:
         among += ", those of audits weighed by 1 / sampling probability"
-    title = f"{a} with itself" if pair.kind == "self" else f"{a} and {b}"
+    title = _title(pair)
     scales = Table(
         title=f"Agreement of {title}: scales",
         note=f"{among}. kappa: quadratic weights. alpha: Krippendorff, ordinal. Bias: {a} less {b}, in points.",
@@ -120,6 +135,11 @@ def _pair(pair: JudgePair) -> list[Table]:
         ),
     )
     return [scales, flags]
+
+
+def _title(pair: JudgePair) -> str:
+    a, b = visible(pair.report.a), visible(pair.report.b)
+    return f"{a} with itself" if pair.kind == "self" else f"{a} and {b}"
 
 
 def _estimate(estimate: Any, *, signed: bool = False) -> str:
