@@ -508,6 +508,7 @@ def test_mistakes_are_named(tmp_path: Path, files: dict[str, str], parts: list[s
         ("cases.jsonl", '{"id": "a"}\n{"id": \n', ["cases.jsonl:2", "not valid JSON"]),
         ("cases.jsonl", '{"vars": {}}\n', ["cases.jsonl:1", "'id' is missing"]),
         ("cases.csv", "", ["cases.csv:1", "is empty; the first row names the columns"]),
+        ("cases.csv", "id,situation\n", ["tips.yaml:3", "no scenarios in ", "cases.csv; a suite needs"]),
         ("cases.csv", "id;situation\na;x\n", ["cases.csv:1", "'id' is missing", "separated by commas"]),
         ("cases.csv", 'id,situation\na,"x\ny"\n\n,z\n', ["cases.csv:5", "id is ''"]),
         ("cases.jsonl", "5\n", ["cases.jsonl:1", "the scenario is 5; expected keys with values: id, vars, tags"]),

@@ -35,7 +35,8 @@ def load_scenarios(given: Sequence[ScenarioFile] | str, suite: Located) -> tuple
         seen[scenario.id] = place
     if not located:
         place = f"{suite.file}:{suite.line(('scenarios',))}"
-        raise CatalogError(f"{place}: there are no scenarios; a suite needs at least one")
+        where = f" in {suite.file.parent / given}" if isinstance(given, str) else ""
+        raise CatalogError(f"{place}: there are no scenarios{where}; a suite needs at least one")
     return tuple(Scenario(id=s.id, vars=s.vars, tags=tuple(s.tags)) for _, s in located), seen
 
 
