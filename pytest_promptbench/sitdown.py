@@ -345,7 +345,7 @@ def take_in(
     """
     mine = [c for c in everyone if c.rubric_sha256 == packet.rubric.sha256]
     named = {i.item for i in packet.items}
-    texts = store.texts([c for c in mine if not named.isdisjoint(item_ids(c.run_id))])
+    texts = store.texts([c for c in everyone if not named.isdisjoint(item_ids(c.run_id))])
     matched = match_verdicts(packet, texts, rubrics=rubrics, now=utc_now(), default_judge=packet.judge_kind)
     now = {c.run_id: c for c in mine}
     rubric = rubrics.get(packet.rubric.id) or packet.rubric

@@ -59,8 +59,7 @@ def match_verdicts(
         for name, again in zip(item_ids(c.run_id), (False, True), strict=True)
     }
     known = rubrics.get(packet.rubric.id)
-    problems = _rubric_problems(packet.rubric, known)
-    problems += _stale_candidates(packet, stored)
+    problems = _rubric_problems(packet.rubric, known) or _stale_candidates(packet, stored)
     vouched = not problems  # then the stored candidates have this very rubric, and its patterns may be run
     problems += [f"item {plain(i)} stands there {n} times" for i, n in _counts(packet).items() if n > 1]
     judge = Judge(tier=packet.judge_kind, name=packet.judged_by or str(default_judge))
