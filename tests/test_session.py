@@ -661,12 +661,33 @@ def test_a_parametrize_with_a_list_of_one_name(project: Project) -> None:
     assert "test_tip[haiku-v2-s0]" in result.out
 
 
-def test_a_test_without_the_marker_says_what_to_add(project: Project) -> None:
-    project.file("evals/test_tips.py", "def test_tip(candidate):\n    assert candidate.text\n")
-    result = project.pytest()
-    assert (result.code, project.provider.count) == (1, 0)
-    assert 'as in @pytest.mark.promptbench("tips.yaml")' in result.out
-    assert "plugin/__init__.py" not in result.out
+def test_a_test_without_the_marker_is_a_mistake_that_says_what_to_add(project: Project) -> None:
+    project.file("evals/test_more.py", "def test_more(candidate):\n    assert candidate.text\n")
+    refused = project.pytest()
+    assert (refused.code, project.provider.count) == (2, 0), refused.text
+    assert (
+        "evals/test_more.py::test_more: the test has no promptbench marker, so there is no candidate; add"
+        in refused.out
+    )
+    assert 'as in @pytest.mark.promptbench("tips.yaml")' in refused.out
+    assert "plugin/__init__.py" not in refused.out
+    others = """
+        import pytest
+
+        @pytest.mark.parametrize("candidate", ["Ann"])
+        def test_applicant(candidate):
+            assert candidate == "Ann"
+
+        class TestOthers:
+            @pytest.fixture
+            def candidate(self):
+                return "Bob"
+
+            def test_applicant(self, candidate):
+                assert candidate == "Bob"
+    """
+    project.file("evals/test_more.py", others)
+    assert project.pytest("evals/test_more.py").outcomes() == {"passed": 2}
 
 
 def test_true_in_a_configuration_file_is_the_option_without_a_path(project: Project) -> None:

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -159,6 +159,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             _parametrize(metafunc, marker)
         except PromptbenchError as error:
             raise _Mistake(str(error), misuse=isinstance(error, UsageError)) from None
+    elif (ours := metafunc._arg2fixturedefs.get("candidate")) and ours[-1].func.__module__ == __name__:
+        raise _Mistake(_no_marker(metafunc.definition.nodeid, "candidate"), misuse=False)
 
 
 class _Mistake(pytest.Collector.CollectError):
@@ -332,26 +334,25 @@ def _begin(config: pytest.Config) -> None:
 @pytest.fixture
 def model(request: pytest.FixtureRequest) -> Any:
     """The model's name; given by the ``promptbench`` marker."""
-    _no_marker(request.node.nodeid, "model")
+    pytest.fail(_no_marker(request.node.nodeid, "model"), pytrace=False)
 
 
 @pytest.fixture
 def prompt(request: pytest.FixtureRequest) -> Any:
     """The prompt's version; given by the ``promptbench`` marker."""
-    _no_marker(request.node.nodeid, "prompt")
+    pytest.fail(_no_marker(request.node.nodeid, "prompt"), pytrace=False)
 
 
 @pytest.fixture
 def scenario(request: pytest.FixtureRequest) -> Any:
     """The scenario's id; given by the ``promptbench`` marker."""
-    _no_marker(request.node.nodeid, "scenario")
+    pytest.fail(_no_marker(request.node.nodeid, "scenario"), pytrace=False)
 
 
-def _no_marker(test: str, name: str) -> NoReturn:
-    pytest.fail(
+def _no_marker(test: str, name: str) -> str:
+    return (
         f"{test}: the test has no promptbench marker, so there is no {name}; add one that names a suite file, "
-        'as in @pytest.mark.promptbench("tips.yaml")',
-        pytrace=False,
+        'as in @pytest.mark.promptbench("tips.yaml")'
     )
 
 
