@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,19 @@ def test_the_compose_file_is_yaml_whose_parts_refer_to_each_other() -> None:
             assert mount.split(":")[0] in document["volumes"], f"{name}: {mount}"
         assert set(service.get("secrets", ())) <= set(document["secrets"]), name
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
+
+
+def test_the_compose_files_image_has_what_its_installation_reads() -> None:
+    """In the order of its lines: an editable installation wants the wheel's files too, the DAG among them."""
+    recipe = yaml.safe_load((ROOT / "docs" / "deploy" / "compose.yaml").read_text())["x-project"]["build"]
+    before, pip, _ = recipe["dockerfile_inline"].partition("RUN pip install")
+    assert pip
+    copied = {name for line in re.findall(r"^COPY (.+) \S+$", before, flags=re.MULTILINE) for name in line.split()}
+    assert all((ROOT / name).exists() for name in copied)
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = about["tool"]["hatch"]["build"]["targets"]["wheel"]
+    read = {"pyproject.toml", "constraints-airflow.txt", about["project"]["readme"], *about["project"]["license-files"]}
+    assert read | {name.partition("/")[0] for name in [*wheel["packages"], *wheel["force-include"]]} == copied
 
 
 @pytest.mark.parametrize("name", ["constraints.txt", "constraints-lowest.txt", "constraints-airflow.txt"])
