@@ -499,6 +499,24 @@ def test_a_browser_logs_in_for_a_session(root: Path) -> None:
     assert client.get("/judge", params={"name": EXPERIMENT}).status_code == 403
 
 
+def test_a_login_leads_back_to_the_page_that_was_asked_for(root: Path) -> None:
+    client = client_of(root, token=TOKEN)
+    asked = f"/experiment?name={EXPERIMENT}&scenario=%C3%A9%26+1"
+    there = client.get(asked).headers["location"]
+    assert there == "/login?next=%2Fexperiment%3Fname%3Dbench%26scenario%3D%25C3%25A9%2526%2B1"
+    form = client.get(there).text
+    assert f'name="next" value="{asked.replace("&", "&amp;")}"' in form
+    refused = client.post("/login", data={"token": "nonsense", "next": asked})
+    assert f'name="next" value="{asked.replace("&", "&amp;")}"' in refused.text
+    assert client.post("/login", data={"token": TOKEN, "next": asked}).headers["location"] == asked
+    assert client.get(there).headers["location"] == asked
+    for elsewhere in ("//evil.example", "/\\evil.example", "http://evil.example", "evil", "", "/\t/evil.example"):
+        found = client.post("/login", data={"token": TOKEN, "next": elsewhere}).headers["location"]
+        assert found in ("/", "/%09/evil.example"), elsewhere
+    client.cookies.clear()
+    assert client.post("/logout").headers["location"] == "/login"
+
+
 def test_services_of_one_host_do_not_log_out_each_other(root: Path) -> None:
     """To a browser, cookies of a host are of all its ports."""
     ports = ("http://127.0.0.1:8642", "http://127.0.0.1:8643", "http://127.0.0.1")

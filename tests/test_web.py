@@ -295,10 +295,21 @@ def test_a_person_judges_by_keyboard(logged: Project, tmp_path: Path, browser: B
         assert "was saved before, and stays" in browser.run("return document.getElementById('problem').innerText")
         assert browser.run("return document.getElementById('count').textContent") == "2 of 4 judged"
 
-        # What is skipped stays pending.
+        # What is skipped stays pending. A session that ended takes nothing with it.
         browser.press("l")
+        browser.call("DELETE", "/cookie")
         browser.press("111y" + ENTER)
         browser.wait("document.getElementById('done-title').textContent === '1 skipped, the rest is judged'")
+        browser.wait("document.getElementById('problem').innerText.includes('Log in in another tab, then press s')")
+        assert browser.run("return document.getElementById('saved').textContent") == "1 not saved yet"
+        first, page = browser.call("GET", "/window"), browser.run("return location.href")
+        browser.call("POST", "/window", {"handle": browser.call("POST", "/window/new", {"type": "tab"})["handle"]})
+        browser.open(page)
+        browser.press(TOKEN + ENTER)
+        browser.wait("document.documentElement.dataset.ready")
+        assert browser.run("return location.href") == page
+        browser.call("POST", "/window", {"handle": first})
+        browser.press("s")
         browser.wait("document.getElementById('saved').textContent === 'all saved'")
         assert browser.run("return document.getElementById('progress').value") == 3
 

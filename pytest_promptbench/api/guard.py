@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from fastapi import HTTPException, Request, Response
 from starlette.datastructures import Headers, MutableHeaders
@@ -150,7 +150,7 @@ class Guard:
             self._check_host(headers)
             role = self._role(scope["path"], headers)
             if role is None and scope["path"] != "/login":
-                await RedirectResponse("/login", status_code=303)(scope, receive, answer)
+                await RedirectResponse(_login_of(scope), status_code=303)(scope, receive, answer)
                 return
             self._check_write(scope, headers, role)
             limit = self._settings.max_body if scope["path"] == VERDICTS else SMALL_BODY
@@ -202,6 +202,14 @@ class Guard:
             kind = headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind != "application/json":
                 raise ProblemError(415, "send JSON, with the header Content-Type: application/json")
+
+
+def _login_of(scope: Scope) -> str:
+    """Where to log in, from where one comes back to what was asked for."""
+    asked = quote(scope["path"])
+    if scope["query_string"]:
+        asked += f"?{scope['query_string'].decode('latin-1')}"
+    return "/login" if scope["method"] != "GET" or asked == "/" else f"/login?{urlencode({'next': asked})}"
 
 
 def _bearer(error: str | None = None) -> dict[str, str]:

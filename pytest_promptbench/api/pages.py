@@ -147,10 +147,10 @@ class Pages:
 
     # -- who they are
 
-    def login_form(self, request: Request) -> Response:
+    def login_form(self, request: Request, back: Annotated[str, Query(alias="next")] = "/") -> Response:
         if self._settings.open or request.state.role is not None:
-            return RedirectResponse("/", status_code=303)
-        return self._page(request, "login.html.j2", problem=None)
+            return RedirectResponse(_of_here(back), status_code=303)
+        return self._page(request, "login.html.j2", problem=None, back=_of_here(back))
 
     async def login(self, request: Request) -> Response:
         """A known token for a cookie with a session's id."""
@@ -161,12 +161,13 @@ class Pages:
         except ValueError:
             form = {}
         role = self._tokens.role(form.get("token", [""])[0].strip())
+        back = _of_here(form.get("next", ["/"])[0])
         if role is None:
-            response = self._page(request, "login.html.j2", problem="This token is not known.")
+            response = self._page(request, "login.html.j2", problem="This token is not known.", back=back)
             response.status_code = 401
             response.headers["WWW-Authenticate"] = 'Bearer realm="promptbench"'
             return response
-        done = RedirectResponse("/", status_code=303)
+        done = RedirectResponse(back, status_code=303)
         done.set_cookie(
             cookie_of(request.headers),
             self._tokens.begin(role),
@@ -235,6 +236,11 @@ def _asset(name: str) -> str:
 
 def _link(path: str, **query: str | None) -> str:
     return f"{path}?{urlencode({k: v for k, v in query.items() if v is not None}, errors='replace')}"
+
+
+def _of_here(address: str) -> str:
+    """An address to go to after the login, if it is a page of this service; else the first page."""
+    return address if address.startswith("/") and not address.startswith(("//", "/\\")) else "/"
 
 
 @cache
