@@ -403,6 +403,15 @@ def test_a_session_that_a_test_ends_with_a_code_of_its_own_loses_nothing(project
     assert len(project.runs()) == project.provider.count < 12
 
 
+def test_a_child_that_a_test_forked_and_that_comes_back_to_pytest_ends(project: Project) -> None:
+    """It would go on with the rest of the tests, and wait for answers that nobody generates in it."""
+    fork = "    import os, sys\n    pid = os.fork()\n    if not pid:\n        sys.exit(3)\n"
+    project.file("evals/test_tips.py", TEST + fork + "    assert os.waitpid(pid, 0)[1] == 1 << 8\n")
+    result = project.pytest("--bench-models", "haiku", "--bench-prompts", "v1", timeout=60)
+    assert (result.code, result.outcomes()) == (0, {"passed": 3}), result.text
+    assert len(project.runs()) == 3
+
+
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_ctrl_c_loses_nothing_that_was_paid_for(project: Project, workers: str) -> None:
     project.provider.latency_s = 1.0

@@ -408,6 +408,17 @@ def _may_skip(item: pytest.Item) -> bool:
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> None:
+    _end_fork(item.config)
+
+
+def _end_fork(config: pytest.Config) -> None:
+    """End a child that a test forked and that comes back to pytest, as after ``sys.exit()``: nobody generates in it."""
+    if _BENCH in config.stash and config.stash[_BENCH].is_fork:
+        os._exit(pytest.ExitCode.TESTS_FAILED)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
     error = item.stash.get(_ERROR, None)
     if error is not None:
@@ -494,6 +505,7 @@ def _desk_has_plan(config: pytest.Config) -> bool:
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     config = session.config
+    _end_fork(config)
     if _DESK in config.stash and not _is_worker(config):
         desk = config.stash[_DESK]
         if exitstatus not in _WENT_THROUGH and desk.plan is not None:

@@ -48,6 +48,12 @@ class Bench:
         self._closing = threading.Event()
         self._reporter: threading.Thread | None = None
         self._owners: dict[tuple[str, ...], list[Task]] = {}
+        self._pid = os.getpid()
+
+    @property
+    def is_fork(self) -> bool:
+        """Whether this is a copy in a process that was forked since: it has none of the threads."""
+        return os.getpid() != self._pid
 
     # -- collecting
 
