@@ -38,6 +38,7 @@ with DAG(
     schedule=None,
     catchup=False,
     render_template_as_native_obj=False,
+    default_args=RETRIES,  # of every task: a mistake is an AirflowFailException, which none repeats
     params={
         name: Param(schema["default"], **{k: v for k, v in schema.items() if k != "default"})
         for name, schema in PARAMS.items()
@@ -88,14 +89,11 @@ with DAG(
         task_id="collect",
         map_index_template="shard {{ task.shard }}",
         execution_timeout=timedelta(hours=12),
-        **RETRIES,
     ).expand(shard=plan())
-    judge = JudgeOperator(task_id="judge", execution_timeout=timedelta(hours=12), **RETRIES)
-    export = ExportOperator(
-        task_id="export", trigger_rule="none_failed", execution_timeout=timedelta(hours=1), **RETRIES
-    )
+    judge = JudgeOperator(task_id="judge", execution_timeout=timedelta(hours=12))
+    export = ExportOperator(task_id="export", trigger_rule="none_failed", execution_timeout=timedelta(hours=1))
     choice = how_to_wait()
-    verdicts = VerdictsOperator(task_id="wait_for_verdicts", export_task_id="export", **RETRIES)
+    verdicts = VerdictsOperator(task_id="wait_for_verdicts", export_task_id="export")
     approve = JudgedApproval(
         task_id="approve",
         subject="bench_collect: is everything judged?",
@@ -113,7 +111,6 @@ the run goes on to the leaderboard and the gate. Reject, and the run fails.""",
         task_id="compare",
         trigger_rule="none_failed_min_one_success",
         execution_timeout=timedelta(hours=12),
-        **RETRIES,
     )
     collect >> collected() >> judge >> export >> choice >> [verdicts, approve, compare]
     [verdicts, approve] >> compare

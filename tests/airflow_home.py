@@ -248,6 +248,7 @@ def structure() -> dict[str, Any]:
             t.task_id: {
                 "downstream": sorted(t.downstream_task_ids),
                 "rule": str(t.trigger_rule),
+                "retries": t.retries,
                 "mapped": bool(getattr(t, "is_mapped", False)),
             }
             for t in dag.tasks

@@ -447,6 +447,7 @@ class TestDagTest:
         assert [t for t in tasks if tasks[t]["mapped"]] == ["collect"]
         assert tasks["how_to_wait"]["downstream"] == ["approve", "compare", "wait_for_verdicts"]
         assert tasks["compare"]["rule"].lower().endswith("none_failed_min_one_success")
+        assert {name: task["retries"] for name, task in tasks.items() if task["retries"] != 2} == {"approve": 0}
         assert set(dag["params"]) == set(PARAMS)
         for name, schema in PARAMS.items():
             assert dag["params"][name] == {k: v for k, v in schema.items() if k != "description"}
