@@ -68,6 +68,12 @@ def promote(settings: Settings, tasks: Sequence[Task], name: str) -> Sitting:
             f"--bench-promote {name}: the file of {decision.winner} has changed since it was judged; run the evals "
             "with it as it is now, and have it judged"
         )
+    reigning = registry.champion(name) if decision.granted else champion
+    if (champion and champion.sha256) != (reigning and reigning.sha256):
+        found = f"{reigning.version} has become champion" if reigning else "the champion was taken away"
+        raise UsageError(
+            f"--bench-promote {name}: {found} meanwhile, and {decision.winner} was not weighed against it; do it again"
+        )
     registered = settle(registry, decision, prompt, settings.report)
     return _said(decision, registered)
 

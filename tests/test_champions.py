@@ -119,6 +119,37 @@ def test_the_whole_life_of_a_champion(project: Project) -> None:
     assert "v3 is champion of tip: version 2" in forth.out, forth.text  # the same text is not registered twice
 
 
+@pytest.mark.slow
+def test_what_was_not_weighed_against_a_champion_that_came_meanwhile_does_not_follow_it(tmp_path: Path) -> None:
+    migrated_database(tmp_path / "mlflow.db")
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), scenarios=8).write()
+        project.pytest("--bench-experiment", "e")
+        project.environ = {"PYTEST_ADDOPTS": "--bench-experiment=e"}
+        judge(project, {"v1": 4, "v2": 2})
+        meanwhile = """
+            from pytest_promptbench import champions
+            from pytest_promptbench.records import Message, Prompt
+            from pytest_promptbench.tracking.registry import PromptRegistry
+
+            def before(candidates, *args, _decide=champions.decide, **more):
+                other = Prompt(task="tip", version="v9", messages=(Message(role="user", content="hi"),), sha256="v9")
+                PromptRegistry(STORE).promote("tip", other, lineage={}, message="from elsewhere")
+                return _decide(candidates, *args, **more)
+
+            champions.decide = before
+            from pytest_promptbench.tracking.store import TrackingStore
+            STORE = TrackingStore(URI, artifact_root=None)
+            """
+        project.file("evals/conftest.py", meanwhile.replace("URI", f'"sqlite:///{tmp_path}/mlflow.db"'))
+        promoted = project.pytest("--bench-promote", "tip", "--bench-promote-policy", "sit-down")
+    assert promoted.code == 4, promoted.text
+    assert "v9 has become champion meanwhile, and v1 was not weighed against it; do it again" in promoted.text
+    found = PromptRegistry(project.store).champion("tip")
+    assert (found and found.version) == "v9"
+    assert "tip-promotions" not in project.store.experiments(), "nor is there a receipt of it"
+
+
 def test_rollbacks_go_back_through_the_whole_history_and_end(tmp_path: Path) -> None:
     """A, B, A: back to B, back to A, and no further; and a champion that was made by hand is one to go back to."""
     migrated_database(tmp_path / "mlflow.db")
