@@ -683,6 +683,13 @@ def test_a_test_without_the_marker_is_a_mistake_that_says_what_to_add(project: P
     others = """
         import pytest
 
+        def pytest_generate_tests(metafunc):
+            if metafunc.function.__name__ == "test_many":
+                metafunc.parametrize("candidate", ["Cid", "Dan"])
+
+        def test_many(candidate):
+            assert candidate in ("Cid", "Dan")
+
         @pytest.mark.parametrize("candidate", ["Ann"])
         def test_applicant(candidate):
             assert candidate == "Ann"
@@ -696,7 +703,7 @@ def test_a_test_without_the_marker_is_a_mistake_that_says_what_to_add(project: P
                 assert candidate == "Bob"
     """
     project.file("evals/test_more.py", others)
-    assert project.pytest("evals/test_more.py").outcomes() == {"passed": 2}
+    assert project.pytest("evals/test_more.py").outcomes() == {"passed": 4}
 
 
 def test_true_in_a_configuration_file_is_the_option_without_a_path(project: Project) -> None:

@@ -159,8 +159,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             _parametrize(metafunc, marker)
         except PromptbenchError as error:
             raise _Mistake(str(error), misuse=isinstance(error, UsageError)) from None
-    elif (ours := metafunc._arg2fixturedefs.get("candidate")) and ours[-1].func.__module__ == __name__:
-        raise _Mistake(_no_marker(metafunc.definition.nodeid, "candidate"), misuse=False)
+
+
+@pytest.hookimpl(specname="pytest_generate_tests", trylast=True)
+def pytest_refuse_our_candidate_without_the_marker(metafunc: pytest.Metafunc) -> None:
+    """After whoever else may have parametrized a test over candidates of its own."""
+    if metafunc.definition.get_closest_marker(MARKER) is None:
+        makers = getattr(metafunc, "_arg2fixturedefs", {}).get("candidate")
+        if makers and makers[-1].func.__module__ == __name__:
+            raise _Mistake(_no_marker(metafunc.definition.nodeid, "candidate"), misuse=False)
 
 
 class _Mistake(pytest.Collector.CollectError):
