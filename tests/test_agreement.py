@@ -21,7 +21,7 @@ from pytest_promptbench.records import (
     Tier,
     Verdict,
 )
-from pytest_promptbench.report.tables import all_tables
+from pytest_promptbench.report.tables import all_tables, terminal_tables
 from pytest_promptbench.session.boards import Board
 
 RUBRIC = Rubric(
@@ -181,3 +181,15 @@ def test_tables_of_it_are_safe_to_read() -> None:
         "Agreement of human: eve␛[2J and auto: haiku: scales",
         "Agreement of human: eve␛[2J and auto: haiku: flags",
     ]
+
+
+def test_a_terminal_has_a_line_for_each_of_several_pairs_also_where_no_composite_is_common() -> None:
+    def of(scores: tuple[Verdict, Verdict, Verdict]) -> list[tuple[str, ...]]:
+        (table,) = terminal_tables(BOARD, report([candidate(i, *scores) for i in range(8)]))
+        return [row[:2] for row in table.rows]
+
+    names = ["human and auto", "human: ann and human: bob", "human: ann and auto: haiku", "human: bob and auto: haiku"]
+    whole = (verdict(ANN, 4), verdict(BOB, 3), verdict(HAIKU, 3))
+    assert of(whole) == [(name, "8") for name in names]
+    ann, bob, haiku = (replace(v, scores={**v.scores, "relevance": None}) for v in whole)
+    assert of((ann, bob, haiku)) == [(name, "0") for name in names]

@@ -40,14 +40,21 @@ def terminal_tables(lb: Leaderboard, agreement: Agreement | None) -> list[Table]
     pairs = agreement.pairs if agreement else ()
     if len(pairs) < 2:
         return all_tables(lb, agreement)
-    composites = [(_title(p), next(s for s in p.report.scales if s.criterion == COMPOSITE)) for p in pairs]
     found = Table(
         title="Agreement of judges on the composite (more in leaderboard.md)",
         note="",
         head=("judges", "n", "alpha", "bias"),
-        rows=tuple((judges, str(s.n), _estimate(s.alpha), _estimate(s.bias, signed=True)) for judges, s in composites),
+        rows=tuple((_title(p), *_of_composite(p)) for p in pairs),
     )
     return [*all_tables(lb, None), found]
+
+
+def _of_composite(pair: JudgePair) -> tuple[str, str, str]:
+    """Candidates, alpha and bias; of judges who have no whole verdicts in common there is none."""
+    for s in pair.report.scales:
+        if s.criterion == COMPOSITE:
+            return str(s.n), _estimate(s.alpha), _estimate(s.bias, signed=True)
+    return "0", "-", "-"
 
 
 def comparisons(lb: Leaderboard) -> Table:
