@@ -16,8 +16,9 @@ The module knows no LiteLLM: it takes a completer.
 
 from __future__ import annotations
 
+from .budget import OVER_BUDGET
 from .completer import Completer
-from .generator import OVER_BUDGET, Generator
+from .generator import Generator
 from .limits import AdaptiveLimit, Limits, RetryPolicy, Slots
 from .progress import Progress
 

@@ -5,25 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import itertools
 import threading
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from ..clock import steady
 from ..errors import GenerationError, LedgerError, NotGeneratedError, PermanentError, TransientError
 from ..ledger import Ledger
 from ..locks import LockFile
 from ..quiet import without_warnings
-from ..records import Answer, Candidate, Cell, Model, Request
+from ..records import Answer, Candidate, Cell
+from .budget import Budget, NoMoneyYetError
 from .completer import Completer
-from .limits import AdaptiveLimit, Limits, RetryPolicy, Slots
+from .jobs import Job, Lane, Order, Queues, answer_keys, lane, order_key
+from .limits import Limits, RetryPolicy, Slots
 from .progress import Progress
 
-OVER_BUDGET = "not generated: --bench-max-cost"
-"""How the error of a candidate begins that nobody was asked for because of its price."""
 POLL_S = 0.03
 """How often a process looks whether another one has finished a request, or given back a slot."""
 SLOT_POLL_S = 0.1
@@ -31,35 +29,6 @@ SLOT_POLL_S = 0.1
 STARTS_A_TURN = 2
 """So many requests start in one turn of the loop. All at once would make their way through it side by side, be sent
 last of all, and be answered in one heap; one after another they are answered so, each when there is time for it."""
-
-_Lane = tuple[str, str, str | None, str | None]
-"""What has a queue, a limit and a breakdown of its own: a model as one ``models.yaml`` has it, of which there may be
-several with equal names."""
-
-
-@dataclass(eq=False)
-class _Job:
-    """One request on its way to an answer."""
-
-    request: Request
-    order: int
-    slot: int = -1
-    attempts: int = 0
-    not_before: float = 0.0
-    state: str = "queued"  # queued | running | finished
-    answer: Answer | None = None
-    error: GenerationError | None = None
-    watchers: list[_Order] = field(default_factory=list)
-
-
-@dataclass(eq=False)
-class _Order:
-    """One cell and the jobs of its samples."""
-
-    cell: Cell
-    jobs: list[_Job]
-    missing: int
-    future: Future[Candidate] = field(default_factory=Future)
 
 
 class Generator:
@@ -86,21 +55,17 @@ class Generator:
         self._slots = Slots(
             locks, session=session, total=limits.concurrency, worker=limits.worker, workers=limits.workers
         )
-        self._orders: dict[tuple[str, ...], _Order] = {}
-        self._jobs: dict[tuple[str, _Lane], _Job] = {}
-        self._queues: dict[_Lane, deque[_Job]] = {}
-        self._adaptive: dict[_Lane, AdaptiveLimit] = {}
-        self._broken: dict[_Lane, PermanentError] = {}
-        self._delayed: list[_Job] = []
-        self._counter = itertools.count()
-        self._front = itertools.count(-1, -1)
+        self._budget = Budget(completer=completer, ledger=ledger, locks=locks, session=session, limits=limits)
+        self._orders: dict[tuple[str, ...], Order] = {}
+        self._jobs: dict[tuple[str, Lane], Job] = {}
+        self._queues = Queues(concurrency=limits.concurrency)
+        self._broken: dict[Lane, PermanentError] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._progress = Progress()
         self._waiting = 0
-        self._reserved: set[str] = set()
-        self._unsaved: list[tuple[_Job, Answer]] = []
+        self._unsaved: list[tuple[Job, Answer]] = []
         self._saving = False
-        self._landing: list[tuple[_Order, Candidate]] = []
+        self._landing: list[tuple[Order, Candidate]] = []
         self._stopping: str | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context: contextvars.Context | None = None  # without warnings, whoever calls
@@ -148,7 +113,7 @@ class Generator:
             raise
 
     def _done(self, cell: Cell) -> Future[Candidate] | None:
-        order = self._orders.get(_order_key(cell))
+        order = self._orders.get(order_key(cell))
         return order.future if order is not None and order.future.done() else None
 
     def _unanswered(self, cell: Cell) -> Future[Candidate]:
@@ -158,8 +123,7 @@ class Generator:
 
     def progress(self) -> Progress:
         """A snapshot; safe to call from any thread."""
-        in_flight = sum(limit.in_flight for limit in list(self._adaptive.values()))
-        return replace(self._progress, in_flight=in_flight, waiting=self._waiting)
+        return replace(self._progress, in_flight=self._queues.in_flight, waiting=self._waiting)
 
     def stop(self, reason: str | None = None) -> None:
         """Start no further request. Answers on their way are waited for (``grace_s``), since they are paid for.
@@ -234,7 +198,7 @@ class Generator:
             self._ended.set_result(None)
 
     def _warm(self, cells: Sequence[Cell]) -> None:
-        if not self._prepared and not self._ledger.has_answers(_keys(cells), session=self._only_of):
+        if not self._prepared and not self._ledger.has_answers(answer_keys(cells), session=self._only_of):
             self._spawn(self._prepare())
 
     async def _prepare(self) -> None:
@@ -246,28 +210,28 @@ class Generator:
         self._prepared = True
 
     def _plan(self, cells: list[Cell]) -> None:
-        fresh = [c for c in cells if _order_key(c) not in self._orders]
-        known = self._ledger.answers(_keys(fresh), session=self._only_of)
+        fresh = [c for c in cells if order_key(c) not in self._orders]
+        known = self._ledger.answers(answer_keys(fresh), session=self._only_of)
         for cell in fresh:
             self._order(cell, known)
         self._kick()
 
-    def _order(self, cell: Cell, known: Mapping[str, Answer]) -> _Order:
+    def _order(self, cell: Cell, known: Mapping[str, Answer]) -> Order:
         """A cell's order, made if there is none. ``known``: the ledger's answers to its requests, by key."""
-        key = _order_key(cell)
+        key = order_key(cell)
         if key in self._orders:
             return self._orders[key]
-        order = self._orders[key] = _Order(cell=cell, jobs=[], missing=0)
+        order = self._orders[key] = Order(cell=cell)
         for request in cell.requests:
             # By lane, too: one answer serves equal requests, but where one model's key is wrong another's may be right.
-            place = request.key, _lane(request.model)
+            place = request.key, lane(request.model)
             job = self._jobs.get(place)
             if job is None or (job.state == "finished" and job.answer is None):
-                job = self._jobs[place] = _Job(request=request, order=next(self._counter))
+                job = self._jobs[place] = Job(request=request)
                 if request.key in known:
                     job.state, job.answer = "finished", replace(known[request.key], cached=True)
                 else:
-                    self._queues.setdefault(_lane(request.model), deque()).append(job)
+                    self._queues.append(job)
             order.jobs.append(job)
             if job.state != "finished":
                 job.watchers.append(order)
@@ -279,67 +243,53 @@ class Generator:
         return order
 
     def _wanted(self, cell: Cell) -> Future[Candidate]:
-        found = self._orders.get(_order_key(cell))
-        order = found or self._order(cell, self._ledger.answers(_keys([cell]), session=self._only_of))
+        found = self._orders.get(order_key(cell))
+        order = found or self._order(cell, self._ledger.answers(answer_keys([cell]), session=self._only_of))
         for job in reversed(order.jobs):
-            if job.state == "queued" and job not in self._delayed:
-                job.order = next(self._front)
-                queue = self._queues[_lane(job.request.model)]
-                queue.remove(job)
-                queue.appendleft(job)
+            self._queues.advance(job)
         self._kick()
         return order.future
 
     def _pump(self) -> float | None:
         """Start what may start now. Returns seconds until it is worth looking again without being woken, or None."""
+        queues = self._queues
         if not self._prepared:
-            if not self._tasks and any(self._queues.values()):
+            if not self._tasks and queues:
                 self._spawn(self._prepare())
             return None
         now = steady()
-        for job in [j for j in self._delayed if j.not_before <= now]:
-            self._delayed.remove(job)
-            self._queues[_lane(job.request.model)].appendleft(job)
-        soonest = min((j.not_before for j in self._delayed), default=None)
-        passed_over: list[_Job] = []
-        pause: float | None = None
+        queues.wake(now)
+        passed_over: list[Job] = []
+        pauses: list[float] = []
         started = 0
-        while True:
-            ready = [q for q in self._queues.values() if q and self._limit(q[0].request.model).has_room(now)]
-            if not ready:
-                break
-            job = min(ready, key=lambda q: q[0].order)[0]
-            queue = self._queues[_lane(job.request.model)]
-            broken = self._broken.get(_lane(job.request.model))
-            if broken is not None:
-                queue.popleft()
-                self._finish(job, error=broken)
+        while started < STARTS_A_TURN and (job := queues.first(now)) is not None:
+            if job.lane in self._broken:
+                queues.remove(job)
+                self._finish(job, error=self._broken[job.lane])
                 continue
-            if not self._locks.try_acquire(_lock_name(job.request)):
-                passed_over.append(queue.popleft())  # another process is asking for it
-                pause = POLL_S
+            if not self._locks.try_acquire(job.lock):
+                queues.remove(job)
+                passed_over.append(job)  # another process is asking for it
+                pauses = [POLL_S]
                 continue
             slot = self._slots.take()
             if slot is None:
-                self._locks.release(_lock_name(job.request))
-                pause = SLOT_POLL_S if self._tasks else POLL_S
+                self._locks.release(job.lock)
+                pauses = [SLOT_POLL_S if self._tasks else POLL_S]
                 break
-            queue.popleft()
+            queues.remove(job)
             job.state, job.slot = "running", slot
-            self._limit(job.request.model).in_flight += 1
+            queues.limit(job).in_flight += 1
             self._spawn(self._ask(job))
             started += 1
-            if started == STARTS_A_TURN:
-                pause = 0.0
-                break
-        for job in reversed(passed_over):
-            self._queues[_lane(job.request.model)].appendleft(job)
-        resumes = [m.resume_at for m in self._adaptive.values() if m.resume_at > now]
-        waits = [t - now for t in [*resumes, *([soonest] if soonest is not None else [])]]
-        self._waiting = len(self._delayed)
-        if waits:
-            pause = min([max(0.0, min(waits)), *([pause] if pause is not None else [])])
-        return pause
+        queues.put_back(passed_over)
+        self._waiting = queues.delayed
+        if started == STARTS_A_TURN:
+            pauses = [0.0]
+        wakes_at = queues.wakes_at(now)
+        if wakes_at is not None:
+            pauses.append(max(0.0, wakes_at - now))
+        return min(pauses, default=None)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -350,20 +300,13 @@ class Generator:
         self._tasks.discard(task)
         self._kick()
 
-    def _limit(self, model: Model) -> AdaptiveLimit:
-        lane = _lane(model)
-        if lane not in self._adaptive:
-            # The embedded server answers one at a time: more in flight would only make latencies look longer.
-            self._adaptive[lane] = AdaptiveLimit(1 if model.embedded else self._limits.concurrency)
-        return self._adaptive[lane]
-
     @property
     def _only_of(self) -> str | None:
         """The session whose answers count; None: every one's."""
         return None if self._limits.use_cache else self._session
 
-    async def _ask(self, job: _Job) -> None:
-        request, limit = job.request, self._limit(job.request.model)
+    async def _ask(self, job: Job) -> None:
+        request, limit = job.request, self._queues.limit(job)
         job.attempts += 1
         started = steady()
         again: float | None = None
@@ -375,17 +318,17 @@ class Generator:
                 self._leave(job)
                 self._finish(job, answer=replace(known, cached=True))
                 return
-            self._afford(request)
+            self._budget.reserve(request, may_wait=self._stopping is None)
             answer = replace(await self._completer.complete(request), attempts=job.attempts)
             limit.succeeded()
             self._unsaved.append((job, answer))
             self._save()
             return
-        except _NoMoneyYetError:
+        except NoMoneyYetError:
             job.attempts -= 1
             again = POLL_S
         except TransientError as error:
-            self._release(request, error)
+            self._budget.release(request, error)
             if error.throttled:
                 limit.throttled(started=started, now=steady(), retry_after=self._retry.hold(error))
             allowed = self._retry.throttled_attempts if error.throttled else self._retry.attempts
@@ -394,10 +337,10 @@ class Generator:
             else:
                 failure = PermanentError(f"{error} (tried {job.attempts} times)")
         except PermanentError as error:
-            self._release(request, error)
+            self._budget.release(request, error)
             failure = error
             if error.whole_model:
-                self._broken.setdefault(_lane(request.model), error)
+                self._broken.setdefault(job.lane, error)
         except NotGeneratedError as error:
             failure = error
         except LedgerError as error:  # what comes now would be paid for and lost
@@ -409,58 +352,15 @@ class Generator:
             failure = PermanentError(f"{type(error).__name__}: {self._completer.redact(str(error))}")
         self._leave(job)
         if again is not None:
-            job.state, job.not_before = "queued", steady() + again
-            self._delayed.append(job)
+            self._queues.delay(job, steady() + again)
         else:
             self._finish(job, error=failure)
 
-    def _leave(self, job: _Job) -> None:
+    def _leave(self, job: Job) -> None:
         """Make room for the next request: this one is answered and kept, or has failed."""
-        self._limit(job.request.model).in_flight -= 1
+        self._queues.limit(job).in_flight -= 1
         self._slots.give_back(job.slot)
-        self._locks.release(_lock_name(job.request))
-
-    def _afford(self, request: Request) -> None:
-        """Set the most that a request may cost aside. Where that is too much, others may settle for less: wait."""
-        limit = self._limits.max_cost_usd
-        if limit is None:
-            return
-        worst = self._completer.worst_cost_usd(request)
-        if worst is None:
-            return
-        others = self._others_reserve()
-        if self._ledger.reserve(self._session, request.key, worst, limit=limit):
-            self._reserved.add(request.key)
-            self._locks.acquire(self._reserves(self._limits.worker))  # free but for a glance of another process
-            return
-        self._unreserve(request)  # what an earlier try has set aside comes back to nobody who waits
-        # Asked before, too: they may have settled for less since we looked.
-        if (self._reserved or others or self._others_reserve()) and self._stopping is None:
-            raise _NoMoneyYetError
-        spent = self._ledger.spent(self._session)
-        raise NotGeneratedError(
-            f"{OVER_BUDGET} {limit:g} USD would be passed (known and reserved so far: {spent:.4f} USD, this request "
-            f"may cost up to {worst:.4f} USD); raise the limit and run again"
-        )
-
-    def _others_reserve(self) -> bool:
-        """Whether another process of the session has money set aside for a request that may settle for less."""
-        others = (i for i in range(self._limits.workers) if i != self._limits.worker)
-        return any(not self._locks.is_free(self._reserves(i)) for i in others)
-
-    def _reserves(self, worker: int) -> str:
-        """The lock that a process holds while it has money set aside."""
-        return f"reserves:{self._session}:{worker}"
-
-    def _unreserve(self, request: Request) -> None:
-        self._reserved.discard(request.key)
-        if not self._reserved:
-            self._locks.release(self._reserves(self._limits.worker))
-
-    def _release(self, request: Request, error: GenerationError) -> None:
-        if self._limits.max_cost_usd is not None and error.unpaid:
-            with contextlib.suppress(LedgerError):  # it stays set aside, which is the safe side
-                self._ledger.release(self._session, request.key)
+        self._locks.release(job.lock)
 
     def _save(self) -> None:
         """Keep the answers that came. Those that come while the disk is at work share the next transaction.
@@ -474,15 +374,13 @@ class Generator:
         work = asyncio.get_running_loop().run_in_executor(self._storage, self._keep, batch)
         work.add_done_callback(lambda done: self._saved(batch, done.exception()))
 
-    def _keep(self, batch: Sequence[tuple[_Job, Answer]]) -> None:
+    def _keep(self, batch: Sequence[tuple[Job, Answer]]) -> None:
         """In a thread of its own."""
-        self._ledger.keep([(job.request, answer) for job, answer in batch], session=self._session)
-        if self._limits.max_cost_usd is not None:
-            for job, answer in batch:
-                if answer.cost_usd is not None:
-                    self._ledger.settle(self._session, job.request.key, answer.cost_usd)
+        answers = [(job.request, answer) for job, answer in batch]
+        self._ledger.keep(answers, session=self._session)
+        self._budget.settle(answers)
 
-    def _saved(self, batch: Sequence[tuple[_Job, Answer]], error: BaseException | None) -> None:
+    def _saved(self, batch: Sequence[tuple[Job, Answer]], error: BaseException | None) -> None:
         """Hand on what was kept, and start the next requests in this same turn of the loop.
 
         A task that waited for the disk would have to wait in the loop's line again and again, behind all that is
@@ -501,8 +399,8 @@ class Generator:
         self._save()
         self._look()
 
-    def _finish(self, job: _Job, *, answer: Answer | None = None, error: GenerationError | None = None) -> None:
-        self._unreserve(job.request)
+    def _finish(self, job: Job, *, answer: Answer | None = None, error: GenerationError | None = None) -> None:
+        self._budget.forget(job.request)
         job.state, job.answer, job.error = "finished", answer, error
         if answer is not None and not answer.cached:
             p = self._progress
@@ -515,7 +413,7 @@ class Generator:
                 self._complete(order)
         job.watchers.clear()
 
-    def _complete(self, order: _Order) -> None:
+    def _complete(self, order: Order) -> None:
         errors = [j.error for j in order.jobs if j.error is not None]
         answers = tuple(j.answer for j in order.jobs if j.answer is not None)
         if errors:
@@ -568,7 +466,7 @@ class Generator:
         for task in list(self._tasks):
             task.cancel()
 
-    def _fail(self, order: _Order, reason: str) -> None:
+    def _fail(self, order: Order, reason: str) -> None:
         if not order.future.done():
             order.future.set_result(Candidate(cell=order.cell, error=f"not generated: {reason}"))
 
@@ -583,23 +481,3 @@ class _SteadyLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return steady()
-
-
-class _NoMoneyYetError(Exception):
-    """The request would pass the limit, as long as others in flight are counted at the most they may cost."""
-
-
-def _lane(model: Model) -> _Lane:
-    return model.name, model.model, model.api_base, model.api_key_env
-
-
-def _order_key(cell: Cell) -> tuple[str, ...]:
-    return (cell.task, *cell.names, cell.content)
-
-
-def _keys(cells: Iterable[Cell]) -> list[str]:
-    return [request.key for cell in cells for request in cell.requests]
-
-
-def _lock_name(request: Request) -> str:
-    return f"answer:{request.key}"

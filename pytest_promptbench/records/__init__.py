@@ -1,0 +1,46 @@
+"""The nouns of the project, as frozen records with a JSON round trip.
+
+Everything that crosses a process, a file or the network is one of these. They hold plain values only, so that
+``to_json`` and ``from_json`` lose nothing, and they import nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+from .generated import Answer, Candidate, Cell, Request, Usage
+from .judged import Draw, Fingerprint, Judge, LoggedCandidate, Score, Tier, Verdict, composite, mean_scores
+from .record import DuplicateKeyError, Record, canonical_json, is_number, sha256, unique_keys
+from .reported import Leaderboard, Row
+from .written import Criterion, Group, Message, Model, Prompt, Rubric, Scenario, Suite
+
+__all__ = [
+    "Answer",
+    "Candidate",
+    "Cell",
+    "Criterion",
+    "Draw",
+    "DuplicateKeyError",
+    "Fingerprint",
+    "Group",
+    "Judge",
+    "Leaderboard",
+    "LoggedCandidate",
+    "Message",
+    "Model",
+    "Prompt",
+    "Record",
+    "Request",
+    "Row",
+    "Rubric",
+    "Scenario",
+    "Score",
+    "Suite",
+    "Tier",
+    "Usage",
+    "Verdict",
+    "canonical_json",
+    "composite",
+    "is_number",
+    "mean_scores",
+    "sha256",
+    "unique_keys",
+]

@@ -1,0 +1,61 @@
+"""What is reported: leaderboards and their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .record import Record
+from .written import Rubric
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(Record):
+    """One (model, prompt) of a leaderboard. Figures nobody has are None, never 0.
+
+    ``composite`` and ``criteria`` are means over scenarios (repeats of a scenario are averaged first) of the
+    verdict that counts; ``tier`` says whose they are. ``ci95`` is a 95 % interval of ``composite``. ``cost_usd`` is the
+    total over the row's candidates whose price is known, ``latency_s`` their mean. ``scenario_scores`` maps a scenario
+    to its composite, ``by_tier`` a tier to its own such map. ``calibrated`` estimates the sit-down tier's composite
+    from its few labels and the automatic tier's many, as ``statistics.Calibrated`` has it; None where there is nothing
+    to gain, or nothing to go by. ``estimated``: ``composite`` and ``ci95`` are that estimate, not the labels' mean.
+    """
+
+    rank: int | None
+    model: str
+    prompt: str
+    composite: float | None
+    ci95: tuple[float, ...] | None
+    tier: str | None
+    candidates: int
+    judged: int
+    pending: int
+    failed: int
+    criteria: Mapping[str, float | None] = field(default_factory=dict)
+    auto_composite: float | None = None
+    cost_usd: float | None = None
+    latency_s: float | None = None
+    scenario_scores: Mapping[str, float] = field(default_factory=dict)
+    by_tier: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    calibrated: Mapping[str, Any] | None = None
+    estimated: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaderboard(Record):
+    """Composite by (model, prompt), best first, of one task in one experiment under one rubric."""
+
+    experiment: str
+    task: str
+    rubric: Rubric
+    rows: tuple[Row, ...]
+    superseded: int = 0
+    """Candidates left out because their cell has been generated anew from changed files since."""
+    automatic_judges: tuple[str, ...] = ()
+    """Whose automatic verdicts count: several where another judge has scored only some of the candidates so far."""
+    comparisons: tuple[Mapping[str, Any], ...] = ()
+    """Each further row less the first, as ``statistics.PairedComparison`` has it, with ``model`` and ``prompt`` of the
+    row, ``p_holm``, its p-value after Holm's correction over all pairs of rows, and ``tier``, on which both were
+    compared: ``calibrated`` where one of the two is an estimate (``n`` is then the smaller number of labels), None
+    where the two have no scenario in common that one tier has scored."""

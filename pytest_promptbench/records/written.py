@@ -1,0 +1,182 @@
+"""What a user writes: models, prompts, scenarios, rubrics and the suites that bring them together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from .record import Record
+
+Group = tuple[str, str]
+"""A task and the hash of a rubric's text: what one leaderboard, one packet and one review queue are about.
+
+Whatever asks which candidates belong to a suite compares the ``group`` of both, and nothing else.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message(Record):
+    """One turn of a chat: ``role`` as the provider knows it, ``content`` as text."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Record):
+    """A named LiteLLM model with its parameters.
+
+    ``optional`` models are left out, with a notice, while their key or server is missing; ``timeout`` is in
+    seconds for one request. The key itself is never held: only the name of the environment variable.
+    """
+
+    name: str
+    model: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    api_base: str | None = None
+    api_key_env: str | None = None
+    timeout: float | None = None
+    optional: bool = False
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the model runs in the server that the session itself starts (``embedded/<name>``)."""
+        return self.model.startswith("embedded/")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt(Record):
+    """One version of a chat template for a task. ``sha256`` covers messages and params."""
+
+    task: str
+    version: str
+    messages: tuple[Message, ...]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.version
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario(Record):
+    """One input of a suite."""
+
+    id: str
+    vars: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criterion(Record):
+    """One line of a rubric: a scale with ``min``, ``max`` and ``weight``, or a flag with ``bad`` and ``penalty``.
+
+    ``check`` (of a flag) is filled by a program instead of a judge, e.g. ``{"max_words": 60}``.
+    """
+
+    name: str
+    type: Literal["scale", "flag"]
+    min: float | None = None
+    max: float | None = None
+    weight: float | None = None
+    bad: bool | None = None
+    penalty: float | None = None
+    check: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {k: v for k, v in super().to_json().items() if v is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rubric(Record):
+    """What a judge scores against. ``text`` is the whole file, front matter and anchors; ``sha256`` is its hash."""
+
+    id: str
+    text: str
+    criteria: tuple[Criterion, ...]
+    sha256: str
+
+    @property
+    def body(self) -> str:
+        """The Markdown anchors without the front matter."""
+        parts = self.text.split("\n---", 1)
+        return parts[1].lstrip("-").lstrip("\n") if self.text.startswith("---") and len(parts) == 2 else self.text
+
+    @property
+    def scales(self) -> tuple[Criterion, ...]:
+        return tuple(c for c in self.criteria if c.type == "scale")
+
+    @property
+    def flags(self) -> tuple[Criterion, ...]:
+        return tuple(c for c in self.criteria if c.type == "flag")
+
+    @property
+    def judged(self) -> tuple[Criterion, ...]:
+        """The criteria that a judge fills: all but the flags with a check."""
+        return tuple(c for c in self.criteria if c.check is None)
+
+    @cached_property
+    def points(self) -> tuple[tuple[str, float, float], ...]:
+        """What each criterion gives: its name, the points of a score of 0, and those of every point above that."""
+        found = []
+        for c in self.criteria:
+            weight, penalty = c.weight or 0.0, c.penalty or 0.0
+            if c.type == "scale":
+                found.append((c.name, 0.0, weight))
+            else:
+                found.append((c.name, 0.0, -penalty) if c.bad else (c.name, -penalty, penalty))
+        return tuple(found)
+
+    @property
+    def point(self) -> float:
+        """What one point of a scale gives at the least, in points of the composite: no judge tells less apart."""
+        return min((c.weight for c in self.scales if c.weight), default=1.0)
+
+    @property
+    def top(self) -> float:
+        """The best composite that a candidate can reach, in points."""
+        return sum((c.weight or 0.0) * (c.max or 0.0) for c in self.scales)
+
+    @property
+    def bottom(self) -> float:
+        """The worst composite: every scale at its minimum and every flag at its bad value, in points."""
+        low = sum((c.weight or 0.0) * (c.min or 0.0) for c in self.scales)
+        return low - sum(c.penalty or 0.0 for c in self.flags)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite(Record):
+    """One judge task: its models x prompts x scenarios and the rubric they are scored against.
+
+    ``skipped`` names optional models that were left out, each with the reason; ``unready`` those that are there and
+    lack a key, with what to say should they be asked; the judge stands in both as ``judge:<name>``.
+    """
+
+    name: str
+    path: str
+    task: str
+    rubric: Rubric
+    prompts: tuple[Prompt, ...]
+    models: tuple[Model, ...]
+    scenarios: tuple[Scenario, ...]
+    samples: int = 1
+    judge: Model | None = None
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    unready: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def by_id(self) -> Mapping[str, Scenario]:
+        """The scenarios by id: every test of a suite looks its own up."""
+        return {s.id: s for s in self.scenarios}
+
+    @property
+    def group(self) -> Group:
+        """What of an experiment is this suite's: see :data:`Group`."""
+        return self.task, self.rubric.sha256
