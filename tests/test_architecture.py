@@ -34,6 +34,7 @@ LAYERS = [
 DOORS = {
     "mlflow": [
         "tracking/store.py",
+        "tracking/artifacts.py",
         "tracking/runs.py",
         "tracking/spans.py",
         "tracking/verdicts.py",

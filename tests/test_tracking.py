@@ -184,8 +184,7 @@ def test_a_crash_between_any_two_store_calls_is_repaired(store: TrackingStore, c
 
 def test_another_sessions_run_is_believed_only_if_mlflow_has_it(store: TrackingStore) -> None:
     entry = logged().entry("hinted")
-    store.experiment("hinted", create=True)
-    store._existing("hinted", str(store.experiment("hinted")))
+    store.log([logged("looked").entry("hinted")])  # knows from here on what is there
     other = TrackingStore(store.uri, artifact_root=store._artifact_root)
     (run_id,) = other.log([entry])
     assert store.log([dataclasses.replace(entry, run_id=run_id)]) == [run_id]
@@ -288,7 +287,7 @@ def test_two_answers_of_a_cell_that_failed_have_a_run_each(store: TrackingStore)
     """One of a session that MLflow did not hear, say, and one of the next, which generated anew."""
     store.log([failed("s1").entry("two answers")])
     late = TrackingStore(store.uri, artifact_root=store._artifact_root)
-    late._existing("two answers", str(late.experiment("two answers")))  # what it knows from now on is out of date
+    late._log.existing("two answers", str(late.experiment("two answers")))  # what it knows from now on is out of date
     store.forget()
     first, second = store.log([logged("s1", text).entry("two answers") for text in ("A", "B")])
     (third,) = late.log([logged("s1", "C").entry("two answers")])
@@ -302,7 +301,7 @@ def test_a_failure_that_is_logged_late_leaves_the_answer_that_has_its_run_now(st
     with pytest.raises(Killed):
         dying(store, 2, Killed()).log([failure])
     late = TrackingStore(store.uri, artifact_root=store._artifact_root)
-    assert [r.status for r in late._existing("late", str(late.experiment("late"))).values()] == ["RUNNING"]
+    assert [r.status for r in late._log.existing("late", str(late.experiment("late"))).values()] == ["RUNNING"]
     for entry in (failure, answer):
         store.forget()
         (run_id,) = store.log([entry])

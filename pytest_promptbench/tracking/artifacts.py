@@ -1,15 +1,25 @@
-"""The files of a run."""
+"""The files of runs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
+from ..records import LoggedCandidate
 from ..settings import TAG_LIMIT
 from .entry import Logged
+
+if TYPE_CHECKING:
+    from .store import TrackingStore
+
+RUBRIC_FILE = "rubric.md"
+"""There only where the text is too long for its tag."""
 
 
 def file_name(name: str) -> str:
@@ -29,7 +39,7 @@ def files_of(record: Logged) -> dict[str, bytes]:
         files["candidate_outputs.json"] = list(record.candidate.outputs)
     contents = {name: json.dumps(value, indent=1).encode() for name, value in files.items()}
     if len(record.rubric.text) > TAG_LIMIT:
-        contents["rubric.md"] = record.rubric.text.encode("utf-8", "replace")
+        contents[RUBRIC_FILE] = record.rubric.text.encode("utf-8", "replace")
     return contents
 
 
@@ -44,3 +54,47 @@ def write_files(folder: str, files: Mapping[str, bytes]) -> None:
                 left = left[os.write(file, left) :]
         finally:
             os.close(file)
+
+
+class Artifacts:
+    """The files of a store's runs, read and written in their folders where these are on this machine."""
+
+    def __init__(self, store: TrackingStore) -> None:
+        self._store = store
+        self._locations: dict[str, str] = {}
+
+    def write(self, run_id: str, uri: str, files: Mapping[str, bytes]) -> None:
+        """Files of the run whose artifacts go to ``uri``. MLflow's client would read the run back first, to find it."""
+        local = _local_folder(uri)
+        if local is not None:
+            write_files(str(local), files)
+            return
+        with tempfile.TemporaryDirectory(prefix="promptbench-") as folder:
+            write_files(folder, files)
+            self._store.client.log_artifacts(run_id, folder)
+
+    def text(self, candidate: LoggedCandidate, name: str) -> str:
+        folder = self._folder(candidate)
+        local = _local_folder(folder)
+        if local is not None:
+            return (local / name).read_text(encoding="utf-8")
+        from mlflow.artifacts import load_text
+
+        return str(load_text(f"{folder}/{name}"))
+
+    def has(self, candidate: LoggedCandidate, name: str) -> bool:
+        local = _local_folder(self._folder(candidate))
+        if local is not None:
+            return (local / name).exists()
+        return any(a.path == name for a in self._store.client.list_artifacts(candidate.run_id))
+
+    def _folder(self, candidate: LoggedCandidate) -> str:
+        name, client = candidate.experiment, self._store.client
+        if name not in self._locations:
+            self._locations[name] = str(client.get_experiment(self._store.experiment(name)).artifact_location)
+        return f"{self._locations[name].rstrip('/')}/{candidate.run_id}/artifacts"
+
+
+def _local_folder(uri: str) -> Path | None:
+    """The folder of an artifact address on this machine; None of any other."""
+    return Path(unquote(urlsplit(uri).path)) if uri.startswith("file:") else None

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..ledger import Entry
 from ..records import Candidate, Record, Rubric, sha256
+from ..settings import TAG_LIMIT
 
 JUDGE_PENDING = "judge_pending"
 JUDGE_KIND = "judge_kind"
@@ -83,3 +84,8 @@ def judged_text(rubric_sha256: str, context: Mapping[str, Any], outputs: tuple[s
 def storable(text: str) -> str:
     """Text that every database under MLflow takes: lone surrogates and NUL become visible stand-ins."""
     return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\u2400")
+
+
+def storable_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Likewise, and of a length that MLflow takes."""
+    return {k: storable(v)[:TAG_LIMIT] for k, v in tags.items()}

@@ -125,8 +125,16 @@ class Runs:
         (self._store or self._client).link_traces_to_run([trace], run_id)
 
     def assess(self, trace: str, assessments: Sequence[Any]) -> None:
-        """Keep assessments with a trace, but for those that it has already."""
-        known = {a.assessment_id for a in (self._store or self._traces).get_trace_info(trace).assessments}
+        """Keep assessments with a trace, but for those that it has already.
+
+        A run that another program wrote may have no trace of ours: then there is nothing to keep them with.
+        """
+        try:
+            known = {a.assessment_id for a in (self._store or self._traces).get_trace_info(trace).assessments}
+        except Exception as error:
+            if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return
         for one in assessments:
             if one.assessment_id not in known:
                 one.trace_id = trace

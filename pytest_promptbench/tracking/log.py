@@ -1,0 +1,301 @@
+"""Candidates into MLflow, exactly once.
+
+One run a candidate takes three store calls (create with all tags; parameters and metrics in one batch; finish), its
+artifacts one upload, and traces are written many in one call. Which candidates exist is always asked of MLflow itself,
+never believed from memory, so a crash at any point is repaired by logging the same entries again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..ledger import Entry
+from . import entry as names
+from . import verdicts
+from .artifacts import files_of
+from .candidates import UNREAD
+from .entry import Logged, storable, storable_tags
+from .runs import ByTag
+from .spans import end_ms, start_ms, trace_id, trace_spans
+from .tables import Run
+
+if TYPE_CHECKING:
+    from .store import TrackingStore
+
+
+class _Known(NamedTuple):
+    """A run that MLflow has of a candidate."""
+
+    run_id: str
+    status: str
+    tags: Mapping[str, str]
+
+
+class _Begun(NamedTuple):
+    """A run that is whole but for its trace and its end. ``carried``: the run whose sit-down verdicts it takes over."""
+
+    record: Logged
+    experiment_id: str
+    run_id: str
+    carried: Run | None
+
+
+class CandidateLog:
+    """The candidates that a store has, as far as somebody looked, and those to come. Of one store and one thread."""
+
+    def __init__(self, store: TrackingStore) -> None:
+        self._store = store
+        self._known: dict[str, dict[str, _Known]] = {}
+        self._judged: dict[str, ByTag] = {}
+
+    def forget(self) -> None:
+        """Ask MLflow afresh which candidates exist: another process may have written some."""
+        self._known.clear()
+
+    def write(self, entries: Sequence[Entry]) -> list[str]:
+        """As :meth:`.store.TrackingStore.log` has it."""
+        failures = {_cell_of(Logged.from_json(e.record)) for e in entries if _failed(e)}
+        if not failures:
+            return self._write(entries)
+        late = [not _failed(e) and _cell_of(Logged.from_json(e.record)) in failures for e in entries]
+        first, then = (
+            iter(self._write([e for e, x in zip(entries, late, strict=True) if x is y])) for y in (False, True)
+        )
+        return [next(then if x else first) for x in late]
+
+    def _write(self, entries: Sequence[Entry]) -> list[str]:
+        runs = self._store.runs
+        runs.forget()
+        logged, begun = self._write_runs(entries)
+        with runs.together():
+            self._write_traces(begun)
+        for record, _, run_id, carried in begun:
+            for verdict in verdicts.carried(carried) if carried is not None else ():
+                runs.assess(trace_id(run_id), verdicts.feedback(verdict, record.rubric, run_id=run_id))
+        with runs.together():
+            for record, _, run_id, _ in begun:
+                status = "FAILED" if record.candidate.failed else "FINISHED"
+                runs.finish(run_id, status, end_time=end_ms(record))
+        return logged
+
+    def _write_runs(self, entries: Sequence[Entry]) -> tuple[list[str], list[_Begun]]:
+        """The runs of all entries, and those among them that were not there yet, or not whole."""
+        logged: list[str] = []
+        begun: list[_Begun] = []
+        ids = {name: self._store.experiment(name, create=True) for name in dict.fromkeys(e.experiment for e in entries)}
+        records = [None if self._is_whole(e, ids[e.experiment]) else Logged.from_json(e.record) for e in entries]
+        judged = self._judged_before(record for record in records if record is not None)
+        with self._store.runs.together():
+            for item, record in zip(entries, records, strict=True):
+                experiment_id = ids[item.experiment]
+                assert experiment_id is not None
+                known = self.existing(item.experiment, experiment_id)
+                run_id, status, tags = known.get(item.candidate, _Known("", "", {}))
+                if not run_id and item.run_id and self._finished(item):
+                    run_id, status = item.run_id, "FINISHED"  # another session has logged it since we looked
+                if _ended(item, status):
+                    asked = {k: str(v) for k, v in item.record.get("tags", {}).items() if tags.get(k) != v}
+                    if asked:
+                        self._store.runs.fill(run_id, tags=storable_tags(asked))
+                        tags = {**tags, **asked}
+                else:
+                    assert record is not None
+                    tags, carried = record.tags, judged.get(record.key)
+                    run_id = self._write_run(record, experiment_id, run_id or None, known, carried)
+                    begun.append(_Begun(record, experiment_id, run_id, carried))
+                    if record.candidate.failed:
+                        known[_cell_of(record)] = _Known(run_id, "FAILED", tags)
+                logged.append(run_id)
+                known[item.candidate] = _Known(run_id, "FINISHED", tags)
+        return logged, begun
+
+    def _is_whole(self, entry: Entry, experiment_id: str | None) -> bool:
+        """Whether MLflow has the run of this entry, with all that belongs to it."""
+        assert experiment_id is not None
+        known = self.existing(entry.experiment, experiment_id).get(entry.candidate)
+        return known is not None and _ended(entry, known.status)
+
+    def existing(self, name: str, experiment_id: str) -> dict[str, _Known]:
+        """Candidate key -> its run in an experiment, and likewise the key of a failed cell -> its run."""
+        if name not in self._known:
+            known: dict[str, _Known] = {}
+            for run in self._store.runs.find([experiment_id], {names.CANDIDATE: None}, without=UNREAD):
+                value = _Known(run.run_id, run.status, run.tags)
+                known.setdefault(run.tags[names.CANDIDATE], value)
+                if _is_failure(run.status, run.tags):
+                    known[_cell_of_run(run)] = value
+            self._known[name] = known
+        return self._known[name]
+
+    def _finished(self, entry: Entry) -> bool:
+        """Whether the run that this entry was logged as before is still there, and whole."""
+        try:
+            info = self._store.client.get_run(entry.run_id).info
+        except Exception:
+            return False
+        return _ended(entry, info.status) and info.lifecycle_stage == "active"
+
+    def _write_run(
+        self,
+        record: Logged,
+        experiment_id: str,
+        run_id: str | None,
+        known: dict[str, _Known],
+        carried: Run | None = None,
+    ) -> str:
+        """Everything of a run but its trace and its end. ``carried``: the run whose sit-down verdicts it takes over."""
+        candidate, cell = record.candidate, record.candidate.cell
+        runs, tags = self._store.runs, _tags_of(record, carried)
+        run = self._begun_before(record, run_id, known)
+        mended = run is not None and not candidate.failed and _shows_failure(run)
+        if run is None:
+            name = storable(" · ".join(cell.names))[:250]
+            run_id, artifacts = runs.create(experiment_id, start_time=start_ms(record), tags=tags, name=name)
+            late_tags: Mapping[str, str] = {}
+        else:
+            run_id, artifacts = str(run.info.run_id), str(run.info.artifact_uri)
+            late_tags = tags if mended else storable_tags(record.tags)
+        runs.fill(
+            run_id,
+            at=end_ms(record),
+            params={
+                "model": storable(cell.model.name),
+                "prompt": storable(cell.prompt.version),
+                "scenario": storable(cell.scenario.id),
+            },
+            metrics=_metrics_of(record, carried),
+            tags=late_tags,
+        )
+        if run is not None and mended:
+            # After the tags: where each call is kept by itself, the answer's key is what finds the run again.
+            runs.reopen(run_id)
+            if names.ERROR in run.data.tags:
+                runs.delete_tag(run_id, names.ERROR)
+        self._store.artifacts.write(run_id, artifacts, files_of(record))
+        return run_id
+
+    def _begun_before(self, record: Logged, run_id: str | None, known: dict[str, _Known]) -> Any:
+        """MLflow's run that this record completes: one that was broken off, or its cell's failure; None for neither."""
+        run = self._store.client.get_run(run_id) if run_id is not None else None
+        if run is not None and run.data.tags.get(names.CANDIDATE) == record.key:
+            return run
+        # None, or since we looked it was taken for an answer. Where the cell failed in an earlier session and has an
+        # answer now, its run is completed, not doubled.
+        cell_key = _cell_of(record)
+        if cell_key in known and not record.candidate.failed:
+            run = self._store.client.get_run(known.pop(cell_key).run_id)
+            return run if _is_failure(run.info.status, run.data.tags) else None
+        return None
+
+    def _judged_before(self, records: Iterable[Logged]) -> dict[str, Run]:
+        """Candidate key -> the run, of any experiment, whose same text was judged under the same rubric.
+
+        Of several the one whose verdict counts among theirs: not every run of a text has all verdicts on it.
+        """
+        by_rubric: dict[str, list[Logged]] = {}
+        for record in records:
+            if not record.candidate.failed:
+                by_rubric.setdefault(record.rubric.sha256, []).append(record)
+        found: dict[str, Run] = {}
+        for rubric, some in by_rubric.items():
+            if rubric not in self._judged:
+                ids = self._store.experiment_ids()
+                wanted = {names.JUDGE_PENDING: "false", names.RUBRIC_SHA256: rubric, names.JUDGE_KIND: None}
+                about = names.JUDGE_KIND, names.JUDGED_AT
+                self._judged[rubric] = self._store.runs.by_tag(
+                    ids, wanted, names.JUDGED_TEXT, also=about, place=verdicts.standing, without=UNREAD
+                )
+            texts = {record.key: record.judged_text for record in some}
+            runs = self._judged[rubric].get(texts.values())
+            found |= {key: runs[text] for key, text in texts.items() if text in runs}
+        return found
+
+    def _write_traces(self, begun: Sequence[_Begun]) -> None:
+        """One trace a candidate, linked to its run; many traces in one store call."""
+        by_experiment: dict[str, list[Any]] = {}
+        for record, experiment_id, run_id, _ in begun:
+            by_experiment.setdefault(experiment_id, []).extend(trace_spans(record, trace_id(run_id)))
+        for experiment_id, spans in by_experiment.items():
+            self._store.runs.trace(experiment_id, spans)
+        for one in begun:
+            self._store.runs.link(trace_id(one.run_id), one.run_id)
+
+
+def _tags_of(record: Logged, carried: Run | None) -> dict[str, str]:
+    candidate, cell = record.candidate, record.candidate.cell
+    tags = {
+        **record.tags,
+        names.JUDGE_PENDING: "false" if candidate.failed else "true",
+        names.RUBRIC: record.rubric.id,
+        names.RUBRIC_SHA256: record.rubric.sha256,
+        names.RUBRIC_TEXT: record.rubric.text,
+        names.TASK: cell.task,
+        names.CELL: cell.id,
+        names.CANDIDATE: record.key,
+        names.PROMPT_SHA256: cell.prompt.sha256,
+        names.SESSION: record.session,
+        **({names.CONTEXT: cell.context_sha256} if cell.context_sha256 else {}),
+    }
+    if candidate.failed:
+        tags[names.ERROR] = candidate.error or ""
+    else:
+        tags[names.JUDGED_TEXT] = record.judged_text
+        if record.checks:
+            tags[names.CHECKS] = json.dumps(record.checks)
+        if carried is not None:
+            tags |= verdicts.carried_tags(carried)
+    return storable_tags(tags)
+
+
+def _metrics_of(record: Logged, carried: Run | None) -> dict[str, float]:
+    candidate = record.candidate
+    metrics: dict[str, float | None] = {
+        "latency_s": candidate.latency_s,
+        "prompt_tokens": candidate.usage.prompt_tokens,
+        "completion_tokens": candidate.usage.completion_tokens,
+        "cost_usd": candidate.cost_usd,
+        **{name: float(value) for name, value in record.checks.items()},
+    }
+    if carried is not None and not candidate.failed:
+        judged = {c.name for c in record.rubric.criteria} | {"composite"}
+        metrics |= {k: v for k, v in carried.metrics.items() if k in judged}
+    return {k: float(v) for k, v in metrics.items() if v is not None}
+
+
+def _shows_failure(run: Any) -> bool:
+    return run.info.status == "FAILED" or names.ERROR in run.data.tags
+
+
+def _ended(entry: Entry, status: str) -> bool:
+    """Whether a run of that status has all that belongs to this entry.
+
+    FAILED is the end of a failure only: the run of one that an answer completes is that until the answer is whole.
+    """
+    return status == "FINISHED" or (status == "FAILED" and _failed(entry))
+
+
+def _failed(entry: Entry) -> bool:
+    return entry.record["candidate"]["error"] is not None
+
+
+def _is_failure(status: str, tags: Mapping[str, str]) -> bool:
+    """Whether a run is one of a failure, which no answer has begun to complete."""
+    return status == "FAILED" and names.JUDGED_TEXT not in tags
+
+
+def _cell_of(record: Logged) -> str:
+    """What a cell's answer and its failure have in common, as :func:`_cell_of_run` reads it from a run."""
+    cell = record.candidate.cell
+    return _cell_key(cell.task, *(storable(name) for name in cell.names), cell.id, record.rubric.sha256)
+
+
+def _cell_of_run(run: Run) -> str:
+    params, tags = run.params, run.tags
+    cell = (params.get(name) for name in ("model", "prompt", "scenario"))
+    return _cell_key(tags.get(names.TASK), *cell, tags.get(names.CELL), tags.get(names.RUBRIC_SHA256))
+
+
+def _cell_key(*parts: str | None) -> str:
+    return json.dumps(parts)
