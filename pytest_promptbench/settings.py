@@ -44,7 +44,7 @@ class Identity(Record):
         return cls(session=f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", today=now.date().isoformat(), workers=workers)
 
 
-_INSTEAD_OF_TESTS = (
+INSTEAD_OF_TESTS = (
     "judge_export", "judge_apply", "judge_queue", "judge_collect", "bench_read", "bench_promote", "bench_rollback",
     "bench_self_test",
 )  # fmt: skip
@@ -153,7 +153,7 @@ def resolve(
         return found or None
 
     _check_modifiers(option, given)
-    steps = [name for name in _INSTEAD_OF_TESTS if option(name) is not None]
+    steps = [name for name in INSTEAD_OF_TESTS if option(name) is not None]
     steps = [name for name in steps if given(name)] or steps
     if len(steps) > 1:
         raise UsageError(f"{' and '.join(map(_flag, steps))} are two steps: give one of them")

@@ -93,7 +93,11 @@ def test_ids_select_cells(project: Project) -> None:
 @pytest.mark.parametrize("mode", ["--collect-only", "--fixtures", "--setup-plan"])
 def test_showing_what_there_is_touches_nothing(project: Project, mode: str) -> None:
     (project.root / "mlflow.db").unlink()
-    project.pytest(mode, "-q")
+    assert "NOT DONE" not in project.pytest(mode, "-q").out
+    for asked in (("--judge-export", "p.json"), ("--bench-read",), ("--bench-save", "b.json")):
+        said = project.pytest(mode, "-qq", *asked)
+        assert (said.code, f"NOT DONE: {asked[0]}; pytest was to show" in said.out) == (0, True), said.text
+    assert not list(project.root.glob("*.json"))
     assert not (project.root / ".promptbench").exists()
     assert not (project.root / "mlflow.db").exists()
 

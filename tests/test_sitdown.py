@@ -219,6 +219,7 @@ def test_without_an_experiment_of_today_the_newest_date_is_meant(tmp_path: Path)
         project.score()
         shown = project.pytest("--judge-apply", "packet.json", "--collect-only")
         assert "3 tests collected" in shown.out, shown.text
+        assert "NOT DONE: --judge-apply; pytest was to show what there is" in shown.out
         assert all(c.pending for c in project.store.read("tip-bench-2026-01-02")), "it was only to be shown"
 
 

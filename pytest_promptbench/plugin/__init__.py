@@ -586,3 +586,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line(line, **markup)
     for line, markup in config.stash.get(_GATE_LINES, ()):
         terminalreporter.write_line(line, **markup)
+    if _only_shows(config) and (undone := options.undone(config)):
+        shown = "pytest was to show what there is and to run nothing (--collect-only or the like)"
+        terminalreporter.write_line(f"NOT DONE: {', '.join(undone)}; {shown}", yellow=True, bold=True)

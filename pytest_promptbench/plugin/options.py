@@ -150,6 +150,14 @@ def given(config: pytest.Config, name: str) -> bool:
     return config.getoption(name, default=None) is not None
 
 
+def undone(config: pytest.Config) -> list[str]:
+    """The options on the command line that are to do something, as a session that only shows tests does nothing."""
+    from ..settings import INSTEAD_OF_TESTS
+
+    deeds = (*INSTEAD_OF_TESTS, "judge_auto", "bench_save", "bench_compare")
+    return [OPTIONS[name][0] for name in deeds if given(config, name)]
+
+
 def in_use(config: pytest.Config) -> bool:
     """Whether any option of ours stands on the command line or in the configuration file."""
     return any(given(config, name) or _configured(config, name) is not None for name in OPTIONS)
