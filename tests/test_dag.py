@@ -145,6 +145,8 @@ def test_settings_of_a_host(tmp_path: Path) -> None:
     assert (remote.artifact_root, remote.keepable_uri) == (None, "http://127.0.0.1:5000")
     assert here.keepable_uri == here.tracking_uri
     assert project({**given, "MLFLOW_TRACKING_URI": "http://bench:hunter2@127.0.0.1:5000"}).keepable_uri is None
+    with pytest.raises(UsageError, match="write postgresql://"):
+        project({**given, "MLFLOW_TRACKING_URI": "postgres://127.0.0.1/mlflow"})
     for name in given:
         with pytest.raises(UsageError, match=f"{name} is not set on this host"):
             project({**given, name: None})

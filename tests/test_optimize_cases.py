@@ -521,6 +521,16 @@ def test_a_key_that_is_not_set_is_a_mistake(project: Project, run: Run, monkeypa
     assert "SCRIPTED_KEY" in result.err
 
 
+def test_an_address_that_mlflow_has_no_store_for_is_a_mistake(
+    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgres://bench:hunter2@127.0.0.1:9/mlflow")
+    for args in (("evals/tips.yaml",), ("evals/tips.yaml", "--dry-run"), ("--resume", "abc")):
+        refused = run(*args)
+        assert refused.code == 4, refused.text
+        assert "'postgres://***@127.0.0.1:9/mlflow', which MLflow has no store for: write postgresql://" in refused.err
+
+
 def test_too_few_scenarios_are_refused(project: Project, run: Run) -> None:
     project.scenarios = 9
     project.write()

@@ -1059,6 +1059,11 @@ def test_a_store_that_holds_no_candidates_is_told_before_anything_is_paid(projec
     assert "Traceback" not in done.text
     assert project.provider.count == 0
     assert project.pytest("--collect-only").code == 0, "which asks nobody"
+    project.environ = {"MLFLOW_TRACKING_URI": "postgres://bench:hunter2@127.0.0.1:9/mlflow"}
+    for options in ((), ("-n", "2"), ("--bench-read",)):
+        done = project.pytest(*options)
+        assert (done.code, "hunter2" in done.text, project.provider.count) == (4, False, 0), done.text
+        assert "is 'postgres://***@127.0.0.1:9/mlflow', which MLflow has no store for: write postgresql://" in done.text
 
 
 @pytest.mark.parametrize("xdist", [False, True])

@@ -33,7 +33,7 @@ from pytest_promptbench.records import (
 from pytest_promptbench.settings import Identity, resolve
 from pytest_promptbench.tracking import runs as runs_module
 from pytest_promptbench.tracking import tables
-from pytest_promptbench.tracking.address import redacted
+from pytest_promptbench.tracking.address import check_takes_candidates, redacted
 from pytest_promptbench.tracking.entry import Logged
 from pytest_promptbench.tracking.spans import trace_id
 from pytest_promptbench.tracking.store import TrackingStore
@@ -643,6 +643,46 @@ def test_a_database_in_any_folder_is_the_one_file_that_is_written(
     assert (root / file).is_file()
     written = {f.name for f in tmp_path.rglob("*.db*") if f.is_file()}
     assert written <= {file, f"{file}-wal", f"{file}-shm"}, "MLflow itself makes an empty folder of the address"
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        (
+            "nonsense://x",
+            "'nonsense://x', which MLflow has no store for: take a database (sqlite:////path/mlflow.db) or a",
+        ),
+        ("postgres+psycopg2://u:hunter2@h/db", "'postgres+psycopg2://***@h/db', .*: write postgresql+psycopg2://"),
+        ("localhost:5000", "'localhost:5000', .*: write http://localhost:5000"),
+        ("127.0.0.1:5000/x", "'127.0.0.1:5000/x', .*: write http://127.0.0.1:5000/x"),
+        (
+            "bench:hunter2@host:5000",
+            "'host:5000', .* a server's address (http://127.0.0.1:5000), or install the plugin",
+        ),
+        ("sqlite://mlflow.db", "'sqlite://mlflow.db', .*: write sqlite:///path/mlflow.db"),
+        ("./mlruns", "'./mlruns', a folder of files"),
+        ("File:///mlruns", "'File:///mlruns', a folder of files"),
+    ],
+)
+def test_an_address_that_mlflow_has_no_store_for_is_a_mistake_with_its_remedy(uri: str, told: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(told).replace(r"\.\*", ".*")) as caught:
+        check_takes_candidates(uri)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_mlflow_and_we_know_the_same_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.tracking._tracking_service.utils import _tracking_store_registry as registry
+
+    for scheme in registry._registry.keys() - {"", "file", "databricks-uc", "uc"}:
+        check_takes_candidates(f"{scheme}:///x")
+    for uri in ("databricks", "databricks-uc", "uc", "sqlite+pysqlite:///x", "mysql+pymysql://u@h/x", "HTTP://h"):
+        check_takes_candidates(uri)
+    plugin = tmp_path / "plugin-1.dist-info"
+    plugin.mkdir()
+    (plugin / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1\n")
+    (plugin / "entry_points.txt").write_text("[mlflow.tracking_store]\narn = plugin:Store\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    check_takes_candidates("arn:aws:sagemaker:eu-west-1:1:mlflow-tracking-server/x")
 
 
 def test_a_store_that_cannot_be_reached_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:

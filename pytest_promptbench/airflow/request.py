@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..settings import absolute_uri, artifact_root, as_names
-from ..tracking.address import redacted
+from ..tracking.address import check_takes_candidates, redacted
 from ..tracking.store import TrackingStore
 from .suites import END, PATH, find_evals
 
@@ -348,7 +348,9 @@ def project(setting: Mapping[str, str | None]) -> Project:
         raise UsageError(f"PROMPTBENCH_ROOT is {root}, which is no absolute path of a folder on this host")
     if not python.is_absolute() or not python.is_file():
         raise UsageError(f"PROMPTBENCH_PYTHON is {python}, which is no absolute path of an interpreter on this host")
-    return Project(root=root, python=python, tracking_uri=absolute_uri(str(setting["MLFLOW_TRACKING_URI"]), root))
+    uri = absolute_uri(str(setting["MLFLOW_TRACKING_URI"]), root)
+    check_takes_candidates(uri)
+    return Project(root=root, python=python, tracking_uri=uri)
 
 
 SETTINGS: Mapping[str, str] = {

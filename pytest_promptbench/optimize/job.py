@@ -22,6 +22,7 @@ from ..promotion import Policy, parse_bound
 from ..records import Model, Prompt, Suite
 from ..session import where
 from ..settings import Identity, Settings, as_names, file_above, names_in, resolve
+from ..tracking.address import check_takes_candidates
 from ..tracking.registry import PromptRegistry, Registered
 from ..tracking.rounds import Rounds
 from ..tracking.store import TrackingStore
@@ -275,7 +276,9 @@ def _settings(args: argparse.Namespace, root: Path, loop: str, max_cost: float |
     """The loop is its own session, the same one each time it is resumed, so that its costs add up."""
     given = {"bench_concurrency": args.concurrency or CONCURRENCY, "bench_max_cost": max_cost}
     identity = replace(Identity.new(), session=f"optimize-{loop}")
-    return resolve(given.get, root=root, cwd=Path.cwd(), identity=identity)
+    settings = resolve(given.get, root=root, cwd=Path.cwd(), identity=identity)
+    check_takes_candidates(settings.tracking_uri)
+    return settings
 
 
 def _check_prices(plan: Plan, suite: Suite) -> None:

@@ -37,6 +37,8 @@ _SITTING: pytest.StashKey[Sitting] = pytest.StashKey()
 _GATE_LINES: pytest.StashKey[Sequence[Line]] = pytest.StashKey()
 _TICKER: pytest.StashKey[Ticker] = pytest.StashKey()
 _AHEAD: pytest.StashKey[set[int]] = pytest.StashKey()
+_MISUSED: pytest.StashKey[bool] = pytest.StashKey()
+"""Whether the mistake is one on the command line: its exit code is pytest's for that."""
 
 _WENT_THROUGH = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
 """Nothing broke the session off: neither Ctrl-C, nor a test that called ``pytest.exit`` with a code of its own."""
@@ -122,7 +124,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if getattr(config.option, "dist", "no") != "no":
         from .watch import Mistakes
 
-        config.pluginmanager.register(Mistakes(config), "promptbench-mistakes")
+        config.pluginmanager.register(Mistakes(config, _MISUSED), "promptbench-mistakes")
     if options.in_use(config):
         settings = _settings(config)  # a mistake in an option is said before anything is collected
         if not settings.runs_tests:
@@ -191,11 +193,9 @@ def pytest_make_collect_report(
 
 def _mark(report: pytest.CollectReport, config: pytest.Config, *, misuse: bool) -> None:
     """Note what kind of mistake a report tells of, for this process and, with the report, for xdist's controller."""
-    from .watch import MISUSED
-
     report.promptbench_mistake, report.promptbench_misuse = True, misuse  # type: ignore[attr-defined]
     if misuse:
-        config.stash[MISUSED] = True
+        config.stash[_MISUSED] = True
 
 
 def _parametrize(metafunc: pytest.Metafunc, marker: pytest.Mark) -> None:
@@ -539,11 +539,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         elif any(j.unavailable for j in closing.judged) and exitstatus == pytest.ExitCode.OK:
             session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
     _settle(session, exitstatus)
-    if _SETTINGS in config.stash and not _is_worker(config):
-        from .watch import MISUSED
-
-        if config.stash.get(MISUSED, False):
-            session.exitstatus = pytest.ExitCode.USAGE_ERROR
+    if config.stash.get(_MISUSED, False) and not _is_worker(config):
+        session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
 
 def _settle(session: pytest.Session, exitstatus: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -20,6 +21,13 @@ _STATEMENT = re.compile(r"\[SQL: .*|\(Background on this error at: [^)]*\)", re.
 _SECRET_QUERY = re.compile(
     r"([?&;](?:[^=&;]*(?:pass|pwd|secret|token|key|sig)[^=&;]*|odbc_connect)=)([^&;#]*)", re.IGNORECASE
 )
+
+_KINDS = frozenset({"http", "https", "databricks", "databricks-uc", "sqlite", "postgresql", "mysql", "mssql"})
+"""The schemes that MLflow has a store for; a database's may name its driver, as in ``mysql+pymysql``."""
+_BY_NAME = frozenset({"databricks", "databricks-uc", "uc"})
+"""Stores that are an address without more."""
+_TAKE = "take a database (sqlite:////path/mlflow.db) or a server's address (http://127.0.0.1:5000)"
+_MIGRATE = "mlflow migrate-filestore brings the old runs along"
 
 
 def redacted(uri: str) -> str:
@@ -52,12 +60,33 @@ def _without_secrets(text: str, uri: str) -> str:
 
 
 def check_takes_candidates(uri: str) -> None:
-    """UsageError where MLflow has no traces in a store of that kind, so that no candidate could ever be logged."""
-    if not re.match(r"[a-z][a-z0-9+.-]*:", uri, re.IGNORECASE) or uri.lower().startswith("file:"):
-        raise UsageError(
-            f"MLFLOW_TRACKING_URI is {uri!r}, a folder of files, where MLflow keeps no traces: take a database "
-            "(sqlite:////path/mlflow.db) or a server's address; mlflow migrate-filestore brings the old runs along"
-        )
+    """UsageError where MLflow knows no store of that kind, or none with traces: no candidate could ever be logged.
+
+    MLflow is not asked, whose import takes seconds.
+    """
+    scheme, colon, _ = uri.partition(":")
+    kind = scheme.lower().partition("+")[0]
+    form = r"sqlite(\+\w+)?:///" if kind == "sqlite" else r"[^:]+://"
+    if uri in _BY_NAME or (kind in _KINDS and re.match(form, uri)):
+        return
+    written = f"MLFLOW_TRACKING_URI is {_shown(uri)!r}"
+    if re.fullmatch(r"[^/@:]+:\d+(/.*)?", uri):
+        raise UsageError(f"{written}, which MLflow has no store for: write http://{uri}")
+    if not colon or not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme, re.IGNORECASE) or kind == "file":
+        raise UsageError(f"{written}, a folder of files, where MLflow keeps no traces: {_TAKE}; {_MIGRATE}")
+    if scheme.lower() in entry_points(group="mlflow.tracking_store").names:  # what plugins of MLflow's bring
+        return
+    remedies = {
+        "postgres": f"write {scheme.lower().replace('postgres', 'postgresql')}://",
+        "sqlite": "write sqlite:///path/mlflow.db, with one / more before an absolute path",
+    }
+    remedy = remedies.get(kind, f"{_TAKE}, or install the plugin of MLflow's that knows it")
+    raise UsageError(f"{written}, which MLflow has no store for: {remedy}")
+
+
+def _shown(uri: str) -> str:
+    """An address as a mistake names it: what is no address at all may hold a password, too."""
+    return redacted(uri) if "://" in uri else uri[uri.rfind("@") + 1 :]
 
 
 @contextlib.contextmanager
