@@ -474,6 +474,22 @@ def test_every_composite_has_a_place_in_the_pictures(value: float) -> None:
     assert page(lb, [])
 
 
+def test_an_interval_beyond_the_rubric_squeezes_nothing() -> None:
+    """The rubric ends at 15, and a few labels' interval goes from -8 to 30: it runs to the edges, unended."""
+    lb = board()
+    wide = dataclasses.replace(lb.rows[0], ci95=(-8.0, 30.0))
+    above = dataclasses.replace(lb.rows[0], ci95=(11.0, 16.0))
+    beyond = dataclasses.replace(lb, rows=(wide, above, *lb.rows[1:]))
+    scale = pictures.scale(beyond)
+    assert RUBRIC.bottom <= scale.low < scale.high <= RUBRIC.top
+    assert scale.whisker(wide.ci95) == ("0", "100", [])
+    assert scale.whisker(above.ci95) == (scale.at(11.0), "100", [scale.at(11.0)])
+    text = page(beyond, [])
+    assert "interval, without an end where it leaves the picture." in text
+    assert "[-8.00, 30.00]" in text
+    assert "leaves the picture" not in page()
+
+
 @pytest.mark.parametrize(
     ("criterion", "given", "mean", "bars"),
     [

@@ -329,7 +329,7 @@ class _RowView:
     cost: str
     latency: str
     x: str | None
-    whisker: tuple[str, str] | None
+    whisker: pictures.Whisker | None
     label: str
 
 
@@ -362,7 +362,7 @@ def _row(row: Row, rank: str, scale: pictures.Scale, *, tied: bool) -> _RowView:
         cost=dollars(row.cost_usd),
         latency=duration(row.latency_s),
         x=None if row.composite is None else scale.at(row.composite),
-        whisker=(scale.at(row.ci95[0]), scale.at(row.ci95[-1])) if row.ci95 else None,
+        whisker=scale.whisker(row.ci95),
         label=f"{visible(row.model)}, {visible(row.prompt)}: {value} {ends}".strip(),
     )
 

@@ -58,7 +58,7 @@ class _RowView:
     cost: str
     latency: str
     x: str | None
-    whisker: tuple[str, str] | None
+    whisker: pictures.Whisker | None
     strip: pictures.Strip
     histograms: list[pictures.Histogram | None]
 
@@ -221,7 +221,7 @@ def _rows(lb: Leaderboard, counting: Iterable[LoggedCandidate], scale: pictures.
             cost=dollars(row.cost_usd),
             latency=duration(row.latency_s),
             x=None if row.composite is None else scale.at(row.composite),
-            whisker=(scale.at(row.ci95[0]), scale.at(row.ci95[-1])) if row.ci95 else None,
+            whisker=scale.whisker(row.ci95),
             strip=pictures.strip(row, scale),
             histograms=[
                 pictures.histogram(c, _given(c.name, sound[row.model, row.prompt]), row.criteria.get(c.name))

@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..records import Criterion, Leaderboard, Row
 from .text import number, plural, visible
@@ -22,6 +23,18 @@ _MOST_DOTS = 500
 """Scenarios of a row that get a dot each. More of them cover each other, and are megabytes of a page."""
 
 
+class Whisker(NamedTuple):
+    """The line of an interval from ``low`` to ``high``, with a stroke at each end that is in the picture."""
+
+    low: str
+    high: str
+    ends: list[str]
+
+    @property
+    def leaves(self) -> bool:
+        return len(self.ends) < 2
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scale:
     """A stretch of points on the horizontal axis of the pictures."""
@@ -33,6 +46,14 @@ class Scale:
     def at(self, value: float) -> str:
         """Where ``value`` stands, in percent of the picture's width."""
         return f"{2 + 96 * (value - self.low) / (self.high - self.low):.2f}"
+
+    def whisker(self, ci95: Sequence[float] | None) -> Whisker | None:
+        """The line of an interval; where that goes on outside, up to the picture's edge."""
+        if not ci95:
+            return None
+        low = self.at(ci95[0]) if ci95[0] >= self.low else "0"
+        high = self.at(ci95[-1]) if ci95[-1] <= self.high else "100"
+        return Whisker(low, high, [x for x in (low, high) if x not in ("0", "100")])
 
     @property
     def ticks(self) -> list[tuple[str, str]]:
@@ -85,11 +106,18 @@ class Histogram:
 
 
 def scale(lb: Leaderboard) -> Scale:
-    """Round ends, within what the rubric allows, that hold every composite, interval and scenario."""
+    """Round ends, within what the rubric allows, that hold every composite and scenario, and intervals up to there.
+
+    An interval of a few labels may be several times as wide as the rubric; all else would be squeezed in its middle.
+    """
     values = [
         v
         for row in lb.rows
-        for v in (row.composite, *(row.ci95 or ()), *row.scenario_scores.values())
+        for v in (
+            row.composite,
+            *(min(max(end, lb.rubric.bottom), lb.rubric.top) for end in row.ci95 or ()),
+            *row.scenario_scores.values(),
+        )
         if v is not None and math.isfinite(v)
     ]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
