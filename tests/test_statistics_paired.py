@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from scipy.stats import permutation_test, t
+from scipy.stats import binomtest, permutation_test, t
 
 from pytest_promptbench import statistics as stats
 
@@ -79,12 +79,20 @@ def test_zeros_carry_no_sign():
 
 @pytest.mark.parametrize("n", [30, 31, 250, 400])
 def test_the_test_agrees_with_scipys_samples(n):
-    """All patterns, drawn ones, and the normal limit."""
+    """All patterns, and drawn ones."""
     d = np.random.default_rng(5).normal(0, 1, n)
     d += 1.9 / n**0.5 - d.mean()
     theirs = permutation_test((d,), np.sum, permutation_type="samples", n_resamples=50_000, rng=6).pvalue
     assert 0.01 < theirs < 0.2
     assert stats.sign_flip_p_value(d.tolist()) == pytest.approx(theirs, abs=0.01)
+
+
+def test_a_few_that_outweigh_hundreds_decide_alone():
+    """The normal limit of these 300 is 0.025, and that of the 300 flags 0.0209."""
+    heavy = [100.0] * 5 + np.random.default_rng(1).normal(0, 0.01, 295).tolist()
+    assert stats.sign_flip_p_value(heavy) == pytest.approx(2 / 2**5, abs=0.005)
+    flags = [1.0] * 170 + [-1.0] * 130
+    assert stats.sign_flip_p_value(flags) == pytest.approx(binomtest(170, 300).pvalue, abs=0.0025)
 
 
 @pytest.mark.parametrize("n", [20, 30, 31, 40, 299, 300])

@@ -87,9 +87,9 @@ def sign_flip_p_value(differences: Sequence[float], *, seed: int = 0) -> float:
 
     Null hypothesis: each difference is as likely to have the other sign (the two cells are exchangeable within a
     scenario). Statistic: the sum. Two-sided. Exact over all 2**n sign patterns for up to 30 non-zero differences, else
-    (k + 1) / (19,999 + 1) with seeded patterns, which keeps the level too, and below that Hoeffding's bound; from 300
-    on, the normal limit. Zeros carry no sign and change nothing. Sources: Fisher 1935, section 21; Phipson and Smyth
-    2010 for the + 1; :func:`~.resampling.flipped_share` for the rest.
+    (k + 1) / (19,999 + 1) with seeded patterns, which keeps the level too, and below that Hoeffding's bound. Zeros
+    carry no sign and change nothing. Sources: Fisher 1935, section 21; Phipson and Smyth 2010 for the + 1;
+    :func:`~.resampling.flipped_share` for the rest.
     """
     d = finite(differences)
     d = d[d != 0]
