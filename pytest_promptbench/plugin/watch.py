@@ -7,23 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .parts import MISUSED
+
 if TYPE_CHECKING:
     from ..session import Bench, Desk
 
 
 class Mistakes:
-    """Ends an xdist session at a mistake in an eval's files, as pytest ends any other; xdist would run the rest.
+    """Ends an xdist session at a mistake in an eval's files, as pytest ends any other; xdist would run the rest."""
 
-    ``misused`` is noted where the mistake is one on the command line.
-    """
-
-    def __init__(self, config: pytest.Config, misused: pytest.StashKey[bool]) -> None:
-        self._config, self._misused = config, misused
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if getattr(report, "promptbench_mistake", False) and not self._config.option.continue_on_collection_errors:
             if getattr(report, "promptbench_misuse", False):
-                self._config.stash[self._misused] = True
+                self._config.stash[MISUSED] = True
             controller = self._config.pluginmanager.get_plugin("dsession")
             if controller is not None:
                 controller.shouldstop = controller.shouldstop or "a mistake in an eval's files"

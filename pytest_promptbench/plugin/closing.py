@@ -1,0 +1,108 @@
+"""The session's end: nothing is left under way, the exit status says what came of it, and so does the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+
+from ..ending import Line, judged, settle, summary
+from ..session import PATIENCE
+from .options import undone
+from .parts import (
+    BENCH,
+    CLOSING,
+    DESK,
+    GATE_LINES,
+    MISUSED,
+    SITTING,
+    TICKER,
+    desk,
+    is_worker,
+    only_shows,
+    settings,
+)
+from .watch import write_on_its_own
+
+_CLEAN = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+_WENT_THROUGH = (*_CLEAN, pytest.ExitCode.TESTS_FAILED)
+"""Nothing broke the session off: neither Ctrl-C, nor a test that called ``pytest.exit`` with a code of its own."""
+
+
+def finish(session: pytest.Session, exitstatus: int) -> None:
+    """End generation and logging, write the reports, and set the exit status. A worse one is never overwritten."""
+    config = session.config
+    at_the_desk = DESK in config.stash and not is_worker(config)
+    if at_the_desk and exitstatus not in _WENT_THROUGH and desk(config).plan is not None:
+        _say(config, PATIENCE)
+        with contextlib.suppress(KeyboardInterrupt):
+            desk(config).stop_workers()
+    if SITTING in config.stash and exitstatus in _CLEAN:
+        session.exitstatus = exitstatus = config.stash[SITTING].code  # no test was meant to run
+    if BENCH in config.stash:
+        config.stash[BENCH].close()
+    if at_the_desk:
+        exitstatus = _close_desk(session, exitstatus)
+    _settle(session, exitstatus)
+    if config.stash.get(MISUSED, False) and not is_worker(config):
+        session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+
+def _close_desk(session: pytest.Session, exitstatus: int) -> int:
+    """Returns the exit status as it is then."""
+    config = session.config
+    if TICKER in config.stash:
+        config.stash[TICKER].stop()
+    interrupted = exitstatus not in _WENT_THROUGH
+    config.stash[CLOSING] = closing = desk(config).finish(
+        judge=not interrupted,
+        stopped=bool(interrupted or session.shouldstop or session.shouldfail),
+        say=lambda line: _say(config, line),
+    )
+    if any(j.interrupted for j in closing.judged):
+        session.exitstatus = exitstatus = pytest.ExitCode.INTERRUPTED
+    elif any(j.unavailable for j in closing.judged) and exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
+    return exitstatus
+
+
+def _settle(session: pytest.Session, exitstatus: int) -> None:
+    """Baseline and gate of what the session ended with."""
+    config = session.config
+    done = config.stash.get(CLOSING, None) or config.stash.get(SITTING, None)
+    if done is None or not (done.boards or done.tasks) or is_worker(config):
+        return
+    code, config.stash[GATE_LINES] = settle(settings(config), done.boards, done.tasks)
+    misused = code == pytest.ExitCode.USAGE_ERROR and exitstatus == pytest.ExitCode.TESTS_FAILED
+    if code and (exitstatus in _CLEAN or misused):
+        session.exitstatus = code
+
+
+def _say(config: pytest.Config, line: str) -> None:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        write_on_its_own(reporter, line)
+
+
+def write_summary(reporter: Any, config: pytest.Config) -> None:
+    """Below pytest's own: leaderboards, what was judged, the gate, and what was asked for and not done."""
+    closing, sitting = config.stash.get(CLOSING, None), config.stash.get(SITTING, None)
+    width, color = reporter._tw.fullwidth, reporter._tw.hasmarkup
+    if closing is not None and desk(config).plan is not None:
+        reporter.section("promptbench")
+        _write(reporter, summary(closing, desk(config), width=width, color=color))
+    if sitting is not None:
+        reporter.section("promptbench")
+        _write(reporter, judged(sitting, width=width, color=color))
+    gate: Sequence[Line] = config.stash.get(GATE_LINES, ())
+    _write(reporter, gate)
+    if only_shows(config) and (left := undone(config)):
+        shown = "pytest was to show what there is and to run nothing (--collect-only or the like)"
+        _write(reporter, [(f"NOT DONE: {', '.join(left)}; {shown}", {"yellow": True, "bold": True})])
+
+
+def _write(reporter: Any, lines: Iterable[Line]) -> None:
+    for line, markup in lines:
+        reporter.write_line(line, **markup)

@@ -1,0 +1,151 @@
+"""From the marker to the session's plan: parametrize tests, select their cells, and begin to generate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from .. import axes, regression
+from ..errors import PromptbenchError, UsageError
+from ..session import Task
+from .parts import MARKER, MISUSED, PLANNED, TICKER, Mistake, bench, desk, is_worker, only_shows, settings
+from .running import may_skip
+from .watch import Attendance, Brake, Ticker
+
+
+def spread(metafunc: pytest.Metafunc, marker: pytest.Mark) -> None:
+    """Parametrize a test over model, prompt and scenario."""
+    try:
+        _parametrize(metafunc, marker)
+    except PromptbenchError as error:
+        raise Mistake(str(error), misuse=isinstance(error, UsageError)) from None
+
+
+def _parametrize(metafunc: pytest.Metafunc, marker: pytest.Mark) -> None:
+    test = metafunc.definition.nodeid
+    if "candidate" not in metafunc.fixturenames:
+        raise axes.no_candidate(test)
+    task, own = _task(metafunc.config, metafunc.definition, marker)
+    for group in axes.arrange(task.suite, own, test=test):
+        metafunc.parametrize(group.argnames, group.values, ids=group.ids, scope="function")
+    parametrize = metafunc.parametrize
+
+    def others(*args: Any, _param_mark: pytest.Mark | None = None, **kwargs: Any) -> None:
+        """What pytest itself parametrizes afterwards: all marks but those that have their place already."""
+        if not any(_param_mark is m for m in own):
+            parametrize(*args, _param_mark=_param_mark, **kwargs)
+
+    metafunc.parametrize = others  # type: ignore[method-assign]
+
+
+def _task(config: pytest.Config, test: Any, marker: pytest.Mark) -> tuple[Task, list[pytest.Mark]]:
+    """What a test's marker names, and the test's own ``parametrize`` marks over axes of it."""
+    path = axes.suite_path(marker.args, marker.kwargs, test=test.nodeid, file=test.path)
+    own = [m for m in test.iter_markers("parametrize") if axes.names_an_axis(m.args, m.kwargs)]
+    instead = axes.overridden(own, test=test.nodeid)
+    return bench(config).task(path, marker.kwargs.get("experiment"), **instead), own
+
+
+def add_keywords(item: pytest.Item) -> None:
+    """Let -k find names that are not ASCII: in a test's id pytest writes them with escapes."""
+    spec = getattr(item, "callspec", None)
+    if spec is not None and item.get_closest_marker(MARKER) is not None:
+        names = (spec.params.get(axis) for axis in axes.AXES)
+        item.extra_keyword_matches.update(n for n in names if isinstance(n, str) and not n.isascii())
+
+
+def select(session: pytest.Session, items: list[pytest.Item]) -> None:
+    """Give each test its cell, and deselect those that the options leave out."""
+    config = session.config
+    nothing_left = _plan(config, items)
+    planned = {i: i.stash[PLANNED] for i in items if PLANNED in i.stash}
+    try:
+        chosen = bench(config).select(list(planned.values()), asks=not only_shows(config))
+        kept = set(map(id, chosen))
+        axes.check_ids((i.nodeid, p) for i, p in planned.items() if id(p) in kept)
+    except PromptbenchError as error:
+        report_mistake(session, error)
+        items[:] = [i for i in items if i not in planned]  # nothing is generated, even where pytest goes on
+        return
+    dropped = [i for i in items if i in nothing_left or (i in planned and id(planned[i]) not in kept)]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        gone = set(dropped)
+        items[:] = [i for i in items if i not in gone]
+
+
+def _plan(config: pytest.Config, items: Sequence[pytest.Item]) -> set[pytest.Item]:
+    """Note each test's cell. Returns the tests whose own ``parametrize`` the options have left without a cell."""
+    nothing_left = set()
+    known: dict[tuple[object, ...], tuple[Task, list[pytest.Mark]]] = {}  # tests of one function have the same marks
+    for item in items:
+        marker, spec = item.get_closest_marker(MARKER), getattr(item, "callspec", None)
+        if marker is not None and spec is not None:
+            key = (item.path, id(marker), *map(id, item.iter_markers("parametrize")))
+            if key not in known:
+                known[key] = _task(config, item, marker)
+            task, own = known[key]
+            if all(isinstance(spec.params[a], str) for a in axes.AXES):
+                item.stash[PLANNED] = axes.planned(task, *(spec.params[a] for a in axes.AXES))
+            elif axes.left_out(own):  # else nothing was named, and pytest skips the test
+                nothing_left.add(item)
+    return nothing_left
+
+
+def begin(session: pytest.Session) -> None:
+    """Start to generate what the selected tests want, if there are any and pytest is going to run them."""
+    config = session.config
+    planned = [i.stash[PLANNED] for i in session.items if PLANNED in i.stash]
+    if not planned or only_shows(config) or not settings(config).runs_tests or is_broken(session):
+        return
+    ahead = [i.stash[PLANNED].cell for i in session.items if PLANNED in i.stash and not may_skip(i)]
+    try:
+        if settings(config).compare is not None:
+            regression.check_tasks(settings(config), list({id(p.task): p.task for p in planned}.values()))
+        bench(config).start(planned, ahead)
+    except (PromptbenchError, OSError) as error:
+        home = settings(config).home
+        report_mistake(session, OSError(f"{home}: {error}") if isinstance(error, OSError) else error)
+        return
+    config.pluginmanager.register(Brake(session, bench(config)), "promptbench-brake")
+    if not is_worker(config):
+        bench(config).look_ahead(ahead)
+        open_desk(config)
+
+
+def open_desk(config: pytest.Config) -> None:
+    """In the controller or the only process: follow the session's plan, once there is one."""
+    here = desk(config)
+    here.begin(runs_tests=not config.pluginmanager.hasplugin("dsession"))
+    if here.plan is not None and TICKER not in config.stash:
+        config.stash[TICKER] = Ticker(config, here)
+        config.pluginmanager.register(Attendance(here), "promptbench-attendance")
+        if config.pluginmanager.hasplugin("dsession"):
+            config.stash[TICKER].start()
+
+
+def is_broken(session: pytest.Session) -> bool:
+    """Whether a file has a mistake, so that pytest is not going to run any test."""
+    return bool(session.testsfailed) and not session.config.option.continue_on_collection_errors
+
+
+def refuse_unspread(session: pytest.Session, items: Sequence[pytest.Item]) -> None:
+    """A mistake for each of these tests, which have the marker and were not parametrized."""
+    for item in items:
+        report_mistake(session, axes.not_spread(item.nodeid))
+
+
+def report_mistake(session: pytest.Session, error: Exception) -> None:
+    """A mistake that only shows once everything is collected, told like one in a single file."""
+    report = pytest.CollectReport(session.nodeid or "promptbench", "failed", str(error), [])
+    mark(report, session.config, misuse=isinstance(error, UsageError))
+    session.ihook.pytest_collectreport(report=report)
+
+
+def mark(report: pytest.CollectReport, config: pytest.Config, *, misuse: bool) -> None:
+    """Note what kind of mistake a report tells of, for this process and, with the report, for xdist's controller."""
+    report.promptbench_mistake, report.promptbench_misuse = True, misuse  # type: ignore[attr-defined]
+    if misuse:
+        config.stash[MISUSED] = True

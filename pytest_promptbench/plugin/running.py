@@ -1,0 +1,97 @@
+"""While tests run: a test's candidate, what is generated ahead of it, and the steps that stand in place of tests."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from ..candidate import GeneratedCandidate
+from .parts import ABOUT, BENCH, ERROR, PLANNED, SITTING, TICKER, bench, is_worker, settings
+
+_AHEAD: pytest.StashKey[set[int]] = pytest.StashKey()
+
+
+def candidate(item: pytest.Item) -> GeneratedCandidate:
+    """What the test's cell generated; waits for it."""
+    config, planned = item.config, item.stash[PLANNED]
+    if is_worker(config):
+        _look_ahead(config, item.session.items)
+    ticker = config.stash.get(TICKER, None)
+    made = bench(config).candidate(planned, tick=ticker.tick_uncaptured if ticker else lambda: None)
+    item.stash[ERROR] = made.error  # noted here, since a fixture of the user's may make something else of it
+    if not (made.failed and made.error is not None and made.error.startswith("not generated")):
+        item.stash[ABOUT] = {"experiment": planned.task.experiment, "candidate": bench(config).key(planned, made)}
+    return GeneratedCandidate(made)
+
+
+def _look_ahead(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
+    """Have generated what this xdist worker is going to run: the cells that it has heard of since its last test."""
+    known = config.stash.setdefault(_AHEAD, set())
+    fresh: list[int] = []
+    for plugin in config.pluginmanager.get_plugins():
+        queue = getattr(plugin, "torun", None)
+        if queue is not None:
+            lock = queue.lock() if hasattr(queue, "lock") else queue.mutex  # before xdist 3.7 it is a plain queue.Queue
+            with lock as found:
+                waiting = found if hasattr(queue, "lock") else queue.queue
+                ahead = (getattr(plugin, "nextitem_index", None), *waiting)
+                fresh = [i for i in ahead if isinstance(i, int) and i not in known]
+    if fresh:
+        known.update(fresh)
+        wanted = (items[i] for i in fresh if PLANNED in items[i].stash and not may_skip(items[i]))
+        bench(config).look_ahead([item.stash[PLANNED].cell for item in wanted])
+
+
+def may_skip(item: pytest.Item) -> bool:
+    """Whether marks may skip a test: then nothing is generated for it ahead. Should it run after all, it asks itself.
+
+    A condition that is a text is evaluated by pytest alone, once the test's turn has come.
+    """
+    if item.get_closest_marker("skip") is not None:
+        return True
+    conditions = [
+        c
+        for m in item.iter_markers("skipif")
+        for c in (*m.args, *([m.kwargs["condition"]] if "condition" in m.kwargs else []))
+    ]
+    return any(conditions)
+
+
+def end_fork(config: pytest.Config) -> None:
+    """End a child that a test forked and that comes back to pytest, as after ``sys.exit()``: nobody generates in it."""
+    if BENCH in config.stash and config.stash[BENCH].is_fork:
+        os._exit(pytest.ExitCode.TESTS_FAILED)
+
+
+def take_the_step(session: pytest.Session) -> None:
+    """What the options ask for in place of running tests. pytest.UsageError where it cannot be done."""
+    from .. import champions, reading, regression, reviewing, sitdown
+    from ..errors import PromptbenchError
+
+    config, asked = session.config, settings(session.config)
+    tasks = config.stash[BENCH].tasks if BENCH in config.stash else ()
+    if asked.read or asked.judge_queue or asked.judge_collect:
+        # As a session that runs tests does, these look at the suites of the selected tests alone.
+        selected = {id(i.stash[PLANNED].task) for i in session.items if PLANNED in i.stash}
+        tasks = tuple(t for t in tasks if id(t) in selected)
+    selected_cells = {(p.task.experiment, *p.cell.names) for i in session.items if (p := i.stash.get(PLANNED, None))}
+    steps: dict[str, Any] = {
+        "judge_export": functools.partial(sitdown.export_packet, selected=selected_cells),
+        "judge_apply": sitdown.apply_packet,
+        "judge_queue": functools.partial(reviewing.fill_queue, selected=selected_cells),
+        "judge_collect": reviewing.collect_queue,
+        "read": reading.read_back,
+        "promote": champions.promote,
+        "rollback": champions.roll_back,
+        "self_test": regression.run_self_test,
+    }
+    try:
+        for name, step in steps.items():
+            if getattr(asked, name) is not None:
+                config.stash[SITTING] = step(asked, tasks, getattr(asked, name))
+    except PromptbenchError as error:
+        raise pytest.UsageError(str(error)) from None
