@@ -244,8 +244,10 @@ class Experiments:
         self._kept: dict[tuple[str, ...], _Kept] = {}
 
     def store(self) -> TrackingStore:
-        """A store that is open. Only one thread imports MLflow and migrates its database."""
+        """A store that is open, unless it is a file that nobody has made yet. Only one thread imports MLflow."""
         store = self._open_store()
+        if not store.exists:
+            return store
         if self._opened:
             store.open()
             return store

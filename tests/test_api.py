@@ -1341,6 +1341,14 @@ def scripted_mlflow(status: int) -> Iterator[tuple[str, list[str]]]:
             server.shutdown()
 
 
+def test_a_service_before_anything_ran_lists_nothing_and_makes_no_database(tmp_path: Path) -> None:
+    with served(tmp_path) as address:
+        assert httpx.get(f"{address}/api/health").status_code == 200
+        assert httpx.get(f"{address}/api/bench/experiments").json()["total"] == 0
+        assert "no experiment tip" in problem(httpx.get(f"{address}/api/bench/leaderboard/tip"), 404)
+    assert not list(tmp_path.glob("mlflow*"))
+
+
 def test_everybody_who_asks_for_health_at_once_has_mlflow_asked_once(tmp_path: Path) -> None:
     found: list[int] = []
     with scripted_mlflow(200) as (address, asked):

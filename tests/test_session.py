@@ -1044,10 +1044,14 @@ def test_damaged_packets_are_refused_whole_and_in_one_clear_line(project: Projec
     assert "changed since the export" in refused_text(whole)
 
 
-def test_exporting_before_anything_ran_says_what_to_do(project: Project) -> None:
-    result = project.pytest("--judge-export", "packet.json")
-    assert result.code == 4
-    assert "Run the evals first" in result.text
+def test_asking_before_anything_ran_says_what_to_do_and_makes_no_database(project: Project) -> None:
+    (project.root / "mlflow.db").unlink()
+    steps = ("--judge-export", "packet.json"), ("--judge-collect", "q"), ("--bench-read",), ("--bench-promote", "tip")
+    for step in steps:
+        result = project.pytest(*step)
+        assert (result.code, "Run the evals first" in result.text) == (4, True), result.text
+    assert "the task has no champion" in project.pytest("--bench-rollback", "tip").text
+    assert not list(project.root.glob("mlflow*"))
 
 
 @pytest.mark.parametrize("store", ["file:///tmp/mlruns", "./mlruns"])

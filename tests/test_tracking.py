@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import multiprocessing
 import re
 import sqlite3
 import threading
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -600,6 +602,19 @@ def test_what_another_thread_writes_meanwhile_is_its_own(store: TrackingStore) -
     with pytest.raises(Exception, match="no such thing"):
         refused()
     assert [run.info.run_name for run in runs(store, "threads")] == ["the other's"]
+
+
+def test_two_that_open_a_new_database_at_once_make_one(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.preload"])
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        assert list(pool.map(_opened, [f"sqlite:///{tmp_path}/new/mlflow.db"] * 2)) == [["Default"]] * 2
+
+
+def _opened(uri: str) -> list[str]:
+    store = TrackingStore(uri, artifact_root=None)
+    store.open()
+    return store.experiments()
 
 
 def test_more_experiments_than_a_page_are_all_there(store: TrackingStore, monkeypatch: pytest.MonkeyPatch) -> None:

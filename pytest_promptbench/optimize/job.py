@@ -103,9 +103,9 @@ def _new(args: argparse.Namespace, root: Path) -> Job:
     settings = _settings(args, root, loop, args.max_cost)
     store = where(settings).store()
     folder = _prompts(suite, root)
-    champion = PromptRegistry(store).champion(suite.task) if store.exists else None
+    champion = PromptRegistry(store).champion(suite.task)
     base = _base(args, suite, store, champion)
-    earlier = Rounds.begun(store, suite.task) if store.exists else []
+    earlier = Rounds.begun(store, suite.task)
     split = splits.choose(
         [s.id for s in suite.scenarios], earlier, seed=args.seed, anew=bool(args.new_split), task=suite.task
     )

@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import unquote
 
 from ..errors import PromptbenchError, TrackingError, UsageError
-from ..locks import alone_in
 from ..settings import sqlite_uris_have_escapes
 
 _SHORTEST = 4
@@ -123,10 +122,10 @@ def sqlite_file(uri: str) -> Path | None:
 def new_database(file: Path) -> None:
     """An empty database with a write-ahead log, a setting that stays with the file.
 
-    It lets ``mlflow ui`` read while a session writes, and spares MLflow's many migrations a disk flush each.
+    It lets ``mlflow ui`` read while a session writes, and spares MLflow's many migrations a disk flush each. Nobody
+    else may open the file meanwhile.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with alone_in(file.parent), contextlib.closing(sqlite3.connect(file, timeout=60)) as db:
+    with contextlib.closing(sqlite3.connect(file, timeout=60)) as db:
         db.execute("PRAGMA journal_mode = WAL")
 
 

@@ -46,6 +46,8 @@ class PromptRegistry:
 
     def champion(self, task: str) -> Registered | None:
         """The prompt that the alias ``champion`` points at; None where there is none yet."""
+        if not self._store.exists:
+            return None
         with translated(self._store.uri):
             try:
                 found = self._store.client.get_prompt_version_by_alias(task, CHAMPION)

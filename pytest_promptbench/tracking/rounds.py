@@ -237,5 +237,7 @@ class Rounds:
 def _parents(store: TrackingStore) -> list[tuple[str, Run]]:
     """The loops' parent runs, the newest first, each with the name of its experiment."""
     names = {i: n for n in store.experiments() if (i := store.experiment(n))}
+    if not names:
+        return []
     with translated(store.uri):
         return [(names[run.experiment_id], run) for run in store.runs.find(list(names), {LOOP: None})]

@@ -5,6 +5,7 @@ How candidates come in exactly once is :mod:`.log`'s, the runs below are :mod:`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -18,7 +19,7 @@ from typing import Any
 
 from ..errors import TrackingError
 from ..ledger import Entry
-from ..locks import LockFile
+from ..locks import LockFile, alone_in
 from ..quiet import quiet_environment, without_collections
 from ..records import Judge, LoggedCandidate, Rubric, Tier, Verdict
 from ..settings import TAG_LIMIT
@@ -79,10 +80,7 @@ class TrackingStore:
             from mlflow.tracing.client import TracingClient
             from mlflow.tracking import MlflowClient
 
-            name = f"migrate:{self.uri}"
-            if self._locks is not None:
-                self._locks.acquire(name)
-            try:
+            with self._alone():
                 file = sqlite_file(self.uri)
                 if file is not None and not file.exists():
                     new_database(file)
@@ -92,16 +90,31 @@ class TrackingStore:
                     reach(self.uri)
                 client = MlflowClient(tracking_uri=self.uri)
                 client.search_experiments(max_results=1)
-            finally:
-                if self._locks is not None:
-                    self._locks.release(name)
             self._traces = TracingClient(self.uri)
             self._runs = Runs(client, self._traces, self.uri)
             self._client = client
 
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One process at a time, whoever it is where the store is a file; else of those that share locks."""
+        file = sqlite_file(self.uri)
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with alone_in(file.parent):
+                yield
+            return
+        name = f"migrate:{self.uri}"
+        if self._locks is not None:
+            self._locks.acquire(name)
+        try:
+            yield
+        finally:
+            if self._locks is not None:
+                self._locks.release(name)
+
     @property
     def exists(self) -> bool:
-        """False where it is an SQLite file that nobody has made yet."""
+        """False where it is an SQLite file that nobody has made yet: who only reads finds nothing, and makes none."""
         file = sqlite_file(self.uri)
         return file is None or file.exists()
 
@@ -128,6 +141,8 @@ class TrackingStore:
         """The id of an experiment, made if asked for; None where there is none of that name."""
         if name in self._ids:
             return self._ids[name]
+        if not create and not self.exists:
+            return None
         self.open()
         with translated(self.uri):
             found = self._client.get_experiment_by_name(name)
@@ -154,6 +169,8 @@ class TrackingStore:
 
     def experiments(self) -> list[str]:
         """The names of all active experiments."""
+        if not self.exists:
+            return []
         self.open()
         with translated(self.uri):
             return [str(e.name) for e in self._experiments()]
