@@ -636,29 +636,30 @@ class TestDagTest:
         assert "PROMPTBENCH_ROOT is not set on this host: the absolute path of the project" in run["log"]
 
 
+@pytest.fixture(scope="class")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[AirflowHome, Evals]]:
+    assert AIRFLOW is not None
+    folder = tmp_path_factory.mktemp("rest")
+    root = folder / "project"
+    root.mkdir()
+    with ScriptedProvider() as provider, mlflow_server(folder, f"sqlite:///{folder}/mlflow.db") as uri:
+        evals = Evals(root, provider, models=("haiku",), environ={"MLFLOW_TRACKING_URI": uri})
+        evals.write()
+        home = settled(AirflowHome(folder / "airflow", AIRFLOW), evals)
+        home.root.mkdir()
+        home.migrate()
+        try:
+            home.start()
+            home.until_ready()
+            yield home, evals
+        finally:
+            home.stop()
+
+
 class TestOverRest:
     """One Airflow with its processes, one tracking server, one provider: everything over HTTP."""
 
     pytestmark = needs_all_of_airflow
-
-    @pytest.fixture(scope="class")
-    def place(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[AirflowHome, Evals]]:
-        assert AIRFLOW is not None
-        folder = tmp_path_factory.mktemp("rest")
-        root = folder / "project"
-        root.mkdir()
-        with ScriptedProvider() as provider, mlflow_server(folder, f"sqlite:///{folder}/mlflow.db") as uri:
-            evals = Evals(root, provider, models=("haiku",), environ={"MLFLOW_TRACKING_URI": uri})
-            evals.write()
-            home = settled(AirflowHome(folder / "airflow", AIRFLOW), evals)
-            home.root.mkdir()
-            home.migrate()
-            try:
-                home.start()
-                home.until_ready()
-                yield home, evals
-            finally:
-                home.stop()
 
     def test_two_shards_wait_deferred_for_verdicts_and_end_with_a_leaderboard(
         self, place: tuple[AirflowHome, Evals]
