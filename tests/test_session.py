@@ -112,6 +112,28 @@ def test_a_plain_parametrize_overrides_an_axis_and_keeps_the_order_of_ids(projec
     assert ids == [f"{m}-v2-s{i}" for m in ("haiku", "local") for i in range(3)]
 
 
+def test_a_fixture_of_ones_own_stands_back_for_an_axis_and_may_not_have_params(project: Project) -> None:
+    own = """
+        import pytest
+
+        @pytest.fixture{params}
+        def prompt():
+            return "my own"
+
+        @pytest.mark.promptbench("tips.yaml")
+        def test_tip(candidate, prompt):
+            assert candidate.prompt == prompt
+
+        def test_without_evals(prompt):
+            assert prompt == "my own"
+    """
+    project.file("evals/test_tips.py", own.format(params=""))
+    assert project.pytest("-k", "haiku-v1-s0 or without").outcomes()["passed"] == 2
+    project.file("evals/test_tips.py", own.format(params="(params=[1])"))
+    refused = project.pytest("--collect-only")
+    assert (refused.code, "test_tip: duplicate parametrization of 'prompt'" in refused.out) == (2, True), refused.text
+
+
 def test_what_the_candidate_tells(project: Project) -> None:
     project.file(
         "evals/test_tips.py",
