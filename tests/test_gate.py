@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -697,6 +698,17 @@ def test_a_snapshot_knows_the_scenarios_of_every_suite_of_its_leaderboard():
     prints = [gate.snapshot(board(), [], suites).scenarios for suites in ([SUITE], [SUITE, other], [SUITE, clash])]
     assert set(prints[1]) == {"a", "b", "h"}
     assert prints[0]["a"] == prints[1]["a"] != prints[2]["a"]
+
+
+def test_criteria_are_those_of_the_verdict_that_gave_the_composite():
+    """A person's that is not whole gives no composite, so that Claude Code's counts, with its criteria."""
+    whole = candidate("a", 4, tier=Tier.CLAUDE_CODE)
+    damaged = Verdict(scores={"relevance": math.nan}, judge=Judge(tier=Tier.HUMAN, name="p"), at="2")
+    candidates = [replace(whole, verdicts=(*whole.verdicts, damaged))]
+    lb = build_leaderboard(candidates, RUBRIC, experiment="e", task="tip")
+    (found,) = gate.snapshot(lb, candidates, [SUITE]).rows
+    assert found.scores["a"]["relevance"] == 4
+    assert gate.baseline_json([gate.snapshot(lb, candidates, [SUITE])])
 
 
 def test_what_another_content_scored_is_not_scored_now():

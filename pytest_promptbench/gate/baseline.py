@@ -151,8 +151,8 @@ def _row(
     counting: list[tuple[LoggedCandidate, Verdict]] = []
     tiers: dict[str, set[str]] = {}
     for c in candidates:
-        verdict = c.automatic() if automatic else c.sit_down()
         score = (automatic_score if automatic else sit_down_score)(tier_scores(c, rubric))
+        verdict = None if score is None else c.latest(score.tier)
         now = cells_now is None or cells_now.get(c.names) == c.content
         if verdict is not None and score is not None and now:
             counting.append((c, verdict))
