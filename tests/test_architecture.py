@@ -61,10 +61,18 @@ DOORS = {
     "rich": ["report/terminal.py"],
     "jinja2": ["report/html.py", "api/pages.py"],
     "markdown_it": ["api/pages.py"],
-    "fastapi": ["api/app.py", "api/guard.py", "api/pages.py", "api/problems.py", "api/routes.py"],
+    "fastapi": [
+        "api/answers.py",
+        "api/app.py",
+        "api/guard.py",
+        "api/health.py",
+        "api/pages.py",
+        "api/problems.py",
+        "api/routes.py",
+    ],
     "starlette": ["api/app.py", "api/guard.py", "api/routes.py"],
     "uvicorn": ["api/serve.py"],
-    "httpx": ["api/airflow.py", "api/routes.py"],
+    "httpx": ["api/airflow.py", "api/health.py"],
     "gepa": ["optimize/search.py"],
 }
 

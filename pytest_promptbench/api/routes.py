@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import re
 import tempfile
-import threading
-import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
-import httpx
 from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from ..agreement import agreement_json
-from ..clock import iso_utc
-from ..errors import PacketError, PromptbenchError
-from ..experiments import Experiments, Group, Summary
+from ..errors import PacketError
+from ..experiments import Experiments
 from ..leaderboard import leaderboard_json
 from ..packet import read_packet
 from ..packet.document import plain
-from ..records import LoggedCandidate, Rubric, Tier
-from ..scores import verdict_composite
-from ..tracking.address import redacted
+from ..records import LoggedCandidate
 from . import models
+from .answers import candidate_shape, json_answer, judge_kind_of, reply, rubric_of, summary_shape
 from .guard import VERDICTS
+from .health import Health
 from .models import MAX_LIMIT
 from .problems import MEDIA_TYPE, ProblemError
 from .settings import ServiceSettings
 from .start import Runs
-
-HEALTH_FOR_S = 2.0
 
 Text = Annotated[str | None, Query(max_length=250)]
 Task = Annotated[str | None, Query(max_length=250, description="needed where the experiment holds several")]
@@ -70,7 +59,7 @@ _READ = _errors(404, 409, 422, 503) | {304: {"description": "The client has this
 def api_routes(*, settings: ServiceSettings, experiments: Experiments, runs: Runs) -> APIRouter:
     """The routes of one service."""
     router = APIRouter(dependencies=[Depends(_known_parameters)])
-    health = _Health(settings, experiments, runs)
+    health = Health(settings, experiments, runs)
 
     @router.get("/api/health", response_model=models.Health, responses=_errors(503), tags=["service"])
     def get_health() -> Response:
@@ -85,12 +74,12 @@ def api_routes(*, settings: ServiceSettings, experiments: Experiments, runs: Run
     ) -> Response:
         """The experiments of the store, with what they hold."""
         names = experiments.names()
-        shown = [_summary(experiments.summary(n)) for n in names[offset : offset + limit]]
+        shown = [summary_shape(experiments.summary(n)) for n in names[offset : offset + limit]]
         after = offset + limit
         page = models.ExperimentPage(
             experiments=shown, total=len(names), next_offset=after if after < len(names) else None
         )
-        return _reply(request, page.model_dump())
+        return reply(request, page.model_dump())
 
     @router.get("/api/bench/runs/{experiment:path}", response_model=models.RunsPage, responses=_READ, tags=["read"])
     def get_runs(
@@ -121,16 +110,16 @@ def api_routes(*, settings: ServiceSettings, experiments: Experiments, runs: Run
         ]
         rest = [c for c in matching if cursor is None or _place(c) > _parsed(cursor)]
         page: Sequence[LoggedCandidate] = rest[:limit]
-        rubrics = {g.rubric_sha256: _rubric(experiments, g) for g in found.groups}
+        rubrics = {g.rubric_sha256: rubric_of(experiments, g) for g in found.groups}
         if texts:
             page = experiments.texts(page)
         value = models.RunsPage(
             experiment=found.name,
-            runs=[_candidate(c, rubrics.get(c.rubric_sha256), pending=c.run_id in waiting) for c in page],
+            runs=[candidate_shape(c, rubrics.get(c.rubric_sha256), pending=c.run_id in waiting) for c in page],
             matching=len(matching),
             next_cursor="{}-{}".format(*_place(page[-1])) if len(rest) > limit else None,
         )
-        return _reply(request, value.model_dump())
+        return reply(request, value.model_dump())
 
     @router.get(
         "/api/bench/leaderboard/{experiment:path}",
@@ -141,7 +130,7 @@ def api_routes(*, settings: ServiceSettings, experiments: Experiments, runs: Run
     def get_leaderboard(request: Request, experiment: str, task: Task = None, rubric_sha256: Sha = None) -> Response:
         """``leaderboard.json`` of a task."""
         found = experiments.leaderboard(experiment, task=task, rubric_sha256=rubric_sha256)
-        return _reply(request, leaderboard_json(found))
+        return reply(request, leaderboard_json(found))
 
     @router.get(
         "/api/bench/agreement/{experiment:path}", response_model=models.AgreementShape, responses=_READ, tags=["read"]
@@ -149,7 +138,7 @@ def api_routes(*, settings: ServiceSettings, experiments: Experiments, runs: Run
     def get_agreement(request: Request, experiment: str, task: Task = None, rubric_sha256: Sha = None) -> Response:
         """How far the judges of a task agree."""
         found = experiments.agreement(experiment, task=task, rubric_sha256=rubric_sha256)
-        return _reply(request, agreement_json(found))
+        return reply(request, agreement_json(found))
 
     @router.get(
         "/api/bench/packet/{experiment:path}", response_model=models.PacketShape, responses=_READ, tags=["judge"]
@@ -161,7 +150,7 @@ def api_routes(*, settings: ServiceSettings, experiments: Experiments, runs: Run
         limit: Annotated[int | None, Query(ge=1, le=MAX_LIMIT, description="of the oldest so many only")] = None,
     ) -> Response:
         """A blind packet of what is pending, to be scored and sent to ``/api/bench/verdicts``."""
-        return _reply(request, experiments.packet(experiment, task=task, limit=limit))
+        return reply(request, experiments.packet(experiment, task=task, limit=limit))
 
     @router.post(
         VERDICTS,
@@ -189,7 +178,7 @@ def api_routes(*, settings: ServiceSettings, experiments: Experiments, runs: Run
                 message=applied.message,
             )
 
-        return _json((await run_in_threadpool(take)).model_dump())
+        return json_answer((await run_in_threadpool(take)).model_dump())
 
     @router.get("/api/bench/suites", response_model=models.Suites, responses=_READ, tags=["run"])
     def get_suites(request: Request) -> Response:
@@ -197,7 +186,7 @@ def api_routes(*, settings: ServiceSettings, experiments: Experiments, runs: Run
         evals = runs.evals()
         files = [models.SuiteShape(path=p, suites=list(s)) for p, s in evals.files.items()]
         value = models.Suites(files=files, folders=list(evals.folders), baselines=list(evals.baselines))
-        return _reply(request, value.model_dump())
+        return reply(request, value.model_dump())
 
     @router.post(
         "/api/bench/run",
@@ -210,7 +199,7 @@ def api_routes(*, settings: ServiceSettings, experiments: Experiments, runs: Run
         """Start a run: the DAG ``bench_collect`` where Airflow is configured, else pytest in the background."""
         started = runs.start(body)
         headers = {"Location": f"/api/bench/run/{started.id}"}
-        return _json(started.model_dump(), status=202, headers=headers)
+        return json_answer(started.model_dump(), status=202, headers=headers)
 
     @router.get("/api/bench/run/{run_id}", response_model=models.RunState, responses=_READ, tags=["run"])
     def get_run(request: Request, run_id: str) -> Response:
@@ -218,7 +207,7 @@ def api_routes(*, settings: ServiceSettings, experiments: Experiments, runs: Run
         found = runs.find(run_id)
         if found is None:
             raise ProblemError(404, "there is no run of this id")
-        return _reply(request, found.model_dump())
+        return reply(request, found.model_dump())
 
     return router
 
@@ -245,89 +234,7 @@ def _known_parameters(request: Request) -> None:
         raise ProblemError(422, detail, extra={"errors": errors})
 
 
-# -- answers
-
-
-def _json(value: object, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(encoded(value), status_code=status, media_type="application/json", headers=headers)
-
-
-def encoded(value: object) -> bytes:
-    """ASCII JSON, which carries lone surrogates too; what is not a finite number is null."""
-    return json.dumps(_finite(value), allow_nan=False).encode("ascii")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    return [_finite(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def _reply(request: Request, value: object) -> Response:
-    """200 with an ETag, or 304 where the client has this very answer."""
-    body = encoded(value)
-    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-    headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
-    known = [t.strip().removeprefix("W/") for t in request.headers.get("if-none-match", "").split(",")]
-    if tag in known or "*" in known:
-        return Response(status_code=304, headers=headers)
-    return Response(body, media_type="application/json", headers=headers)
-
-
-# -- candidates
-
-
-def judge_kind_of(candidate: LoggedCandidate) -> str | None:
-    """The tag ``judge_kind``: the tier of the verdict that counts, of an automatic judge its model's name."""
-    verdict = candidate.verdict()
-    if verdict is None:
-        return None
-    return verdict.judge.name if verdict.judge.tier is Tier.AUTO else verdict.judge.tier.value
-
-
-def _summary(found: Summary) -> models.ExperimentSummary:
-    tasks = [
-        models.TaskSummary(task=t.task, rubric=t.rubric, rubric_sha256=t.rubric_sha256, **t.counts) for t in found.tasks
-    ]
-    return models.ExperimentSummary(name=found.name, tasks=tasks, **found.counts)
-
-
-def _rubric(experiments: Experiments, group: Group) -> Rubric | None:
-    try:
-        return experiments.rubric(group)
-    except PromptbenchError:
-        return None  # then there are no composites; the leaderboard says why
-
-
-def _candidate(c: LoggedCandidate, rubric: Rubric | None, *, pending: bool) -> models.CandidateShape:
-    verdicts = [
-        models.VerdictShape(
-            tier=cast("Any", v.judge.tier.value),
-            judged_by=v.judge.name,
-            judged_at=v.at,
-            scores=dict(v.scores),
-            composite=verdict_composite(v, c, rubric) if rubric is not None else None,
-            rationale=v.rationale,
-        )
-        for v in c.verdicts
-    ]
-    same = [
-        *("run_id", "task", "model", "prompt", "scenario", "rubric", "rubric_sha256", "error", "latency_s"),
-        *("prompt_tokens", "completion_tokens", "cost_usd", "carried_from"),
-    ]
-    # Unchecked: the values are of the right types, and a text may hold a lone surrogate, which pydantic refuses.
-    return models.CandidateShape.model_construct(
-        **{name: getattr(c, name) for name in same},
-        judge_pending=pending,
-        judge_kind=judge_kind_of(c),
-        checks=dict(c.checks),
-        verdicts=verdicts,
-        started_at=iso_utc(c.started_at / 1000),
-        outputs=list(c.outputs) if c.outputs is not None else None,
-        context=dict(c.context) if c.context is not None else None,
-    )
+# -- pages of candidates
 
 
 def _place(candidate: LoggedCandidate) -> tuple[int, str]:
@@ -351,51 +258,3 @@ def decoded_packet(body: bytes, limit: int) -> dict[str, Any]:
             return read_packet(path, max_bytes=limit)
         except PacketError as error:
             raise type(error)(str(error).removeprefix(f"{path}: ")) from None
-
-
-# -- health
-
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
-
-
-class _Health:
-    """Asks MLflow and Airflow, at most once in a while: everybody may ask for health."""
-
-    def __init__(self, settings: ServiceSettings, experiments: Experiments, runs: Runs) -> None:
-        self._settings = settings
-        self._experiments = experiments
-        self._runs = runs
-        self._asked_at = -math.inf
-        self._found: tuple[bool, bool | None] = (False, None)
-        self._asking = threading.Lock()
-
-    def answer(self) -> Response:
-        with self._asking:  # who comes while somebody asks takes that answer
-            if time.monotonic() - self._asked_at > HEALTH_FOR_S:
-                airflow = self._runs.airflow.answers() if self._runs.airflow is not None else None
-                self._found = self._mlflow(), airflow
-                self._asked_at = time.monotonic()
-            mlflow, airflow = self._found
-        down = []
-        if not mlflow:
-            down.append(f"MLflow does not answer: {_lower(self._settings.mlflow_remedy)}")
-        if airflow is False and self._runs.airflow is not None:
-            down.append(f"Airflow does not answer: {self._runs.airflow.remedy}")
-        if down:
-            extra = {"mlflow": mlflow, "airflow": airflow}
-            raise ProblemError(503, "; ".join(down), headers={"Retry-After": "10"}, extra=extra)
-        return _json(models.Health(mlflow=True, airflow=airflow, version=version("pytest-promptbench")).model_dump())
-
-    def _mlflow(self) -> bool:
-        uri = self._settings.tracking_uri
-        try:
-            if re.match(r"https?://", uri):
-                address = redacted(uri).replace("***@", "").rstrip("/")
-                if httpx.get(f"{address}/health", timeout=3, trust_env=False).status_code != 200:
-                    return False  # and is not asked anything that takes longer
-            self._experiments.store()  # which has asked: a server may be well and its database not, or not let us in
-        except (httpx.HTTPError, PromptbenchError):
-            return False
-        return True
