@@ -52,7 +52,7 @@ def agreement_report(
 
     Intervals are clustered by scenario. Candidates of other tasks and rubrics, and failed ones, are passed over. What
     audits labelled stands for as many candidates as their draws say, as in the leaderboard's calibration: half of an
-    audit is there because the judges disagree on it.
+    audit is there because the judges disagree on it. Once both have scored all that there is, each counts once.
     """
     mine = [c for c in candidates if c.group == (task, rubric.sha256) and c.error is None]
     judged = (*rubric.judged, Criterion(name=COMPOSITE, type="scale", min=rubric.bottom, max=rubric.top))
@@ -127,16 +127,20 @@ def _by(judge: Judge, verdicts: Iterable[Verdict]) -> Verdict | None:
 
 
 def _common(candidates: Sequence[LoggedCandidate], rubric: Rubric, a: Pick, b: Pick) -> list[RatedPair]:
+    """What both rated. Weighed by how audits drew it, unless it is all that an audit could draw."""
     from .statistics import RatedPair
 
     found = []
+    left_out = False
     for c in candidates:
         first, second = a(c), b(c)
         if first is not None and second is not None:
             weight = 1.0 / (c.sampling_probability or 1.0)
             given = _scores(first, c, rubric), _scores(second, c, rubric)
             found.append(RatedPair(scenario=c.scenario, a=given[0], b=given[1], weight=weight))
-    return found
+        else:
+            left_out = left_out or c.automatic() is not None
+    return found if left_out else [replace(pair, weight=1.0) for pair in found]
 
 
 def _scores(verdict: Verdict, candidate: LoggedCandidate, rubric: Rubric) -> dict[str, float | bool | None]:

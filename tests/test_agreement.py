@@ -142,12 +142,22 @@ def test_what_an_audit_labelled_counts_by_its_sampling_probability() -> None:
     drawn = [
         candidate(4 + i, verdict(ANN, i % 5 + 1), verdict(HAIKU, i % 5 + 1), sampling_probability=0.1) for i in range(4)
     ]
-    found = report([*picked, *drawn])
+    left = candidate(8, verdict(HAIKU, 2))
+    found = report([*picked, *drawn, left])
     (pair,) = found.pairs
     assert pair.report.weighted
     assert pair.report.candidates == 8
     assert pair.report.scales[0].bias.value == pytest.approx(4 * -4 / 44)
     assert any("weighed by 1 / sampling probability" in t.note for t in all_tables(BOARD, found))
+
+
+def test_once_everything_is_labelled_each_counts_once() -> None:
+    """The rest came by an ordinary packet: what an audit drew stands for nothing else any more."""
+    drawn = [candidate(i, verdict(ANN, 4), verdict(HAIKU, 3), sampling_probability=0.5) for i in range(4)]
+    rest = [candidate(4 + i, verdict(ANN, 5), verdict(HAIKU, 1)) for i in range(4)]
+    (pair,) = report([*drawn, *rest]).pairs
+    assert not pair.report.weighted
+    assert pair.report.scales[0].bias.value == pytest.approx((4 * 1 + 4 * 4) / 8)
 
 
 def test_a_judge_that_is_always_asked_twice_is_not_weighed_by_an_audit() -> None:
@@ -159,6 +169,7 @@ def test_a_judge_that_is_always_asked_twice_is_not_weighed_by_an_audit() -> None
         )
         for i in range(6)
     ]  # fmt: skip
+    seen.append(candidate(6, verdict(HAIKU, 3)))
     weighted = {p.report.a: p.report.weighted for p in report(seen).pairs if p.kind == "self"}
     assert weighted == {"human: ann": True, "auto: haiku": False}
 
