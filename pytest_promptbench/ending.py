@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,17 @@ def settle(settings: Settings, boards_: tuple[Board, ...], tasks: tuple[Task, ..
         return 4, [*said, (f"gate: ERROR: {error}", _LOUD)]
     said += [(line, _WARN) for line in regression.step_summary(boards_, results)]
     return code, said
+
+
+def not_done(settings: Settings, asked: Sequence[str]) -> list[Line]:
+    """What a session that selected no eval has left undone. No gate of an earlier one stays in its place."""
+    problem = "no eval was selected"
+    if settings.compare is not None:
+        try:
+            regression.forget(settings, ())
+        except UsageError as error:
+            problem = f"{problem}; {error}"
+    return [(f"NOT DONE: {', '.join(asked)}; {problem}", _LOUD)]
 
 
 def files(paths: tuple[Path, ...]) -> Iterator[Line]:

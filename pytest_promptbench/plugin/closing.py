@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ..ending import Line, judged, settle, summary
+from ..ending import Line, judged, not_done, settle, summary
 from ..session import PATIENCE
 from .options import undone
 from .parts import (
@@ -71,13 +71,28 @@ def _close_desk(session: pytest.Session, exitstatus: int) -> int:
 def _settle(session: pytest.Session, exitstatus: int) -> None:
     """Baseline and gate of what the session ended with."""
     config = session.config
+    if is_worker(config):
+        return
     done = config.stash.get(CLOSING, None) or config.stash.get(SITTING, None)
-    if done is None or not (done.boards or done.tasks) or is_worker(config):
+    if done is None or not (done.boards or done.tasks):
+        if exitstatus in _CLEAN and not only_shows(config):
+            _settle_nothing(session, exitstatus)
         return
     code, config.stash[GATE_LINES] = settle(settings(config), done.boards, done.tasks)
     misused = code == pytest.ExitCode.USAGE_ERROR and exitstatus == pytest.ExitCode.TESTS_FAILED
     if code and (exitstatus in _CLEAN or misused):
         session.exitstatus = code
+
+
+def _settle_nothing(session: pytest.Session, exitstatus: int) -> None:
+    """Of a session without an eval: what it was asked to do with them is not done, which is no pass."""
+    config = session.config
+    asked = undone(config)
+    if not asked or not settings(config).runs_tests:
+        return
+    config.stash[GATE_LINES] = not_done(settings(config), asked)
+    if exitstatus == pytest.ExitCode.OK and settings(config).shard is None:  # a shard may be empty
+        session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
 
 def _say(config: pytest.Config, line: str) -> None:
