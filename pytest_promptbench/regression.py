@@ -240,11 +240,11 @@ def run_self_test(settings: Settings, tasks: Sequence[Task], n: int) -> Sitting:
     said = []
     for baseline in read_baseline(path):
         if not wanted or baseline.task in wanted:
-            found = self_test(baseline, n, tolerances=tolerances)
+            found = self_test(baseline, n, tolerances=tolerances, strict=settings.strict)
             low, high = found.ci
             said.append(
                 f"  {baseline.task}: {found.failures} of {found.n} failed ({found.rate:.1%}, 95 % interval {low:.1%} "
-                f"to {high:.1%}), {found.inconclusive} were inconclusive"
+                f"to {high:.1%}), {found.inconclusive} {'of them' if settings.strict else 'were'} inconclusive"
             )
     if not said:
         raise BaselineError(f"{path}: has no baseline of {', '.join(sorted(wanted))}")

@@ -525,6 +525,9 @@ def test_self_test_makes_noise():
     """Were both sides the same, nothing could ever be inconclusive."""
     found = gate.self_test(baseline(row(SCORES)), 100, tolerances=HALF)
     assert found.inconclusive > 5
+    strict = gate.self_test(baseline(row(SCORES)), 100, tolerances=HALF, strict=True)
+    assert strict.failures == found.failures + found.inconclusive, "a strict gate fails where it cannot tell"
+    assert strict.rate == strict.failures / 100
 
 
 def test_self_test_fills_gaps():

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class SelfTest(Record):
     """How often the gate failed, and was inconclusive, over ``n`` pairs of sessions between which nothing changed.
 
-    ci: Wilson 95 % interval of the false-failure rate.
+    Where it is strict, what was inconclusive failed too. ci: Wilson 95 % interval of the false-failure rate.
     """
 
     n: int
@@ -36,7 +36,12 @@ class SelfTest(Record):
 
 
 def self_test(
-    baseline: Baseline, n: int, seed: int = 0, *, tolerances: Sequence[Tolerance] = DEFAULT_TOLERANCES
+    baseline: Baseline,
+    n: int,
+    seed: int = 0,
+    *,
+    tolerances: Sequence[Tolerance] = DEFAULT_TOLERANCES,
+    strict: bool = False,
 ) -> SelfTest:
     """Compare a baseline with itself ``n`` times under resampling: two sessions drawn from the same source.
 
@@ -79,8 +84,9 @@ def self_test(
                     points = min(t.points(mean) for t in tolerances if t.metric == metric)
                     cases.append(Case(worse=worse, tolerance=points, complete=True))
         outcomes = [v.outcome for v in decide(cases, seed=seed)[0]]
-        failures += GateOutcome.FAIL in outcomes
-        inconclusive += GateOutcome.FAIL not in outcomes and GateOutcome.INCONCLUSIVE in outcomes
+        unclear = GateOutcome.FAIL not in outcomes and GateOutcome.INCONCLUSIVE in outcomes
+        failures += GateOutcome.FAIL in outcomes or (strict and unclear)
+        inconclusive += unclear
     ci = stats.wilson_interval(failures, n)
     assert ci is not None
     return SelfTest(n=n, failures=failures, inconclusive=inconclusive, rate=failures / n, ci=ci)

@@ -61,7 +61,10 @@ _TABLE: tuple[tuple[str, dict[str, Any]], ...] = (
             "help": "tolerance: composite:0.5 (points) or composite:5%% (repeatable)",
         },
     ),
-    ("--bench-strict", {"action": "store_true", "help": "with --bench-compare: inconclusive fails too"}),
+    (
+        "--bench-strict",
+        {"action": "store_true", "help": "with --bench-compare, --bench-self-test: inconclusive fails too"},
+    ),
     (
         "--bench-self-test",
         {
