@@ -1,0 +1,75 @@
+"""From candidates to the leaderboard."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+from ..quiet import without_collections
+from ..records import Leaderboard, LoggedCandidate, Row, Rubric
+from ..scores import automatic_judges
+from .counting import current_candidates
+from .ranks import comparisons_of, tied
+from .rows import RowTable
+
+Interval = Callable[[Sequence[float]], tuple[float, float] | None]
+"""95 % interval of a mean over scenarios, None where there is none."""
+Ranks = Callable[[Sequence[Row]], list[int]]
+"""Ranks of rows that are sorted best first."""
+
+
+@without_collections()
+def build_leaderboard(
+    candidates: Iterable[LoggedCandidate],
+    rubric: Rubric,
+    *,
+    experiment: str,
+    task: str,
+    cells_now: Mapping[tuple[str, str, str], str] | None = None,
+    interval: Interval | None = None,
+    ranks: Ranks | None = None,
+) -> Leaderboard:
+    """The leaderboard of a task; candidates of other tasks and rubrics are passed over.
+
+    ``cells_now`` maps (model, prompt, scenario) to the content that the files give today, as far as it is known.
+    ``interval`` and ``ranks`` default to ``statistics.mean_interval`` and :func:`tied`; what they need is imported only
+    where something is judged. ``superseded`` counts what rule 3 of the package leaves out.
+    """
+    current, superseded = current_candidates(candidates, rubric, task=task, cells_now=cells_now)
+    tables: dict[tuple[str, str], RowTable] = defaultdict(RowTable)
+    for c in current:
+        tables[c.model, c.prompt].add(c)
+    rows = [table.row(model, prompt, rubric) for (model, prompt), table in tables.items()]
+    rows.sort(key=lambda r: (r.composite is None, -(r.composite or 0.0), r.model, r.prompt))
+    return Leaderboard(
+        experiment=experiment,
+        task=task,
+        rubric=rubric,
+        rows=tuple(_ranked(rows, interval, ranks or partial(tied, point=rubric.point))),
+        superseded=superseded,
+        automatic_judges=automatic_judges(current),
+        comparisons=tuple(comparisons_of([r for r in rows if r.composite is not None], point=rubric.point)),
+    )
+
+
+def _ranked(rows: Sequence[Row], interval: Interval | None, ranks: Ranks) -> list[Row]:
+    """The rows, sorted already, with intervals and ranks."""
+    judged = [r for r in rows if r.composite is not None]
+    if not judged:
+        return list(rows)
+    if interval is None:
+        from ..statistics import mean_interval
+
+        interval = mean_interval
+    placed = [
+        replace(r, rank=rank, ci95=r.ci95 if r.estimated else _interval(r, interval))
+        for r, rank in zip(judged, ranks(judged), strict=True)
+    ]
+    return placed + [r for r in rows if r.composite is None]
+
+
+def _interval(row: Row, interval: Interval) -> tuple[float, float] | None:
+    values = list(row.scenario_scores.values())
+    return interval(values) if len(values) >= 2 else None
