@@ -112,6 +112,31 @@ def test_a_plain_parametrize_overrides_an_axis_and_keeps_the_order_of_ids(projec
     assert ids == [f"{m}-v2-s{i}" for m in ("haiku", "local") for i in range(3)]
 
 
+@pytest.mark.slow
+def test_cells_that_a_crashed_worker_had_are_not_said_to_be_missing(project: Project) -> None:
+    project.file(
+        "evals/test_tips.py",
+        """
+        import os, pathlib, time, pytest
+
+        @pytest.mark.promptbench("tips.yaml")
+        def test_tip(candidate):
+            assert candidate.text
+            pathlib.Path(f"seen-{candidate.scenario}").touch()
+            if candidate.scenario == "s2":
+                while len(list(pathlib.Path().glob("seen-*"))) < 3:
+                    time.sleep(0.05)
+                time.sleep(0.5)  # it is reported
+                for file in pathlib.Path(".promptbench").glob("sessions/*/progress-*.json"):
+                    file.unlink()  # it never came to that
+                os._exit(3)
+        """,
+    )
+    crashed = project.pytest("-n", "2", "-x", "-k", "haiku-v1")
+    assert (crashed.code, "crashed while running" in crashed.out) == (1, True), crashed.text
+    assert "not generated" not in crashed.out
+
+
 def test_a_fixture_of_ones_own_stands_back_for_an_axis_and_may_not_have_params(project: Project) -> None:
     own = """
         import pytest

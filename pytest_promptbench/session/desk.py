@@ -145,13 +145,17 @@ class Desk:
             boards=boards,
             files=files,
             judged=judged,
-            missing=max(0, self.plan.cells - progress.done + progress.unasked) if stopped else 0,
+            missing=max(0, self.plan.cells - self._made(progress)) if stopped else 0,
             unlogged=outcome.unlogged,
             problem=problem,
             stuck=outcome.stuck,
             stuck_error=outcome.stuck_error,
             server=server,
         )
+
+    def _made(self, progress: Progress) -> int:
+        """How many cells were generated: a worker that crashed has told of fewer than its tests have seen."""
+        return max(progress.done - progress.unasked, len(set(self._keys)))
 
     def _judge(self, outcome: Outcome, say: Callable[[str], None]) -> tuple[Outcome, tuple[Judged, ...]]:
         """Ask the suites' automatic judges about what they have not scored; of a shard, about its own candidates."""
