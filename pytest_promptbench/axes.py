@@ -51,8 +51,8 @@ def not_spread(test: str) -> CatalogError:
     """For a test that pytest never asked to parametrize, which would pass without a candidate."""
     return CatalogError(
         f"{test}: the promptbench marker has no effect here: pytest parametrizes no method of a unittest.TestCase, and "
-        "nothing for a marker that a hook adds later; write a function, or a class without a base, with "
-        "def test_...(candidate)"
+        "nothing for a marker that a hook adds later or that stands in pytest.param; write it above a function, or a "
+        "class without a base, with def test_...(candidate)"
     )
 
 

@@ -112,6 +112,19 @@ def test_a_plain_parametrize_overrides_an_axis_and_keeps_the_order_of_ids(projec
     assert ids == [f"{m}-v2-s{i}" for m in ("haiku", "local") for i in range(3)]
 
 
+@pytest.mark.parametrize("beside", ["", TEST])
+def test_the_marker_on_a_single_parameter_is_a_mistake(project: Project, beside: str) -> None:
+    project.file(
+        "evals/test_tips.py",
+        f"import pytest\n{beside}\n"
+        '@pytest.mark.parametrize("n", [pytest.param(1, marks=pytest.mark.promptbench("tips.yaml")), 2])\n'
+        "def test_param(n): pass\n",
+    )
+    refused = project.pytest()
+    assert (refused.code, "passed" in refused.out, project.provider.count) == (2, False, 0), refused.text
+    assert "test_param[1]: the promptbench marker has no effect here: pytest parametrizes no" in refused.out
+
+
 @pytest.mark.slow
 def test_cells_that_a_crashed_worker_had_are_not_said_to_be_missing(project: Project) -> None:
     project.file(

@@ -94,12 +94,11 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    functions = (i for i in items if isinstance(i, pytest.Function) and not hasattr(i, "callspec"))
-    unspread = [i for i in functions if i.get_closest_marker(MARKER)]
-    if unspread or parts.BENCH in config.stash:
+    marked = [i for i in items if isinstance(i, pytest.Function) and i.get_closest_marker(MARKER)]
+    if marked or parts.BENCH in config.stash:
         from . import collecting
 
-        collecting.refuse_unspread(session, unspread)
+        collecting.refuse_unspread(session, marked)
         if parts.BENCH in config.stash:
             collecting.select(session, items)
 

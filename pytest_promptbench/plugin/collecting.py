@@ -82,7 +82,7 @@ def _plan(config: pytest.Config, items: Sequence[pytest.Item]) -> set[pytest.Ite
     known: dict[tuple[object, ...], tuple[Task, list[pytest.Mark]]] = {}  # tests of one function have the same marks
     for item in items:
         marker, spec = item.get_closest_marker(MARKER), getattr(item, "callspec", None)
-        if marker is not None and spec is not None:
+        if marker is not None and spec is not None and _is_spread(item):
             key = (item.path, id(marker), *map(id, item.iter_markers("parametrize")))
             if key not in known:
                 known[key] = _task(config, item, marker)
@@ -132,9 +132,16 @@ def is_broken(session: pytest.Session) -> bool:
 
 
 def refuse_unspread(session: pytest.Session, items: Sequence[pytest.Item]) -> None:
-    """A mistake for each of these tests, which have the marker and were not parametrized."""
+    """A mistake for each of these tests with the marker that were not parametrized."""
     for item in items:
-        report_mistake(session, axes.not_spread(item.nodeid))
+        if not _is_spread(item):
+            report_mistake(session, axes.not_spread(item.nodeid))
+
+
+def _is_spread(item: pytest.Item) -> bool:
+    """Whether a test has its place on all axes."""
+    spec = getattr(item, "callspec", None)
+    return spec is not None and spec.params.keys() >= {*axes.AXES}
 
 
 def report_mistake(session: pytest.Session, error: Exception) -> None:
