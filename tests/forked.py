@@ -18,11 +18,13 @@ from pathlib import Path
 
 _AT_IMPORT = ("PYTHON", "LITELLM_", "MLFLOW_", "LC_", "LANG")
 """Variables that the interpreter or the libraries read as they start."""
+_LATER = {"MLFLOW_TRACKING_URI", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"}
+"""But for these."""
 
 
 def serves(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
     """Whether a session may be forked: not with workers of xdist, new interpreters anyway, nor with other settings."""
-    special = {k for k in environ if k.startswith(_AT_IMPORT) and k != "MLFLOW_TRACKING_URI"}
+    special = {k for k in environ if k.startswith(_AT_IMPORT)} - _LATER
     special |= {"-n", "--tx", "-W"} & {*arguments}
     return sys.platform == "linux" and "PROMPTBENCH_COLD" not in os.environ and not special
 

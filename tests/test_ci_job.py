@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from .project import Project, migrated_database
@@ -62,6 +63,7 @@ def run_job(clone: Path, project: Project, *, key: str = "k") -> subprocess.Comp
     return subprocess.CompletedProcess(collect, second.returncode, first.stdout + second.stdout, second.stderr)
 
 
+@pytest.mark.slow
 def test_the_job_saves_a_baseline_passes_what_is_the_same_and_fails_a_regression(tmp_path: Path) -> None:
     origin = tmp_path / "origin"
     origin.mkdir()

@@ -15,6 +15,8 @@ from pytest_promptbench.regression import lines, step_summary
 from .project import TEST, Project, migrated_database
 from .provider import ScriptedProvider
 
+DOWN = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
@@ -70,7 +72,7 @@ def test_what_cannot_be_compared_is_exit_4_and_never_green(judged: Project) -> N
 
 
 def test_without_mlflow_nothing_is_compared_or_saved_and_that_is_not_green(judged: Project) -> None:
-    judged.environ = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    judged.environ = DOWN
     result = judged.pytest("--bench-compare=base.json", "--bench-save=new.json", "-k", "s1")
     judged.environ = {}
     assert result.code == 4, result.text
@@ -98,7 +100,7 @@ def test_a_gate_without_an_eval_is_not_done_and_no_pass(judged: Project) -> None
 def test_an_earlier_result_that_cannot_be_removed_is_named(judged: Project) -> None:
     earlier = judged.root / "report/gate.json"
     earlier.mkdir(parents=True)
-    for environ in ({}, {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}):
+    for environ in ({}, DOWN):
         judged.environ = environ
         result = judged.pytest("--bench-compare=base.json", "--bench-report=report", "-k", "s1")
         judged.environ = {}

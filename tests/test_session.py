@@ -241,8 +241,8 @@ def test_no_cache_generates_again(project: Project) -> None:
 
 
 def test_shards_are_disjoint_and_together_everything(project: Project) -> None:
-    for i in (1, 2, 3, 4, 5):
-        assert project.pytest("--bench-shard", f"{i}/5", "-n", "2" if i == 2 else "0").code == 0
+    for i in (1, 2, 3):
+        assert project.pytest("--bench-shard", f"{i}/3", *(("-n", "2") if i == 2 else ())).code == 0
     assert project.provider.count == 12
     assert len(project.runs()) == 12
 
@@ -512,7 +512,7 @@ def test_sigkill_loses_nothing_that_was_answered(project: Project, workers: str)
 
 
 def test_with_mlflow_down_the_session_says_so_and_the_next_one_logs(project: Project) -> None:
-    project.environ = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    project.environ = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     down = project.pytest("-k", "haiku and v1")
     assert "NOT IN MLFLOW: 3 candidates" in down.out
     assert "127.0.0.1:9" in down.out
@@ -863,9 +863,9 @@ def test_names_on_the_command_line_are_of_any_suite(project: Project) -> None:
     project.file("prompts/poem/verse.yaml", "messages:\n  - {role: user, content: 'Poem on {{ topic }}'}\n")
     project.file("evals/poems.yaml", "task: poem\nrubric: tip-v1\nscenarios:\n  - {id: sea, vars: {topic: the sea}}\n")
     project.file("evals/test_poems.py", TEST.replace("tips.yaml", "poems.yaml"))
-    for workers in ("0", "2"):
-        assert project.pytest("-n", workers, "--bench-prompts", "verse,v2").outcomes()["passed"] == 2 + 6
-        wrong = project.pytest("-n", workers, "--bench-prompts", "verse,v3")
+    assert project.pytest("-n", "2", "--bench-prompts", "verse,v2").outcomes()["passed"] == 2 + 6
+    for workers in ((), ("-n", "2")):
+        wrong = project.pytest(*workers, "--bench-prompts", "verse,v3")
         assert (wrong.code, "has no 'v3'. Known: v1, v2, verse" in wrong.out) == (4, True), wrong.text
     assert project.provider.count == 8
 

@@ -20,6 +20,8 @@ from .yamlfile import Located, Where, is_file, parse, read_text
 
 T = TypeVar("T")
 N = TypeVar("N", Model, Prompt)
+_Available = tuple[list[Model], dict[str, str], dict[str, str]]
+"""The models that are there, why others are left out, and what some that are there lack."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,37 +71,13 @@ def load_suite(
     prompts = _load_prompts(shape, document, root, choice)
     for prompt, prompt_document in prompts:
         check_placeholders(prompt, prompt_document, scenarios, places)
-    everyone, models_document = read_models(find_models(file, root))
-    known = {m.name: m for m in everyone}
-    asked = cache(reachable)
-    wanted = _chosen(known, shape.models, "model", document, models_document.file)
-    if choice.models is not None:
-        wanted = _instead(known, choice.models, "model", file, models_document.file)
-    models, narrowed = _narrowed(wanted, choice.only_models)
-    skipped: dict[str, str] = {}
-    unready: dict[str, str] = {}
-    if choice.asks_models and narrowed:
-        models, skipped, unready = available(models, models_document, environ, asked)
-        _check_ready(unready, choice)
-    if not models:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
-        raise CatalogError(f"{file}:{document.line(('models',))}: no model is left: {reasons}")
+    directory = _Directory.read(file, root, environ, cache(reachable), choice)
+    models, skipped, unready = _load_models(shape, document, directory, choice)
     judge = None
     if shape.judge is not None:
-        named = _named(known, shape.judge.model, "model", document, ("judge", "model"), models_document.file)
-        if named.name in list(Tier):  # judge_kind, of which it is a value, would say so of an automatic verdict
-            raise CatalogError(
-                f"{file}:{document.line(('judge', 'model'))}: a judge cannot be called {named.name!r}, which names a "
-                f"tier of judges; give the model another name in {models_document.file}"
-            )
-        if choice.asks_judge:
-            there, missing, not_ready = available([named], models_document, environ, asked)
-            _check_ready(not_ready, choice)
-            skipped |= {f"judge:{name}": reason for name, reason in missing.items()}
-            unready |= {f"judge:{name}": problem for name, problem in not_ready.items()}
-        else:
-            there = [named]
-        judge = _judge(there[0], shape.judge) if there else None
+        judge, missing, not_ready = _load_judge(shape.judge, document, directory, choice)
+        skipped |= {f"judge:{name}": reason for name, reason in missing.items()}
+        unready |= {f"judge:{name}": problem for name, problem in not_ready.items()}
     return Suite(
         name=file.stem,
         path=str(file),
@@ -113,11 +91,6 @@ def load_suite(
         skipped=skipped,
         unready=unready,
     )
-
-
-def _check_ready(unready: Mapping[str, str], choice: Choice) -> None:
-    if unready and not choice.defers:
-        raise CatalogError(next(iter(unready.values())))
 
 
 def _narrowed(items: Sequence[N], only: Sequence[str] | None) -> tuple[list[N], bool]:
@@ -139,8 +112,61 @@ def _instead(known: Mapping[str, T], names: Sequence[str], kind: str, file: Path
     return [known[name] for name in dict.fromkeys(names)]
 
 
-def _judge(model: Model, given: JudgeFile) -> Model:
-    return dataclasses.replace(model, params={**model.params, **given.params})
+@dataclass(frozen=True, kw_only=True)
+class _Directory:
+    """``models.yaml``: the models by name, and who of them can be asked."""
+
+    known: Mapping[str, Model]
+    document: Located
+    environ: Mapping[str, str]
+    reachable: Callable[[str], bool]
+    defers: bool
+
+    @classmethod
+    def read(
+        cls, suite: Path, root: Path, environ: Mapping[str, str], reachable: Callable[[str], bool], choice: Choice
+    ) -> _Directory:
+        models, document = read_models(find_models(suite, root))
+        known = {m.name: m for m in models}
+        return cls(known=known, document=document, environ=environ, reachable=reachable, defers=choice.defers)
+
+    def available(self, models: Sequence[Model]) -> _Available:
+        """As :func:`.models.available` has it; CatalogError for one without its key, unless that is yet to be seen."""
+        found = available(models, self.document, self.environ, self.reachable)
+        if found[2] and not self.defers:
+            raise CatalogError(next(iter(found[2].values())))
+        return found
+
+
+def _load_models(shape: SuiteFile, document: Located, directory: _Directory, choice: Choice) -> _Available:
+    source = directory.document.file
+    wanted = _chosen(directory.known, shape.models, "model", document, source)
+    if choice.models is not None:
+        wanted = _instead(directory.known, choice.models, "model", document.file, source)
+    models, narrowed = _narrowed(wanted, choice.only_models)
+    if not (choice.asks_models and narrowed):
+        return models, {}, {}
+    models, skipped, unready = directory.available(models)
+    if not models:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        raise CatalogError(f"{document.file}:{document.line(('models',))}: no model is left: {reasons}")
+    return models, skipped, unready
+
+
+def _load_judge(
+    shape: JudgeFile, document: Located, directory: _Directory, choice: Choice
+) -> tuple[Model | None, dict[str, str], dict[str, str]]:
+    """As :func:`_load_models`, of one model, which is None where it is left out."""
+    source = directory.document.file
+    model = _named(directory.known, shape.model, "model", document, ("judge", "model"), source)
+    if model.name in list(Tier):  # judge_kind, of which it is a value, would say so of an automatic verdict
+        raise CatalogError(
+            f"{document.file}:{document.line(('judge', 'model'))}: a judge cannot be called {model.name!r}, which "
+            f"names a tier of judges; give the model another name in {source}"
+        )
+    there, missing, unready = directory.available([model]) if choice.asks_judge else ([model], {}, {})
+    judge = dataclasses.replace(model, params={**model.params, **shape.params}) if there else None
+    return judge, missing, unready
 
 
 def _folders(suite: Path, root: Path, kind: str) -> list[Path]:
