@@ -86,15 +86,16 @@ def test_a_gate_without_an_eval_is_not_done_and_no_pass(judged: Project) -> None
     gate.parent.mkdir(parents=True, exist_ok=True)
     judged.file("tests/test_unit.py", "def test_unit(): pass\n")
     asked = ("--bench-save=new.json", "--judge-auto")
-    for options, code in (((), 4), (("-n", "2"), 4), (("-k", "nothing"), 5), (("--bench-shard", "1/2"), 0)):
+    for options, code in (((), 4), (("-n", "2"), 4), (("--bench-shard", "1/2"), 0)):
         done = judged.pytest("tests", "evals", "-k", "test_unit", *asked, *options)
         assert (done.code, "NOT DONE: --judge-auto, --bench-save; no eval was selected" in done.out) == (code, True)
     gate.write_text("{}")
     done = judged.pytest("--bench-compare=base.json", "-m", "not promptbench")
     assert (done.code, "NOT DONE: --bench-compare; no eval was selected" in done.out) == (5, True), done.text
     assert not gate.exists(), "an earlier session's is no result of this one"
-    quiet = judged.pytest("tests", "evals", "-k", "test_unit", "-o", "bench_compare=base.json")
-    assert (quiet.code, "NOT DONE" in quiet.out) == (0, False), "the configuration waits until it is of use"
+    for of_every_session in ("bench_compare=base.json", "addopts=--bench-compare=base.json"):
+        quiet = judged.pytest("tests", "evals", "-k", "test_unit", "-o", of_every_session)
+        assert (quiet.code, "NOT DONE" in quiet.out) == (0, False), "the configuration waits until it is of use"
 
 
 def test_an_earlier_result_that_cannot_be_removed_is_named(judged: Project) -> None:

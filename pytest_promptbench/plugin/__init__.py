@@ -5,7 +5,6 @@ Nothing but pytest is imported until a test with the ``promptbench`` marker is c
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
@@ -202,8 +201,7 @@ def pytest_xdist_node_collection_finished(node: Any) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Work stealing where there are evals and the user chose no distribution; see ``scheduling``."""
-    by_variable = os.environ.get("PYTEST_ADDOPTS", "").split()
-    args = (*map(str, config.invocation_params.args), *config.getini("addopts"), *by_variable)
+    args = (*options.typed(config), *config.getini("addopts"))
     if config.getoption("dist") != "load" or any(a.startswith(("--dist", "-d")) for a in args):
         return None
     from ..scheduling import LateScheduling

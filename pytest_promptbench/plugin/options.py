@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 from typing import Any
 
 import pytest
@@ -153,12 +155,18 @@ def given(config: pytest.Config, name: str) -> bool:
     return config.getoption(name, default=None) is not None
 
 
+def typed(config: pytest.Config) -> list[str]:
+    """What this session was started with, without what the configuration file adds to every one."""
+    return [*map(str, config.invocation_params.args), *shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))]
+
+
 def undone(config: pytest.Config) -> list[str]:
-    """The options on the command line that are to do something, as a session that only shows tests does nothing."""
+    """The options that the session was started with to do something, of one that does nothing or has no evals."""
     from ..settings import INSTEAD_OF_TESTS
 
     deeds = (*INSTEAD_OF_TESTS, "judge_auto", "bench_save", "bench_compare")
-    return [OPTIONS[name][0] for name in deeds if given(config, name)]
+    flags = {argument.partition("=")[0] for argument in typed(config)}
+    return [OPTIONS[name][0] for name in deeds if OPTIONS[name][0] in flags]
 
 
 def in_use(config: pytest.Config) -> bool:
