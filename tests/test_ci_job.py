@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from .project import Project, migrated_database
@@ -46,7 +45,7 @@ def run_job(clone: Path, project: Project, *, key: str = "k") -> subprocess.Comp
         "GITHUB_OUTPUT": str(output),
         "GITHUB_STEP_SUMMARY": str(summary),
         "PYTEST_ADDOPTS": "--bench-allow-unpriced --bench-experiment=ci",
-        "PYTEST_XDIST_AUTO_NUM_WORKERS": "1",
+        "PYTEST_XDIST_AUTO_NUM_WORKERS": "0",
     }
     output.touch()
     shell = ["bash", "-e", "-o", "pipefail", "-c"]
@@ -63,7 +62,6 @@ def run_job(clone: Path, project: Project, *, key: str = "k") -> subprocess.Comp
     return subprocess.CompletedProcess(collect, second.returncode, first.stdout + second.stdout, second.stderr)
 
 
-@pytest.mark.slow
 def test_the_job_saves_a_baseline_passes_what_is_the_same_and_fails_a_regression(tmp_path: Path) -> None:
     origin = tmp_path / "origin"
     origin.mkdir()
