@@ -108,11 +108,7 @@ def settle(settings: Settings, boards_: tuple[Board, ...], tasks: tuple[Task, ..
             flag for flag, path in (("--bench-compare", settings.compare), ("--bench-save", settings.save)) if path
         ]
         problem = "nothing of this session could be read back from MLflow, so there is nothing to compare or save"
-        if settings.compare is not None:
-            try:
-                regression.forget(settings, ())
-            except UsageError as error:
-                problem = f"{problem}; {error}"
+        problem = _without_a_gate(settings, problem)
         return (4, [(f"{' and '.join(asked)}: ERROR: {problem}", _LOUD)]) if asked else (0, [])
     said: list[Line] = []
     results: tuple[GateResult, ...] = ()
@@ -131,14 +127,19 @@ def settle(settings: Settings, boards_: tuple[Board, ...], tasks: tuple[Task, ..
 
 
 def not_done(settings: Settings, asked: Sequence[str]) -> list[Line]:
-    """What a session that selected no eval has left undone. No gate of an earlier one stays in its place."""
-    problem = "no eval was selected"
+    """What a session that selected no eval has left undone."""
+    problem = _without_a_gate(settings, "no eval was selected")
+    return [(f"NOT DONE: {', '.join(asked)}; {problem}", _LOUD)]
+
+
+def _without_a_gate(settings: Settings, problem: str) -> str:
+    """Why nothing was compared, and what keeps the gate of an earlier session in place, if anything does."""
     if settings.compare is not None:
         try:
             regression.forget(settings, ())
         except UsageError as error:
-            problem = f"{problem}; {error}"
-    return [(f"NOT DONE: {', '.join(asked)}; {problem}", _LOUD)]
+            return f"{problem}; {error}"
+    return problem
 
 
 def files(paths: tuple[Path, ...]) -> Iterator[Line]:

@@ -81,14 +81,15 @@ def _plan(config: pytest.Config, items: Sequence[pytest.Item]) -> set[pytest.Ite
     nothing_left = set()
     known: dict[tuple[object, ...], tuple[Task, list[pytest.Mark]]] = {}  # tests of one function have the same marks
     for item in items:
-        marker, spec = item.get_closest_marker(MARKER), getattr(item, "callspec", None)
-        if marker is not None and spec is not None and _is_spread(item):
+        marker = item.get_closest_marker(MARKER)
+        if marker is not None and _is_spread(item):
+            params = item.callspec.params  # type: ignore[attr-defined] # of a pytest.Function that is parametrized
             key = (item.path, id(marker), *map(id, item.iter_markers("parametrize")))
             if key not in known:
                 known[key] = _task(config, item, marker)
             task, own = known[key]
-            if all(isinstance(spec.params[a], str) for a in axes.AXES):
-                item.stash[PLANNED] = axes.planned(task, *(spec.params[a] for a in axes.AXES))
+            if all(isinstance(params[a], str) for a in axes.AXES):
+                item.stash[PLANNED] = axes.planned(task, *(params[a] for a in axes.AXES))
             elif axes.left_out(own):  # else nothing was named, and pytest skips the test
                 nothing_left.add(item)
     return nothing_left

@@ -121,12 +121,7 @@ def ahead_of_rivals(sound: Mapping[tuple[str, str], Cells], winner: tuple[str, s
 def automatic_agrees(mine: Cells, theirs: Cells) -> Condition:
     gap = difference(mine, theirs, (Tier.AUTO,))
     if gap is None:
-        return Condition(
-            name="automatic",
-            met=False,
-            found="the automatic judge has scored no common scenario",
-            remedy="pytest evals/ --judge-auto, or --bench-promote-policy sit-down",
-        )
+        return _not_scored("the automatic judge has scored no common scenario")
     ahead, scenarios = gap
     return Condition(
         name="automatic",
@@ -139,12 +134,7 @@ def automatic_agrees(mine: Cells, theirs: Cells) -> Condition:
 def automatic_best(sound: Mapping[tuple[str, str], Cells], winner: tuple[str, str]) -> Condition:
     own = mean(by_scenario(sound[winner].get(Tier.AUTO, {})).values())
     if own is None:
-        return Condition(
-            name="automatic",
-            met=False,
-            found="the automatic judge has not scored it",
-            remedy="pytest evals/ --judge-auto, or --bench-promote-policy sit-down",
-        )
+        return _not_scored("the automatic judge has not scored it")
     gaps = {key: difference(cells, sound[winner], (Tier.AUTO,)) for key, cells in sound.items() if key != winner}
     better = [f"{key[0]} ({_points(gap)})" for key, gap in gaps.items() if gap and gap[0] > 0]
     apart = [key[0] for key, gap in gaps.items() if gap is None]
@@ -158,6 +148,11 @@ def automatic_best(sound: Mapping[tuple[str, str], Cells], winner: tuple[str, st
         + (f", and has scored no common scenario of {', '.join(apart)}" if apart else ""),
         remedy="; ".join(remedies) or None,
     )
+
+
+def _not_scored(found: str) -> Condition:
+    remedy = "pytest evals/ --judge-auto, or --bench-promote-policy sit-down"
+    return Condition(name="automatic", met=False, found=found, remedy=remedy)
 
 
 def one_judge(candidates: Iterable[LoggedCandidate]) -> Condition:
