@@ -270,7 +270,8 @@ class Judged(Record):
     """What judging some candidates of an experiment came to.
 
     ``failed`` of them got no valid verdict, the first for the reason ``problem``; ``unavailable`` says why others could
-    not be asked about at all; ``interrupted`` whether that was because somebody ended it.
+    not be asked about at all; ``interrupted`` whether that was because somebody ended it. ``before``: how many others
+    it had scored already.
     """
 
     judge: str
@@ -280,6 +281,35 @@ class Judged(Record):
     problem: str | None = None
     unavailable: str | None = None
     interrupted: bool = False
+    before: int = 0
+
+    @property
+    def useless(self) -> bool:
+        """Whether it was asked, and has not given one valid verdict, now or before."""
+        return self.failed > 0 and not self.scored + self.before
+
+    @property
+    def code(self) -> int:
+        """The exit code of a session in which nothing else went wrong."""
+        if self.interrupted:
+            return 2
+        return int(self.unavailable is not None or self.useless)
+
+
+def judge_unscored(
+    candidates: Sequence[LoggedCandidate],
+    rubric: Rubric,
+    judge: Model,
+    ask: Ask,
+    write: Callable[[Sequence[Judgement]], Sequence[LoggedCandidate]],
+    *,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> tuple[list[LoggedCandidate], Judged]:
+    """As ``judge_and_write``, of those among ``candidates`` that this judge has not scored yet."""
+    todo = unscored(candidates, rubric, judge)
+    after, came_to = judge_and_write(todo, rubric, judge, ask, write, progress=progress)
+    ours = sum(c.error is None and c.rubric_sha256 == rubric.sha256 for c in candidates)
+    return after, replace(came_to, before=ours - len(todo))
 
 
 def judge_and_write(

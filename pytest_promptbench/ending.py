@@ -91,24 +91,30 @@ def automatic(judged_: tuple[Judged, ...]) -> Iterator[Line]:
     for j in judged_:
         yield (f"automatic judge {j.judge}: {j.scored} scored in {j.experiment}", {})
         if j.failed:
-            yield (f"{j.failed} without a valid verdict, which count as unscored; the first: {j.problem}", _WARN)
+            none = "NOT JUDGED: none of its verdicts is valid. " if j.useless else ""
+            yield (
+                f"{none}{j.failed} without a valid verdict, which count as unscored; the first: {j.problem}",
+                _LOUD if none else _WARN,
+            )
             yield ("The judge's replies are kept. To ask it again: --bench-read --judge-auto --bench-no-cache", _WARN)
         if j.unavailable:
             yield (f"NOT JUDGED: {j.unavailable}", _LOUD)
 
 
-def settle(settings: Settings, boards_: tuple[Board, ...], tasks: tuple[Task, ...]) -> tuple[int, list[Line]]:
+def settle(
+    settings: Settings, boards_: tuple[Board, ...], tasks: tuple[Task, ...], *, skipped: bool = False
+) -> tuple[int, list[Line]]:
     """Save and compare as asked for: the exit code that follows (0: none), and what to say.
 
-    ``boards_`` is empty where the candidates of ``tasks`` could not be read back: then nothing was compared or saved,
-    and that is not green.
+    Nothing is compared or saved, and that is not green, where ``boards_`` is empty, as the candidates of ``tasks``
+    could not be read back, and where every eval was ``skipped``, whatever MLflow holds of earlier sessions.
     """
-    if not boards_:
+    if skipped or not boards_:
         asked = [
             flag for flag, path in (("--bench-compare", settings.compare), ("--bench-save", settings.save)) if path
         ]
-        problem = "nothing of this session could be read back from MLflow, so there is nothing to compare or save"
-        problem = _without_a_gate(settings, problem)
+        why = "every selected eval was skipped" if skipped else "nothing of this session could be read back from MLflow"
+        problem = _without_a_gate(settings, f"{why}, so there is nothing to compare or save")
         return (4, [(f"{' and '.join(asked)}: ERROR: {problem}", _LOUD)]) if asked else (0, [])
     said: list[Line] = []
     results: tuple[GateResult, ...] = ()

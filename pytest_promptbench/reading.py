@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from .autojudge import Judged, asking_models, judge_and_write, unscored
+from .autojudge import Judged, asking_models, judge_unscored
 from .errors import UsageError
 from .leaderboard import current_candidates
 from .records import Group, LoggedCandidate
@@ -45,7 +45,7 @@ def read_back(settings: Settings, tasks: Sequence[Task], _: bool) -> Sitting:
     boards = build_boards(here, outcome, settings.report)
     return Sitting(
         message=f"read {sum(map(len, found.values()))} candidates of {', '.join(everyone)}",
-        code=max((2 if j.interrupted else int(j.unavailable is not None) for j in judged), default=0),
+        code=max((j.code for j in judged), default=0),
         tasks=tuple(here),
         boards=boards,
         files=tuple(write_reports(boards)),
@@ -69,8 +69,7 @@ def _judge(
             assert judge is not None  # a suite without one was refused when it was collected
             now = cells_now(tasks, task.experiment, task.suite.group)
             current, _ = current_candidates(found[key], rubric, task=task.suite.task, cells_now=now)
-            todo = unscored(current, rubric, judge)
-            after, result = judge_and_write(todo, rubric, judge, ask, lambda js: [j.write(store) for j in js])
+            after, result = judge_unscored(current, rubric, judge, ask, lambda js: [j.write(store) for j in js])
             changed = {c.run_id: c for c in after}
             found[key] = [changed.get(c.run_id, c) for c in found[key]]
             came_to.append(dataclasses.replace(result, experiment=task.experiment))

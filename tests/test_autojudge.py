@@ -166,6 +166,21 @@ def test_invalid_replies_are_asked_again_and_then_recorded_as_failed(tmp_path: P
         assert len([r for r in project.runs() if "auto/composite" in r.data.metrics]) == len(project.runs())
 
 
+def test_a_judge_without_one_valid_verdict_is_no_pass(tmp_path: Path) -> None:
+    with ScriptedProvider(reply=reply) as provider:
+        project = project_in(tmp_path, provider)
+        provider.script(ASKS, Fault(kind="text", body="5/5, superb!"), model="judge")
+        for args in (("--judge-auto",), ("--judge-auto", "-n", "2"), ("--bench-read", "--judge-auto")):
+            result = project.pytest(*args)
+            assert result.code == 1, result.text
+            assert "NOT JUDGED: none of its verdicts is valid. 6 without a valid verdict" in result.out
+        provider.reset()
+        asked = ("--bench-read", "--judge-auto", "--bench-no-cache")
+        assert project.pytest(*asked, "--bench-models", "haiku").code == 0
+        provider.script(ASKS, Fault(kind="text", body="5/5, superb!"), model="judge")
+        assert project.pytest("--judge-auto").code == 0, "what it scored before are verdicts, too"
+
+
 def test_equal_samples_are_one_question_and_all_of_them_are_scored(tmp_path: Path) -> None:
     with ScriptedProvider(reply=reply) as provider:
         project = project_in(tmp_path, provider, suite=f"{JUDGE}samples: 3\n")

@@ -98,6 +98,17 @@ def test_a_gate_without_an_eval_is_not_done_and_no_pass(judged: Project) -> None
         assert (quiet.code, "NOT DONE" in quiet.out) == (0, False), "the configuration waits until it is of use"
 
 
+def test_a_session_that_skipped_every_eval_is_no_pass_of_what_others_did(judged: Project) -> None:
+    judged.file("evals/test_skipped.py", TEST.replace("@pytest", "@pytest.mark.skip('no key')\n@pytest", 1))
+    for options in ((), ("-n", "2"), ("-o", "bench_compare=base.json")):
+        done = judged.pytest("evals/test_skipped.py", "--bench-compare=base.json", "--bench-save=new.json", *options)
+        assert (done.code, "PASS" in done.out) == (4, False), done.text
+        assert "ERROR: every selected eval was skipped, so there is nothing to compare or save" in done.out
+    done = judged.pytest("evals", "--bench-compare=base.json")
+    (judged.root / "evals/test_skipped.py").unlink()
+    assert "(10 pairs)" in done.out, "one that ran compares all"
+
+
 def test_an_earlier_result_that_cannot_be_removed_is_named(judged: Project) -> None:
     earlier = judged.root / "report/gate.json"
     earlier.mkdir(parents=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ..ending import Line, judged, not_done, settle, summary
-from ..session import PATIENCE
+from ..session import PATIENCE, Closing
 from .options import undone
 from .parts import (
     BENCH,
@@ -63,7 +63,7 @@ def _close_desk(session: pytest.Session, exitstatus: int) -> int:
     )
     if any(j.interrupted for j in closing.judged):
         session.exitstatus = exitstatus = pytest.ExitCode.INTERRUPTED
-    elif any(j.unavailable for j in closing.judged) and exitstatus == pytest.ExitCode.OK:
+    elif any(j.code for j in closing.judged) and exitstatus == pytest.ExitCode.OK:
         session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
     return exitstatus
 
@@ -78,7 +78,8 @@ def _settle(session: pytest.Session, exitstatus: int) -> None:
         if exitstatus in _CLEAN and not only_shows(config):
             _settle_nothing(session, exitstatus)
         return
-    code, config.stash[GATE_LINES] = settle(settings(config), done.boards, done.tasks)
+    skipped = isinstance(done, Closing) and not done.made and exitstatus in _CLEAN
+    code, config.stash[GATE_LINES] = settle(settings(config), done.boards, done.tasks, skipped=skipped)
     misused = code == pytest.ExitCode.USAGE_ERROR and exitstatus == pytest.ExitCode.TESTS_FAILED
     if code and (exitstatus in _CLEAN or misused):
         session.exitstatus = code

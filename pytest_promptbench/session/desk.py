@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..autojudge import Judged, asking, judge_and_write, unscored
+from ..autojudge import Judged, asking, judge_unscored
 from ..clock import steady
 from ..errors import PromptbenchError, TrackingError, UsageError
 from ..generation import Progress
@@ -36,6 +36,7 @@ class Closing:
     boards: tuple[Board, ...] = ()
     files: tuple[Path, ...] = ()
     judged: tuple[Judged, ...] = ()
+    made: int = 0  # cells that were generated, tried, or found in the cache
     missing: int = 0  # cells that a session which was stopped has not generated
     unlogged: int = 0
     problem: str | None = None
@@ -145,7 +146,8 @@ class Desk:
             boards=boards,
             files=files,
             judged=judged,
-            missing=max(0, self.plan.cells - self._made(progress)) if stopped else 0,
+            made=(made := self._made(progress)),
+            missing=max(0, self.plan.cells - made) if stopped else 0,
             unlogged=outcome.unlogged,
             problem=problem,
             stuck=outcome.stuck,
@@ -175,10 +177,9 @@ class Desk:
                 )
                 todo = [c for c in found if mine is None or c.candidate in mine]
                 assert judge is not None
-                todo = unscored(todo, rubric, judge)
                 every = _every(15.0, lambda done, total: say(f"judging: {done}/{total}"))
                 try:
-                    after, came_to = judge_and_write(todo, rubric, judge, ask, self._recorder.judge, progress=every)
+                    after, came_to = judge_unscored(todo, rubric, judge, ask, self._recorder.judge, progress=every)
                 except TrackingError as error:
                     judged.append(Judged(judge=judge.name, experiment=task.experiment, unavailable=str(error)))
                     break
