@@ -44,7 +44,7 @@ DOORS = {
         "airflow/filing.py",
     ],
     "airflow": ["airflow/operators.py", "airflow/triggers.py"],
-    "sqlalchemy": ["tracking/changes.py", "tracking/tables.py", "tracking/writer.py"],
+    "sqlalchemy": ["tracking/address.py", "tracking/changes.py", "tracking/tables.py", "tracking/writer.py"],
     "litellm": ["completer.py"],
     "xllamacpp": ["localmodels/__main__.py"],
     "xdist": ["scheduling.py"],

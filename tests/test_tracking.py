@@ -674,6 +674,9 @@ def test_a_database_in_any_folder_is_the_one_file_that_is_written(
             "bench:hunter2@host:5000",
             "'host:5000', .* a server's address (http://127.0.0.1:5000), or install the plugin",
         ),
+        ("mysql+pymysql://u:hunter2@h/db", "'mysql+pymysql://***@h/db': No module named 'pymysql'; install the driver"),
+        ("mysql+mysql2://u:hunter2@h/db", "'mysql+mysql2://***@h/db': Can't load .*; install the driver, or name one"),
+        ("mysql://u:hunter2@h:x/db", "'mysql://***@h:x/db': .*; expected dialect+driver://user:password@host:port/"),
         ("sqlite://mlflow.db", "'sqlite://mlflow.db', .*: write sqlite:///path/mlflow.db"),
         ("./mlruns", "'./mlruns', a folder of files"),
         ("File:///mlruns", "'File:///mlruns', a folder of files"),
@@ -688,9 +691,13 @@ def test_an_address_that_mlflow_has_no_store_for_is_a_mistake_with_its_remedy(ur
 def test_mlflow_and_we_know_the_same_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow.tracking._tracking_service.utils import _tracking_store_registry as registry
 
-    for scheme in registry._registry.keys() - {"", "file", "databricks-uc", "uc"}:
+    known = registry._registry.keys() - {"", "file", "databricks-uc", "uc"}
+    for scheme in known - {"postgresql", "mysql", "mssql"}:
         check_takes_candidates(f"{scheme}:///x")
-    for uri in ("databricks", "databricks-uc", "uc", "sqlite+pysqlite:///x", "mysql+pymysql://u@h/x", "HTTP://h"):
+    for scheme in known & {"mysql", "mssql"}:
+        with pytest.raises(UsageError, match="install the driver"):  # MLflow does not bring it
+            check_takes_candidates(f"{scheme}:///x")
+    for uri in ("databricks", "databricks-uc", "uc", "sqlite+pysqlite:///x", "postgresql+psycopg2://u@h/x", "HTTP://h"):
         check_takes_candidates(uri)
     plugin = tmp_path / "plugin-1.dist-info"
     plugin.mkdir()

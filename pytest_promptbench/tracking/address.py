@@ -21,7 +21,8 @@ _SECRET_QUERY = re.compile(
     r"([?&;](?:[^=&;]*(?:pass|pwd|secret|token|key|sig)[^=&;]*|odbc_connect)=)([^&;#]*)", re.IGNORECASE
 )
 
-_KINDS = frozenset({"http", "https", "databricks", "databricks-uc", "sqlite", "postgresql", "mysql", "mssql"})
+_DATABASES = frozenset({"sqlite", "postgresql", "mysql", "mssql"})
+_KINDS = _DATABASES | {"http", "https", "databricks", "databricks-uc"}
 """The schemes that MLflow has a store for; a database's may name its driver, as in ``mysql+pymysql``."""
 _BY_NAME = frozenset({"databricks", "databricks-uc", "uc"})
 """Stores that are an address without more."""
@@ -59,14 +60,16 @@ def _without_secrets(text: str, uri: str) -> str:
 
 
 def check_takes_candidates(uri: str) -> None:
-    """UsageError where MLflow knows no store of that kind, or none with traces: no candidate could ever be logged.
+    """UsageError where MLflow knows no store of that kind, none with traces, or its database's driver is missing.
 
-    MLflow is not asked, whose import takes seconds.
+    No candidate could ever be logged there. MLflow is not asked, whose import takes seconds.
     """
     scheme, colon, _ = uri.partition(":")
     kind = scheme.lower().partition("+")[0]
     form = r"sqlite(\+\w+)?:///" if kind == "sqlite" else r"[^:]+://"
     if uri in _BY_NAME or (kind in _KINDS and re.match(form, uri)):
+        if kind in _DATABASES and not uri.startswith("sqlite:///"):
+            _check_driver(uri)
         return
     written = f"MLFLOW_TRACKING_URI is {_shown(uri)!r}"
     if re.fullmatch(r"[^/@:]+:\d+(/.*)?", uri):
@@ -81,6 +84,23 @@ def check_takes_candidates(uri: str) -> None:
     }
     remedy = remedies.get(kind, f"{_TAKE}, or install the plugin of MLflow's that knows it")
     raise UsageError(f"{written}, which MLflow has no store for: {remedy}")
+
+
+def _check_driver(uri: str) -> None:
+    """UsageError for a database whose driver is missing or unknown to SQLAlchemy, and for an address it cannot read."""
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        make_url(uri).get_dialect().import_dbapi()
+    except (ImportError, ArgumentError, ValueError) as error:
+        remedy = (
+            "install the driver, or name one that is installed, as in postgresql+psycopg2://"
+            if isinstance(error, ImportError) or "plugin" in str(error)
+            else "expected dialect+driver://user:password@host:port/database"
+        )
+        problem = _without_secrets(str(error), uri)
+        raise UsageError(f"MLFLOW_TRACKING_URI is {redacted(uri)!r}: {problem}; {remedy}") from None
 
 
 def _shown(uri: str) -> str:
