@@ -193,7 +193,8 @@ def test_cohens_kappa_of_sas_and_squared_weights_of_irr():
     third = [2, 1, 4, 4, 3, 2, 1, 6, 1, 1, 1, 2, 3, 3, 1, 1, 3, 3, 2, 2]
     place = {1: 0, 2: 1, 3: 2, 4: 3, 6: 4}  # irr numbers the levels that occur
     table = tables_of([place[x] for x in second], [place[x] for x in third], 5)
-    assert of_tables(kappa_on(np.arange(5.0)), table) == pytest.approx(0.2520325, abs=1e-6)
+    for unit in (1.0, 1e-9, 1e9):
+        assert of_tables(kappa_on(np.arange(5.0) * unit), table) == pytest.approx(0.2520325, abs=1e-6)
 
 
 def _merge(table: np.ndarray, k: int) -> np.ndarray:

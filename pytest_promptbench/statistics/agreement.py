@@ -296,7 +296,7 @@ def weighted_kappa(i: Ints, j: Ints, points: Floats) -> Statistic:
     the margins: a table of all pairs of points has 90,000 cells for 300 of them.
     Source: Cohen 1968, Psychological Bulletin 70.
     """
-    points = points - points.mean()  # distances stay, and so does precision
+    points = (points - points.mean()) / (np.ptp(points) or 1.0)  # whatever the unit: 0 is told from little by a bound
     first, second = _gathered(i, len(points)), _gathered(j, len(points))
     distance = (points[i] - points[j]) ** 2
 
