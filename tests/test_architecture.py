@@ -1,8 +1,14 @@
-"""The two rules of docs/architecture.md: imports point downwards, and each third-party world has one door."""
+"""The two rules of docs/architecture.md: imports point downwards, and each third-party world has one door.
+
+And what is imported is what is required.
+"""
 
 from __future__ import annotations
 
 import ast
+import re
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,3 +143,18 @@ def test_each_third_party_world_has_one_door(path: Path) -> None:
     for line, name in imports(path):
         doors = DOORS.get(name.split(".")[0])
         assert doors is None or place in doors, f"{place}:{line}: {name} is imported in {doors} only"
+
+
+NAMES = {"yaml": "pyyaml", "markdown_it": "markdown-it-py", "xdist": "pytest-xdist", "airflow": "apache-airflow"}
+"""Of distributions that are not called as what they hold."""
+
+
+def test_what_is_imported_is_required_and_nothing_else_is() -> None:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    listed = [*project["dependencies"], *extras["local"], *extras["optimize"], *extras["airflow"]]
+    required = {re.split(r"[<>=\[]", one)[0] for one in listed}
+    required -= {"apache-airflow-providers-standard", "celery"}  # parts of Airflow, of versions that work together
+    used = {name.split(".")[0] for path in modules() for _, name in imports(path)}
+    used -= {*sys.stdlib_module_names, "pytest_promptbench", "pydantic_core"}  # pydantic's own, whose version it pins
+    assert {NAMES.get(name, name) for name in used} == required
