@@ -616,6 +616,19 @@ def test_a_missing_criterion_is_named_even_where_the_rest_is_null() -> None:
     assert problems(data) == [f"item {ONE}: tone is missing; an item that is left pending has null there"]
 
 
+@pytest.mark.parametrize(("which", "found"), [(0, False), (1, True)])
+def test_a_flag_with_a_check_may_be_left_out(which: int, found: bool) -> None:
+    data = scored(BOTH[which])
+    del data["items"][0]["candidates"][0]["scores"]["overlong"]
+    assert match(data).verdicts[BOTH[which].run_id].scores["overlong"] is found
+
+
+def test_a_pending_item_without_its_check_stays_pending() -> None:
+    data = packet(BOTH[0])
+    del data["items"][0]["candidates"][0]["scores"]["overlong"]
+    assert match(data).left == 1
+
+
 def test_a_check_of_a_pending_item_is_not_for_editing_either() -> None:
     data = packet(BOTH[1])
     data["items"][0]["candidates"][0]["scores"]["overlong"] = False

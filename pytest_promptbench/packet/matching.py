@@ -195,7 +195,8 @@ def _scores(item: PacketItem, rubric: Rubric, problems: list[str], *, checkable:
 def _output_scores(
     entry: PacketOutput, rubric: Rubric, place: str, problems: list[str], *, checkable: bool
 ) -> dict[str, Score] | None:
-    given = entry.scores
+    checked = {c.name: run_check(c, entry.output) for c in rubric.criteria if c.check is not None} if checkable else {}
+    given = checked | dict(entry.scores)  # a judge may leave out what a program fills
     names = [c.name for c in rubric.criteria]
     title = f"the rubric {plain(rubric.id)}"
     for name in given:
@@ -203,18 +204,16 @@ def _output_scores(
             there = ", ".join(map(plain, names))
             problems.append(f"{place}: {plain(name)} is {shown(given[name])}, but {title} has only {there}")
     problems += [
-        f"{place}: {plain(name)} is missing; an item that is left pending has null there"
-        for name in names
-        if name not in given
+        f"{place}: {plain(c.name)} is missing; an item that is left pending has null there"
+        for c in rubric.judged
+        if c.name not in given
     ]
     if all(value is None for value in given.values()):
         return None
-    for c in rubric.criteria:
-        if checkable and c.check is not None and c.name in given:
-            found = run_check(c, entry.output)
-            if given[c.name] is not found:
-                was = f"{plain(c.name)} is {shown(given[c.name])}"
-                problems.append(f"{place}: {was}; a program found {shown(found)}, leave it at that")
+    for name, found in checked.items():
+        if given[name] is not found:
+            was = f"{plain(name)} is {shown(given[name])}"
+            problems.append(f"{place}: {was}; a program found {shown(found)}, leave it at that")
     judged = [c for c in rubric.judged if c.name in given]
     null = [c.name for c in judged if given[c.name] is None]
     if len(null) == len(judged):
