@@ -614,7 +614,7 @@ def broken(packet: dict[str, Any]) -> list[tuple[bytes, str]]:
         (b"", "the body is no JSON: not complete JSON"),
         (b"{", "the body is no JSON: not complete JSON"),
         (b"\xff", "the body is no JSON: not UTF-8"),
-        (b'{"a": NaN}', "the body is no JSON: NaN is not JSON"),
+        (b'{"a": NaN}', "the body is no JSON: a: NaN is not JSON"),
         (b"[" * 100_000, "the body is no JSON: not a packet: it is nested too deeply"),
         (b"1" * 10_000, "the body is no JSON: not a packet: it holds a whole number of thousands of digits"),
         (b"[]", "no judge packet: the top level is []"),

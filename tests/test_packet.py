@@ -318,14 +318,18 @@ HEAD = '{"schema": "promptbench/packet/1"'
             b'{"schema": "promptbench/packet/0"}',
             'no judge packet: schema is "promptbench/packet/0", expected "promptbench/packet/1"',
         ),
-        (f'{HEAD}, "x": NaN}}'.encode(), "NaN is not JSON; a score that is not known is null"),
-        (f'{HEAD}, "x": [-Infinity]}}'.encode(), "-Infinity is not JSON; a score that is not known is null"),
-        (f'{HEAD}, "x": 1e999}}'.encode(), "the number 1e999 is too large"),
+        (b"NaN", "NaN is not JSON; a score that is not known is null"),
+        (
+            f'{HEAD}, "items": [{{"item": "a1", "scores": {{"note": "NaN", "tone": 5, "charm": NaN}}}}]}}'.encode(),
+            "item a1: charm: NaN is not JSON; a score that is not known is null",
+        ),
+        (f'{HEAD}, "x": [1.5, -Infinity]}}'.encode(), "x: -Infinity is not JSON; a score that is not known is null"),
+        (f'{HEAD}, "x": 1e999}}'.encode(), "x: the number 1e999 is too large"),
         (f'{HEAD}, "a\\u001b": 1, "a\\u001b": 2}}'.encode(), 'the key "a\\u001b" stands twice in one object'),
         (b"[" * 200_000, "not a packet: it is nested too deeply"),
         (f'{HEAD}, "x": {"9" * 5000}}}'.encode(), "not a packet: it holds a whole number of thousands of digits"),
     ],
-    ids=range(19),
+    ids=range(20),
 )
 def test_an_unreadable_packet_is_named_in_one_line(tmp_path: Path, raw: bytes, message: str) -> None:
     path = tmp_path / "p.json"

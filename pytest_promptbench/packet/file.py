@@ -6,12 +6,12 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ..errors import PacketError
 from ..files import replace_file
 from ..records import DuplicateKeyError, unique_keys
-from .document import check_schema, shown
+from .document import check_schema, plain, shown
 
 MAX_BYTES = 200 * 1024 * 1024
 
@@ -81,8 +81,16 @@ def _decoded(raw: bytes) -> object:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise NoJsonError(f"not UTF-8 (line {line}, byte {raw[error.start]:#04x}); save it as UTF-8") from None
+    beyond: list[str] = []
+
+    def number(written: str) -> float:
+        value = float(written)
+        if not math.isfinite(value):
+            beyond.append(written)
+        return value
+
     try:
-        return json.loads(text, object_pairs_hook=unique_keys, parse_constant=_no_constant, parse_float=_finite)
+        data = json.loads(text, object_pairs_hook=unique_keys, parse_constant=number, parse_float=number)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
@@ -94,14 +102,24 @@ def _decoded(raw: bytes) -> object:
         raise NoJsonError("not a packet: it holds a whole number of thousands of digits") from None
     except RecursionError:
         raise NoJsonError("not a packet: it is nested too deeply") from None
+    if beyond:
+        where, written = _first_not_finite(data), beyond[0]
+        if written[-1].isdigit():
+            raise PacketError(f"{where}the number {written[:80]} is too large")
+        raise NoJsonError(f"{where}{written} is not JSON; a score that is not known is null")
+    return data
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise NoJsonError(f"{name} is not JSON; a score that is not known is null")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise PacketError(f"the number {text[:80]} is too large")
-    return value
+def _first_not_finite(data: object) -> str:
+    """The item and key of the first number that JSON does not have, as a message begins with them."""
+    todo: list[tuple[str, str, object]] = [("", "", data)]
+    while todo:
+        item, key, value = todo.pop()
+        if isinstance(value, dict):
+            item = f"item {plain(value['item'])}: " if isinstance(value.get("item"), str) else item
+            todo += [(item, f"{plain(k)}: ", v) for k, v in reversed(value.items())]
+        elif isinstance(value, list):
+            todo += [(item, key, v) for v in reversed(value)]
+        elif isinstance(value, float) and not math.isfinite(value):
+            return item + key
+    return ""
