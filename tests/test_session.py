@@ -711,6 +711,20 @@ def test_nothing_is_generated_beside_a_suite_with_a_mistake(project: Project, ar
     assert (project.root / "packet.json").read_text() == "kept"
 
 
+def test_where_pytest_goes_on_after_an_error_evals_run_beside_one_that_is_not_theirs(project: Project) -> None:
+    project.pytest("--bench-save", "baseline.json")
+    other = project.file("evals/test_other.py", "import no_such_module\n")
+    assert project.pytest().code == 2  # as pytest has it
+    beside = project.pytest("-n", "2")  # xdist goes on
+    assert (beside.code, beside.outcomes()) == (1, {"passed": 12, "error": 1}), beside.text
+    other.write_text("def test_other(): pass\n")
+    gate = ("--bench-compare", "baseline.json", "--bench-compare-fail", "wit:1")
+    theirs = project.pytest("--continue-on-collection-errors", "--bench-no-cache", *gate)
+    assert (theirs.code, theirs.outcomes()) == (4, {"passed": 1, "error": 1}), theirs.text
+    assert "the rubric tip-v1 has no 'wit'" in theirs.out
+    assert project.provider.count == 12
+
+
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_parametrize_that_leaves_nothing(project: Project, workers: str) -> None:
     mark = "@pytest.mark.parametrize({})\ndef test_tip"

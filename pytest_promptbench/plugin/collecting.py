@@ -10,7 +10,7 @@ import pytest
 from .. import axes, regression
 from ..errors import PromptbenchError, UsageError
 from ..session import Task
-from .parts import MARKER, MISUSED, PLANNED, TICKER, Mistake, bench, desk, is_worker, only_shows, settings
+from .parts import MARKER, MISTAKEN, MISUSED, PLANNED, TICKER, Mistake, bench, desk, is_worker, only_shows, settings
 from .running import may_skip
 from .watch import Attendance, Brake, Ticker
 
@@ -67,7 +67,7 @@ def select(session: pytest.Session, items: list[pytest.Item]) -> None:
         axes.check_ids((i.nodeid, p) for i, p in planned.items() if id(p) in kept)
     except PromptbenchError as error:
         report_mistake(session, error)
-        items[:] = [i for i in items if i not in planned]  # nothing is generated, even where pytest goes on
+        _leave_out_evals(items)
         return
     dropped = [i for i in items if i in nothing_left or (i in planned and id(planned[i]) not in kept)]
     if dropped:
@@ -109,11 +109,17 @@ def begin(session: pytest.Session) -> None:
     except (PromptbenchError, OSError) as error:
         home = settings(config).home
         report_mistake(session, OSError(f"{home}: {error}") if isinstance(error, OSError) else error)
+        _leave_out_evals(session.items)
         return
     config.pluginmanager.register(Brake(session, bench(config)), "promptbench-brake")
     if not is_worker(config):
         bench(config).look_ahead(ahead)
         open_desk(config)
+
+
+def _leave_out_evals(items: list[pytest.Item]) -> None:
+    """Nothing is generated, even where pytest goes on after a mistake."""
+    items[:] = [i for i in items if PLANNED not in i.stash]
 
 
 def open_desk(config: pytest.Config) -> None:
@@ -128,8 +134,10 @@ def open_desk(config: pytest.Config) -> None:
 
 
 def is_broken(session: pytest.Session) -> bool:
-    """Whether a file has a mistake, so that pytest is not going to run any test."""
-    return bool(session.testsfailed) and not session.config.option.continue_on_collection_errors
+    """Whether a file has a mistake, so that no test is going to run. xdist goes on, but for a mistake of ours."""
+    config = session.config
+    found = config.stash.get(MISTAKEN, False) if is_worker(config) else bool(session.testsfailed)
+    return found and not config.option.continue_on_collection_errors
 
 
 def refuse_unspread(session: pytest.Session, items: Sequence[pytest.Item]) -> None:
@@ -155,5 +163,6 @@ def report_mistake(session: pytest.Session, error: Exception) -> None:
 def mark(report: pytest.CollectReport, config: pytest.Config, *, misuse: bool) -> None:
     """Note what kind of mistake a report tells of, for this process and, with the report, for xdist's controller."""
     report.promptbench_mistake, report.promptbench_misuse = True, misuse  # type: ignore[attr-defined]
+    config.stash[MISTAKEN] = True
     if misuse:
         config.stash[MISUSED] = True

@@ -26,6 +26,8 @@ TICKER: pytest.StashKey[Ticker] = pytest.StashKey()
 CLOSING: pytest.StashKey[Closing] = pytest.StashKey()
 SITTING: pytest.StashKey[Sitting] = pytest.StashKey()
 GATE_LINES: pytest.StashKey[Sequence[Line]] = pytest.StashKey()
+MISTAKEN: pytest.StashKey[bool] = pytest.StashKey()
+"""Whether a file of ours or the command line has a mistake."""
 MISUSED: pytest.StashKey[bool] = pytest.StashKey()
 """Whether a mistake is one on the command line: its exit code is pytest's for that."""
 
