@@ -61,7 +61,7 @@ def _close_desk(session: pytest.Session, exitstatus: int) -> int:
         stopped=bool(interrupted or session.shouldstop or session.shouldfail),
         say=lambda line: _say(config, line),
     )
-    if any(j.interrupted for j in closing.judged):
+    if closing.interrupted or any(j.interrupted for j in closing.judged):
         session.exitstatus = exitstatus = pytest.ExitCode.INTERRUPTED
     elif any(j.code for j in closing.judged) and exitstatus == pytest.ExitCode.OK:
         session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -42,6 +42,7 @@ class Closing:
     problem: str | None = None
     stuck: int = 0
     stuck_error: str | None = None
+    interrupted: bool = False  # while it waited for MLflow
     server: str | None = None  # how the embedded models' server ended, where it did so before the session
 
 
@@ -152,6 +153,7 @@ class Desk:
             problem=problem,
             stuck=outcome.stuck,
             stuck_error=outcome.stuck_error,
+            interrupted=outcome.interrupted,
             server=server,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -52,7 +53,7 @@ class Outcome(Record):
 
     ``unlogged`` candidates are not in MLflow and stay in the ledger for the next session; ``error`` says why.
     ``candidates``: experiment -> all of its candidates, with texts. ``stuck`` counts those that earlier sessions have
-    left behind and MLflow refuses still; ``stuck_error`` says why.
+    left behind and MLflow refuses still; ``stuck_error`` says why. ``interrupted``: somebody did not want to wait.
     """
 
     unlogged: int = 0
@@ -60,6 +61,7 @@ class Outcome(Record):
     candidates: Mapping[str, tuple[LoggedCandidate, ...]] = field(default_factory=dict)
     stuck: int = 0
     stuck_error: str | None = None
+    interrupted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,12 +114,16 @@ class Recorder:
     def finish(self, keys: Sequence[tuple[str, str]], experiments: Sequence[str]) -> Outcome:
         """Wait until all candidates are in MLflow, or cannot be, and read the experiments back.
 
-        A recorder that was killed is started anew once: what it had not written is still in the ledger.
+        A recorder that was killed is started anew once: what it had not written is still in the ledger. An interrupt
+        gives up.
         """
         try:
             answer = self._ask({"finish": {"keys": [list(k) for k in keys], "experiments": list(experiments)}})
         except TrackingError as error:
             return Outcome(unlogged=-1, error=str(error))
+        except KeyboardInterrupt:
+            self._kill()
+            return Outcome(unlogged=-1, error="interrupted while they were brought there", interrupted=True)
         with without_collections():
             return Outcome.from_json(answer)
 
@@ -158,12 +164,17 @@ class Recorder:
             try:
                 self._process.wait(10)
             except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+                self._kill()
         if self._process is not None and self._process.stdout is not None:
             self._process.stdout.close()
         if self._errors is not None:
             self._errors.close()
+
+    def _kill(self) -> None:
+        """End the process, and the second writer with it."""
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
     def _say(self, value: object) -> None:
         assert self._process is not None
