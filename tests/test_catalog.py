@@ -504,6 +504,7 @@ def test_mistakes_are_named(tmp_path: Path, files: dict[str, str], parts: list[s
         ("cases.csv", "name,situation\na,x\n", ["cases.csv:1", "'id' is missing", "name, situation"]),
         ("cases.csv", "id,situation\na,x\nb\n", ["cases.csv:3", "'situation' is missing"]),
         ("cases.csv", "id,situation\na,x,y\n", ["cases.csv:2", "more cells than there are columns"]),
+        ("cases.csv", f"id,situation\n{'a' * 1001},x\n", ["cases.csv:2", "more than 1,000 characters, and has 1,001"]),
         ("cases.csv", "id,id\na,x\n", ["cases.csv:1", "name of its own"]),
         ("cases.jsonl", '{"id": "a"}\n{"id": \n', ["cases.jsonl:2", "not valid JSON"]),
         ("cases.jsonl", '{"vars": {}}\n', ["cases.jsonl:1", "'id' is missing"]),

@@ -15,6 +15,8 @@ from ..errors import CatalogError
 from .credentials import secret_in, secret_in_address
 from .yamlfile import Located
 
+LONGEST_NAME = 1000
+"""Characters of a model's, prompt's or scenario's name: MLflow takes 4,096 of the three together."""
 _NOT_IN_TEST_IDS = re.compile("[\\[\\]\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -22,6 +24,8 @@ def name_problem(text: str) -> str | None:
     """What keeps a text from being part of a test id; None for a good name."""
     if not text.strip() or text != text.strip():
         return "must not be empty nor begin or end with a space"
+    if len(text) > LONGEST_NAME:
+        return f"must not have more than {LONGEST_NAME:,} characters, and has {len(text):,}"
     bad = _NOT_IN_TEST_IDS.search(text)
     return f"must not hold {bad[0]!r}: it becomes part of test ids" if bad else None
 
