@@ -84,12 +84,14 @@ def test_a_killed_recorder_is_replaced_and_nothing_is_doubled(project: Project) 
     deadline = time.monotonic() + 60
     while len(project.ledger.texts(project.uri, "e")) == 0 and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert recorder._process is not None
-    os.kill(recorder._process.pid, signal.SIGKILL)
-    recorder._process.wait()
+    killed = recorder._process
+    assert killed is not None
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
     outcome = recorder.finish(keys, ["e"])
     assert outcome.unlogged == 0
     assert scenarios_of(outcome) == sorted(f"s{i}" for i in range(60))
+    assert all(pipe is not None and pipe.closed for pipe in (killed.stdin, killed.stdout))
 
 
 def test_an_answer_is_whole_even_if_the_recorder_is_stopped_while_it_writes(

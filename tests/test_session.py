@@ -477,6 +477,23 @@ def test_a_child_that_a_test_forked_and_that_comes_back_to_pytest_ends(project: 
     assert len(project.runs()) == 3
 
 
+def test_no_file_of_the_session_stays_open_in_a_process_that_goes_on(project: Project) -> None:
+    """As that of a program which calls ``pytest.main`` again and again."""
+    project.file(
+        "conftest.py",
+        """
+        import os
+        from pathlib import Path
+
+        def pytest_unconfigure():
+            files = [os.readlink(f) for f in Path("/proc/self/fd").iterdir() if f.is_symlink()]
+            print("open:", [f for f in files if ".promptbench" in f])
+        """,
+    )
+    result = project.pytest("--bench-models", "haiku", "--bench-prompts", "v1")
+    assert (result.code, "open: []" in result.out) == (0, True), result.text
+
+
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_ctrl_c_loses_nothing_that_was_paid_for(project: Project, workers: str) -> None:
     project.provider.latency_s = 1.0

@@ -299,7 +299,9 @@ class Bench:
             done = replace(self._generator.progress(), in_flight=0, waiting=0)
             self._folder.write(f"progress-{self.settings.worker}.json", done.to_json())
         assert self._ledger is not None
+        assert self._locks is not None
         self._ledger.close()
+        self._locks.close()
         self._generator = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -97,6 +98,7 @@ class Recorder:
 
     def start(self) -> None:
         """Start the process; returns at once."""
+        self._close_pipes()
         if self._errors is None:
             self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - see close
         self._process = subprocess.Popen(
@@ -158,17 +160,21 @@ class Recorder:
 
     def close(self) -> None:
         """End the process, if it runs, without waiting for what is left."""
+        self._close_pipes()
         if self._process is not None and self._process.poll() is None:
-            assert self._process.stdin is not None
-            self._process.stdin.close()
             try:
                 self._process.wait(10)
             except subprocess.TimeoutExpired:
                 self._kill()
-        if self._process is not None and self._process.stdout is not None:
-            self._process.stdout.close()
         if self._errors is not None:
             self._errors.close()
+
+    def _close_pipes(self) -> None:
+        """To the process that was, or is no longer needed."""
+        for pipe in (self._process.stdin, self._process.stdout) if self._process is not None else ():
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):  # it ended while it was spoken to
+                pipe.close()
 
     def _kill(self) -> None:
         """End the process, and the second writer with it."""
