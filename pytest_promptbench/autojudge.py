@@ -307,7 +307,13 @@ def judge_unscored(
 ) -> tuple[list[LoggedCandidate], Judged]:
     """As ``judge_and_write``, of those among ``candidates`` that this judge has not scored yet."""
     todo = unscored(candidates, rubric, judge)
-    after, came_to = judge_and_write(todo, rubric, judge, ask, write, progress=progress)
+    readable = [c for c in todo if c.outputs is not None]
+    after, came_to = judge_and_write(readable, rubric, judge, ask, write, progress=progress)
+    if len(readable) < len(todo) and came_to.unavailable is None:
+        count = len(todo) - len(readable)
+        came_to = replace(
+            came_to, unavailable=f"the texts of {count} candidates cannot be read, so nobody can score them"
+        )
     ours = sum(c.error is None and c.rubric_sha256 == rubric.sha256 for c in candidates)
     return after, replace(came_to, before=ours - len(todo))
 

@@ -13,7 +13,7 @@ from .clock import steady, utc_now
 from .errors import UsageError
 from .gate import GateResult
 from .records import Suite
-from .session import Board, Closing, Desk, Task
+from .session import Board, Closing, Desk, Task, about_unread
 from .settings import Settings
 from .sitdown import Sitting
 
@@ -46,6 +46,8 @@ def summary(closing: Closing, desk: Desk, *, width: int, color: bool) -> Iterato
     if closing.boards:
         yield from boards(closing.boards, width=width, color=color)
         yield from files(closing.files)
+    for line in about_unread(closing.unread):
+        yield (line, _WARN)
     if desk.plan is not None:
         if closing.missing:
             yield (

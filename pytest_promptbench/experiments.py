@@ -314,9 +314,9 @@ class Experiments:
             raise NotFoundError(f"MLflow has no experiment {plain(name)}; there are: {_listed(known)}")
         return Experiment(name=name, candidates=tuple(store.read(name)))
 
-    def texts(self, candidates: Sequence[LoggedCandidate]) -> list[LoggedCandidate]:
-        """The same candidates with their outputs and contexts."""
-        return self.store().texts(candidates)
+    def texts(self, candidates: Sequence[LoggedCandidate], *, unread: list[str] | None = None) -> list[LoggedCandidate]:
+        """The same candidates with their outputs and contexts; ``unread`` as of :meth:`TrackingStore.texts`."""
+        return self.store().texts(candidates, unread=unread)
 
     def rubric(self, group: Group) -> Rubric:
         """The rubric that a group was logged with. RubricTextError where its text is not whole."""

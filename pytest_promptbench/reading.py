@@ -9,7 +9,7 @@ from .autojudge import Judged, asking_models, judge_unscored
 from .errors import UsageError
 from .leaderboard import current_candidates
 from .records import Group, LoggedCandidate
-from .session import Task, build_boards, by_group, cells_now, where, with_shown_texts, write_reports
+from .session import Task, about_unread, build_boards, by_group, cells_now, where, with_shown_texts, write_reports
 from .settings import Settings
 from .sitdown import Sitting, experiment_of
 from .tracking.recorder import Outcome
@@ -28,6 +28,7 @@ def read_back(settings: Settings, tasks: Sequence[Task], _: bool) -> Sitting:
     groups = by_group(here)
     everyone = {name: store.read(name) for name in dict.fromkeys(t.experiment for t in here)}
     found = {(experiment, group): [c for c in everyone[experiment] if c.group == group] for experiment, group in groups}
+    unread: list[str] = []
     for key, task in groups.items():
         if not found[key]:
             raise UsageError(
@@ -35,7 +36,7 @@ def read_back(settings: Settings, tasks: Sequence[Task], _: bool) -> Sitting:
                 f"the rubric {task.suite.rubric.id} as it is now. Run the evals first, or name another with "
                 "--bench-experiment"
             )
-        found[key] = store.texts(found[key]) if settings.judge_auto else with_shown_texts(store, found[key])
+        found[key] = store.texts(found[key]) if settings.judge_auto else with_shown_texts(store, found[key], unread)
     judged: tuple[Judged, ...] = ()
     if settings.judge_auto:
         judged = tuple(_judge(settings, store, here, found))
@@ -45,6 +46,7 @@ def read_back(settings: Settings, tasks: Sequence[Task], _: bool) -> Sitting:
     boards = build_boards(here, outcome, settings.report)
     return Sitting(
         message=f"read {sum(map(len, found.values()))} candidates of {', '.join(everyone)}",
+        lines=about_unread(unread),
         code=max((j.code for j in judged), default=0),
         tasks=tuple(here),
         boards=boards,

@@ -24,6 +24,7 @@ from .report.text import plural
 from .session import (
     Board,
     Task,
+    about_unread,
     build_boards,
     by_group,
     cells_now,
@@ -280,8 +281,11 @@ def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitti
     now = {t.suite.group: cells_now(here, packet.experiment, t.suite.group) for t in here}
     applied = dataclasses.replace(applied, cells_now=now)
     shown = set(now) or there
+    unread: list[str] = []
     candidates = tuple(
-        c for g in sorted(shown) for c in with_shown_texts(store, [c for c in applied.candidates if c.group == g])
+        c
+        for g in sorted(shown)
+        for c in with_shown_texts(store, [c for c in applied.candidates if c.group == g], unread)
     )
     folders = {}
     for (experiment, group), folder in folders_of(tasks, settings.report).items():
@@ -307,7 +311,11 @@ def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitti
         else ()
     )
     return Sitting(
-        message=applied.message, lines=lines, tasks=tuple(here), boards=boards, files=tuple(write_reports(boards))
+        message=applied.message,
+        lines=(*lines, *about_unread(unread)),
+        tasks=tuple(here),
+        boards=boards,
+        files=tuple(write_reports(boards)),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pytest_promptbench.tracking.store import TrackingStore
 
 from .project import JOKES, TEST, Project, migrated_database
 from .provider import ScriptedProvider
+from .test_api import client_of
 
 EXPERIMENT = ("--bench-experiment", "e")
 
@@ -62,9 +64,9 @@ def test_taking_in_one_verdict_reads_the_experiment_once_and_one_text(two: Proje
             read.append(experiment)
             return super().read(experiment, **options)
 
-        def texts(self, candidates: Sequence[LoggedCandidate]) -> list[LoggedCandidate]:
+        def texts(self, candidates: Sequence[LoggedCandidate], **options: Any) -> list[LoggedCandidate]:
             loaded.extend(c.run_id for c in candidates)
-            return super().texts(candidates)
+            return super().texts(candidates, **options)
 
     uri, artifacts = two.store.uri, two.root / "mlartifacts"
     experiments = Experiments(lambda: Counting(uri, artifact_root=artifacts))
@@ -168,6 +170,35 @@ def test_nothing_is_taken_in_where_the_reports_cannot_go(two: Project) -> None:
     assert "evals/tips.yaml is a file, not a folder" in refused.err
     assert "Traceback" not in refused.text
     assert all(c.pending for c in two.store.read("e"))
+
+
+def test_scores_stand_where_the_artifacts_are_gone(tmp_path: Path) -> None:
+    migrated_database(tmp_path / "mlflow.db")
+    suite = "judge: {model: haiku}\n"
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=2, suite=suite).write()
+        project.pytest()
+        project.pytest("--judge-export", "p.json")
+        project.score("p.json", value=4, only=1)
+        project.pytest("--judge-apply", "p.json")
+        shutil.rmtree(tmp_path / "mlartifacts")
+        read = project.pytest("--bench-read")
+        assert (read.code, "No texts of 2 candidates on the page, as their artifacts" in read.out) == (0, True), (
+            read.text
+        )
+        assert project.leaderboard()["rows"][0]["composite"] == 12
+        assert (tmp_path / ".promptbench/report/leaderboard.html").read_text().count("text not loaded") == 2
+        refused = project.pytest("--judge-export", "p.json")
+        assert refused.code == 4
+        assert "candidate_outputs.json'; bring the artifacts back, or delete the run" in refused.text
+        # As a colleague, whose project has not made these candidates and whose session adds one.
+        shutil.rmtree(tmp_path / ".promptbench")
+        ran = project.pytest("-k", "s1", "--judge-auto")
+        assert "No texts of 1 candidates on the page" in ran.out, ran.text
+        assert "NOT JUDGED: the texts of 1 candidates cannot be read, so nobody can score them" in ran.out
+        assert project.leaderboard()["rows"][0]["judged"] >= 1
+        page = client_of(tmp_path).get("/experiment", params={"name": project.experiment(), "scenario": "s0"})
+        assert (page.status_code, page.text.count("Its artifact cannot be read.")) == (200, 1)
 
 
 def test_a_suite_that_never_ran_holds_no_packet_up(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ class Pages:
         scenarios = _scenarios(group)
         waiting = found.waiting
         chosen = scenario if scenario in scenarios else next(iter(scenarios))
-        texts = self._experiments.texts(scenarios[chosen])
+        texts = self._experiments.texts(scenarios[chosen], unread=[])  # a card without a text says so
         agreement = group.agreement(text)
         own = all_tables(board, None)
         return self._page(
@@ -401,7 +401,7 @@ class _Card:
     model: str
     prompt: str
     state: str
-    outputs: list[str]
+    outputs: list[str] | None
     error: str | None
     verdicts: list[_VerdictView]
     facts: str
@@ -424,7 +424,7 @@ def _cards(candidates: Sequence[LoggedCandidate], board: Leaderboard, rubric: Ru
             model=visible(c.model),
             prompt=visible(c.prompt),
             state=_state(c, waiting),
-            outputs=[_shown(text) for text in c.outputs or ()],
+            outputs=None if c.outputs is None else [_shown(text) for text in c.outputs],
             error=_shown(c.error) if c.error is not None else None,
             verdicts=[_verdict(v, c, rubric) for v in _by_weight(c)],
             facts=_facts(c),

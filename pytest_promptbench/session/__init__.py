@@ -13,7 +13,17 @@ They meet in a folder, ``.promptbench/sessions/<id>/``, which is made when the f
 from __future__ import annotations
 
 from .bench import Bench
-from .boards import Board, build_boards, by_group, cells_now, folders_of, labels, with_shown_texts, write_reports
+from .boards import (
+    Board,
+    about_unread,
+    build_boards,
+    by_group,
+    cells_now,
+    folders_of,
+    labels,
+    with_shown_texts,
+    write_reports,
+)
 from .desk import PATIENCE, Closing, Desk
 from .plan import Plan, Planned, Task, where
 
@@ -26,6 +36,7 @@ __all__ = [
     "Plan",
     "Planned",
     "Task",
+    "about_unread",
     "build_boards",
     "by_group",
     "cells_now",

@@ -88,13 +88,25 @@ def build_boards(
     return tuple(boards)
 
 
-def with_shown_texts(store: TrackingStore, candidates: Sequence[LoggedCandidate]) -> list[LoggedCandidate]:
-    """The same candidates of one leaderboard, with the texts of those that its page shows."""
+def with_shown_texts(
+    store: TrackingStore, candidates: Sequence[LoggedCandidate], unread: list[str]
+) -> list[LoggedCandidate]:
+    """The same candidates of one leaderboard, with the texts of those that its page shows.
+
+    Scores stand without them: ``unread`` takes the reason for each that cannot be read.
+    """
     from ..report.html import first_scenarios
 
     shown, _ = first_scenarios(candidates)
-    loaded = {c.run_id: c for c in store.texts([c for found in shown.values() for c in found])}
+    loaded = {c.run_id: c for c in store.texts([c for found in shown.values() for c in found], unread=unread)}
     return [loaded.get(c.run_id, c) for c in candidates]
+
+
+def about_unread(unread: Sequence[str]) -> tuple[str, ...]:
+    """What to say of texts that cannot be read."""
+    if not unread:
+        return ()
+    return (f"No texts of {len(unread)} candidates on the page, as their artifacts cannot be read: {unread[0]}",)
 
 
 def cells_now(tasks: Iterable[Task], experiment: str, group: Group) -> dict[tuple[str, str, str], str]:

@@ -37,6 +37,7 @@ class Closing:
     files: tuple[Path, ...] = ()
     judged: tuple[Judged, ...] = ()
     made: int = 0  # cells that were generated, tried, or found in the cache
+    unread: tuple[str, ...] = ()  # why the texts of candidates of earlier sessions are not on the page
     missing: int = 0  # cells that a session which was stopped has not generated
     unlogged: int = 0
     problem: str | None = None
@@ -147,6 +148,7 @@ class Desk:
             boards=boards,
             files=files,
             judged=judged,
+            unread=outcome.unread,
             made=(made := self._made(progress)),
             missing=max(0, self.plan.cells - made) if stopped else 0,
             unlogged=outcome.unlogged,

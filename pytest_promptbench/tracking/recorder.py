@@ -53,13 +53,15 @@ class Outcome(Record):
     """What a session's recording came to.
 
     ``unlogged`` candidates are not in MLflow and stay in the ledger for the next session; ``error`` says why.
-    ``candidates``: experiment -> all of its candidates, with texts. ``stuck`` counts those that earlier sessions have
-    left behind and MLflow refuses still; ``stuck_error`` says why. ``interrupted``: somebody did not want to wait.
+    ``candidates``: experiment -> all of its candidates, with texts, but for those that ``unread`` has a reason for.
+    ``stuck`` counts those that earlier sessions have left behind and MLflow refuses still; ``stuck_error`` says why.
+    ``interrupted``: somebody did not want to wait.
     """
 
     unlogged: int = 0
     error: str | None = None
     candidates: Mapping[str, tuple[LoggedCandidate, ...]] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
     stuck: int = 0
     stuck_error: str | None = None
     interrupted: bool = False

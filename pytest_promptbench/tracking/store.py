@@ -221,22 +221,30 @@ class TrackingStore:
             candidates = [candidate_of(run, experiment) for run in found if run.status in ("FINISHED", "FAILED")]
             return sorted(candidates, key=lambda c: (c.started_at, c.run_id))
 
-    def texts(self, candidates: Sequence[LoggedCandidate]) -> list[LoggedCandidate]:
+    def texts(self, candidates: Sequence[LoggedCandidate], *, unread: list[str] | None = None) -> list[LoggedCandidate]:
         """The same candidates with ``outputs`` and ``context`` from their artifacts; failed ones have no outputs.
 
-        Those that have them already are not loaded again.
+        Those that have them already are not loaded again. Artifacts that cannot be read are a TrackingError; where
+        ``unread`` is given it takes the reason for each such candidate, which comes back as it is.
         """
         self.open()
 
         def load(candidate: LoggedCandidate) -> LoggedCandidate:
             if candidate.outputs is not None and candidate.context is not None:
                 return candidate
-            outputs = () if candidate.error else tuple(self._json(candidate, "candidate_outputs.json"))
-            return dataclasses.replace(
-                candidate, outputs=outputs, context=self._json(candidate, "context.json")["vars"]
-            )
+            try:
+                with translated(self.uri):
+                    outputs = () if candidate.error else tuple(self._json(candidate, "candidate_outputs.json"))
+                    context = self._json(candidate, "context.json")["vars"]
+            except TrackingError as error:
+                if unread is None:
+                    remedy = f"bring the artifacts back, or delete the run {candidate.run_id} in MLflow"
+                    raise TrackingError(f"{error}; {remedy}") from None
+                unread.append(str(error))
+                return candidate
+            return dataclasses.replace(candidate, outputs=outputs, context=context)
 
-        with translated(self.uri), ThreadPoolExecutor(8) as pool:
+        with ThreadPoolExecutor(8) as pool:
             return list(pool.map(load, candidates))
 
     def messages(self, candidates: Sequence[LoggedCandidate]) -> list[list[dict[str, str]]]:

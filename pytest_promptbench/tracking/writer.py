@@ -239,9 +239,10 @@ class _Work:
     def outcome(self, keys: Sequence[tuple[str, str]], experiments: Sequence[str]) -> Outcome:
         left = self.ledger.waiting(self.where.store_name, keys, session=self.where.session)
         candidates: dict[str, tuple[LoggedCandidate, ...]] = {}
+        unread: list[str] = []
         try:
             for name in experiments:
-                candidates[name] = tuple(self._with_texts(name))
+                candidates[name] = tuple(self._with_texts(name, unread))
         except PromptbenchError as error:
             return Outcome(unlogged=left, error=str(error))
         stuck = sum(e.session != self.where.session for e in self._refused_entries())
@@ -249,6 +250,7 @@ class _Work:
             unlogged=left,
             error=self.error if left else None,
             candidates=candidates,
+            unread=tuple(unread),
             stuck=stuck,
             stuck_error=self.error_of_others if stuck else None,
         )
@@ -265,12 +267,13 @@ class _Work:
         except TrackingError as error:
             return {"error": str(error)}
 
-    def _with_texts(self, experiment: str) -> list[LoggedCandidate]:
+    def _with_texts(self, experiment: str, unread: list[str]) -> list[LoggedCandidate]:
         """The experiment's candidates; texts from the ledger where this project made them, else from MLflow."""
         candidates = self.store.read(experiment)
         local = self.ledger.texts(self.where.store_name, experiment)
         mine = {c.run_id for c in candidates if c.run_id in local}
-        fetched = {c.run_id: c for c in self.store.texts([c for c in candidates if c.run_id not in mine])}
+        others = [c for c in candidates if c.run_id not in mine]
+        fetched = {c.run_id: c for c in self.store.texts(others, unread=unread)}
         return [_fill(c, json.loads(local[c.run_id])) if c.run_id in mine else fetched[c.run_id] for c in candidates]
 
 
