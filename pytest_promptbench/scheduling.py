@@ -1,13 +1,14 @@
-"""How many workers xdist starts, and which distribution it uses, decided once it is known whether there are evals.
+"""All that depends on xdist: how many workers it starts, how it distributes tests, and which it has given to a worker.
 
 xdist chooses its scheduler before anything is collected. Evals want work stealing, because a worker that waits for slow
-providers should not hold tests that another could run; other projects must keep what they have. So this scheduler
-gathers the workers' collections, and becomes one of xdist's own when they are complete. (The only import of xdist.)
+providers should not hold tests that another could run; other projects must keep what they have. So the scheduler here
+gathers the workers' collections, and becomes one of xdist's own when they are complete and the evals among them known.
+(The only import of xdist.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 
@@ -15,6 +16,24 @@ def workers(tx: Sequence[str]) -> int:
     """The number of processes that ``--tx`` asks for, as xdist reads it: ``2*popen`` are two. Without xdist, 1."""
     counts = (spec.partition("*") for spec in tx)
     return max(1, sum(int(count) if star and count.isdecimal() else 1 for count, star, _ in counts))
+
+
+def given(plugins: Iterable[object]) -> list[int]:
+    """The places of the tests that this process was given as a worker and has not begun; none where it is no worker.
+
+    xdist's hooks tell of one test ahead, its worker's queue of all. Where an xdist keeps it otherwise, nothing is known
+    ahead, and each test is generated when its turn comes.
+    """
+    for worker in plugins:
+        queue: Any = getattr(worker, "torun", None)
+        following = getattr(worker, "nextitem_index", None)
+        if hasattr(queue, "lock"):
+            with queue.lock() as waiting:
+                return [i for i in (following, *waiting) if isinstance(i, int)]
+        if hasattr(queue, "mutex"):  # before xdist 3.7
+            with queue.mutex:
+                return [i for i in (following, *queue.queue) if isinstance(i, int)]
+    return []
 
 
 class LateScheduling:

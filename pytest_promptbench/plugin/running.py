@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ..candidate import GeneratedCandidate
+from ..scheduling import given
 from .parts import ABOUT, BENCH, ERROR, PLANNED, SITTING, TICKER, bench, is_worker, settings
 
 _AHEAD: pytest.StashKey[set[int]] = pytest.StashKey()
@@ -31,15 +32,7 @@ def candidate(item: pytest.Item) -> GeneratedCandidate:
 def _look_ahead(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
     """Have generated what this xdist worker is going to run: the cells that it has heard of since its last test."""
     known = config.stash.setdefault(_AHEAD, set())
-    fresh: list[int] = []
-    for plugin in config.pluginmanager.get_plugins():
-        queue = getattr(plugin, "torun", None)
-        if queue is not None:
-            lock = queue.lock() if hasattr(queue, "lock") else queue.mutex  # before xdist 3.7 it is a plain queue.Queue
-            with lock as found:
-                waiting = found if hasattr(queue, "lock") else queue.queue
-                ahead = (getattr(plugin, "nextitem_index", None), *waiting)
-                fresh = [i for i in ahead if isinstance(i, int) and i not in known]
+    fresh = [i for i in given(config.pluginmanager.get_plugins()) if i not in known]
     if fresh:
         known.update(fresh)
         wanted = (items[i] for i in fresh if PLANNED in items[i].stash and not may_skip(items[i]))
