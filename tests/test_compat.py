@@ -15,7 +15,7 @@ import pytest_promptbench
 from pytest_promptbench.scheduling import workers
 
 from .project import TEST, Project, migrated_database
-from .provider import ScriptedProvider
+from .provider import Fault, ScriptedProvider
 
 FAILING = TEST.replace("candidate.text.strip()", 'candidate.scenario != "s1"')
 
@@ -113,6 +113,16 @@ def test_a_rerun_of_a_failed_test_gets_the_same_candidate(project: Project) -> N
     result = project.pytest("-p", "rerunfailures", "--reruns", "2")
     assert result.outcomes() == {"failed": 2, "passed": 4, "rerun": 4}
     everything_once(project)
+
+
+def test_a_rerun_of_a_failed_generation_asks_again(project: Project) -> None:
+    needs("pytest_rerunfailures")
+    project.provider.script("situation-1", Fault(400, body="not today"), times=2)
+    result = project.pytest("-p", "rerunfailures", "--reruns", "1")
+    assert result.outcomes() == {"passed": 6, "rerun": 2}, result.text
+    assert project.provider.count == 6 + 2
+    assert [r.info.status for r in project.runs()] == ["FINISHED"] * 6, "the runs of what failed are completed"
+    assert all((row["candidates"], row["failed"]) == (3, 0) for row in project.leaderboard()["rows"])
 
 
 def test_a_test_that_times_out_does_not_lose_its_answer(project: Project) -> None:

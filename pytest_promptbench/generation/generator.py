@@ -91,13 +91,16 @@ class Generator:
         """Load the completer now, unless every one of these cells is answered already."""
         self._call(self._warm, cells)
 
-    def candidate(self, cell: Cell) -> Future[Candidate]:
-        """A cell's candidate, which may be a failed one. What a test waits for goes to the front."""
+    def candidate(self, cell: Cell, *, again: bool = False) -> Future[Candidate]:
+        """A cell's candidate, which may be a failed one. What a test waits for goes to the front.
+
+        ``again``: what failed of it is asked for anew.
+        """
         known = self._done(cell)
-        if known is not None:
+        if known is not None and not (again and _failed(known)):
             return known
         reply: Future[Future[Candidate]] = Future()
-        self._call(self._reply, cell, reply)
+        self._call(self._reply, cell, reply, again)
         while self._thread.is_alive() and not reply.done():
             with contextlib.suppress(TimeoutError):
                 reply.exception(timeout=0.5)
@@ -105,8 +108,10 @@ class Generator:
             return reply.result()
         return self._done(cell) or self._unanswered(cell)  # it was stopped, and nobody answers
 
-    def _reply(self, cell: Cell, reply: Future[Future[Candidate]]) -> None:
+    def _reply(self, cell: Cell, reply: Future[Future[Candidate]], again: bool) -> None:
         try:
+            if again:
+                self._forget_failed(cell)
             reply.set_result(self._wanted(cell))
         except Exception as error:
             reply.set_exception(error)
@@ -242,6 +247,15 @@ class Generator:
             self._fail(order, self._stopping)
         return order
 
+    def _forget_failed(self, cell: Cell) -> None:
+        """Have a cell whose candidate failed ordered anew, which makes new jobs of those without an answer."""
+        order = self._orders.get(order_key(cell))
+        if order is not None and order.future.done() and _failed(order.future) and self._stopping is None:
+            del self._orders[order_key(cell)]
+            unasked = any(isinstance(j.error, NotGeneratedError) for j in order.jobs)
+            p = self._progress
+            self._progress = replace(p, done=p.done - 1, failed=p.failed - 1, unasked=p.unasked - int(unasked))
+
     def _wanted(self, cell: Cell) -> Future[Candidate]:
         found = self._orders.get(order_key(cell))
         order = found or self._order(cell, self._ledger.answers(answer_keys([cell]), session=self._only_of))
@@ -350,11 +364,12 @@ class Generator:
             failure = NotGeneratedError("given up: the session was stopped before the answer came")
         except Exception as error:  # whatever a provider's client raises is this cell's failure, not ours
             failure = PermanentError(f"{type(error).__name__}: {self._completer.redact(str(error))}")
+        if again is None:
+            self._finish(job, error=failure)
+            self._land()  # while nobody else may ask: one that comes behind its cell's answer would stay on record
         self._leave(job)
         if again is not None:
             self._queues.delay(job, steady() + again)
-        else:
-            self._finish(job, error=failure)
 
     def _leave(self, job: Job) -> None:
         """Make room for the next request: this one is answered and kept, or has failed."""
@@ -474,6 +489,10 @@ class Generator:
         """Let nobody wait for what will not come. These cells were never asked for, so they are not logged either."""
         for order in self._orders.values():
             self._fail(order, self._stopping or "the session ended")
+
+
+def _failed(future: Future[Candidate]) -> bool:
+    return future.exception() is None and future.result().failed
 
 
 class _SteadyLoop(asyncio.SelectorEventLoop):

@@ -22,7 +22,8 @@ def candidate(item: pytest.Item) -> GeneratedCandidate:
     if is_worker(config):
         _look_ahead(config, item.session.items)
     ticker = config.stash.get(TICKER, None)
-    made = bench(config).candidate(planned, tick=ticker.tick_uncaptured if ticker else lambda: None)
+    again = getattr(item, "execution_count", 1) > 1  # pytest-rerunfailures runs the test once more
+    made = bench(config).candidate(planned, again=again, tick=ticker.tick_uncaptured if ticker else lambda: None)
     item.stash[ERROR] = made.error  # noted here, since a fixture of the user's may make something else of it
     if not (made.failed and made.error is not None and made.error.startswith("not generated")):
         item.stash[ABOUT] = {"experiment": planned.task.experiment, "candidate": bench(config).key(planned, made)}

@@ -241,10 +241,10 @@ class Bench:
         if self._generator is not None:
             self._generator.plan(cells_)
 
-    def candidate(self, planned: Planned, *, tick: Callable[[], None] = lambda: None) -> Candidate:
-        """Wait for a test's candidate; ``tick`` is called now and then meanwhile."""
+    def candidate(self, planned: Planned, *, again: bool = False, tick: Callable[[], None] = lambda: None) -> Candidate:
+        """Wait for a test's candidate; ``tick`` is called now and then meanwhile. ``again``: a failed one anew."""
         assert self._generator is not None
-        future = self._generator.candidate(planned.cell)
+        future = self._generator.candidate(planned.cell, again=again)
         while True:
             with contextlib.suppress(TimeoutError):
                 return future.result(timeout=0.25)
