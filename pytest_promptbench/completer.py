@@ -29,6 +29,8 @@ from .records import Answer, Model, Request, Usage
 DEFAULT_TIMEOUT_S = 120.0
 EMBEDDED_TIMEOUT_S = 900.0
 """Embedded models answer one at a time: a request waits for all those before it."""
+CLOSE_S = 1.0
+"""How long a connection is given to end."""
 GRACE_S = 1.0
 """So long after a request's time is up, it is broken off here: LiteLLM's limit is one on each pause between two bytes,
 and some providers send a blank now and then while a request waits."""
@@ -224,6 +226,21 @@ class LiteLLMCompleter:
             started_at=started,
             finish_reason=reason,
         )
+
+    async def close(self) -> None:
+        """End the connections that were opened in the running loop, which LiteLLM would keep, and the loop, for ever.
+
+        It keeps its clients under keys that end with the loop's id. Those of other loops are the project's own.
+        """
+        kept = getattr(self._litellm, "in_memory_llm_clients_cache", None)
+        clients: dict[str, Any] = getattr(kept, "cache_dict", {})
+        mine = f"-{id(asyncio.get_running_loop())}"
+        for key in [k for k in list(clients) if k.endswith(mine)]:
+            client = clients.pop(key)
+            with contextlib.suppress(Exception):
+                close = getattr(client, "close", None) or client.aclose
+                async with asyncio.timeout(CLOSE_S):
+                    await close()
 
     def _where(self, model: Model) -> dict[str, Any]:
         if model.embedded:

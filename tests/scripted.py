@@ -38,6 +38,7 @@ class ScriptedCompleter:
     in_flight: int = 0
     peak: int = 0
     prepared: int = 0
+    closed: int = 0
     attempts: Counter[str] = field(default_factory=Counter)
     mutex: threading.Lock = field(default_factory=threading.Lock)
 
@@ -59,6 +60,9 @@ class ScriptedCompleter:
                 self.in_flight -= 1
         usage = Usage(prompt_tokens=3, completion_tokens=5)
         return Answer(text=text, usage=usage, cost_usd=self.price_usd, latency_s=self.latency_s, started_at=1e9)
+
+    async def close(self) -> None:
+        self.closed += 1
 
     def worst_cost_usd(self, request: Request) -> float | None:
         return self.price_usd

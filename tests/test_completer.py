@@ -6,12 +6,14 @@ import asyncio
 import base64
 import dataclasses
 import email.utils
+import gc
 import json
 import os
 import subprocess
 import sys
 import time
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -278,6 +280,27 @@ def test_retry_after_as_a_date() -> None:
     error = Exception()
     error.response = _Response({"retry-after": email.utils.formatdate(time.time() + 30)})  # type: ignore[attr-defined]
     assert 25 < (_retry_after(error) or 0) < 31
+
+
+def test_a_loop_that_ends_leaves_no_client_and_no_connection(
+    completer: LiteLLMCompleter, provider: ScriptedProvider
+) -> None:
+    """LiteLLM keeps both for ever, and where they are dropped unclosed, Python warns of each."""
+    kept = completer._litellm.in_memory_llm_clients_cache.cache_dict
+
+    async def one() -> None:
+        before = set(kept)
+        messages = (Message(role="user", content="once"),)
+        await completer.complete(Request(model=model(provider), messages=messages, params={}))
+        assert set(kept) - before, "LiteLLM keeps its clients elsewhere now"
+        await completer.close()
+        assert set(kept) <= before
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        asyncio.run(one())
+        gc.collect()
+    assert [str(w.message) for w in caught] == []
 
 
 def test_secrets_are_redacted_by_value_and_by_shape() -> None:

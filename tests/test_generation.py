@@ -431,9 +431,10 @@ def test_what_a_providers_library_warns_of_is_no_error_of_a_cell(rig: Rig) -> No
 
 
 def test_what_is_asked_for_after_the_end_is_told_so(rig: Rig) -> None:
-    generator = rig.start(ScriptedCompleter())
+    generator = rig.start(completer := ScriptedCompleter())
     generator.stop("enough")
     assert generator.candidate(cell("late")).result(5).error == "not generated: enough"
+    assert completer.closed == 1
 
 
 def test_additive_increase_multiplicative_decrease() -> None:

@@ -15,6 +15,9 @@ class Completer(Protocol):
 
     async def complete(self, request: Request) -> Answer: ...
 
+    async def close(self) -> None:
+        """Close what was opened in the running loop, which is about to end."""
+
     def worst_cost_usd(self, request: Request) -> float | None:
         """An upper estimate of what the request may cost, in US dollars; None where the price is unknown."""
 

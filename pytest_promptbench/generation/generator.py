@@ -176,6 +176,7 @@ class Generator:
         await self._ended
         self._land()
         self._fail_rest()
+        await self._completer.close()
 
     def _kick(self) -> None:
         """Have it looked soon at what may start: once, for all who ask in one turn of the loop."""
