@@ -342,6 +342,23 @@ def test_verdicts_of_all_judges_are_kept_and_the_highest_tier_counts(store: Trac
     assert run.data.tags["judge_pending"] == "false"
 
 
+@pytest.mark.parametrize("tier", [Tier.HUMAN, Tier.AUTO])
+def test_the_verdict_that_came_last_is_the_latest_whatever_its_clock_says(store: TrackingStore, tier: Tier) -> None:
+    """Of another judge, whose machine is behind, and of the first one again, whose clock was set back since."""
+    experiment = f"set back {tier}"
+    store.log([logged().entry(experiment)])
+    for name, score, hour in (("eva", 5, 14), ("adam", 2, 13), ("adam", 3, 12)):
+        (c,) = store.read(experiment)
+        store.record(c, verdict(tier, name, score, at=f"2026-11-23T{hour}:00:00.000Z"), RUBRIC)
+        (c,) = store.read(experiment)
+        (run,) = runs(store, experiment)
+        said = c.verdict()
+        assert said is not None
+        assert (said.judge.name, said.scores["relevance"]) == (name, score)
+        assert run.data.metrics["auto/relevance" if tier is Tier.AUTO else "relevance"] == score
+        assert (run.data.tags["judged_by"], run.data.tags["judged_at"]) == (name, said.at)
+
+
 @pytest.mark.parametrize(("at", "expected"), [("2026-11-23T14:00:00", 1_795_442_400_000), ("23 Nov, noon", None)])
 def test_a_verdict_of_another_program_is_carried_whatever_its_clock_writes(
     store: TrackingStore, monkeypatch: pytest.MonkeyPatch, at: str, expected: int | None

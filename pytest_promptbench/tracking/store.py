@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import json
 import logging
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -272,8 +271,10 @@ class TrackingStore:
 
         The run's own metrics show the verdict that counts of its tier. A ``second`` verdict, of a judge that saw the
         candidate once more, is kept beside the first and changes nothing else. Recording the same verdict again is
-        harmless.
+        harmless. One that is no later than another's is dated behind it: what was recorded last is the latest.
         """
+        if not second:
+            verdict = verdicts.in_order(candidate, verdict)
         tags, metrics = verdicts.changes(candidate, verdict, rubric, second=second)
         with translated(self.uri), self.runs.together():
             if not second:
@@ -284,7 +285,7 @@ class TrackingStore:
                 self.runs.delete_tag(candidate.run_id, verdicts.failed_tag(verdict.judge))
             self.runs.fill(
                 candidate.run_id,
-                at=int(time.time() * 1000),
+                at=verdicts.milliseconds(verdict.at) or 0,  # of two values MLflow shows the later one
                 metrics={k: float(v) for k, v in metrics.items() if v is not None},
                 tags=storable_tags(tags),
             )

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from ..clock import iso_utc
 from ..records import Draw, Fingerprint, Judge, LoggedCandidate, Rubric, Score, Tier, Verdict, composite, sha256
 from ..settings import TAG_LIMIT
 from . import entry as names
@@ -42,6 +43,18 @@ def changes(
         return tags, {}
     tags |= {names.JUDGE_PENDING: "false", names.JUDGE_KIND: tier.value, **about}
     return tags, {**verdict.scores, "composite": composite(verdict.scores, rubric)}
+
+
+def in_order(candidate: LoggedCandidate, verdict: Verdict) -> Verdict:
+    """The verdict, later than those that it follows: the latest counts, and a clock may have been set back.
+
+    Or that of the machine that wrote the one before is ahead of this one's.
+    """
+    given = milliseconds(verdict.at)
+    known = [at for v in candidate.verdicts if v != verdict and (at := milliseconds(v.at)) is not None]
+    if given is None or not known or given > max(known):
+        return verdict
+    return dataclasses.replace(verdict, at=iso_utc((max(known) + 1) / 1000))
 
 
 def with_verdict(candidate: LoggedCandidate, verdict: Verdict, *, second: bool = False) -> LoggedCandidate:
@@ -116,7 +129,7 @@ def feedback(verdict: Verdict, rubric: Rubric, *, run_id: str, before: Verdict |
 
     values = {**verdict.scores, "composite": composite(verdict.scores, rubric)}
     metadata = _metadata(verdict.judge, rubric, verdict.fingerprint)
-    created = _milliseconds(verdict.at)
+    created = milliseconds(verdict.at)
     found = []
     for name, value in values.items():
         if value is not None:
@@ -135,7 +148,7 @@ def feedback(verdict: Verdict, rubric: Rubric, *, run_id: str, before: Verdict |
     return found
 
 
-def _milliseconds(at: str) -> int | None:
+def milliseconds(at: str) -> int | None:
     """Since the epoch, of ISO 8601, which without a zone is in UTC; None for what another program wrote otherwise."""
     try:
         moment = datetime.fromisoformat(at)
