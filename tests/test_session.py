@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import time
@@ -720,6 +721,15 @@ def test_a_mistake_in_a_file_is_a_collection_error_and_nothing_is_generated(proj
         assert result.code == 2
         assert "tips.yaml:4: is not valid YAML" in result.out
     assert project.provider.count == 0
+
+
+def test_a_file_whose_name_is_no_utf8_is_named_under_xdist_too(project: Project) -> None:
+    """Which takes a worker's report for lost where a text of it has no UTF-8, and ends with an internal error."""
+    folder = project.root / "prompts/tip"
+    shutil.copy(folder / "v1.yaml", os.fsencode(folder) + b"/gr\xff.yaml")
+    result = project.pytest("-n", "2")
+    assert result.code == 2, result.text
+    assert "prompts/tip/gr\\udcff.yaml: the version 'gr\\udcff' must not hold" in result.out
 
 
 @pytest.mark.parametrize("name", ["antropic/claude-haiku-4-5", "mistyped"])

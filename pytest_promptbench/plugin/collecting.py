@@ -10,7 +10,20 @@ import pytest
 from .. import axes, regression
 from ..errors import PromptbenchError, UsageError
 from ..session import Task
-from .parts import MARKER, MISTAKEN, MISUSED, PLANNED, TICKER, Mistake, bench, desk, is_worker, only_shows, settings
+from .parts import (
+    MARKER,
+    MISTAKEN,
+    MISUSED,
+    PLANNED,
+    TICKER,
+    Mistake,
+    bench,
+    desk,
+    is_worker,
+    legible,
+    only_shows,
+    settings,
+)
 from .running import may_skip
 from .watch import Attendance, Brake, Ticker
 
@@ -155,7 +168,7 @@ def _is_spread(item: pytest.Item) -> bool:
 
 def report_mistake(session: pytest.Session, error: Exception) -> None:
     """A mistake that only shows once everything is collected, told like one in a single file."""
-    report = pytest.CollectReport(session.nodeid or "promptbench", "failed", str(error), [])
+    report = pytest.CollectReport(session.nodeid or "promptbench", "failed", legible(str(error)), [])
     mark(report, session.config, misuse=isinstance(error, UsageError))
     session.ihook.pytest_collectreport(report=report)
 

@@ -51,8 +51,13 @@ class Mistake(pytest.Collector.CollectError):
     """A mistake in a file of ours or on the command line, as a collection error without a traceback."""
 
     def __init__(self, message: str, *, misuse: bool) -> None:
-        super().__init__(message)
+        super().__init__(legible(message))
         self.misuse = misuse
+
+
+def legible(message: str) -> str:
+    """A message without lone surrogates, as of a file's name that is no UTF-8: with them xdist loses the worker."""
+    return message.encode("utf-8", "backslashreplace").decode()
 
 
 def is_worker(config: pytest.Config) -> bool:
