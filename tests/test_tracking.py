@@ -714,7 +714,7 @@ def test_mlflow_and_we_know_the_same_stores(tmp_path: Path, monkeypatch: pytest.
     for scheme in known & {"mysql", "mssql"}:
         with pytest.raises(UsageError, match="install the driver"):  # MLflow does not bring it
             check_takes_candidates(f"{scheme}:///x")
-    for uri in ("databricks", "databricks-uc", "uc", "sqlite+pysqlite:///x", "postgresql+psycopg2://u@h/x", "HTTP://h"):
+    for uri in ("databricks", "databricks-uc", "uc", "sqlite+pysqlite:///x", "HTTP://h"):
         check_takes_candidates(uri)
     plugin = tmp_path / "plugin-1.dist-info"
     plugin.mkdir()
