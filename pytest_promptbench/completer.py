@@ -230,11 +230,12 @@ class LiteLLMCompleter:
     async def close(self) -> None:
         """End the connections that were opened in the running loop, which LiteLLM would keep, and the loop, for ever.
 
-        It keeps its clients under keys that end with the loop's id. Those of other loops are the project's own.
+        It keeps its clients under keys that end with its name of the loop. Those of other loops are the project's own.
         """
         kept = getattr(self._litellm, "in_memory_llm_clients_cache", None)
-        clients: dict[str, Any] = getattr(kept, "cache_dict", {})
-        mine = f"-{id(asyncio.get_running_loop())}"
+        name = getattr(kept, "update_cache_key_with_event_loop", None)
+        mine = str(name("")) if name is not None else ""
+        clients: dict[str, Any] = getattr(kept, "cache_dict", {}) if mine else {}
         for key in [k for k in list(clients) if k.endswith(mine)]:
             client = clients.pop(key)
             with contextlib.suppress(Exception):
