@@ -314,8 +314,8 @@ def judge_unscored(
         came_to = replace(
             came_to, unavailable=f"the texts of {count} candidates cannot be read, so nobody can score them"
         )
-    ours = sum(c.error is None and c.rubric_sha256 == rubric.sha256 for c in candidates)
-    return after, replace(came_to, before=ours - len(todo))
+    mine = fingerprint(judge, rubric).sha256
+    return after, replace(came_to, before=sum(_is_of(c, judge, mine) for c in candidates))
 
 
 def judge_and_write(
