@@ -15,11 +15,12 @@ from ..errors import GenerationError, LedgerError, NotGeneratedError, PermanentE
 from ..ledger import Ledger
 from ..locks import LockFile
 from ..quiet import without_warnings
-from ..records import Answer, Candidate, Cell
+from ..records import Answer, Candidate, Cell, Request
 from .budget import Budget, NoMoneyYetError
 from .completer import Completer
-from .jobs import Job, Lane, Order, Queues, answer_keys, lane, order_key
+from .jobs import Job, Lane, Order, Queues, answer_keys, lane
 from .limits import Limits, RetryPolicy, Slots
+from .orders import Orders, failed, not_generated
 from .progress import Progress
 
 POLL_S = 0.03
@@ -50,22 +51,20 @@ class Generator:
         retry: RetryPolicy | None = None,
     ) -> None:
         self._completer, self._ledger, self._locks = completer, ledger, locks
-        self._session, self._limits, self._landed = session, limits, landed
+        self._session, self._limits = session, limits
         self._retry = retry or RetryPolicy()
         self._slots = Slots(
             locks, session=session, total=limits.concurrency, worker=limits.worker, workers=limits.workers
         )
         self._budget = Budget(completer=completer, ledger=ledger, locks=locks, session=session, limits=limits)
-        self._orders: dict[tuple[str, ...], Order] = {}
+        self._orders = Orders(redact=completer.redact, landed=landed, stop=self._stop)
         self._jobs: dict[tuple[str, Lane], Job] = {}
         self._queues = Queues(concurrency=limits.concurrency)
         self._broken: dict[Lane, PermanentError] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._progress = Progress()
         self._waiting = 0
         self._unsaved: list[tuple[Job, Answer]] = []
         self._saving = False
-        self._landing: list[tuple[Order, Candidate]] = []
         self._stopping: str | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context: contextvars.Context | None = None  # without warnings, whoever calls
@@ -96,8 +95,8 @@ class Generator:
 
         ``again``: what failed of it is asked for anew.
         """
-        known = self._done(cell)
-        if known is not None and not (again and _failed(known)):
+        known = self._orders.done(cell)
+        if known is not None and not (again and failed(known)):
             return known
         reply: Future[Future[Candidate]] = Future()
         self._call(self._reply, cell, reply, again)
@@ -106,29 +105,25 @@ class Generator:
                 reply.exception(timeout=0.5)
         if reply.done():  # looked at once more: the reply may have been the thread's last act
             return reply.result()
-        return self._done(cell) or self._unanswered(cell)  # it was stopped, and nobody answers
+        return self._orders.done(cell) or self._unanswered(cell)  # it was stopped, and nobody answers
 
     def _reply(self, cell: Cell, reply: Future[Future[Candidate]], again: bool) -> None:
         try:
-            if again:
-                self._forget_failed(cell)
+            if again and self._stopping is None:
+                self._orders.drop_failed(cell)
             reply.set_result(self._wanted(cell))
         except Exception as error:
             reply.set_exception(error)
             raise
 
-    def _done(self, cell: Cell) -> Future[Candidate] | None:
-        order = self._orders.get(order_key(cell))
-        return order.future if order is not None and order.future.done() else None
-
     def _unanswered(self, cell: Cell) -> Future[Candidate]:
         future: Future[Candidate] = Future()
-        future.set_result(Candidate(cell=cell, error=f"not generated: {self._stopping or 'the session ended'}"))
+        future.set_result(not_generated(cell, self._stopping or "the session ended"))
         return future
 
     def progress(self) -> Progress:
         """A snapshot; safe to call from any thread."""
-        return replace(self._progress, in_flight=self._queues.in_flight, waiting=self._waiting)
+        return replace(self._orders.progress, in_flight=self._queues.in_flight, waiting=self._waiting)
 
     def stop(self, reason: str | None = None) -> None:
         """Start no further request. Answers on their way are waited for (``grace_s``), since they are paid for.
@@ -174,8 +169,8 @@ class Generator:
         self._ended = self._loop.create_future()
         self._started.set()
         await self._ended
-        self._land()
-        self._fail_rest()
+        self._orders.land()
+        self._orders.fail_rest(self._stopping or "the session ended")
         await self._completer.close()
 
     def _kick(self) -> None:
@@ -216,7 +211,7 @@ class Generator:
         self._prepared = True
 
     def _plan(self, cells: list[Cell]) -> None:
-        fresh = [c for c in cells if order_key(c) not in self._orders]
+        fresh = [c for c in cells if self._orders.find(c) is None]
         known = self._ledger.answers(answer_keys(fresh), session=self._only_of)
         for cell in fresh:
             self._order(cell, known)
@@ -224,41 +219,28 @@ class Generator:
 
     def _order(self, cell: Cell, known: Mapping[str, Answer]) -> Order:
         """A cell's order, made if there is none. ``known``: the ledger's answers to its requests, by key."""
-        key = order_key(cell)
-        if key in self._orders:
-            return self._orders[key]
-        order = self._orders[key] = Order(cell=cell)
-        for request in cell.requests:
-            # By lane, too: one answer serves equal requests, but where one model's key is wrong another's may be right.
-            place = request.key, lane(request.model)
-            job = self._jobs.get(place)
-            if job is None or (job.state == "finished" and job.answer is None):
-                job = self._jobs[place] = Job(request=request)
-                if request.key in known:
-                    job.state, job.answer = "finished", replace(known[request.key], cached=True)
-                else:
-                    self._queues.append(job)
-            order.jobs.append(job)
-            if job.state != "finished":
-                job.watchers.append(order)
-                order.missing += 1
-        if order.missing == 0:
-            self._complete(order)
-        elif self._stopping is not None:
-            self._fail(order, self._stopping)
+        order = self._orders.find(cell)
+        if order is None:
+            order = self._orders.add(cell, [self._job(request, known) for request in cell.requests])
+            if order.missing and self._stopping is not None:
+                self._orders.fail(order, self._stopping)
         return order
 
-    def _forget_failed(self, cell: Cell) -> None:
-        """Have a cell whose candidate failed ordered anew, which makes new jobs of those without an answer."""
-        order = self._orders.get(order_key(cell))
-        if order is not None and order.future.done() and _failed(order.future) and self._stopping is None:
-            del self._orders[order_key(cell)]
-            unasked = any(isinstance(j.error, NotGeneratedError) for j in order.jobs)
-            p = self._progress
-            self._progress = replace(p, done=p.done - 1, failed=p.failed - 1, unasked=p.unasked - int(unasked))
+    def _job(self, request: Request, known: Mapping[str, Answer]) -> Job:
+        """The job of a request, made and put in its queue if there is none or it failed."""
+        # By lane, too: one answer serves equal requests, but where one model's key is wrong another's may be right.
+        place = request.key, lane(request.model)
+        job = self._jobs.get(place)
+        if job is None or (job.state == "finished" and job.answer is None):
+            job = self._jobs[place] = Job(request=request)
+            if request.key in known:
+                job.state, job.answer = "finished", replace(known[request.key], cached=True)
+            else:
+                self._queues.append(job)
+        return job
 
     def _wanted(self, cell: Cell) -> Future[Candidate]:
-        found = self._orders.get(order_key(cell))
+        found = self._orders.find(cell)
         order = found or self._order(cell, self._ledger.answers(answer_keys([cell]), session=self._only_of))
         for job in reversed(order.jobs):
             self._queues.advance(job)
@@ -367,7 +349,7 @@ class Generator:
             failure = PermanentError(f"{type(error).__name__}: {self._completer.redact(str(error))}")
         if again is None:
             self._finish(job, error=failure)
-            self._land()  # while nobody else may ask: one that comes behind its cell's answer would stay on record
+            self._orders.land()  # while nobody else may ask: behind its cell's answer it would stay on record
         self._leave(job)
         if again is not None:
             self._queues.delay(job, steady() + again)
@@ -418,60 +400,7 @@ class Generator:
     def _finish(self, job: Job, *, answer: Answer | None = None, error: GenerationError | None = None) -> None:
         self._budget.forget(job.request)
         job.state, job.answer, job.error = "finished", answer, error
-        if answer is not None and not answer.cached:
-            p = self._progress
-            cost = p.cost_usd if answer.cost_usd is None else (p.cost_usd or 0.0) + answer.cost_usd
-            tokens = p.tokens + (answer.usage.total_tokens or 0)
-            self._progress = replace(p, requests=p.requests + 1, tokens=tokens, cost_usd=cost)
-        for order in job.watchers:
-            order.missing -= 1
-            if order.missing == 0 and not order.future.done():
-                self._complete(order)
-        job.watchers.clear()
-
-    def _complete(self, order: Order) -> None:
-        errors = [j.error for j in order.jobs if j.error is not None]
-        answers = tuple(j.answer for j in order.jobs if j.answer is not None)
-        if errors:
-            first = errors[0]
-            refused = isinstance(first, PermanentError) and first.refused
-            empty = isinstance(first, PermanentError) and first.empty
-            text = self._completer.redact(str(first))
-            candidate = Candidate(cell=order.cell, error=text, refused=refused, empty=empty)
-        else:
-            candidate = Candidate(cell=order.cell, answers=answers)
-        p = self._progress
-        unasked = any(isinstance(e, NotGeneratedError) for e in errors)
-        self._progress = replace(
-            p,
-            done=p.done + 1,
-            failed=p.failed + (1 if errors else 0),
-            cached=p.cached + (1 if answers and all(a.cached for a in answers) else 0),
-            unasked=p.unasked + (1 if unasked else 0),
-        )
-        if unasked:
-            order.future.set_result(candidate)  # no provider was asked: there is nothing to log
-            return
-        if not self._landing:
-            asyncio.get_running_loop().call_soon(self._land)
-        self._landing.append((order, candidate))
-
-    def _land(self) -> None:
-        batch, self._landing = self._landing, []
-        if not batch:
-            return
-        try:
-            self._landed([candidate for _, candidate in batch])
-        except LedgerError as error:
-            self._stop(str(error))
-            for order, _ in batch:
-                self._fail(order, f"its answer is kept, but could not be handed over for logging: {error}")
-        except Exception as error:  # the waiting tests must hear of it instead of waiting for ever
-            for order, _ in batch:
-                order.future.set_exception(error)
-        else:
-            for order, candidate in batch:
-                order.future.set_result(candidate)
+        self._orders.finished(job)
 
     def _stop(self, reason: str) -> None:
         if self._stopping is None:
@@ -481,19 +410,6 @@ class Generator:
     def _abandon(self) -> None:
         for task in list(self._tasks):
             task.cancel()
-
-    def _fail(self, order: Order, reason: str) -> None:
-        if not order.future.done():
-            order.future.set_result(Candidate(cell=order.cell, error=f"not generated: {reason}"))
-
-    def _fail_rest(self) -> None:
-        """Let nobody wait for what will not come. These cells were never asked for, so they are not logged either."""
-        for order in self._orders.values():
-            self._fail(order, self._stopping or "the session ended")
-
-
-def _failed(future: Future[Candidate]) -> bool:
-    return future.exception() is None and future.result().failed
 
 
 class _SteadyLoop(asyncio.SelectorEventLoop):

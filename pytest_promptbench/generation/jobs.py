@@ -133,10 +133,5 @@ def lane(model: Model) -> Lane:
     return model.name, model.model, model.api_base, model.api_key_env
 
 
-def order_key(cell: Cell) -> tuple[str, ...]:
-    """What tells the cells of a plan apart."""
-    return (cell.task, *cell.names, cell.content)
-
-
 def answer_keys(cells: Iterable[Cell]) -> list[str]:
     return [request.key for cell in cells for request in cell.requests]

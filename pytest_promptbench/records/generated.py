@@ -80,6 +80,11 @@ class Cell(Record):
     def names(self) -> tuple[str, str, str]:
         return self.model.name, self.prompt.version, self.scenario.id
 
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """Task, names and content: what tells the cells of a session apart."""
+        return (self.task, *self.names, self.content)
+
 
 def content_of(cell: str, context_sha256: str) -> str:
     return f"{cell}+{context_sha256}" if context_sha256 else cell

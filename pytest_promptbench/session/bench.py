@@ -211,7 +211,7 @@ class Bench:
         quiet_environment()
         tasks = merged({id(p.task): p.task for p in planned}.values())
         if self._folder.read("plan.json") is None:
-            self._folder.write("plan.json", Plan(tasks=tasks, cells=len(set(map(_owned, ahead)))).to_json())
+            self._folder.write("plan.json", Plan(tasks=tasks, cells=len({cell.identity for cell in ahead})).to_json())
         self._ledger = Ledger(settings.home / "ledger.sqlite3")
         self._locks = LockFile(settings.home / "locks")
         models = [m for t in tasks for m in t.suite.models]
@@ -267,7 +267,7 @@ class Bench:
             entries = [
                 self._logged(task, candidate).entry(task.experiment)
                 for candidate in candidates[start : start + POSTED_AT_ONCE]
-                for task in self._owners[_owned(candidate.cell)]
+                for task in self._owners[candidate.cell.identity]
             ]
             self._ledger.post(store, entries, session=session)
 
@@ -318,19 +318,15 @@ def _check_places(settings: Settings) -> None:
 
 
 def owners_of(planned: Iterable[Planned]) -> dict[tuple[str, ...], list[Task]]:
-    """Task, names and content of a cell -> the tasks whose experiments it is logged to, equal ones once."""
+    """A cell's identity -> the tasks whose experiments it is logged to, equal ones once."""
     equal: dict[int, Task] = {}  # by identity, since comparing two suites compares all of their scenarios
     owners: dict[tuple[str, ...], dict[int, Task]] = {}
     for p in planned:
         if id(p.task) not in equal:
             equal[id(p.task)] = next((t for t in equal.values() if t == p.task), p.task)
         task = equal[id(p.task)]
-        owners.setdefault(_owned(p.cell), {})[id(task)] = task
+        owners.setdefault(p.cell.identity, {})[id(task)] = task
     return {key: list(tasks.values()) for key, tasks in owners.items()}
-
-
-def _owned(cell: Cell) -> tuple[str, ...]:
-    return (cell.task, *cell.names, cell.content)
 
 
 class SessionCompleter(LiteLLMCompleter):
