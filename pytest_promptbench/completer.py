@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import importlib
 import json
 import math
 import os
@@ -34,6 +35,9 @@ CLOSE_S = 1.0
 GRACE_S = 1.0
 """So long after a request's time is up, it is broken off here: LiteLLM's limit is one on each pause between two bytes,
 and some providers send a blank now and then while a request waits."""
+
+_WITH_ITS_FIRST_CALL = ("litellm.proxy._types", "openai.resources")
+"""Half a second of what LiteLLM imports only once it is asked, by when tests run that may put ``sys.modules`` back."""
 
 _KEY_SHAPES = re.compile(
     r"\b(?:sk|pk|rk|xai|gsk|hf)[-_][A-Za-z0-9_.\-*]{6,}|\bAIza[A-Za-z0-9_\-]{20,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"
@@ -122,6 +126,9 @@ class LiteLLMCompleter:
         with without_collections(), without_warnings():
             import litellm
 
+            for name in _WITH_ITS_FIRST_CALL:
+                with contextlib.suppress(ImportError):  # where another version has it elsewhere
+                    importlib.import_module(name)
         freeze_until_exit()  # half a million objects that stay: collections need not look through them again and again
         litellm.telemetry = False
         litellm.suppress_debug_info = True

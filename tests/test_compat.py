@@ -17,6 +17,17 @@ from pytest_promptbench.scheduling import workers
 from .project import TEST, Project, migrated_database
 from .provider import Fault, ScriptedProvider
 
+RESTORES = """
+import sys, time
+from unittest import mock
+
+import pytest
+
+@pytest.mark.parametrize("i", range(40))
+def test_without_an_optional_library(i):
+    with mock.patch.dict(sys.modules, {"not_here": None}):
+        time.sleep(0.05)
+"""
 FAILING = TEST.replace("candidate.text.strip()", 'candidate.scenario != "s1"')
 
 
@@ -133,6 +144,18 @@ def test_a_test_that_times_out_does_not_lose_its_answer(project: Project) -> Non
     assert "Timeout" in result.out
     project.provider.latency_s = 0.0
     assert project.pytest("-p", "timeout", "--timeout", "60").code == 0
+    everything_once(project)
+
+
+@pytest.mark.parametrize("args", [(), ("-n", "1")], ids=["alone", "worker"])
+def test_tests_that_put_sys_modules_back_do_not_break_the_import_of_litellm(
+    project: Project, args: tuple[str, ...]
+) -> None:
+    """It is imported in a thread, by a process that has not yet; what is half imported would be lost."""
+    project.environ["PYTHONHASHSEED"] = "0"  # a new interpreter, not one forked from where LiteLLM is imported
+    project.file("evals/test_first.py", RESTORES)
+    result = project.pytest("evals/test_first.py", "evals/test_tips.py", *args)
+    assert result.outcomes() == {"passed": 46}, result.text
     everything_once(project)
 
 

@@ -72,6 +72,7 @@ class Generator:
         self._kicked = False
         self._alarm: asyncio.TimerHandle | None = None
         self._prepared = False
+        self._warmed = threading.Event()
         self._started = threading.Event()
         self._storage = ThreadPoolExecutor(1, thread_name_prefix="promptbench-ledger")
         self._thread = threading.Thread(target=self._run, name="promptbench-generation", daemon=True)
@@ -89,6 +90,10 @@ class Generator:
     def warm(self, cells: Sequence[Cell]) -> None:
         """Load the completer now, unless every one of these cells is answered already."""
         self._call(self._warm, cells)
+
+    def wait_until_warm(self, timeout: float) -> bool:
+        """Whether, within so many seconds, nothing is loaded any more that :meth:`warm` asked for."""
+        return self._warmed.wait(timeout)
 
     def candidate(self, cell: Cell, *, again: bool = False) -> Future[Candidate]:
         """A cell's candidate, which may be a failed one. What a test waits for goes to the front.
@@ -169,6 +174,7 @@ class Generator:
         self._ended = self._loop.create_future()
         self._started.set()
         await self._ended
+        self._warmed.set()
         self._orders.land()
         self._orders.fail_rest(self._stopping or "the session ended")
         await self._completer.close()
@@ -199,7 +205,9 @@ class Generator:
             self._ended.set_result(None)
 
     def _warm(self, cells: Sequence[Cell]) -> None:
-        if not self._prepared and not self._ledger.has_answers(answer_keys(cells), session=self._only_of):
+        if self._prepared or self._ledger.has_answers(answer_keys(cells), session=self._only_of):
+            self._warmed.set()
+        else:
             self._spawn(self._prepare())
 
     async def _prepare(self) -> None:
@@ -209,6 +217,7 @@ class Generator:
         except Exception as error:  # an import or start-up that fails ends every cell with its reason
             self._stop(f"the models could not be prepared: {self._completer.redact(str(error))}")
         self._prepared = True
+        self._warmed.set()
 
     def _plan(self, cells: list[Cell]) -> None:
         fresh = [c for c in cells if self._orders.find(c) is None]

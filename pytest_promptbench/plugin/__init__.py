@@ -173,6 +173,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     config = session.config
     if parts.is_worker(config) or parts.SETTINGS not in config.stash or parts.settings(config).runs_tests:
+        if parts.BENCH in config.stash:
+            from . import running
+
+            running.wait_until_warm(config)
         return None
     from . import collecting, running
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -16,18 +16,27 @@ from .parts import ABOUT, BENCH, ERROR, PLANNED, SITTING, TICKER, bench, is_work
 _AHEAD: pytest.StashKey[set[int]] = pytest.StashKey()
 
 
+def wait_until_warm(config: pytest.Config) -> None:
+    """Let no test run beside the import of LiteLLM: one may put ``sys.modules`` back, and break it in the middle."""
+    bench(config).wait_until_warm(tick=_tick(config))
+
+
 def candidate(item: pytest.Item) -> GeneratedCandidate:
     """What the test's cell generated; waits for it."""
     config, planned = item.config, item.stash[PLANNED]
     if is_worker(config):
         _look_ahead(config, item.session.items)
-    ticker = config.stash.get(TICKER, None)
     again = getattr(item, "execution_count", 1) > 1  # pytest-rerunfailures runs the test once more
-    made = bench(config).candidate(planned, again=again, tick=ticker.tick_uncaptured if ticker else lambda: None)
+    made = bench(config).candidate(planned, again=again, tick=_tick(config))
     item.stash[ERROR] = made.error  # noted here, since a fixture of the user's may make something else of it
     if not (made.failed and made.error is not None and made.error.startswith("not generated")):
         item.stash[ABOUT] = {"experiment": planned.task.experiment, "candidate": bench(config).key(planned, made)}
     return GeneratedCandidate(made)
+
+
+def _tick(config: pytest.Config) -> Callable[[], None]:
+    ticker = config.stash.get(TICKER, None)
+    return ticker.tick_uncaptured if ticker else lambda: None
 
 
 def _look_ahead(config: pytest.Config, items: Sequence[pytest.Item]) -> None:

@@ -236,6 +236,11 @@ class Bench:
         self._reporter = threading.Thread(target=self._report, name="promptbench-progress", daemon=True)
         self._reporter.start()
 
+    def wait_until_warm(self, *, tick: Callable[[], None] = lambda: None) -> None:
+        """Until what generation needs is imported, if it needs anything; ``tick`` is called now and then meanwhile."""
+        while self._generator is not None and not self._generator.wait_until_warm(0.25):
+            tick()
+
     def look_ahead(self, cells_: Iterable[Cell]) -> None:
         """Generate these next, in this order."""
         if self._generator is not None:
