@@ -259,12 +259,12 @@ def as_a_session(count: int = 200) -> None:
     from pytest_promptbench.records import Answer, Candidate, Usage, sha256
     from pytest_promptbench.tracking.entry import Logged
     from pytest_promptbench.tracking.store import TrackingStore
-    from pytest_promptbench.tracking.writer import _prefer_speed_over_power_loss
+    from pytest_promptbench.tracking.writer import prefer_speed_over_power_loss
     from tests.scripted import cell
     from tests.test_tracking import RUBRIC as TIP_V1
 
     root = Path(tempfile.mkdtemp(prefix="promptbench-floor-"))
-    _prefer_speed_over_power_loss()
+    prefer_speed_over_power_loss()
     store = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=root / "mlartifacts")
     answer = Answer(text="drink water " * 20, usage=Usage(prompt_tokens=9, completion_tokens=9), started_at=time.time())
     entries = [

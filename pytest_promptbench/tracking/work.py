@@ -1,0 +1,176 @@
+"""What one writer does: which candidates are its own, and how they get into MLflow."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import PromptbenchError, TrackingError
+from ..ledger import HEX, Entry, Ledger
+from ..locks import LockFile
+from ..quiet import without_collections
+from ..records import LoggedCandidate
+from .entry import Logged
+from .recorder import Judgement, Outcome, Where
+
+BATCH = 20
+SECOND_SHARE = HEX[8:]
+"""The last digits of the keys of those candidates that a second writer takes."""
+ADOPT_EVERY_S = 2.0
+WAIT_FOR_OTHERS_S = 120.0
+STARTING_S = 60.0
+"""So long after its first candidate, a session whose recorder has not begun is no longer taken for one that starts."""
+
+
+def second_lock(session: str) -> str:
+    """The name of the lock that a session's second writer holds while it lives."""
+    return f"second-writer:{session}"
+
+
+class Work:
+    """The candidates of one session and of those that crashed, as far as their keys end in one of ``share``."""
+
+    def __init__(self, where: Where, *, share: str = HEX, locks: LockFile | None = None) -> None:
+        self.where = where
+        self.share = share
+        self.ledger = Ledger(Path(where.ledger))
+        self.locks = locks or LockFile(Path(where.locks))
+        self.store = where.store(self.locks)
+        self.sessions = [where.session]
+        self.error: str | None = None
+        self.error_of_others: str | None = None
+        self._adopted_at = 0.0
+        self._left, self._moved_at = -1, 0.0
+        self.refused: set[tuple[str, str]] = set()
+
+    def adopt(self) -> None:
+        """Take over what crashed sessions left behind."""
+        now = time.monotonic()
+        if now - self._adopted_at < ADOPT_EVERY_S:
+            return
+        self._adopted_at = now
+        for session, since in self.ledger.sessions_waiting(self.where.store_name).items():
+            begun = self.where.begun(session)
+            starting = begun.parent.exists() and not begun.exists() and time.time() - since < STARTING_S
+            if session in self.sessions or starting or not self.locks.is_free(second_lock(session)):
+                continue
+            if self.locks.try_acquire(f"session:{session}"):
+                self.sessions.append(session)
+                self.store.forget()
+
+    def mine(self) -> list[Entry]:
+        """The next batch for this process."""
+        most = BATCH + len(self.refused)
+        batch = self.ledger.pending(self.where.store_name, self.sessions, limit=most, share=self.share)
+        return [e for e in batch if (e.experiment, e.candidate) not in self.refused][:BATCH]
+
+    def needs_help(self, above: int) -> bool:
+        """Whether more than so many of this session's candidates are not in MLflow yet."""
+        return self.ledger.left(self.where.store_name, self.where.session, at_most=above + 1) > above
+
+    def waits_for_the_second(self) -> bool:
+        """Whether the second writer still has candidates, and is getting on with them."""
+        now = time.monotonic()
+        left = self.ledger.left(self.where.store_name, self.where.session, share=SECOND_SHARE)
+        if left != self._left:
+            self._left, self._moved_at = left, now
+        return left > 0 and now - self._moved_at < WAIT_FOR_OTHERS_S
+
+    def step(self) -> bool:
+        """Log one batch; says whether anything was logged."""
+        self.adopt()
+        batch = self.mine()
+        if not batch:
+            return False
+        try:
+            self.log(batch)
+        except TrackingError as error:
+            self.error = str(error)
+            self._one_by_one(batch)
+        return True
+
+    def log(self, batch: Sequence[Entry]) -> None:
+        with without_collections():
+            run_ids = self.store.log(batch)
+        logged = zip(batch, run_ids, strict=True)
+        self.ledger.done(self.where.store_name, [(e, r, None if e.run_id == r else _texts(e)) for e, r in logged])
+
+    def _one_by_one(self, batch: Sequence[Entry]) -> None:
+        """After a batch failed: log what can be, so that one refused candidate does not hold up the rest.
+
+        Raises TrackingError where MLflow cannot be reached, which is nobody's fault among them.
+        """
+        self.store.forget()
+        self.store.ping()
+        for item in batch:
+            try:
+                self.log([item])
+            except TrackingError as error:
+                if item.session == self.where.session:
+                    self.error = str(error)
+                else:
+                    self.error_of_others = str(error)
+                self.refused.add((item.experiment, item.candidate))
+                self.store.forget()
+
+    def settled(self, keys: Sequence[tuple[str, str]], since: float) -> bool:
+        """All is logged; or what is left was refused, or has been in another living session's hands for too long.
+
+        ``since``: when the session asked, on the monotonic clock.
+        """
+        if self.ledger.waiting(self.where.store_name, keys, session=self.where.session) == 0:
+            return True
+        return not self.mine() and (bool(self.refused) or time.monotonic() - since > WAIT_FOR_OTHERS_S)
+
+    def outcome(self, keys: Sequence[tuple[str, str]], experiments: Sequence[str]) -> Outcome:
+        left = self.ledger.waiting(self.where.store_name, keys, session=self.where.session)
+        candidates: dict[str, tuple[LoggedCandidate, ...]] = {}
+        unread: list[str] = []
+        try:
+            for name in experiments:
+                candidates[name] = tuple(self._with_texts(name, unread))
+        except PromptbenchError as error:
+            return Outcome(unlogged=left, error=str(error))
+        stuck = sum(e.session != self.where.session for e in self._refused_entries())
+        return Outcome(
+            unlogged=left,
+            error=self.error if left else None,
+            candidates=candidates,
+            unread=tuple(unread),
+            stuck=stuck,
+            stuck_error=self.error_of_others if stuck else None,
+        )
+
+    def _refused_entries(self) -> list[Entry]:
+        if not self.refused:
+            return []
+        waiting = self.ledger.pending(self.where.store_name, self.sessions, limit=1 << 30)
+        return [e for e in waiting if (e.experiment, e.candidate) in self.refused]
+
+    def judge(self, judgements: Sequence[Judgement]) -> dict[str, Any]:
+        try:
+            return {"candidates": [j.write(self.store).to_json() for j in judgements]}
+        except TrackingError as error:
+            return {"error": str(error)}
+
+    def _with_texts(self, experiment: str, unread: list[str]) -> list[LoggedCandidate]:
+        """The experiment's candidates; texts from the ledger where this project made them, else from MLflow."""
+        candidates = self.store.read(experiment)
+        local = self.ledger.texts(self.where.store_name, experiment)
+        mine = {c.run_id for c in candidates if c.run_id in local}
+        others = [c for c in candidates if c.run_id not in mine]
+        fetched = {c.run_id: c for c in self.store.texts(others, unread=unread)}
+        return [_fill(c, json.loads(local[c.run_id])) if c.run_id in mine else fetched[c.run_id] for c in candidates]
+
+
+def _texts(item: Entry) -> str:
+    candidate = Logged.from_json(item.record).candidate
+    return json.dumps({"outputs": list(candidate.outputs), "context": dict(candidate.cell.scenario.vars)})
+
+
+def _fill(candidate: LoggedCandidate, texts: Mapping[str, Any]) -> LoggedCandidate:
+    return dataclasses.replace(candidate, outputs=tuple(texts["outputs"]), context=texts["context"])
