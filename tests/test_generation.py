@@ -118,13 +118,15 @@ def test_the_same_request_of_two_processes_is_made_once(rig: Rig, tmp_path: Path
     request = cell().requests[0]
     assert rig.locks.try_acquire(f"answer:{request.key}")
     completer = ScriptedCompleter()
-    future = rig.start(completer).candidate(cell())
+    generator = rig.start(completer)
+    future = generator.candidate(cell())
     time.sleep(0.15)
     assert completer.asked == []
     rig.ledger.keep([(request, Answer(text="from the other process"))], session="other")
     rig.locks.release(f"answer:{request.key}")
     assert future.result(5).outputs == ("from the other process",)
     assert completer.asked == []
+    assert generator.progress() == Progress(done=1, cached=1)
 
 
 def fail_times(count: int, error: Exception) -> Any:
@@ -488,6 +490,65 @@ def test_a_pause_leaves_the_random_numbers_of_the_tests_alone() -> None:
 def test_progress_adds_up_and_unknown_costs_stay_unknown() -> None:
     assert (Progress(done=1, tokens=5) + Progress(done=2, in_flight=3)).cost_usd is None
     assert Progress(done=1, cost_usd=0.5) + Progress(done=2) == Progress(done=3, cost_usd=0.5)
+
+
+def test_progress_counts_what_was_paid_for_and_what_was_not(rig: Rig) -> None:
+    generator = rig.start(ScriptedCompleter(price_usd=0.25))
+    generator.candidate(cell("s1", samples=2)).result(5)
+    assert generator.progress() == Progress(done=1, requests=2, tokens=16, cost_usd=0.5)
+    generator.candidate(cell("s1", prompt="v2", text="v1: s1", samples=2)).result(5)
+    assert generator.progress() == Progress(done=2, cached=0, requests=2, tokens=16, cost_usd=0.5)
+    later = rig.start(ScriptedCompleter(), session="later")
+    later.candidate(cell("s1", samples=2)).result(5)
+    assert later.progress() == Progress(done=1, cached=1)
+    later.candidate(cell("s1", samples=3)).result(5)
+    assert later.progress() == Progress(done=2, cached=1, requests=1, tokens=8), "one of its three was not cached"
+
+
+def test_what_failed_and_is_asked_again_counts_once(rig: Rig) -> None:
+    completer = ScriptedCompleter(act=fail_times(1, PermanentError("no")))
+    generator = rig.start(completer)
+    assert generator.candidate(cell()).result(5).failed
+    assert generator.progress() == Progress(done=1, failed=1)
+    assert generator.candidate(cell()).result(5).failed, "nobody asked for it again"
+    assert not generator.candidate(cell(), again=True).result(5).failed
+    assert generator.progress() == Progress(done=1, requests=1, tokens=8)
+
+
+def test_what_money_was_lacking_for_and_is_asked_again_counts_once(rig: Rig) -> None:
+    generator = rig.start(ScriptedCompleter(price_usd=1.0), max_cost_usd=0.5)
+    for _ in range(2):
+        assert "--bench-max-cost" in (generator.candidate(cell(), again=True).result(5).error or "")
+        assert generator.progress() == Progress(done=1, failed=1, unasked=1)
+
+
+@pytest.mark.parametrize("kind", ["refused", "empty"])
+def test_a_candidate_says_why_it_has_no_answer(rig: Rig, kind: str) -> None:
+    error = PermanentError("content filter", **{kind: True})
+    made = rig.start(ScriptedCompleter(act=fail_times(1, error))).candidate(cell()).result(5)
+    assert (made.refused, made.empty) == (kind == "refused", kind == "empty")
+
+
+def test_a_ledger_that_takes_no_candidates_ends_generation_with_its_reason(rig: Rig) -> None:
+    def broken(_: object) -> None:
+        raise LedgerError("the disk is full")
+
+    generator = Generator(
+        completer=(completer := ScriptedCompleter()),
+        ledger=rig.ledger,
+        locks=rig.locks,
+        session="s",
+        limits=Limits(),
+        landed=broken,
+    )
+    rig.generators.append(generator)
+    generator.start()
+    made = generator.candidate(cell("s1")).result(5)
+    assert made.error == (
+        "not generated: its answer is kept, but could not be handed over for logging: the disk is full"
+    )
+    assert generator.candidate(cell("s2")).result(5).error == "not generated: the disk is full"
+    assert len(completer.asked) == 1
 
 
 def test_many_threads_may_wait(rig: Rig) -> None:
