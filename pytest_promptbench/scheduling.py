@@ -1,4 +1,4 @@
-"""All that depends on xdist: how many workers it starts, how it distributes tests, and which it has given to a worker.
+"""All that depends on xdist: how many workers it starts, how it distributes tests, and which a worker has in its queue.
 
 xdist chooses its scheduler before anything is collected. Evals want work stealing, because a worker that waits for slow
 providers should not hold tests that another could run; other projects must keep what they have. So the scheduler here
@@ -18,7 +18,7 @@ def workers(tx: Sequence[str]) -> int:
     return max(1, sum(int(count) if star and count.isdecimal() else 1 for count, star, _ in counts))
 
 
-def given(plugins: Iterable[object]) -> list[int]:
+def queued(plugins: Iterable[object]) -> list[int]:
     """The places of the tests that this process was given as a worker and has not begun; none where it is no worker.
 
     xdist's hooks tell of one test ahead, its worker's queue of all. Where an xdist keeps it otherwise, nothing is known

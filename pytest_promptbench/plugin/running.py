@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ..candidate import GeneratedCandidate
-from ..scheduling import given
+from ..scheduling import queued
 from .parts import ABOUT, BENCH, ERROR, PLANNED, SITTING, TICKER, bench, is_worker, settings
 
 _AHEAD: pytest.StashKey[set[int]] = pytest.StashKey()
@@ -42,7 +42,7 @@ def _tick(config: pytest.Config) -> Callable[[], None]:
 def _look_ahead(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
     """Have generated what this xdist worker is going to run: the cells that it has heard of since its last test."""
     known = config.stash.setdefault(_AHEAD, set())
-    fresh = [i for i in given(config.pluginmanager.get_plugins()) if i not in known]
+    fresh = [i for i in queued(config.pluginmanager.get_plugins()) if i not in known]
     if fresh:
         known.update(fresh)
         wanted = (items[i] for i in fresh if PLANNED in items[i].stash and not may_skip(items[i]))
