@@ -147,7 +147,7 @@ def test_a_test_that_times_out_does_not_lose_its_answer(project: Project) -> Non
     everything_once(project)
 
 
-@pytest.mark.parametrize("args", [(), ("-n", "1")], ids=["alone", "worker"])
+@pytest.mark.parametrize("args", [(), pytest.param(("-n", "1"), marks=pytest.mark.slow)], ids=["alone", "worker"])
 def test_tests_that_put_sys_modules_back_do_not_break_the_import_of_litellm(
     project: Project, args: tuple[str, ...]
 ) -> None:

@@ -220,17 +220,11 @@ def test_options_and_their_ini_keys(project: Project) -> None:
     assert len(project.runs("from-line")) == 3
 
 
-@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.slow), "3"])
-def test_concurrency_is_of_the_whole_session(project: Project, workers: str) -> None:
-    project.provider.latency_s = 0.1
-    assert project.pytest("-n", workers, "--bench-concurrency", "4").code == 0
-    assert 1 < project.provider.peak <= 4
-
-
-def test_generation_is_not_bound_to_the_number_of_workers(project: Project) -> None:
+@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.slow), "2"])
+def test_concurrency_is_of_the_whole_session_and_not_bound_to_its_workers(project: Project, workers: str) -> None:
     project.provider.latency_s = 0.3
-    assert project.pytest("-n", "2", "--bench-concurrency", "12").code == 0
-    assert project.provider.peak >= 6
+    assert project.pytest("-n", workers, "--bench-concurrency", "5").code == 0
+    assert 2 < project.provider.peak <= 5
 
 
 def test_no_cache_generates_again(project: Project) -> None:
@@ -775,7 +769,7 @@ def test_where_pytest_goes_on_after_an_error_evals_run_beside_one_that_is_not_th
     assert project.provider.count == 12
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.slow)])
 def test_a_parametrize_that_leaves_nothing(project: Project, workers: str) -> None:
     mark = "@pytest.mark.parametrize({})\ndef test_tip"
     pairs = "'model,prompt', [('local', 'v1'), ('haiku', 'v2')]"
@@ -927,7 +921,7 @@ def test_names_on_the_command_line_are_of_any_suite(project: Project) -> None:
     project.file("prompts/poem/verse.yaml", "messages:\n  - {role: user, content: 'Poem on {{ topic }}'}\n")
     project.file("evals/poems.yaml", "task: poem\nrubric: tip-v1\nscenarios:\n  - {id: sea, vars: {topic: the sea}}\n")
     project.file("evals/test_poems.py", TEST.replace("tips.yaml", "poems.yaml"))
-    assert project.pytest("-n", "2", "--bench-prompts", "verse,v2").outcomes()["passed"] == 2 + 6
+    assert project.pytest("--bench-prompts", "verse,v2").outcomes()["passed"] == 2 + 6
     for workers in ((), ("-n", "2")):
         wrong = project.pytest(*workers, "--bench-prompts", "verse,v3")
         assert (wrong.code, "has no 'v3'. Known: v1, v2, verse" in wrong.out) == (4, True), wrong.text
@@ -945,7 +939,7 @@ def test_a_key_is_needed_only_of_models_that_are_asked(project: Project) -> None
         assert project.pytest("--collect-only", "-q", *shows).code == 0
     assert project.provider.count == 0
     assert project.pytest("--bench-models", "local").outcomes() == {"passed": 6}
-    assert project.pytest("-k", "local", "-n", "2").outcomes() == {"passed": 6}
+    assert project.pytest("-k", "local").outcomes() == {"passed": 6, "deselected": 6}
     assert project.pytest("-m", "not promptbench").code == 5
     assert "exported 6 pending candidates" in project.pytest("--judge-export", "packet.json").out
 
