@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pytest_promptbench.catalog import load_prompt
 from pytest_promptbench.champions import settle
 from pytest_promptbench.errors import TrackingError, UsageError
 from pytest_promptbench.promotion import Condition, Policy, Promotion
@@ -171,6 +172,48 @@ def test_rollbacks_go_back_through_the_whole_history_and_end(tmp_path: Path) -> 
         registry.promote("tip", prompt(version), lineage={}, message="test")
     registry._store.client.delete_prompt_version("tip", "4")  # d: not one to go back to any more
     assert registry.roll_back("tip")[1].version == "a"
+
+
+def test_a_champion_that_was_registered_by_hand_is_known_by_its_text(tmp_path: Path) -> None:
+    """What the refusal asks for can be done: the same messages in a file, run and judged, are the champion's."""
+    migrated_database(tmp_path / "mlflow.db")
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=8).write()
+        project.pytest("--bench-experiment", "e")
+        project.environ = {"PYTEST_ADDOPTS": "--bench-experiment=e"}
+        judge(project, {"v1": 4})
+        client = project.store.client
+        client.register_prompt(name="tip", template=[{"role": "user", "content": "By hand: {{situation}}"}])
+        client.set_prompt_alias("tip", "champion", 1)
+        options = ("--bench-promote-policy", "sit-down", "--bench-promote-within", "latency:1000x")
+        refused = project.pytest("--bench-promote", "tip", *options)
+        assert refused.code == 1, refused.text
+        assert "the champion version 1 has no sit-down score in e to compare with" in refused.out
+        assert "from a file with the very messages that MLflow's prompt registry shows" in refused.out
+
+        project.file("prompts/tip/hand.yaml", "messages:\n  - {role: user, content: 'By hand: {{situation}}'}\n")
+        assert project.pytest().code == 0
+        judge(project, {"hand": 1})
+        promoted = project.pytest("--bench-promote", "tip", *options)
+        assert promoted.code == 0, promoted.text
+        assert "v1 is champion of tip: version 2" in promoted.out
+        assert receipt(project)["comparison"]["mean_difference"] > 2
+
+
+@pytest.mark.parametrize("template", ["Tip: {{ x }}", [{"role": "user", "content": "Tip: {{ x }}"}]])
+def test_a_prompt_that_was_registered_by_hand_is_that_of_a_file_with_its_messages(
+    tmp_path: Path, template: Any
+) -> None:
+    migrated_database(tmp_path / "mlflow.db")
+    registry = PromptRegistry(TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path / "artifacts"))
+    client = registry._store.client
+    client.register_prompt(name="tip", template=template)
+    client.set_prompt_alias("tip", "champion", 1)
+    (tmp_path / "a.yaml").write_text("messages: [{role: user, content: 'Tip: {{ x }}'}]\n")
+    champion = registry.champion("tip")
+    assert champion is not None
+    assert champion.sha256 == load_prompt(tmp_path / "a.yaml", "tip").sha256
+    assert registry.text("tip", champion).messages == (Message(role="user", content="Tip: {{ x }}"),)
 
 
 def test_a_history_outlives_an_alias_that_was_deleted_by_hand(tmp_path: Path) -> None:

@@ -26,8 +26,9 @@ def against_champion(
                 met=False,
                 found=f"the champion {champion} has no {policy.tier} score in {experiment} to compare with: no tier of "
                 "judges has scored a cell of both",
-                remedy=f"run the champion's own text (prompt {champion}) in this experiment, and have the same tier "
-                "judge both",
+                remedy=f"run the champion's own text (prompt {champion}) in this experiment, from a file with the very "
+                "messages that MLflow's prompt registry shows, and params where its tag promptbench.params has some; "
+                "and have the same tier judge both",
             )
         ]
     from ..statistics import detectable, p_text

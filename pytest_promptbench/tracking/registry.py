@@ -29,6 +29,7 @@ TAG_LIMIT = 4000
 class Registered(Record):
     """A registered prompt: its number in the registry, and the version (file name) and hash that it was promoted as.
 
+    Of one that was registered by other means: a version that says so, and the hash that a file of its text has.
     previous: the number of the champion before, to which a rollback goes back.
     """
 
@@ -77,7 +78,7 @@ class PromptRegistry:
         with translated(self._store.uri):
             found = self._store.client.get_prompt_version(task, str(registered.number))
         try:
-            messages = tuple(Message(role=m["role"], content=m["content"]) for m in found.template)
+            messages = tuple(Message(role=m["role"], content=m["content"]) for m in _messages(found.template))
             params = json.loads(found.tags.get(PARAMS, "{}"))
             content = {"messages": [m.to_json() for m in messages], "params": params}
             same = sha256(content) == registered.sha256
@@ -197,5 +198,10 @@ def _registered(found: Any) -> Registered:
     return Registered(
         number=int(found.version),
         version=tags.get(VERSION, f"version {found.version}"),
-        sha256=tags.get(SHA256, ""),
+        sha256=tags.get(SHA256) or sha256({"messages": _messages(found.template), "params": {}}),
     )
+
+
+def _messages(template: Any) -> Any:
+    """A registered template as the messages of a prompt's file: a text is one message of the user's."""
+    return [{"role": "user", "content": template}] if isinstance(template, str) else template
