@@ -61,7 +61,8 @@ def collect_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> Sitt
     """Turn the completed items of a review queue into verdicts of the people who completed them.
 
     Everything is validated, as a packet is, before anything is recorded. An item that was completed without every
-    answer, or with one that the rubric does not allow, is named and left pending; it holds up no other.
+    answer, or with one that the rubric does not allow, is named and left pending; it holds up no other. What others
+    answered on an item is nobody's verdict, and is named too.
     """
     here, found = _of(settings, tasks, f"--judge-collect {queue}")
     task = here[0]
@@ -71,7 +72,12 @@ def collect_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> Sitt
     candidates: Sequence[LoggedCandidate] = store.texts(found)
     by_item = {item_id(c.run_id): c for c in candidates if c.error is None}
     packets: list[dict[str, Any]] = []
-    said: list[str] = []
+    said = [
+        f"  item {r.item}: {r.reviewer} completed it, and the answers of {', '.join(r.others)} are not taken; for a "
+        "verdict of theirs, reopen it in MLflow and have them complete it"
+        for r in reviews
+        if r.others
+    ]
     for reviewer, items in _by_reviewer(reviews).items():
         documents = []
         for item, outputs in items.items():

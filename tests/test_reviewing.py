@@ -57,6 +57,83 @@ def review(
     return found
 
 
+STEPS = """
+import json, sys
+import mlflow
+from mlflow.entities import AssessmentSource, Feedback
+from mlflow.genai import review_queues
+uri, experiment, name, steps = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
+mlflow.set_tracking_uri(uri)
+found = mlflow.get_experiment_by_name(experiment).experiment_id
+(queue,) = [q for q in review_queues.list_review_queues(experiment_id=found) if q.name == name]
+items = sorted(review_queues.list_review_queue_items(queue.queue_id), key=lambda i: i.item_id)
+for place, who, said in steps:
+    item = items[place].item_id
+    if said in ("complete", "pending"):
+        by = who if said == "complete" else None
+        review_queues.set_review_queue_item_status(queue.queue_id, item_id=item, status=said, completed_by=by)
+        continue
+    there = {(a.name, a.source.source_id): a.assessment_id for a in mlflow.get_trace(item).info.assessments}
+    for name, value in said.items():
+        source = AssessmentSource(source_type="HUMAN", source_id=who)
+        if (name, who) in there:
+            again = Feedback(name=name, value=value, source=source)
+            mlflow.update_assessment(trace_id=item, assessment_id=there[name, who], assessment=again)
+        else:
+            mlflow.log_feedback(trace_id=item, name=name, value=value, source=source)
+"""
+GOOD = {"relevance": "4", "actionability": "5", "tone": "3", "format_ok": True}
+
+
+def take_steps(project: Project, experiment: str, queue: str, *steps: tuple[int, str, Any]) -> None:
+    """Each in turn: (place of the item, who, answers) or (place, who, status); a repeated answer changes the first."""
+    import subprocess
+    import sys
+
+    uri = f"sqlite:///{project.root}/mlflow.db"
+    done = subprocess.run(
+        [sys.executable, "-c", STEPS, uri, experiment, queue, json.dumps(steps)],
+        env=project.environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_nobodys_answers_become_another_persons_verdict(tmp_path: Path) -> None:
+    """Several people answer on one item; the verdict is of who completed it, from what they answered themselves."""
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=4).write()
+        named = ("--bench-experiment", "e")
+        assert project.pytest(*named).code == 0
+        assert project.pytest("--judge-queue", "q", *named).code == 0
+        take_steps(
+            project, "e", "q",
+            (0, "ann", {"relevance": "1", "tone": "1"}), (0, "bob", {"actionability": "5", "format_ok": True}),
+            (0, "bob", "complete"),
+            (1, "Ann@Ex.com", GOOD), (1, "Ann@Ex.com", "complete"), (1, "bob", {"relevance": "1"}),
+            (2, "ann", GOOD), (2, "bob", "complete"),
+            (3, "bob", {**GOOD, "tone": "1"}), (3, "ann", {"tone": "5"}), (3, "bob", {"tone": "2"}),
+            (3, "bob", "complete"),
+        )  # fmt: skip
+        collected = project.pytest("--judge-collect", "q", *named)
+        assert collected.code == 0, collected.text
+        assert "applied 2, unchanged 0, still pending 2 (0 of them in q)" in collected.out
+        judged = [r for r in project.runs("e") if r.data.tags["judge_pending"] == "false"]
+        found = {r.data.tags["judged_by"]: r.data.metrics for r in judged}
+        assert {who: (m["relevance"], m["actionability"], m["tone"]) for who, m in found.items()} == {
+            "ann@ex.com": (4, 5, 3),
+            "bob": (4, 5, 2),
+        }
+        assert "was completed without relevance, tone; left pending" in collected.out
+        assert "was completed without relevance, actionability, tone, format_ok; left pending" in collected.out
+        assert collected.out.count("bob completed it, and the answers of ann are not taken; for a verdict of") == 3
+        assert "ann@ex.com completed it, and the answers of bob are not taken" in collected.out
+
+        # What it says can be done: reopened, and completed by who answered.
+        take_steps(project, "e", "q", (2, "bob", "pending"), (2, "ann", "complete"))
+        again = project.pytest("--judge-collect", "q", *named)
+        assert "applied 1, unchanged 2, still pending 1" in again.out, again.text
+
+
 def test_people_review_in_mlflows_own_pages(tmp_path: Path, server: str) -> None:
     with ScriptedProvider() as provider:
         project = Project(

@@ -36,13 +36,17 @@ class ReviewItem(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Review(Record):
-    """What a reviewer answered about one output. Criteria without an answer are not in ``scores``."""
+    """What the reviewer who completed an item answered about its output.
+
+    Criteria without an answer are not in ``scores``. ``others``: who else answered on it.
+    """
 
     item: str
     output: int
     reviewer: str
     scores: Mapping[str, Score]
     rationale: str | None = None
+    others: tuple[str, ...] = ()
 
 
 class ReviewQueues:
@@ -207,22 +211,39 @@ def _span(trace: str, item: ReviewItem, rubric: Rubric) -> Any:
 
 
 def _review(info: Any, completed_by: str | None, rubric: Rubric) -> Review:
-    """The latest answer to each question on a review's trace."""
+    """The latest answers of the person who completed an item; those of others are not theirs.
+
+    MLflow's page shows each person their own answers alone, too, and takes names as equal that differ in case.
+    """
     judged = {c.name: c for c in rubric.judged}
+    reviewer = _person(completed_by)
     answers = sorted(
-        (a for a in info.assessments if a.name in judged and a.source.source_type == "HUMAN" and a.valid is not False),
-        key=lambda a: a.create_time_ms or 0,
+        (
+            a
+            for a in info.assessments
+            if a.name in judged and a.source.source_type == "HUMAN" and a.valid is not False and _answer(a) is not None
+        ),
+        key=lambda a: a.last_update_time_ms or a.create_time_ms or 0,
     )
-    latest = {a.name: a for a in answers}
-    reviewer = completed_by or next((a.source.source_id for a in answers), None) or "reviewer"
+    latest = {a.name: a for a in answers if _person(a.source.source_id) == reviewer}
     comments = dict.fromkeys(a.rationale for a in latest.values() if a.rationale)
     return Review(
         item=info.tags.get(ITEM, ""),
         output=int(info.tags.get(OUTPUT, "0")),
         reviewer=reviewer,
-        scores={name: _score(a.feedback.value, judged[name]) for name, a in latest.items() if a.feedback is not None},
+        scores={name: _score(_answer(a), judged[name]) for name, a in latest.items()},
         rationale="\n".join(comments) or None,
+        others=tuple(sorted({_person(a.source.source_id) for a in answers} - {reviewer})),
     )
+
+
+def _person(name: str | None) -> str:
+    """A reviewer's name as MLflow keeps it with an item that they completed."""
+    return (name or "").strip().lower()
+
+
+def _answer(assessment: Any) -> Any:
+    return None if assessment.feedback is None else assessment.feedback.value
 
 
 def _score(value: Any, criterion: Criterion) -> Score:
