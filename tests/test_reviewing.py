@@ -69,6 +69,13 @@ found = mlflow.get_experiment_by_name(experiment).experiment_id
 items = sorted(review_queues.list_review_queue_items(queue.queue_id), key=lambda i: i.item_id)
 for place, who, said in steps:
     item = items[place].item_id
+    if who == "edit":
+        from mlflow.genai import label_schemas
+        schema = next(s for s in label_schemas.list_label_schemas(found) if s.name == "tone")
+        label_schemas.update_label_schema(
+            schema.schema_id, input=label_schemas.InputCategorical(options=said)
+        )
+        continue
     if said in ("complete", "pending"):
         by = who if said == "complete" else None
         review_queues.set_review_queue_item_status(queue.queue_id, item_id=item, status=said, completed_by=by)
@@ -86,7 +93,10 @@ GOOD = {"relevance": "4", "actionability": "5", "tone": "3", "format_ok": True}
 
 
 def take_steps(project: Project, experiment: str, queue: str, *steps: tuple[int, str, Any]) -> None:
-    """Each in turn: (place of the item, who, answers) or (place, who, status); a repeated answer changes the first."""
+    """Each in turn: (place of the item, who, answers) or (place, who, status); a repeated answer changes the first.
+
+    (0, "edit", options) has the question about the tone ask for these instead.
+    """
     import subprocess
     import sys
 
@@ -132,6 +142,24 @@ def test_nobodys_answers_become_another_persons_verdict(tmp_path: Path) -> None:
         take_steps(project, "e", "q", (2, "bob", "pending"), (2, "ann", "complete"))
         again = project.pytest("--judge-collect", "q", *named)
         assert "applied 1, unchanged 2, still pending 1" in again.out, again.text
+
+
+def test_a_question_that_was_edited_in_mlflow_is_not_read_as_the_rubrics(tmp_path: Path) -> None:
+    """4 is the best of 0 to 4, and not of 1 to 5."""
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=2).write()
+        named = ("--bench-experiment", "e")
+        assert project.pytest(*named).code == 0
+        assert project.pytest("--judge-queue", "q", *named).code == 0
+        take_steps(
+            project, "e", "q", (0, "edit", list("01234")), (0, "ann", {**GOOD, "tone": "4"}), (0, "ann", "complete")
+        )
+        refused = project.pytest("--judge-collect", "q", *named)
+        assert refused.code == 4, refused.text
+        assert "the label schema 'tone' has other answers than 1 to 5, as the rubric tip-v1 has" in refused.text
+        assert {r.data.tags["judge_pending"] for r in project.runs("e")} == {"true"}
+        take_steps(project, "e", "q", (0, "edit", list("12345")))
+        assert "applied 1, unchanged 0, still pending 1" in project.pytest("--judge-collect", "q", *named).out
 
 
 def test_people_review_in_mlflows_own_pages(tmp_path: Path, server: str) -> None:

@@ -95,6 +95,14 @@ class ReviewQueues:
             found = self._find(experiment_id, queue)
             if found is None:
                 raise UsageError(f"--judge-collect {queue}: {experiment} has no review queue of this name")
+            known = self._known_schemas(experiment_id)
+            edited = [c for c in rubric.judged if c.name in known and known[c.name].input != _input(c)]
+            if edited:  # what was answered may be meant on another scale
+                raise UsageError(
+                    f"--judge-collect {queue}: the label schema {edited[0].name!r} has other answers than "
+                    f"{_allowed(edited[0])}, as the rubric {rubric.id} has: it was edited in MLflow, or the rubric in "
+                    "its file. Put it back as it was when the queue was filled, or fill a new queue"
+                )
             items = self._items(reviews, found.queue_id)
             for item in items:
                 if item.status.value.lower() == "complete":
@@ -127,11 +135,16 @@ class ReviewQueues:
     def _items(self, reviews: Any, queue_id: str) -> list[Any]:
         return list(paged(functools.partial(reviews.list_review_queue_items, queue_id)))
 
+    def _known_schemas(self, experiment_id: str) -> dict[str, Any]:
+        from mlflow.genai import label_schemas
+
+        return {s.name: s for s in paged(functools.partial(label_schemas.list_label_schemas, experiment_id))}
+
     def _schemas(self, experiment_id: str, rubric: Rubric) -> list[str]:
         """The ids of one label schema a judged criterion; one of the same name that asks otherwise is refused."""
         from mlflow.genai import label_schemas
 
-        known = {s.name: s for s in label_schemas.list_label_schemas(experiment_id)}
+        known = self._known_schemas(experiment_id)
         ids = []
         for criterion in rubric.judged:
             wanted = _input(criterion)
