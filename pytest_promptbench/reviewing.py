@@ -11,12 +11,13 @@ from .clock import utc_now
 from .errors import PacketError, UsageError
 from .leaderboard import newest
 from .packet import build_packet, item_id, match_verdicts, parse_packet
-from .records import LoggedCandidate, Rubric
+from .records import Judge, LoggedCandidate, Rubric, Tier
 from .session import Task, build_boards, cells_now, where, write_reports
 from .settings import Settings
 from .sitdown import Sitting, experiment_of, pending_of, take_in
 from .tracking.recorder import Outcome
 from .tracking.reviews import Review, ReviewItem, ReviewQueues, review_trace
+from .tracking.verdicts import milliseconds
 
 
 def fill_queue(
@@ -81,10 +82,17 @@ def collect_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> Sitt
     for reviewer, items in _by_reviewer(reviews).items():
         documents = []
         for item, outputs in items.items():
+            candidate = by_item.get(item)
             try:
-                documents.append(_document(by_item.get(item), item, outputs, rubric, reviewer))
+                document, news = _document(candidate, item, outputs, rubric, reviewer)
             except PacketError as error:
                 said += [f"  {line}; left pending" for line in str(error).splitlines()]
+                continue
+            later = _later_verdict(candidate, outputs, reviewer) if news else None
+            if later is None:
+                documents.append(document)
+            else:
+                said.append(f"  item {item}: {reviewer}'s verdict of {later} came after these answers and stays")
         if documents:
             packets.append({**documents[0], "items": [i for d in documents for i in d["items"]]})
     applied = unchanged = 0
@@ -110,8 +118,8 @@ def collect_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> Sitt
 
 def _document(
     candidate: LoggedCandidate | None, item: str, outputs: Mapping[int, Review], rubric: Rubric, reviewer: str
-) -> dict[str, Any]:
-    """A packet of one item with a reviewer's answers. PacketError where it would be refused."""
+) -> tuple[dict[str, Any], bool]:
+    """A packet of one item with a reviewer's answers, and whether they are news. PacketError where it is refused."""
     if candidate is None:
         raise PacketError(f"item {item} is of no candidate of this rubric any more")
     missing = [c.name for c in rubric.judged if any(c.name not in r.scores for r in outputs.values())]
@@ -124,10 +132,18 @@ def _document(
     for n, entry in enumerate(document["items"][0]["candidates"]):
         entry["scores"] |= dict(outputs[n].scores)
         entry["rationale"] = outputs[n].rationale
-    match_verdicts(
+    matched = match_verdicts(
         parse_packet(document), [candidate], rubrics={rubric.id: rubric}, now=utc_now(), default_judge=reviewer
     )
-    return document
+    return document, bool(matched.verdicts)
+
+
+def _later_verdict(candidate: LoggedCandidate | None, outputs: Mapping[int, Review], reviewer: str) -> str | None:
+    """When the reviewer judged the candidate after giving these answers: in a packet, or in another queue."""
+    answered = max(r.at for r in outputs.values())
+    judge = Judge(tier=Tier.HUMAN, name=reviewer)
+    mine = [v.at for v in candidate.verdicts if v.judge == judge] if candidate else []
+    return next((at for at in mine if (milliseconds(at) or 0) > answered), None)
 
 
 def _of(settings: Settings, tasks: Sequence[Task], option: str) -> tuple[list[Task], list[LoggedCandidate]]:

@@ -162,6 +162,30 @@ def test_a_question_that_was_edited_in_mlflow_is_not_read_as_the_rubrics(tmp_pat
         assert "applied 1, unchanged 0, still pending 1" in project.pytest("--judge-collect", "q", *named).out
 
 
+def test_collecting_again_does_not_bring_back_what_a_person_has_since_revised(tmp_path: Path) -> None:
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=1).write()
+        named = ("--bench-experiment", "e")
+        assert project.pytest(*named).code == 0
+        assert project.pytest("--judge-queue", "q", *named).code == 0
+        assert project.pytest("--judge-export", "packet.json", *named).code == 0
+        take_steps(project, "e", "q", (0, "ann", GOOD), (0, "ann", "complete"))
+        assert "applied 1, unchanged 0" in project.pytest("--judge-collect", "q", *named).out
+        project.score(value=2, judge_kind="human", judged_by="ann")
+        assert "applied 1, unchanged 0" in project.pytest("--judge-apply", "packet.json", *named).out
+
+        again = project.pytest("--judge-collect", "q", *named)
+        assert "applied 0, unchanged 0, still pending 0" in again.out, again.text
+        (run,) = project.runs("e")
+        assert run.data.metrics["composite"] == 6
+        assert f"ann's verdict of {run.data.tags['judged_at']} came after these answers and stays" in again.out
+
+        take_steps(project, "e", "q", (0, "ann", {"tone": "5"}))
+        assert "applied 1, unchanged 0" in project.pytest("--judge-collect", "q", *named).out
+        (run,) = project.runs("e")
+        assert run.data.metrics["composite"] == 14, "what she says later still, in MLflow, is her verdict"
+
+
 def test_people_review_in_mlflows_own_pages(tmp_path: Path, server: str) -> None:
     with ScriptedProvider() as provider:
         project = Project(

@@ -38,13 +38,15 @@ class ReviewItem(Record):
 class Review(Record):
     """What the reviewer who completed an item answered about its output.
 
-    Criteria without an answer are not in ``scores``. ``others``: who else answered on it.
+    Criteria without an answer are not in ``scores``. ``at``: when the last of it was said, in milliseconds since the
+    epoch. ``others``: who else answered on it.
     """
 
     item: str
     output: int
     reviewer: str
     scores: Mapping[str, Score]
+    at: int
     rationale: str | None = None
     others: tuple[str, ...] = ()
 
@@ -107,7 +109,7 @@ class ReviewQueues:
             for item in items:
                 if item.status.value.lower() == "complete":
                     info = self._store.traces.get_trace_info(item.item_id)
-                    done.append(_review(info, item.completed_by, rubric))
+                    done.append(_review(info, item, rubric))
         return done, {item.item_id for item in items if item.status.value.lower() == "pending"}
 
     def _module(self) -> Any:
@@ -223,20 +225,20 @@ def _span(trace: str, item: ReviewItem, rubric: Rubric) -> Any:
     )
 
 
-def _review(info: Any, completed_by: str | None, rubric: Rubric) -> Review:
+def _review(info: Any, item: Any, rubric: Rubric) -> Review:
     """The latest answers of the person who completed an item; those of others are not theirs.
 
     MLflow's page shows each person their own answers alone, too, and takes names as equal that differ in case.
     """
     judged = {c.name: c for c in rubric.judged}
-    reviewer = _person(completed_by)
+    reviewer = _person(item.completed_by)
     answers = sorted(
         (
             a
             for a in info.assessments
             if a.name in judged and a.source.source_type == "HUMAN" and a.valid is not False and _answer(a) is not None
         ),
-        key=lambda a: a.last_update_time_ms or a.create_time_ms or 0,
+        key=_said_at,
     )
     latest = {a.name: a for a in answers if _person(a.source.source_id) == reviewer}
     comments = dict.fromkeys(a.rationale for a in latest.values() if a.rationale)
@@ -245,6 +247,7 @@ def _review(info: Any, completed_by: str | None, rubric: Rubric) -> Review:
         output=int(info.tags.get(OUTPUT, "0")),
         reviewer=reviewer,
         scores={name: _score(_answer(a), judged[name]) for name, a in latest.items()},
+        at=max([item.completed_time_ms or 0, *map(_said_at, latest.values())]),
         rationale="\n".join(comments) or None,
         others=tuple(sorted({_person(a.source.source_id) for a in answers} - {reviewer})),
     )
@@ -253,6 +256,10 @@ def _review(info: Any, completed_by: str | None, rubric: Rubric) -> Review:
 def _person(name: str | None) -> str:
     """A reviewer's name as MLflow keeps it with an item that they completed."""
     return (name or "").strip().lower()
+
+
+def _said_at(assessment: Any) -> int:
+    return assessment.last_update_time_ms or assessment.create_time_ms or 0
 
 
 def _answer(assessment: Any) -> Any:
