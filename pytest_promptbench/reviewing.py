@@ -69,17 +69,18 @@ def collect_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> Sitt
     task = here[0]
     rubric = task.suite.rubric
     store = where(settings).store()
-    reviews, waiting = ReviewQueues(store).collect(task.experiment, queue, rubric)
+    collected = ReviewQueues(store).collect(task.experiment, queue, rubric)
     candidates: Sequence[LoggedCandidate] = store.texts(found)
     by_item = {item_id(c.run_id): c for c in candidates if c.error is None}
     packets: list[dict[str, Any]] = []
     said = [
         f"  item {r.item}: {r.reviewer} completed it, and the answers of {', '.join(r.others)} are not taken; for a "
         "verdict of theirs, reopen it in MLflow and have them complete it"
-        for r in reviews
+        for r in collected.reviews
         if r.others
     ]
-    for reviewer, items in _by_reviewer(reviews).items():
+    said += [f"  trace {trace} is in the queue and was not put there by --judge-queue" for trace in collected.strange]
+    for reviewer, items in _by_reviewer(collected.reviews).items():
         documents = []
         for item, outputs in items.items():
             candidate = by_item.get(item)
@@ -106,7 +107,7 @@ def collect_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> Sitt
         {review_trace(task.experiment, queue, item_id(c.run_id), n) for n in range(len(c.outputs or ()))}
         for c in pending
     ]
-    there = sum(not waiting.isdisjoint(of_one) for of_one in traces)
+    there = sum(not collected.waiting.isdisjoint(of_one) for of_one in traces)
     return Sitting(
         message=f"applied {applied}, unchanged {unchanged}, still pending {len(pending)} ({there} of them in {queue})",
         lines=tuple(said),

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from pytest_promptbench.tracking.spans import trace_id
+
 from .project import Project
 from .provider import ScriptedProvider
 from .test_server import server
@@ -69,6 +71,10 @@ found = mlflow.get_experiment_by_name(experiment).experiment_id
 items = sorted(review_queues.list_review_queue_items(queue.queue_id), key=lambda i: i.item_id)
 for place, who, said in steps:
     item = items[place].item_id
+    if who == "add":
+        review_queues.add_items_to_review_queue(queue.queue_id, item_ids=[said])
+        review_queues.set_review_queue_item_status(queue.queue_id, item_id=said, status="complete", completed_by="ann")
+        continue
     if who == "edit":
         from mlflow.genai import label_schemas
         schema = next(s for s in label_schemas.list_label_schemas(found) if s.name == "tone")
@@ -95,7 +101,7 @@ GOOD = {"relevance": "4", "actionability": "5", "tone": "3", "format_ok": True}
 def take_steps(project: Project, experiment: str, queue: str, *steps: tuple[int, str, Any]) -> None:
     """Each in turn: (place of the item, who, answers) or (place, who, status); a repeated answer changes the first.
 
-    (0, "edit", options) has the question about the tone ask for these instead.
+    (0, "edit", options) has the question about the tone ask for these instead; (0, "add", trace) puts one in, complete.
     """
     import subprocess
     import sys
@@ -184,6 +190,24 @@ def test_collecting_again_does_not_bring_back_what_a_person_has_since_revised(tm
         assert "applied 1, unchanged 0" in project.pytest("--judge-collect", "q", *named).out
         (run,) = project.runs("e")
         assert run.data.metrics["composite"] == 14, "what she says later still, in MLflow, is her verdict"
+
+
+def test_a_trace_that_others_put_into_a_queue_holds_up_no_other(tmp_path: Path) -> None:
+    """A queue takes any id: that of a trace which is of something else, or of none."""
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=1).write()
+        named = ("--bench-experiment", "e")
+        assert project.pytest(*named).code == 0
+        assert project.pytest("--judge-queue", "q", *named).code == 0
+        (run,) = project.runs("e")
+        others = (trace_id(run.info.run_id), "tr-" + "0" * 32)
+        answered = [(0, "ann", GOOD), (0, "ann", "complete")]
+        take_steps(project, "e", "q", *answered, *((0, "add", trace) for trace in others))
+        collected = project.pytest("--judge-collect", "q", *named)
+        assert collected.code == 0, collected.text
+        assert "applied 1, unchanged 0, still pending 0" in collected.out
+        for trace in others:
+            assert f"trace {trace} is in the queue and was not put there by --judge-queue" in collected.out
 
 
 def test_people_review_in_mlflows_own_pages(tmp_path: Path, server: str) -> None:

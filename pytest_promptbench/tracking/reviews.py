@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,15 @@ class Review(Record):
     others: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """Of a queue the reviews of completed items, the traces that wait, and completed ones that are no trace of ours."""
+
+    reviews: tuple[Review, ...]
+    waiting: Set[str]
+    strange: tuple[str, ...]
+
+
 class ReviewQueues:
     """The review queues of one MLflow store (3.14 or newer). TrackingError where it cannot be reached or refuses."""
 
@@ -88,11 +97,11 @@ class ReviewQueues:
                 for start in range(0, len(ids), 100):
                     reviews.add_items_to_review_queue(found.queue_id, item_ids=ids[start : start + 100])
 
-    def collect(self, experiment: str, queue: str, rubric: Rubric) -> tuple[list[Review], set[str]]:
-        """The reviews of completed items, and the traces that wait. UsageError where there is no such queue."""
+    def collect(self, experiment: str, queue: str, rubric: Rubric) -> Collected:
+        """What there is in a queue. UsageError where there is none of this name."""
         reviews = self._module()
         experiment_id = self._experiment_id(experiment)
-        done = []
+        done, strange = [], []
         with translated(self._store.uri):
             found = self._find(experiment_id, queue)
             if found is None:
@@ -108,9 +117,22 @@ class ReviewQueues:
             items = self._items(reviews, found.queue_id)
             for item in items:
                 if item.status.value.lower() == "complete":
-                    info = self._store.traces.get_trace_info(item.item_id)
-                    done.append(_review(info, item, rubric))
-        return done, {item.item_id for item in items if item.status.value.lower() == "pending"}
+                    info = self._info(item.item_id)
+                    if info is None or ITEM not in info.tags:
+                        strange.append(item.item_id)
+                    else:
+                        done.append(_review(info, item, rubric))
+        waiting = {item.item_id for item in items if item.status.value.lower() == "pending"}
+        return Collected(reviews=tuple(done), waiting=waiting, strange=tuple(strange))
+
+    def _info(self, trace: str) -> Any:
+        """None where there is no such trace: a queue takes any id."""
+        try:
+            return self._store.traces.get_trace_info(trace)
+        except Exception as error:
+            if getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
 
     def _module(self) -> Any:
         self._store.open()
@@ -243,7 +265,7 @@ def _review(info: Any, item: Any, rubric: Rubric) -> Review:
     latest = {a.name: a for a in answers if _person(a.source.source_id) == reviewer}
     comments = dict.fromkeys(a.rationale for a in latest.values() if a.rationale)
     return Review(
-        item=info.tags.get(ITEM, ""),
+        item=info.tags[ITEM],
         output=int(info.tags.get(OUTPUT, "0")),
         reviewer=reviewer,
         scores={name: _score(_answer(a), judged[name]) for name, a in latest.items()},
