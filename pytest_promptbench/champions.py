@@ -161,7 +161,5 @@ def _said(decision: Promotion, registered: Registered | None) -> Sitting:
 def roll_back(settings: Settings, _: Sequence[Task], name: str) -> Sitting:
     """Move the task's alias back to the champion before."""
     gone, back = PromptRegistry(where(settings).store()).roll_back(name)
-    return Sitting(
-        message=f"{back.version} is champion of {name} again (version {back.number} in MLflow); it was {gone.version} "
-        f"(version {gone.number})"
-    )
+    before = f"it was {gone.version} (version {gone.number})" if gone else "there was none any more"
+    return Sitting(message=f"{back.version} is champion of {name} again (version {back.number} in MLflow); {before}")

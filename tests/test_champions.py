@@ -231,6 +231,58 @@ def test_a_history_outlives_an_alias_that_was_deleted_by_hand(tmp_path: Path) ->
     assert [registry.roll_back("tip")[1].version for _ in range(3)] == ["c", "b", "a"]
 
 
+@pytest.mark.parametrize(("deleted", "back"), [("version", "v1"), ("alias", "v2")])
+def test_a_champion_that_was_deleted_in_mlflow_leaves_one_to_go_back_to(
+    tmp_path: Path, deleted: str, back: str
+) -> None:
+    """The alias goes with its version, and whoever loads the champion has none: that is when a rollback is wanted."""
+    migrated_database(tmp_path / "mlflow.db")
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), scenarios=1).write()
+        registry = PromptRegistry(project.store)
+        for version in ("v1", "v2"):
+            prompt = load_prompt(tmp_path / f"prompts/tip/{version}.yaml", "tip")
+            registry.promote("tip", prompt, lineage={}, message="test")
+        client = project.store.client
+        if deleted == "version":
+            client.delete_prompt_version("tip", "2")
+        else:
+            client.delete_prompt_alias("tip", "champion")
+        rolled = project.pytest("--bench-rollback", "tip")
+        assert rolled.code == 0, rolled.text
+        assert f"{back} is champion of tip again (version {back[1]} in MLflow); there was none any more" in rolled.out
+        champion = registry.champion("tip")
+        assert (champion and champion.version) == back
+
+
+def test_a_history_that_mlflow_does_not_show_just_now_is_not_replaced(tmp_path: Path) -> None:
+    """Of a prompt that it fails to read, MLflow says that there is none."""
+    migrated_database(tmp_path / "mlflow.db")
+    store = TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path / "artifacts")
+    registry = PromptRegistry(store)
+
+    def promote(version: str) -> Registered:
+        prompt = Prompt(task="tip", version=version, messages=(Message(role="user", content=version),), sha256=version)
+        return registry.promote("tip", prompt, lineage={}, message="test")
+
+    for version in ("a", "b"):
+        promote(version)
+
+    class Failing:
+        """MLflow's client, whose store fails at reading the prompt itself."""
+
+        def __getattr__(self, name: str) -> Any:
+            return (lambda _: None) if name == "get_prompt" else getattr(client, name)
+
+    client, store._client = store.client, Failing()
+    for step in (lambda: promote("c"), lambda: registry.roll_back("tip")):
+        with pytest.raises(TrackingError, match="did not show the prompt tip and its champions; try again"):
+            step()
+    store._client = client
+    assert client.get_prompt("tip").tags[HISTORY] == "[1, 2]"
+    assert promote("c").previous == 2
+
+
 def test_a_promotion_whose_receipts_were_deleted_says_how_to_bring_them_back(tmp_path: Path) -> None:
     """They have one experiment a task, so that another name is no way out."""
     migrated_database(tmp_path / "mlflow.db")

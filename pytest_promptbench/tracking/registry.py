@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import TrackingError, UsageError
 from ..records import Message, Prompt, Record, sha256
 from .address import translated
 from .entry import storable
@@ -64,10 +64,13 @@ class PromptRegistry:
     def _history(self, task: str, now: int | None) -> list[int]:
         """The champions' numbers, oldest first, ``now`` last, even where the alias was moved by other means.
 
-        now: None where it was deleted, which forgets none of those before.
+        now: None where it was deleted, which forgets none of those before. TrackingError where there is no such prompt:
+        MLflow says so of one that it cannot read just now, too, and an empty history would be kept in place of its own.
         """
         found = self._store.client.get_prompt(task)
-        history = _numbers(task, (found.tags if found is not None else {}).get(HISTORY, "[]"))
+        if found is None:
+            raise TrackingError(f"MLflow's prompt registry did not show the prompt {task} and its champions; try again")
+        history = _numbers(task, found.tags.get(HISTORY, "[]"))
         return history if now is None or history[-1:] == [now] else [*history, now]
 
     def _keep(self, task: str, history: Sequence[int]) -> None:
@@ -126,17 +129,23 @@ class PromptRegistry:
             previous=history[-2] if len(history) > 1 else None,
         )
 
-    def roll_back(self, task: str) -> tuple[Registered, Registered]:
-        """Move the alias back to the champion before: (the one that goes, the one that is back). UsageError without."""
+    def roll_back(self, task: str) -> tuple[Registered | None, Registered]:
+        """Move the alias back to the champion before: (the one that goes, the one that is back). UsageError without.
+
+        None goes where the present one, or its alias, was deleted in MLflow.
+        """
         now = self.champion(task)
-        if now is None:
-            raise UsageError(f"--bench-rollback {task}: the task has no champion in MLflow's prompt registry")
         client = self._store.client
         with translated(self._store.uri):
-            history = self._history(task, now.number)[:-1]
+            if now is not None:
+                history = self._history(task, now.number)[:-1]
+            else:
+                history = self._history(task, None) if client.get_prompt(task) is not None else []
             while history and not self._is_there(task, history[-1]):  # deleted in MLflow since
                 history.pop()
         if not history:
+            if now is None:
+                raise UsageError(f"--bench-rollback {task}: the task has no champion in MLflow's prompt registry")
             raise UsageError(
                 f"--bench-rollback {task}: {now.version} (version {now.number}) is the first champion; there is none "
                 "to go back to"
