@@ -92,13 +92,11 @@ def settle(registry: PromptRegistry, decision: Promotion, prompt: Prompt | None,
     }
     registered = None
     if granted and prompt is not None:
+        message = f"promoted by {decision.policy.value} from {decision.experiment}"
+        registry.register(decision.task, prompt, message=message)  # a text that MLflow refuses has no receipt
         receipt["receipt_run"] = registry.keep_receipt(decision.task, receipt)
-        registered = registry.promote(
-            decision.task,
-            prompt,
-            lineage=_lineage(decision, receipt),
-            message=f"promoted by {decision.policy.value} from {decision.experiment}",
-        )
+        lineage = _lineage(decision, receipt)
+        registered = registry.promote(decision.task, prompt, lineage=lineage, message=message)
         receipt["registry_version"] = registered.number
     file = folder / "promotion.json"
     try:

@@ -324,6 +324,31 @@ def test_long_params_are_part_of_a_champion(tmp_path: Path) -> None:
     assert registry.text("tip", registered) == prompt
 
 
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ("bedtime tip", "can only contain alphanumeric characters"),
+        ("taken", "is registered as a model, not a prompt"),
+        ("long", "exceeds max length"),
+    ],
+)
+def test_a_prompt_that_mlflow_does_not_take_has_no_receipt(tmp_path: Path, task: str, said: str) -> None:
+    """Suites may give a task a name with spaces, and models and prompts share their names in MLflow."""
+    migrated_database(tmp_path / "mlflow.db")
+    store = TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path / "artifacts")
+    store.client.create_registered_model("taken")
+    text = "x" * 100_000 if task == "long" else "hi"
+    prompt = Prompt(task=task, version="v1", messages=(Message(role="user", content=text),), sha256="p")
+    decision = Promotion(
+        task=task, experiment="e", rubric="r", rubric_sha256="x", policy=Policy.AUTO, winner="v1", winner_sha256="p",
+        champion=None, champion_sha256=None, conditions=(Condition(name="rivals", met=True, found="some"),),
+    )  # fmt: skip
+    with pytest.raises(UsageError, match=rf"v1 cannot be registered as MLflow's prompt '{task}': .*{said}.* another,"):
+        settle(PromptRegistry(store), decision, prompt, tmp_path / "report")
+    assert f"{task}-promotions" not in store.experiments()
+    assert not (tmp_path / "report").exists()
+
+
 @pytest.mark.parametrize("granted", [False, True])
 def test_a_receipt_that_cannot_be_written_is_said_with_what_became_of_the_alias(tmp_path: Path, granted: bool) -> None:
     migrated_database(tmp_path / "mlflow.db")

@@ -95,28 +95,39 @@ class PromptRegistry:
             )
         return Prompt(task=task, version=registered.version, messages=messages, params=params, sha256=registered.sha256)
 
-    def promote(self, task: str, prompt: Prompt, *, lineage: Mapping[str, str], message: str) -> Registered:
-        """Register the prompt, unless this text is registered already, and move the alias to it."""
-        before = self.champion(task)
-        told = {VERSION: prompt.version, SHA256: prompt.sha256, **lineage}
-        tags = {k: storable(v)[:TAG_LIMIT] for k, v in told.items()}
+    def register(self, task: str, prompt: Prompt, *, message: str) -> int:
+        """The number of this text in the registry, which takes it in unless it has it. UsageError where it refuses."""
+        tags = {k: storable(v)[:TAG_LIMIT] for k, v in _names(prompt).items()}
         if prompt.params:  # never cut: they are part of the prompt, and a schema of the reply is long
             tags[PARAMS] = storable(json.dumps(dict(prompt.params), sort_keys=True))
-        client = self._store.client
         with translated(self._store.uri):
-            known = self._find(task, prompt.sha256)
-            if known is None:
-                made = client.register_prompt(
+            try:
+                known = self._find(task, prompt.sha256)
+                if known is not None:
+                    return known.number
+                made = self._store.client.register_prompt(
                     name=task,
                     template=[m.to_json() for m in prompt.messages],
                     commit_message=storable(message),
                     tags=tags,
                 )
-                number = int(made.version)
-            else:
-                number = known.number
-                for key, value in tags.items():
-                    client.set_prompt_version_tag(task, str(number), key, value)
+            except Exception as error:
+                if getattr(error, "error_code", None) != "INVALID_PARAMETER_VALUE":
+                    raise
+                raise UsageError(
+                    f"{prompt.version} cannot be registered as MLflow's prompt {task!r}: {error} Where it is the name, "
+                    "give the task another, in its suites and as its folder of prompts/"
+                ) from None
+        return int(made.version)
+
+    def promote(self, task: str, prompt: Prompt, *, lineage: Mapping[str, str], message: str) -> Registered:
+        """Register the prompt, unless this text is registered already, and move the alias to it."""
+        before = self.champion(task)
+        number = self.register(task, prompt, message=message)
+        client = self._store.client
+        with translated(self._store.uri):
+            for key, value in {**_names(prompt), **lineage}.items():
+                client.set_prompt_version_tag(task, str(number), key, storable(value)[:TAG_LIMIT])
             history = self._history(task, None if before is None else before.number)
             # The alias first: should this be interrupted, the next reader of the history puts the alias at its end.
             client.set_prompt_alias(task, CHAMPION, number)
@@ -186,6 +197,10 @@ class PromptRegistry:
             store.client.log_dict(run.info.run_id, dict(receipt), "promotion.json")
             store.client.set_terminated(run.info.run_id)
         return str(run.info.run_id)
+
+
+def _names(prompt: Prompt) -> dict[str, str]:
+    return {VERSION: prompt.version, SHA256: prompt.sha256}
 
 
 def _numbers(task: str, text: str) -> list[int]:
