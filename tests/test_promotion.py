@@ -144,6 +144,18 @@ def test_an_edited_champion_is_not_the_champion() -> None:
     assert "the champion v1 has no sit-down score in e" in unmet(found)["scenarios"]
 
 
+@pytest.mark.parametrize("twin", [prompt("old", [None] * 20), prompt("old", better(2.0, 10))])
+def test_a_champion_under_two_names_is_compared_under_the_one_that_is_scored_most(twin: list[LoggedCandidate]) -> None:
+    """Its file was renamed after a run that failed, or that was judged in part."""
+    twin = [replace(c, prompt_sha256="sha-v1", error="failed" if c.pending else None) for c in twin]
+    found = decided([*twin, *prompt("v1", BASE), *prompt("v2", better(1.0))])
+    assert found.granted, unmet(found)
+    assert (found.winner, found.champion) == ("v2", "v1")
+    assert found.comparison is not None
+    assert found.comparison["n"] == 20
+    assert "0% of the champion's" in next(c.found for c in found.conditions if c.name == "failures")
+
+
 def test_only_common_cells_are_compared() -> None:
     """v2 looks better because it alone ran on the strong model."""
     strong = prompt("v2", [s + 5 for s in BASE], model="strong")

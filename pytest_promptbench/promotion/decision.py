@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ..errors import UsageError
 from ..records import LoggedCandidate, Rubric, Tier
@@ -19,7 +19,7 @@ from .conditions import (
     one_judge,
     whole_labels,
 )
-from .pairs import best, by_scenario, compared, mean, sit_down
+from .pairs import Cells, best, by_scenario, compared, mean, sit_down
 from .receipt import DEFAULT_BOUNDS, Policy, Promotion
 
 
@@ -44,6 +44,9 @@ def decide(
         key: table([(c, tier_scores(c, rubric)) for c in found], lambda c: (c.model, c.scenario))
         for key, found in groups.items()
     }
+    reigning = _reigning(groups, tables, champion, policy)
+    twins = {key for key in groups if champion is not None and key[1] == champion[1]} - {reigning}
+    tables = {key: found for key, found in tables.items() if key not in twins}
     judged = {key: found for key, found in tables.items() if any(tier in found for tier in policy.deciding)}
     sound = {key: found for key, found in tables.items() if any(c.error is None for c in groups[key])}
     if not judged:
@@ -51,7 +54,6 @@ def decide(
         raise UsageError(
             f"--bench-promote {task}: nothing of {experiment} is scored by the {policy.tier} tier; see {how}"
         )
-    reigning = next((key for key in groups if champion is not None and key[1] == champion[1]), None)
     winner = best(judged, judged.get(reigning) if reigning else None, policy)
     mine = groups[winner]
     comparison = None
@@ -98,3 +100,18 @@ def decide(
         conditions=tuple(conditions),
         comparison=None if comparison is None else comparison.to_json(),
     )
+
+
+def _reigning(
+    names: Iterable[tuple[str, str]],
+    tables: Mapping[tuple[str, str], Cells],
+    champion: tuple[str, str] | None,
+    policy: Policy,
+) -> tuple[str, str] | None:
+    """Under which name the champion's text is compared: a file that was renamed has left it under two.
+
+    That by which the deciding tiers have scored most cells; of equals the one that it was promoted by.
+    """
+    mine = [key for key in names if champion is not None and key[1] == champion[1]]
+    scored = {key: sum(len(tables[key].get(tier, {})) for tier in policy.deciding) for key in mine}
+    return max(mine, key=lambda key: (scored[key], key == champion), default=None)
