@@ -216,6 +216,26 @@ def test_a_prompt_that_was_registered_by_hand_is_that_of_a_file_with_its_message
     assert registry.text("tip", champion).messages == (Message(role="user", content="Tip: {{ x }}"),)
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+        {"role": "user", "content": "hi", "name": "ann"},
+        {"role": "user"},
+    ],
+)
+def test_a_champion_that_no_file_can_hold_is_named_as_such(tmp_path: Path, message: dict[str, Any]) -> None:
+    migrated_database(tmp_path / "mlflow.db")
+    registry = PromptRegistry(TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path / "artifacts"))
+    client = registry._store.client
+    client.register_prompt(name="tip", template=[message])
+    client.set_prompt_alias("tip", "champion", 1)
+    champion = registry.champion("tip")
+    assert champion is not None
+    with pytest.raises(UsageError, match=r"is not a text, nor messages .* by hand: move the alias champion to another"):
+        registry.text("tip", champion)
+
+
 def test_a_history_outlives_an_alias_that_was_deleted_by_hand(tmp_path: Path) -> None:
     migrated_database(tmp_path / "mlflow.db")
     registry = PromptRegistry(TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path / "artifacts"))

@@ -84,14 +84,20 @@ class PromptRegistry:
             messages = tuple(Message(role=m["role"], content=m["content"]) for m in _messages(found.template))
             params = json.loads(found.tags.get(PARAMS, "{}"))
             content = {"messages": [m.to_json() for m in messages], "params": params}
-            same = sha256(content) == registered.sha256
+            same = sha256(content) == registered.sha256 and all(isinstance(m.content, str) for m in messages)
         except (TypeError, KeyError, ValueError):
             same = False
         if not same:
+            where = f"the champion of {task}, version {registered.number} in MLflow's prompt registry, is not "
+            if SHA256 not in found.tags:
+                raise UsageError(
+                    f"{where}a text, nor messages of a role and a text each; it was registered by hand: move the alias "
+                    f"{CHAMPION} to another version in MLflow, as --bench-rollback does"
+                )
             raise UsageError(
-                f"the champion of {task}, version {registered.number} in MLflow's prompt registry, is not the text "
-                f"that was promoted as {registered.version}: put prompts/{task}/{registered.version}.yaml back as it "
-                "was, or roll the promotion back with --bench-rollback"
+                f"{where}the text that was promoted as {registered.version}: put "
+                f"prompts/{task}/{registered.version}.yaml back as it was, or roll the promotion back with "
+                "--bench-rollback"
             )
         return Prompt(task=task, version=registered.version, messages=messages, params=params, sha256=registered.sha256)
 
