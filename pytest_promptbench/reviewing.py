@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -46,9 +47,10 @@ def fill_queue(
         for n, text in enumerate(c.outputs or ())
     ]
     ReviewQueues(store).fill(task.experiment, queue, items, task.suite.rubric)
+    collect = f"--judge-collect {shlex.quote(queue)} --bench-experiment {shlex.quote(task.experiment)}"
     return Sitting(
         message=f"{len(pending)} pending candidates of {task.experiment} are in MLflow's review queue {queue}; "
-        f"when they are reviewed: --judge-collect {queue}"
+        f"when they are reviewed: {collect}"
     )
 
 

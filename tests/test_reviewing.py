@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -347,6 +348,21 @@ def test_a_queue_holds_what_is_selected_and_is_of_the_selected_suite(tmp_path: P
         assert "2 pending candidates of tip-bench-" in filled.out
         collected = project.pytest("--judge-collect", "mine", "-k", "not joke")
         assert "applied 0, unchanged 0, still pending 4 (2 of them in mine)" in collected.out, collected.text
+
+
+def test_what_a_filled_queue_says_works_on_another_day(tmp_path: Path) -> None:
+    """Reviewing takes days, and a session of today has another experiment than that of the queue."""
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=1).write()
+        assert project.pytest("--bench-experiment", "tip-bench-2026-11-20").code == 0
+        filled = project.pytest("--judge-queue", "round 1")
+        (said,) = [line for line in filled.out.splitlines() if "when they are reviewed: " in line]
+        assert project.pytest().code == 0  # today's
+        elsewhere = project.pytest("--judge-collect", "round 1")
+        assert elsewhere.code == 4
+        assert "name the experiment that it was filled for with --bench-experiment" in elsewhere.text
+        collected = project.pytest(*shlex.split(said.partition("when they are reviewed: ")[2]))
+        assert "applied 0, unchanged 0, still pending 1 (1 of them in round 1)" in collected.out, collected.text
 
 
 def test_candidates_of_several_outputs_are_counted_once(tmp_path: Path) -> None:

@@ -105,7 +105,10 @@ class ReviewQueues:
         with translated(self._store.uri):
             found = self._find(experiment_id, queue)
             if found is None:
-                raise UsageError(f"--judge-collect {queue}: {experiment} has no review queue of this name")
+                raise UsageError(
+                    f"--judge-collect {queue}: {experiment} has no review queue of this name; name the experiment that "
+                    "it was filled for with --bench-experiment"
+                )
             known = self._known_schemas(experiment_id)
             edited = [c for c in rubric.judged if c.name in known and known[c.name].input != _input(c)]
             if edited:  # what was answered may be meant on another scale
