@@ -275,6 +275,13 @@ def test_a_champion_that_was_deleted_in_mlflow_leaves_one_to_go_back_to(
         assert (champion and champion.version) == back
 
 
+def test_a_rollback_without_a_database_makes_none(tmp_path: Path) -> None:
+    store = TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path / "artifacts")
+    with pytest.raises(UsageError, match="the task has no champion"):
+        PromptRegistry(store).roll_back("tip")
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_history_that_mlflow_does_not_show_just_now_is_not_replaced(tmp_path: Path) -> None:
     """Of a prompt that it fails to read, MLflow says that there is none."""
     migrated_database(tmp_path / "mlflow.db")

@@ -152,12 +152,11 @@ class PromptRegistry:
         None goes where the present one, or its alias, was deleted in MLflow.
         """
         now = self.champion(task)
-        client = self._store.client
         with translated(self._store.uri):
             if now is not None:
                 history = self._history(task, now.number)[:-1]
             else:
-                history = self._history(task, None) if client.get_prompt(task) is not None else []
+                history = self._history(task, None) if self._has(task) else []
             while history and not self._is_there(task, history[-1]):  # deleted in MLflow since
                 history.pop()
         if not history:
@@ -167,12 +166,16 @@ class PromptRegistry:
                 f"--bench-rollback {task}: {now.version} (version {now.number}) is the first champion; there is none "
                 "to go back to"
             )
+        client = self._store.client
         with translated(self._store.uri):
             # The history first: should this be interrupted, the present champion is put at its end again.
             self._keep(task, history)
             client.set_prompt_alias(task, CHAMPION, history[-1])
             back = _registered(client.get_prompt_version(task, str(history[-1])))
         return now, back
+
+    def _has(self, task: str) -> bool:
+        return self._store.exists and self._store.client.get_prompt(task) is not None
 
     def _is_there(self, task: str, number: int) -> bool:
         try:
