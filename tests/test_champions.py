@@ -172,6 +172,12 @@ def test_rollbacks_go_back_through_the_whole_history_and_end(tmp_path: Path) -> 
         registry.promote("tip", prompt(version), lineage={}, message="test")
     registry._store.client.delete_prompt_version("tip", "4")  # d: not one to go back to any more
     assert registry.roll_back("tip")[1].version == "a"
+    for version in ("f", "a", "g"):
+        registry.promote("tip", prompt(version), lineage={}, message="test")
+    registry._store.client.delete_prompt_version("tip", "6")  # f, between a and a
+    assert registry.roll_back("tip")[1].version == "a"
+    with pytest.raises(UsageError, match=r"a \(version 1\) is the first champion; there is none"):
+        registry.roll_back("tip")
 
 
 def test_a_champion_that_was_registered_by_hand_is_known_by_its_text(tmp_path: Path) -> None:

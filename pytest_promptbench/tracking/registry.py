@@ -157,7 +157,8 @@ class PromptRegistry:
                 history = self._history(task, now.number)[:-1]
             else:
                 history = self._history(task, None) if self._has(task) else []
-            while history and not self._is_there(task, history[-1]):  # deleted in MLflow since
+            # Past what was deleted in MLflow since, and the present champion, which may stand on both sides of that.
+            while history and ((now and now.number == history[-1]) or not self._is_there(task, history[-1])):
                 history.pop()
         if not history:
             if now is None:
