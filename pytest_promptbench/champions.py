@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from .clock import utc_now
-from .errors import UsageError
+from .errors import TrackingError, UsageError
 from .files import replace_file
 from .leaderboard import current_candidates
 from .promotion import PROMOTION_SCHEMA, Policy, Promotion, decide, parse_bound
@@ -94,9 +95,11 @@ def settle(registry: PromptRegistry, decision: Promotion, prompt: Prompt | None,
     if granted and prompt is not None:
         message = f"promoted by {decision.policy.value} from {decision.experiment}"
         registry.register(decision.task, prompt, message=message)  # a text that MLflow refuses has no receipt
-        receipt["receipt_run"] = registry.keep_receipt(decision.task, receipt)
+        receipt["receipt_run"] = run = registry.keep_receipt(decision.task, receipt)
         lineage = _lineage(decision, receipt)
         registered = registry.promote(decision.task, prompt, lineage=lineage, message=message)
+        with contextlib.suppress(TrackingError):  # it is champion, whether or not its receipt's run can be ended
+            registry.finish_receipt(run)
         receipt["registry_version"] = registered.number
     file = folder / "promotion.json"
     try:

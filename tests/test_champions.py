@@ -102,6 +102,7 @@ def test_the_whole_life_of_a_champion(project: Project) -> None:
     tags = project.store.client.get_prompt_version("tip", "2").tags
     assert tags["promptbench.experiment"] == "first"
     assert json.loads(tags["promptbench.comparison"])["mean_difference"] > 2
+    assert project.store.client.get_run(tags["promptbench.receipt_run"]).info.status == "FINISHED"
     kept = project.store.client.download_artifacts(tags["promptbench.receipt_run"], "promotion.json")
     assert json.loads(Path(kept).read_text())["winner"] == "v3"
 
@@ -380,6 +381,33 @@ def test_a_prompt_that_mlflow_does_not_take_has_no_receipt(tmp_path: Path, task:
         settle(PromptRegistry(store), decision, prompt, tmp_path / "report")
     assert f"{task}-promotions" not in store.experiments()
     assert not (tmp_path / "report").exists()
+
+
+def test_a_receipt_is_finished_only_once_the_alias_has_moved(tmp_path: Path) -> None:
+    """Where MLflow fails just then, the run that says granted is of a promotion that is under way, and no more."""
+    migrated_database(tmp_path / "mlflow.db")
+    store = TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path / "artifacts")
+    prompt = Prompt(task="tip", version="v1", messages=(Message(role="user", content="hi"),), sha256="p")
+    decision = Promotion(
+        task="tip", experiment="e", rubric="r", rubric_sha256="x", policy=Policy.AUTO, winner="v1", winner_sha256="p",
+        champion=None, champion_sha256=None, conditions=(Condition(name="rivals", met=True, found="some"),),
+    )  # fmt: skip
+
+    class Failing:
+        """MLflow's client, whose server fails as the alias is moved."""
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "set_prompt_alias":
+                raise OSError("503")
+            return getattr(client, name)
+
+    client, store._client = store.client, Failing()
+    with pytest.raises(TrackingError, match="503"):
+        settle(PromptRegistry(store), decision, prompt, tmp_path / "report")
+    store._client = client
+    assert settle(PromptRegistry(store), decision, prompt, tmp_path / "report") is not None
+    runs = client.search_runs([store.experiment("tip-promotions")], order_by=["attributes.start_time ASC"])
+    assert [r.info.status for r in runs] == ["RUNNING", "FINISHED"]
 
 
 @pytest.mark.parametrize("granted", [False, True])

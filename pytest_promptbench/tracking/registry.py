@@ -198,15 +198,22 @@ class PromptRegistry:
         return max(found, key=lambda r: r.number, default=None)
 
     def keep_receipt(self, task: str, receipt: Mapping[str, Any]) -> str:
-        """A run in the experiment ``<task>-promotions`` with the receipt as its artifact; its id."""
+        """A run in the experiment ``<task>-promotions`` with the receipt as its artifact; its id.
+
+        It is running, as the promotion is, until :meth:`finish_receipt`.
+        """
         store = self._store
         experiment = store.experiment(f"{task}-promotions", create=True)
         with translated(store.uri):
             name = storable(f"{receipt['winner']} after {receipt['champion'] or 'none'}")
             run = store.client.create_run(experiment, run_name=name[:250], tags={"promptbench.promotion": task})
             store.client.log_dict(run.info.run_id, dict(receipt), "promotion.json")
-            store.client.set_terminated(run.info.run_id)
         return str(run.info.run_id)
+
+    def finish_receipt(self, run: str) -> None:
+        """The alias has moved: what the receipt says is so."""
+        with translated(self._store.uri):
+            self._store.client.set_terminated(run)
 
 
 def _names(prompt: Prompt) -> dict[str, str]:
