@@ -165,8 +165,8 @@ def _of(settings: Settings, tasks: Sequence[Task], option: str) -> tuple[list[Ta
 
 
 def _by_reviewer(reviews: Sequence[Review]) -> dict[str, dict[str, dict[int, Review]]]:
-    """Reviewer -> item -> output -> review."""
+    """Reviewer -> item -> output -> review; the latest of several, as where two queues were put together."""
     found: dict[str, dict[str, dict[int, Review]]] = defaultdict(lambda: defaultdict(dict))
-    for r in reviews:
+    for r in sorted(reviews, key=lambda r: r.at):
         found[r.reviewer][r.item][r.output] = r
     return found

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from pytest_promptbench.packet import item_id
+from pytest_promptbench.tracking.reviews import review_trace
 from pytest_promptbench.tracking.spans import trace_id
 
 from .project import Project
@@ -76,6 +78,9 @@ for place, who, said in steps:
         review_queues.add_items_to_review_queue(queue.queue_id, item_ids=[said])
         review_queues.set_review_queue_item_status(queue.queue_id, item_id=said, status="complete", completed_by="ann")
         continue
+    if who == "reopen":
+        review_queues.set_review_queue_item_status(queue.queue_id, item_id=said, status="pending")
+        continue
     if who == "edit":
         from mlflow.genai import label_schemas
         schema = next(s for s in label_schemas.list_label_schemas(found) if s.name == "tone")
@@ -102,7 +107,8 @@ GOOD = {"relevance": "4", "actionability": "5", "tone": "3", "format_ok": True}
 def take_steps(project: Project, experiment: str, queue: str, *steps: tuple[int, str, Any]) -> None:
     """Each in turn: (place of the item, who, answers) or (place, who, status); a repeated answer changes the first.
 
-    (0, "edit", options) has the question about the tone ask for these instead; (0, "add", trace) puts one in, complete.
+    (0, "edit", options) has the question about the tone ask for these instead; (0, "add", trace) puts one in, complete,
+    and (0, "reopen", trace) has it wait.
     """
     import subprocess
     import sys
@@ -348,6 +354,28 @@ def test_a_queue_holds_what_is_selected_and_is_of_the_selected_suite(tmp_path: P
         assert "2 pending candidates of tip-bench-" in filled.out
         collected = project.pytest("--judge-collect", "mine", "-k", "not joke")
         assert "applied 0, unchanged 0, still pending 4 (2 of them in mine)" in collected.out, collected.text
+
+
+def test_of_an_item_that_stands_in_a_queue_twice_the_later_answers_count(tmp_path: Path) -> None:
+    """MLflow lets people put a trace of one queue into another, such as their own."""
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=2).write()
+        named = ("--bench-experiment", "e")
+        assert project.pytest(*named).code == 0
+        for queue in ("mine", "other"):
+            assert project.pytest("--judge-queue", queue, *named).code == 0
+        items = [item_id(run.info.run_id) for run in project.runs("e")]
+        traces = [[review_trace("e", queue, item, 0) for queue in ("mine", "other")] for item in items]
+        take_steps(
+            project, "e", "mine", *((0, "add", other) for _, other in traces), *((0, "reopen", t[1]) for t in traces)
+        )
+        places = {trace: place for place, trace in enumerate(sorted(t for both in traces for t in both))}
+        for first, second in (traces[0], traces[1][::-1]):
+            for trace, tone in ((first, "1"), (second, "5")):
+                steps = (places[trace], "ann", {**GOOD, "tone": tone}), (places[trace], "ann", "complete")
+                take_steps(project, "e", "mine", *steps)
+        assert "applied 2" in project.pytest("--judge-collect", "mine", *named).out
+        assert [r.data.metrics["tone"] for r in project.runs("e")] == [5, 5]
 
 
 def test_what_a_filled_queue_says_works_on_another_day(tmp_path: Path) -> None:
