@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from ..files import replace_file
 from ..records import Prompt
 
 _WIDTH = 100
+_ODD_BREAKS = re.compile("[\x85\u2028\u2029]")
+"""They end a line of a block too, and a reader makes plain newlines of some: only in quotes do they stay themselves."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -25,6 +28,8 @@ class _Dumper(yaml.SafeDumper):
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
     number = text[:1] in tuple("+-.0123456789")  # or would be one to a reader of YAML 1.2
     style = "|" if "\n" in text else ">" if len(text) > _WIDTH else '"' if number else None
+    if _ODD_BREAKS.search(text):
+        style = '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
