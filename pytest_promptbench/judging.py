@@ -170,8 +170,12 @@ def _system(body: str) -> str:
 
 
 def _data(value: object) -> str:
-    """JSON that can be sent: half characters, which no provider takes, become question marks."""
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode()
+    return sendable(json.dumps(value, ensure_ascii=False))
+
+
+def sendable(text: str) -> str:
+    """What a model wrote, to be shown to another: half characters, which no provider takes, become question marks."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _kind(criterion: Criterion) -> str:
@@ -185,8 +189,8 @@ def ask_again(cell: Cell, reply: str, problem: str) -> Cell:
     """The next try after an invalid reply: the same conversation, with what was wrong."""
     messages = (
         *cell.messages,
-        Message(role="assistant", content=reply[:4000]),
-        Message(role="user", content=AGAIN.format(problem=problem)),
+        Message(role="assistant", content=sendable(reply[:4000])),
+        Message(role="user", content=sendable(AGAIN.format(problem=problem))),
     )
     return replace(cell, messages=messages)
 

@@ -90,6 +90,8 @@ def test_no_text_closes_its_own_fence(text: str) -> None:
 
 def test_half_characters_can_be_sent() -> None:
     assert b"bad ? end" in asked("bad \ud83d end").messages[1].content.encode()
+    again = ask_again(asked(), "no JSON \ud83d", "it has no \ud83d")
+    assert [m.content.encode()[-1:] for m in again.messages[2:]] == [b"?", b"."]
 
 
 def test_the_schema_allows_what_the_rubric_allows_and_thinks_before_it_scores() -> None:

@@ -23,7 +23,7 @@ from pytest_promptbench.optimize.journal import MLflowJournal
 from pytest_promptbench.optimize.plan import ROUND_SCHEMA, JudgedBy, Plan, Trial, with_texts
 from pytest_promptbench.optimize.progress import status
 from pytest_promptbench.optimize.prompts import as_yaml, difference, write_prompt
-from pytest_promptbench.optimize.proposing import Example, ProposalError, parse_proposal, question, weakest
+from pytest_promptbench.optimize.proposing import Example, ProposalError, ask_again, parse_proposal, question, weakest
 from pytest_promptbench.optimize.report import lines, render_html, render_markdown
 from pytest_promptbench.optimize.root import project_root
 from pytest_promptbench.optimize.search import search
@@ -278,6 +278,12 @@ def test_no_candidate_can_close_its_fence() -> None:
     fence = text[opening + 1 : text.index(">", opening)]
     assert text.count(f"</{fence}>") == 1
     assert hostile.split("\n", maxsplit=1)[0] not in text.replace(f"</{fence}>", "")[text.index("Write the better") :]
+
+
+def test_half_characters_can_be_sent() -> None:
+    asked = question(prompt(), 0, [example("a", 1, "bad \ud83d end")], RUBRIC, [])
+    again = ask_again(asked, "\ud83d", "it holds '\ud83d'")
+    assert [b"?" in m.content.encode() for m in again[1:]] == [True, True, True]
 
 
 @pytest.mark.parametrize(

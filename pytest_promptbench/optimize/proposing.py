@@ -14,6 +14,7 @@ from typing import Any
 
 from ..catalog.template import placeholders, stray
 from ..errors import PromptbenchError
+from ..judging import sendable
 from ..records import Message, Prompt, Record, Rubric, sha256
 
 TRIES = 3
@@ -100,7 +101,7 @@ def question(
         }
         for e in examples
     ]
-    answers = json.dumps(shown, ensure_ascii=False, indent=1, default=str)
+    answers = sendable(json.dumps(shown, ensure_ascii=False, indent=1, default=str))
     names = placeholders([message])
     fence = sha256([loop, message.content, answers, rubric.body])[:12]
     history = ("\nTried before:\n" + "\n".join(f"- {line}" for line in tried) + "\n") if tried else ""
@@ -127,8 +128,8 @@ def _keep(names: Sequence[str]) -> str:
 def ask_again(messages: Sequence[Message], reply: str, problem: str) -> tuple[Message, ...]:
     return (
         *messages,
-        Message(role="assistant", content=reply or "(nothing)"),
-        Message(role="user", content=AGAIN.format(problem=problem)),
+        Message(role="assistant", content=sendable(reply) or "(nothing)"),
+        Message(role="user", content=sendable(AGAIN.format(problem=problem))),
     )
 
 
