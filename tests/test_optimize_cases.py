@@ -382,6 +382,21 @@ def test_a_generation_that_failed_is_asked_for_again_on_resume(
     assert again["trials"] == ended["trials"]
 
 
+def test_an_empty_reply_of_the_proposer_is_one_that_cannot_be_used(
+    project: Project, provider: ScriptedProvider, run: Run
+) -> None:
+    provider.script("You improve prompts", Fault(kind="length"), times=3)
+    result = run("evals/tips.yaml", "--rounds", "2", "--no-promote")
+    assert result.code == 0, result.text
+    first, second = outcome(project, loop_of(result))["trials"]
+    assert first["problem"].startswith(
+        "no usable proposal in 3 tries: model judge (openai/judge) answered with an empty"
+    )
+    assert first["problem"].endswith("(finish_reason: length)")
+    assert second["prompt"] is not None
+    assert [len(r["messages"]) for r in provider.requests if is_proposer(r)] == [2, 4, 6, 2]
+
+
 def test_the_reports_of_two_loops_do_not_mix(project: Project, run: Run) -> None:
     first = loop_of(run("evals/tips.yaml", "--rounds", "2", "--report", "out", *AUTO))
     result = run("evals/tips.yaml", "--from", "v1", "--rounds", "1", "--report", "out", *AUTO)

@@ -307,16 +307,17 @@ class MLflowLaboratory:
         for _ in range(TRIES):
             reply = self._ask(self._cell(number, messages)).result()
             self._budget.note()
-            if reply.error is not None and len(examples) > 1 and not reply.error.startswith("not generated"):
-                return self.propose(number, prompt, component, examples[: len(examples) // 2], tried[-1:])
-            if reply.error is not None:
+            if reply.error is not None and not reply.empty:
+                if len(examples) > 1 and not reply.error.startswith("not generated"):
+                    return self.propose(number, prompt, component, examples[: len(examples) // 2], tried[-1:])
                 self._refuse(reply.error, f"the proposer {self._plan.proposer.name} could not be asked: {reply.error}")
-            cut_off = reply.answers[0].finish_reason == "length"
+            text = "" if reply.empty else reply.outputs[0]
+            cut_off = not reply.empty and reply.answers[0].finish_reason == "length"
             try:
-                return parse_proposal(reply.outputs[0], prompt.messages[component], cut_off=cut_off)
+                return parse_proposal(text, prompt.messages[component], cut_off=cut_off)
             except ProposalError as error:
-                problem = str(error)
-                messages = ask_again(messages, reply.outputs[0], problem)
+                problem = (reply.error or "").rpartition("; ")[0] or str(error)  # without what a user could do next
+                messages = ask_again(messages, text, str(error))
         raise ProposalError(f"no usable proposal in {TRIES} tries: {problem}")
 
     def _cell(self, number: int, messages: tuple[Message, ...]) -> Cell:
