@@ -39,8 +39,10 @@ def project(tmp_path: Path, provider: ScriptedProvider) -> Project:
     return loop_project(tmp_path, provider)
 
 
-def kill_after(project: Project, provider: ScriptedProvider, answers: int, *args: str) -> tuple[str, set[str]]:
-    """Run until so many more requests are answered, SIGKILL while the next are in the air: loop, what was kept."""
+def kill_after(
+    project: Project, provider: ScriptedProvider, answers: int, *args: str, by: signal.Signals = signal.SIGKILL
+) -> tuple[str, set[str]]:
+    """Run until so many more requests are answered, a signal while the next are in the air: loop, what was kept."""
     process = subprocess.Popen(
         [sys.executable, "-m", "pytest_promptbench", "optimize", *args], cwd=project.root,
         env={**project.environment(), "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -52,8 +54,9 @@ def kill_after(project: Project, provider: ScriptedProvider, answers: int, *args
     while provider.answered < wanted and process.poll() is None:
         time.sleep(0.002)
     time.sleep(LATENCY_S / 2)
-    os.kill(process.pid, signal.SIGKILL)
+    os.kill(process.pid, by)
     process.wait()
+    assert process.returncode == (130 if by is signal.SIGINT else -by)
     process.stdout.close()
     found = re.search(r"--resume ([0-9a-f]{6})", first)
     assert found, first
@@ -98,6 +101,12 @@ def test_a_killed_loop_goes_on_without_paying_twice(
 ) -> None:
     """Of the questions that were in the air when SIGKILL came, nobody has the answer: they may be asked once more."""
     killed_and_resumed(project, provider, answers, concurrency=concurrency)
+
+
+def test_an_interrupt_while_a_judge_is_asked_is_told_as_one(project: Project, provider: ScriptedProvider) -> None:
+    """Not as a judge that cannot be asked, after which a job would try again."""
+    _, there = kill_after(project, provider, 18, *AUTO, "--concurrency", "1", by=signal.SIGINT)
+    assert len(there) > 18, "what was in the air was not waited for"
 
 
 @pytest.mark.slow

@@ -205,6 +205,8 @@ class MLflowLaboratory:
         )
         self._known = None
         self._budget.note()
+        if came_to.interrupted:
+            raise KeyboardInterrupt
         if came_to.unavailable:
             self._refuse(came_to.unavailable, came_to.unavailable)
         changed = {c.run_id: c for c in after}
