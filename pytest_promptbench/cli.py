@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -14,10 +16,12 @@ from .settings import port
 
 USAGE_ERROR = 4
 FAILED = 1
+_OUTPUT = "standard output"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand. 0: done; 1: it failed; 4: it, or a file that it reads, cannot be used as it stands."""
+    _prepare_output()
     try:
         args = _parser().parse_args(argv)
         return int(args.run(args))
@@ -27,8 +31,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PromptbenchError as error:
         _complain(error)
         return FAILED
+    except OSError as error:
+        if error.filename != _OUTPUT:
+            raise
+        _complain(f"{_OUTPUT}: cannot be written: {error.strerror}")
+        return FAILED
     except KeyboardInterrupt:
         return 130
+
+
+def _prepare_output() -> None:
+    """A name that the terminal has no letters for, or an output that the shell has closed, ends no command."""
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - as long as the process
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -83,9 +100,15 @@ def _optimize(args: argparse.Namespace) -> int:
 
 
 def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    """OSError of ``_OUTPUT`` where nobody reads any more, as behind ``| head``, or the disk is full."""
+    try:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - else Python tries once more at its end
+        raise OSError(error.errno, error.strerror, _OUTPUT) from None
 
 
-def _complain(error: Exception) -> None:
-    sys.stderr.write(f"promptbench: {error}\n")
+def _complain(error: Exception | str) -> None:
+    if sys.stderr is not None:
+        sys.stderr.write(f"promptbench: {error}\n")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -414,6 +416,46 @@ def test_a_report_that_cannot_be_written_is_told_with_the_way_on(project: Projec
     assert run("--resume", loop, "--report", "elsewhere").code == 0
     assert project.provider.count == asked
     assert (project.root / "elsewhere/report.md").is_file()
+
+
+@pytest.mark.slow
+def test_an_output_that_nobody_reads_ends_the_loop_in_one_line_and_it_goes_on(project: Project, run: Run) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest_promptbench", "optimize", "evals/tips.yaml", "--rounds", "1", "--no-promote"],
+        cwd=project.root, env=project.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    loop = re.search(r"--resume (\w+)", process.stdout.readline())[1]  # type: ignore[index]
+    process.stdout.close()  # as ``| head -1`` does
+    told = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(), told.count("\n")) == (4, 1), told
+    assert (
+        "standard output: cannot be written: Broken pipe; the loop is kept and goes on with promptbench optimize "
+        f"--resume {loop}," in told
+    )
+    assert run("--resume", loop).code == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("{promptbench} >/dev/full", 1, "promptbench: standard output: cannot be written: No space left on device\n"),
+        ("{promptbench} >&-", 0, ""),
+        ("LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 {promptbench} | grep -o 'test: s.xe9'", 0, "test: s\\xe9\n"),
+    ],
+    ids=["full", "closed", "ascii"],
+)
+def test_an_output_that_takes_nothing_or_only_ascii(project: Project, command: str, code: int, said: str) -> None:
+    suite = project.root / "evals/tips.yaml"
+    suite.write_text(suite.read_text().replace("id: s", "id: sé"), encoding="utf-8")
+    promptbench = f"{sys.executable} -m pytest_promptbench optimize evals/tips.yaml --dry-run"
+    done = subprocess.run(
+        ["bash", "-c", command.format(promptbench=promptbench)], cwd=project.root, env=project.environment(),
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout + done.stderr) == (code, said)
 
 
 def test_the_root_is_found_from_any_folder_and_nothing_is_left_there(

@@ -97,14 +97,14 @@ def run(args: argparse.Namespace, say: Say) -> int:
         return 0
     plan = job.plan
     rounds = job.rounds or Rounds.create(job.store, plan.experiment, plan.id, plan.to_json(), split=plan.split)
-    say(f"loop {plan.id} in MLflow experiment {plan.experiment}; {job.resume}")
     with _files_of(job):
+        say(f"loop {plan.id} in MLflow experiment {plan.experiment}; {job.resume}")
         return _finish(job, rounds, say)
 
 
 @contextlib.contextmanager
 def _files_of(job: Job) -> Iterator[None]:
-    """Prompt, packets and reports are written when much is paid for: where that fails, what can be done is said."""
+    """What is said and written comes when much is paid for: where that fails, what can be done is said."""
     try:
         yield
     except OSError as error:
