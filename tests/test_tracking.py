@@ -7,6 +7,7 @@ import dataclasses
 import json
 import multiprocessing
 import re
+import shutil
 import sqlite3
 import threading
 import time
@@ -653,6 +654,21 @@ def test_more_runs_than_a_page_come_whole_and_once(store: TrackingStore, monkeyp
     next(few)
     few.close()
     assert of_tables.engine.pool.checkedout() == 0, "whoever has seen enough leaves nothing open"
+
+
+def test_texts_are_found_in_a_project_that_was_moved(tmp_path: Path) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    migrated_database(before / "mlflow.db")
+    TrackingStore(f"sqlite:///{before}/mlflow.db", artifact_root=before / "mlartifacts").log([logged().entry("e")])
+    before.rename(after)
+    store = TrackingStore(f"sqlite:///{after}/mlflow.db", artifact_root=after / "mlartifacts")
+    (candidate,) = store.read("e")
+    assert store.texts([candidate])[0].outputs == logged().candidate.outputs
+    assert store.messages([candidate])
+    shutil.rmtree(after / "mlartifacts")
+    with pytest.raises(TrackingError, match=r"No such file.*/before/mlartifacts/e/.*bring the artifacts back"):
+        store.texts([candidate])
 
 
 @pytest.mark.parametrize(

@@ -57,10 +57,13 @@ def write_files(folder: str, files: Mapping[str, bytes]) -> None:
 
 
 class Artifacts:
-    """The files of a store's runs, read and written in their folders where these are on this machine."""
+    """The files of a store's runs, read and written in their folders where these are on this machine.
 
-    def __init__(self, store: TrackingStore) -> None:
-        self._store = store
+    MLflow keeps a folder's whole path. Of a project that was moved since, they are read below ``root``, its own.
+    """
+
+    def __init__(self, store: TrackingStore, root: Path | None) -> None:
+        self._store, self._root = store, root
         self._locations: dict[str, str] = {}
 
     def write(self, run_id: str, uri: str, files: Mapping[str, bytes]) -> None:
@@ -75,7 +78,7 @@ class Artifacts:
 
     def text(self, candidate: LoggedCandidate, name: str) -> str:
         folder = self._folder(candidate)
-        local = _local_folder(folder)
+        local = self._local(folder)
         if local is not None:
             return (local / name).read_text(encoding="utf-8")
         from mlflow.artifacts import load_text
@@ -83,10 +86,18 @@ class Artifacts:
         return str(load_text(f"{folder}/{name}"))
 
     def has(self, candidate: LoggedCandidate, name: str) -> bool:
-        local = _local_folder(self._folder(candidate))
+        local = self._local(self._folder(candidate))
         if local is not None:
             return (local / name).exists()
         return any(a.path == name for a in self._store.client.list_artifacts(candidate.run_id))
+
+    def _local(self, folder: str) -> Path | None:
+        """Where the files of a run are that are kept on this machine; None where they are elsewhere."""
+        kept = _local_folder(folder)
+        if kept is None or self._root is None or kept.exists():
+            return kept
+        moved = self._root.joinpath(*kept.parts[-3:])  # experiment, run, "artifacts"
+        return moved if moved.exists() else kept
 
     def _folder(self, candidate: LoggedCandidate) -> str:
         name, client = candidate.experiment, self._store.client

@@ -66,7 +66,7 @@ class TrackingStore:
         self._runs: Runs | None = None
         self._ids: dict[str, str] = {}
         self._log = CandidateLog(self)
-        self.artifacts = Artifacts(self)
+        self.artifacts = Artifacts(self, artifact_root)
 
     # -- opening
 
