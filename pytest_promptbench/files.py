@@ -10,13 +10,16 @@ from pathlib import Path
 def replace_file(path: Path, content: str | bytes) -> None:
     """Write a file, a text as UTF-8, in place of what is there. A reader sees the old file or the new, never a part.
 
-    The draft beside it is hidden, and nobody else's. OSError, or ValueError for a path or text that cannot be.
+    The draft beside it is hidden, and nobody else's. OSError that names the file, or ValueError for a path or text that
+    cannot be.
     """
     data = content.encode() if isinstance(content, str) else content
     draft = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         draft.write_bytes(data)
         draft.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None  # nobody knows of the draft
     finally:
         with contextlib.suppress(OSError, ValueError):
             draft.unlink()

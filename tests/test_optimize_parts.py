@@ -610,6 +610,13 @@ def test_a_written_prompt_reads_back_as_the_same_and_is_never_overwritten(tmp_pa
     assert load_prompt(tmp_path / "v9.yaml", "tip").messages[0].content == "mine"
 
 
+def test_a_prompt_that_cannot_be_written_is_named_and_not_its_draft(tmp_path: Path) -> None:
+    made = prompt("longer", "v1-abc123-r1")
+    with pytest.raises(FileNotFoundError) as caught:
+        write_prompt(tmp_path / "gone", made, {})
+    assert caught.value.filename == str(tmp_path / "gone" / "v1-abc123-r1.yaml")
+
+
 def test_a_prompt_whose_writing_was_killed_is_written_by_the_resumed_loop(tmp_path: Path) -> None:
     made = prompt("long " * 60, "v1-abc123-r1")
     killed = (

@@ -108,7 +108,7 @@ def _files_of(job: Job) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        path = error.filename2 or error.filename
+        path = error.filename
         if path is None:
             raise
         raise UsageError(
