@@ -36,7 +36,7 @@ GRACE_S = 1.0
 """So long after a request's time is up, it is broken off here: LiteLLM's limit is one on each pause between two bytes,
 and some providers send a blank now and then while a request waits."""
 
-_WITH_ITS_FIRST_CALL = ("litellm.proxy._types", "openai.resources")
+_WITH_ITS_FIRST_CALL = ("litellm.proxy._types", "openai.resources.chat.completions.completions")
 """Half a second of what LiteLLM imports only once it is asked, by when tests run that may put ``sys.modules`` back."""
 
 _KEY_SHAPES = re.compile(
