@@ -666,6 +666,9 @@ def test_texts_are_found_in_a_project_that_was_moved(tmp_path: Path) -> None:
     (candidate,) = store.read("e")
     assert store.texts([candidate])[0].outputs == logged().candidate.outputs
     assert store.messages([candidate])
+    store.log([logged("s2").entry("e")])
+    assert not before.exists(), "what joins the experiment is written to where the project is"
+    assert len(store.texts(store.read("e"))) == 2
     shutil.rmtree(after / "mlartifacts")
     with pytest.raises(TrackingError, match=r"No such file.*/before/mlartifacts/e/.*bring the artifacts back"):
         store.texts([candidate])

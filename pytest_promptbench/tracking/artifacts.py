@@ -59,7 +59,8 @@ def write_files(folder: str, files: Mapping[str, bytes]) -> None:
 class Artifacts:
     """The files of a store's runs, read and written in their folders where these are on this machine.
 
-    MLflow keeps a folder's whole path. Of a project that was moved since, they are read below ``root``, its own.
+    MLflow keeps a folder's whole path. Of a project that was moved since, they are read below ``root``, its own, and
+    written there where the old path is gone.
     """
 
     def __init__(self, store: TrackingStore, root: Path | None) -> None:
@@ -70,6 +71,8 @@ class Artifacts:
         """Files of the run whose artifacts go to ``uri``. MLflow's client would read the run back first, to find it."""
         local = _local_folder(uri)
         if local is not None:
+            if self._root is not None and _is_gone(local, like=self._root):
+                local = _below(self._root, local)
             write_files(str(local), files)
             return
         with tempfile.TemporaryDirectory(prefix="promptbench-") as folder:
@@ -96,7 +99,7 @@ class Artifacts:
         kept = _local_folder(folder)
         if kept is None or self._root is None or kept.exists():
             return kept
-        moved = self._root.joinpath(*kept.parts[-3:])  # experiment, run, "artifacts"
+        moved = _below(self._root, kept)
         return moved if moved.exists() else kept
 
     def _folder(self, candidate: LoggedCandidate) -> str:
@@ -104,6 +107,16 @@ class Artifacts:
         if name not in self._locations:
             self._locations[name] = str(client.get_experiment(self._store.experiment(name)).artifact_location)
         return f"{self._locations[name].rstrip('/')}/{candidate.run_id}/artifacts"
+
+
+def _below(root: Path, folder: Path) -> Path:
+    """The same run's folder below another root: ROOT/experiment/run/artifacts."""
+    return root.joinpath(*folder.parts[-3:])
+
+
+def _is_gone(folder: Path, *, like: Path) -> bool:
+    """Whether the root of a run's folder was a project's own, called as ``like``, and is there no more."""
+    return len(folder.parts) > 3 and (root := folder.parents[2]).name == like.name and not root.exists()
 
 
 def _local_folder(uri: str) -> Path | None:
