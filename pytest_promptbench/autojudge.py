@@ -134,16 +134,17 @@ def judge_candidates(
     ask: Ask,
     *,
     second: bool = False,
+    answers: bool = False,
     now: Callable[[], str] = utc_now,
 ) -> Iterator[Judgement]:
     """Ask ``judge`` about each output of these candidates, read with their texts; a judgement as soon as one is whole.
 
     A reply that is no valid verdict is asked for again with what was wrong, ``judging.TRIES`` times in all. The first
     question goes alone: it tells which parameters the model takes. A question that is refused by a judge who answers
-    others gets no valid verdict. Raises JudgeUnavailableError where the provider cannot be asked; what was judged until
-    then has been given out.
+    others, now or (``answers``) in an earlier session, gets no valid verdict. Raises JudgeUnavailableError where the
+    provider cannot be asked; what was judged until then has been given out.
     """
-    work = _Work(list(candidates), rubric, judge, ask, second=second, now=now)
+    work = _Work(list(candidates), rubric, judge, ask, second=second, answers=answers, now=now)
     yield from work.run()
 
 
@@ -158,9 +159,11 @@ class _Work:
         ask: Ask,
         *,
         second: bool,
+        answers: bool,
         now: Callable[[], str],
     ) -> None:
         self._rubric, self._judge, self._ask, self._second, self._now = rubric, judge, ask, second, now
+        self._answered_before = answers
         self._open = [_Open(c, left=len(c.outputs or ())) for c in candidates]
         self._flying: dict[Future[Candidate], list[_Asked]] = {}  # equal outputs share a question, and its reply
         self._replied: SimpleQueue[Future[Candidate]] = SimpleQueue()
@@ -183,7 +186,7 @@ class _Work:
             if not self._flying:
                 room = AHEAD
         for asked, why in self._refused:
-            if not self._answers:  # it is nothing about this one text
+            if not self._answers and not self._answered_before:  # it is nothing about this one text
                 self._unavailable.append(why)
             elif (finished := self._failed(asked, why)) is not None:
                 yield finished
@@ -308,14 +311,16 @@ def judge_unscored(
     """As ``judge_and_write``, of those among ``candidates`` that this judge has not scored yet."""
     todo = unscored(candidates, rubric, judge)
     readable = [c for c in todo if c.outputs is not None]
-    after, came_to = judge_and_write(readable, rubric, judge, ask, write, progress=progress)
+    mine = fingerprint(judge, rubric).sha256
+    before = sum(_is_of(c, judge, mine) for c in candidates)
+    # What it refused in an earlier session is all that is left to ask: it is still a judge who answers others.
+    after, came_to = judge_and_write(readable, rubric, judge, ask, write, answers=before > 0, progress=progress)
     if len(readable) < len(todo) and came_to.unavailable is None:
         count = len(todo) - len(readable)
         came_to = replace(
             came_to, unavailable=f"the texts of {count} candidates cannot be read, so nobody can score them"
         )
-    mine = fingerprint(judge, rubric).sha256
-    return after, replace(came_to, before=sum(_is_of(c, judge, mine) for c in candidates))
+    return after, replace(came_to, before=before)
 
 
 def judge_and_write(
@@ -326,6 +331,7 @@ def judge_and_write(
     write: Callable[[Sequence[Judgement]], Sequence[LoggedCandidate]],
     *,
     second: bool = False,
+    answers: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> tuple[list[LoggedCandidate], Judged]:
     """Judge these candidates, and write judgements while others are still asked for; the candidates as they are then.
@@ -350,7 +356,7 @@ def judge_and_write(
         writing = False
 
     try:
-        for judgement in judge_candidates(candidates, rubric, judge, ask, second=second):
+        for judgement in judge_candidates(candidates, rubric, judge, ask, second=second, answers=answers):
             batch.append(judgement)
             scored += judgement.verdict is not None
             failed += judgement.verdict is None

@@ -237,7 +237,13 @@ def _asked_twice(
     with asking_models(settings, [judge]) as ask:
         texts = store.texts(todo)
         after, came_to = judge_and_write(
-            texts, rubric, judge, ask, lambda judgements: [j.write(store) for j in judgements], second=True
+            texts,
+            rubric,
+            judge,
+            ask,
+            lambda judgements: [j.write(store) for j in judgements],
+            second=True,
+            answers=True,  # each has a first verdict of this very judge
         )
     if came_to.unavailable:
         raise UsageError(f"--judge-audit asks the automatic judge a second time: {came_to.unavailable}")

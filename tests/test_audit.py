@@ -19,7 +19,7 @@ from pytest_promptbench.scores import sit_down_score, tier_scores
 from pytest_promptbench.statistics import calibrated_mean
 
 from .project import JOKES, TEST, Project
-from .provider import ScriptedProvider
+from .provider import Fault, ScriptedProvider
 from .test_autojudge import project_in, reply
 
 RUBRIC = Rubric(
@@ -325,6 +325,18 @@ def test_what_an_edited_prompt_superseded_is_neither_exported_nor_audited_nor_ju
         assert not any("be v1" in i["candidates"][0]["output"] for i in items)
         exported = project.pytest("--judge-export", "audit.json", "--judge-audit", "9")
         assert "exported 6 candidates (0 by disagreement, 6 at random of 6)" in exported.out, exported.text
+
+
+def test_a_second_question_that_is_refused_holds_no_audit_up(tmp_path: Path) -> None:
+    """The second export has nothing else to ask a second time."""
+    with ScriptedProvider(reply=reply) as provider:
+        project = project_in(tmp_path, provider)
+        assert project.pytest("--judge-auto").code == 0
+        provider.script("Take a long a long walk", Fault(400, body="content filter"), model="judge")
+        for name in ("audit.json", "again.json"):
+            result = project.pytest("--judge-export", name, "--judge-audit", "2")
+            assert result.code == 0, result.text
+        assert project.packet("audit.json") == project.packet("again.json")
 
 
 def test_auditing_what_no_judge_has_scored_says_what_to_do(tmp_path: Path) -> None:

@@ -166,6 +166,19 @@ def test_invalid_replies_are_asked_again_and_then_recorded_as_failed(tmp_path: P
         assert len([r for r in project.runs() if "auto/composite" in r.data.metrics]) == len(project.runs())
 
 
+def test_what_a_judge_of_others_refuses_is_no_outage_in_the_next_session_either(tmp_path: Path) -> None:
+    """There nothing else is left to ask it about, and it has answered before."""
+    with ScriptedProvider(reply=reply) as provider:
+        project = project_in(tmp_path, provider)
+        provider.script("Take a long a long walk", Fault(400, body="content filter"), model="judge")
+        for scored in (4, 0):
+            result = project.pytest("--judge-auto")
+            assert result.code == 0, result.text
+            assert f"automatic judge judge: {scored} scored" in result.out
+            assert "2 without a valid verdict, which count as unscored; the first: model judge" in result.out
+            assert "NOT JUDGED" not in result.out
+
+
 def test_a_judge_without_one_valid_verdict_is_no_pass(tmp_path: Path) -> None:
     with ScriptedProvider(reply=reply) as provider:
         project = project_in(tmp_path, provider)
