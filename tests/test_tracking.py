@@ -602,6 +602,38 @@ def test_what_mlflow_refuses_of_a_verdict_is_said_once(tmp_path: Path) -> None:
     assert store.read("e") == [candidate], "nothing of it on the run either"
 
 
+@pytest.mark.parametrize("valid", [True, False])
+def test_two_sessions_may_bring_one_judges_reply_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, valid: bool
+) -> None:
+    store, other = (TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path) for _ in range(2))
+    store.log([logged().entry("at once")])
+    (c,) = store.read("at once")
+    if valid:  # both have read that it failed before
+        c = store.record_failure(c, Judge(tier=Tier.AUTO, name="judge"), "prose", RUBRIC)
+    look = store.runs.assessed
+
+    def record(to: TrackingStore) -> LoggedCandidate:
+        if valid:
+            return to.record(c, verdict(Tier.AUTO, "judge", 4, "2026-11-27T12:00:00Z"), RUBRIC)
+        return to.record_failure(c, Judge(tier=Tier.AUTO, name="judge"), "prose", RUBRIC)
+
+    def and_then_the_other_writes(trace: str) -> set[str]:
+        known = look(trace)
+        monkeypatch.setattr(store.runs, "assessed", look)
+        record(other)
+        return known
+
+    other.open()
+    monkeypatch.setattr(store.runs, "assessed", and_then_the_other_writes)
+    after = record(store)
+    (found,) = other.read("at once")
+    assert (found.verdicts, found.failed_verdicts) == (after.verdicts, after.failed_verdicts)
+    assert len(found.verdicts) + len(found.failed_verdicts) == 1
+    ids = [a.assessment_id for a in store.traces.get_trace_info(trace_id(c.run_id)).assessments]
+    assert len(set(ids)) == len(ids)
+
+
 def test_what_another_thread_writes_meanwhile_is_its_own(store: TrackingStore) -> None:
     experiment = str(store.experiment("threads", create=True))
 

@@ -114,7 +114,12 @@ class Runs:
         )
 
     def delete_tag(self, run_id: str, name: str) -> None:
-        (self._store or self._client).delete_tag(run_id, name)
+        """Take a tag from a run; another session may have done so."""
+        try:
+            (self._store or self._client).delete_tag(run_id, name)
+        except Exception as error:
+            if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
+                raise
 
     def trace(self, experiment_id: str, spans: Sequence[Any]) -> None:
         """Write spans, of one trace or many."""
@@ -130,7 +135,7 @@ class Runs:
         A run that another program wrote may have no trace of ours: then there is nothing to keep them with.
         """
         try:
-            known = {a.assessment_id for a in (self._store or self._traces).get_trace_info(trace).assessments}
+            known = self.assessed(trace)
         except Exception as error:
             if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
                 raise
@@ -142,6 +147,10 @@ class Runs:
                     self._traces.log_assessment(trace, one)
                 else:
                     self._store.create_assessment(one)
+
+    def assessed(self, trace: str) -> set[str]:
+        """The ids of a trace's assessments."""
+        return {a.assessment_id for a in (self._store or self._traces).get_trace_info(trace).assessments}
 
     def reopen(self, run_id: str) -> None:
         """Show a run that has ended as still running."""

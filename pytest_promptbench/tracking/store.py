@@ -11,7 +11,7 @@ import functools
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -276,11 +276,12 @@ class TrackingStore:
         if not second:
             verdict = verdicts.in_order(candidate, verdict)
         tags, metrics = verdicts.changes(candidate, verdict, rubric, second=second)
-        with translated(self.uri), self.runs.together():
-            if not second:
-                old = next((v for v in candidate.verdicts if v.judge == verdict.judge), None)
-                given = verdicts.feedback(verdict, rubric, run_id=candidate.run_id, before=old)
-                self.runs.assess(trace_id(candidate.run_id), given)
+        given: list[Any] = []
+        if not second:
+            old = next((v for v in candidate.verdicts if v.judge == verdict.judge), None)
+            given = verdicts.feedback(verdict, rubric, run_id=candidate.run_id, before=old)
+
+        def fill() -> None:
             if verdict.judge.name in candidate.failed_verdicts and verdict.judge.tier is Tier.AUTO:
                 self.runs.delete_tag(candidate.run_id, verdicts.failed_tag(verdict.judge))
             self.runs.fill(
@@ -289,18 +290,38 @@ class TrackingStore:
                 metrics={k: float(v) for k, v in metrics.items() if v is not None},
                 tags=storable_tags(tags),
             )
+
+        self._judged(candidate.run_id, given, fill)
         return verdicts.with_verdict(candidate, verdict, second=second)
 
     def record_failure(self, candidate: LoggedCandidate, judge: Judge, problem: str, rubric: Rubric) -> LoggedCandidate:
         """Keep that an automatic judge gave no valid verdict. An earlier verdict of it stays."""
         problem = problem[:1000]
         tags = {verdicts.failed_tag(judge): json.dumps({"judge": judge.name, "problem": problem})}
-        with translated(self.uri), self.runs.together():
-            given = verdicts.failed_feedback(judge, problem, rubric, run_id=candidate.run_id)
-            self.runs.assess(trace_id(candidate.run_id), given)
-            self.runs.fill(candidate.run_id, tags=storable_tags(tags))
+        given = verdicts.failed_feedback(judge, problem, rubric, run_id=candidate.run_id)
+        self._judged(candidate.run_id, given, lambda: self.runs.fill(candidate.run_id, tags=storable_tags(tags)))
         failed = {**candidate.failed_verdicts, judge.name: problem}
         return dataclasses.replace(candidate, failed_verdicts=failed)
+
+    def _judged(self, run_id: str, given: Sequence[Any], fill: Callable[[], None]) -> None:
+        """Feedback on a run's trace, then what ``fill`` sets of the run.
+
+        Two sessions may bring one judge's reply at once: its feedback has one id, and the database refuses the later
+        one what both found missing. Then it is there, and all is done over again around it.
+        """
+
+        def write() -> None:
+            with self.runs.together():
+                self.runs.assess(trace_id(run_id), given)
+                fill()
+
+        with translated(self.uri):
+            try:
+                write()
+            except Exception:
+                if self.runs.assessed(trace_id(run_id)).isdisjoint(one.assessment_id for one in given):
+                    raise
+                write()
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags on a run."""
