@@ -209,7 +209,8 @@ def parse_reply(reply: str, rubric: Rubric, output: str) -> tuple[dict[str, Scor
     judged = {c.name: c for c in rubric.judged}
     unknown = sorted(set(data) - set(judged) - {"rationale"})
     if unknown:
-        raise ReplyError(f"it has a key {unknown[0]!r}, which the rubric does not")
+        name = unknown[0] if len(unknown[0]) <= 60 else unknown[0][:59] + "…"
+        raise ReplyError(f"it has a key {name!r}, which the rubric does not")
     scores: dict[str, Score] = {}
     for c in rubric.criteria:
         scores[c.name] = run_check(c, output) if c.check is not None else _score(data, c)

@@ -161,6 +161,14 @@ def test_anything_else_is_no_verdict(reply: str, problem: str) -> None:
         parse_reply(reply, RUBRIC, "text")
 
 
+def test_a_problem_is_short_whatever_the_reply() -> None:
+    """It is asked again with it, for money, and the session prints it."""
+    for wrong in ({"k" * 100_000: 1}, {"relevance": "v" * 100_000}):
+        with pytest.raises(ReplyError) as caught:
+            parse_reply(json.dumps({**GOOD, **wrong}), RUBRIC, "text")
+        assert len(str(caught.value)) < 150
+
+
 def test_asking_again_says_what_was_wrong() -> None:
     cell = ask_again(asked(), "5/5", "it is not one JSON object")
     assert [m.role for m in cell.messages] == ["system", "user", "assistant", "user"]
