@@ -19,7 +19,7 @@ from .errors import PacketError, UsageError
 from .judging import fingerprint
 from .leaderboard import current_candidates, pending_candidates
 from .packet import Packet, build_packet, item_ids, match_verdicts, parse_packet, read_packet, write_packet
-from .records import Group, LoggedCandidate, Rubric
+from .records import Group, Judge, LoggedCandidate, Rubric, Tier
 from .report.text import plural
 from .session import (
     Board,
@@ -229,9 +229,9 @@ def _asked_twice(
     judge, rubric = task.suite.judge, task.suite.rubric
     if judge is None:
         return pool
-    asked = fingerprint(judge, rubric)
+    this, asked = Judge(tier=Tier.AUTO, name=judge.name), fingerprint(judge, rubric)
     firsts = ((c, c.automatic()) for c in pool)
-    todo = [c for c, v in firsts if v is not None and v.fingerprint == asked and c.again(v) is None]
+    todo = [c for c, v in firsts if v is not None and (v.judge, v.fingerprint) == (this, asked) and c.again(v) is None]
     if not todo:
         return pool
     with asking_models(settings, [judge]) as ask:
@@ -245,6 +245,8 @@ def _asked_twice(
             second=True,
             answers=True,  # each has a first verdict of this very judge
         )
+    if came_to.interrupted:  # nothing is exported; what the judge said is kept, and the next export goes on
+        raise KeyboardInterrupt
     if came_to.unavailable:
         raise UsageError(f"--judge-audit asks the automatic judge a second time: {came_to.unavailable}")
     changed = {c.run_id: c for c in after}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import re
+import signal
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -337,6 +339,40 @@ def test_a_second_question_that_is_refused_holds_no_audit_up(tmp_path: Path) -> 
             result = project.pytest("--judge-export", name, "--judge-audit", "2")
             assert result.code == 0, result.text
         assert project.packet("audit.json") == project.packet("again.json")
+
+
+def test_ctrl_c_at_the_second_questions_is_an_interrupt_and_the_next_export_goes_on(tmp_path: Path) -> None:
+    with ScriptedProvider(reply=reply) as provider:
+        project = project_in(tmp_path, provider)
+        assert project.pytest("--judge-auto").code == 0
+        asked = provider.count
+        provider.latency_s = 2.0
+        process = project.start("--judge-export", "audit.json", "--judge-audit", "2")
+        deadline = time.monotonic() + 60
+        while provider.count < asked + 3:  # the first goes alone
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=90)
+        assert process.returncode == 2, out
+        assert not (project.root / "audit.json").exists()
+        provider.latency_s = 0
+        assert project.pytest("--judge-export", "audit.json", "--judge-audit", "2").code == 0
+        assert provider.count == asked + 3, "the answers on their way were waited for"
+
+
+def test_a_renamed_judge_is_not_asked_a_second_time_before_a_first(tmp_path: Path) -> None:
+    """What counts is what it said under its other name, of which it would be no second verdict."""
+    with ScriptedProvider(reply=reply) as provider:
+        project = project_in(tmp_path, provider)
+        assert project.pytest("--judge-auto").code == 0
+        for file, old, new in (("models.yaml", "  judge:", "  other:"), ("tips.yaml", "model: judge", "model: other")):
+            path = project.root / "evals" / file
+            path.write_text(path.read_text().replace(old, new))
+        asked = provider.count
+        exported = project.pytest("--judge-export", "audit.json", "--judge-audit", "2")
+        assert exported.code == 0, exported.text
+        assert provider.count == asked
 
 
 def test_auditing_what_no_judge_has_scored_says_what_to_do(tmp_path: Path) -> None:
