@@ -310,7 +310,7 @@ def judge_unscored(
 ) -> tuple[list[LoggedCandidate], Judged]:
     """As ``judge_and_write``, of those among ``candidates`` that this judge has not scored yet."""
     todo = unscored(candidates, rubric, judge)
-    readable = [c for c in todo if c.outputs is not None]
+    readable = [c for c in todo if c.outputs]  # one without any would be neither judged nor named
     mine = fingerprint(judge, rubric).sha256
     before = sum(_is_of(c, judge, mine) for c in candidates)
     # What it refused in an earlier session is all that is left to ask: it is still a judge who answers others.

@@ -255,14 +255,17 @@ class Ledger:
                 ],
             )
 
-    def texts(self, store: str, experiment: str) -> dict[str, str]:
-        """Run id -> texts, of the candidates of an experiment that this project logged itself."""
+    def texts(self, store: str, experiment: str) -> dict[tuple[str, str], str]:
+        """(Run id, candidate) -> texts, of the candidates of an experiment that this project logged itself.
+
+        A run that an answer completed is its cell's failure's too, which has no texts.
+        """
         with self._at_work():
             rows = self._db.execute(
-                "SELECT run_id, texts FROM outbox WHERE store = ? AND experiment = ? AND state = 'done'",
+                "SELECT run_id, candidate, texts FROM outbox WHERE store = ? AND experiment = ? AND state = 'done'",
                 (store, experiment),
             ).fetchall()
-        return {r[0]: r[1] for r in rows if r[1]}
+        return {(r[0], r[1]): r[2] for r in rows if r[2]}
 
     # -- money
 

@@ -124,6 +124,20 @@ def test_a_second_run_asks_and_writes_nothing(judged: Project) -> None:
     assert len(history) == 1
 
 
+def test_what_failed_in_an_earlier_session_is_judged_once_it_has_an_answer(tmp_path: Path) -> None:
+    """Its run is then the failure's and the answer's, and the ledger has texts of one of them."""
+    with ScriptedProvider(reply=reply) as provider:
+        project = project_in(tmp_path, provider)
+        provider.script("situation", Fault(400, body="no"), model="haiku")
+        assert project.pytest().outcomes() == {"failed": 6}
+        provider.reset()
+        result = project.pytest("--judge-auto")
+        assert "automatic judge judge: 6 scored" in result.out, result.text
+        assert all("auto/composite" in r.data.metrics for r in project.runs())
+        page = (tmp_path / ".promptbench/report/leaderboard.html").read_text(encoding="utf-8")
+        assert page.count("long walk.") >= 4, "the page has their texts"
+
+
 def test_sit_down_verdicts_are_not_touched_and_count_first(judged: Project) -> None:
     judged.pytest("--judge-export", "packet.json")
     judged.score(value=5, judged_by="ann")

@@ -50,7 +50,7 @@ def test_a_logged_candidate_handed_over_again_comes_with_its_run(ledger: Ledger)
     ledger.post(STORE, [entry()], session="one")
     ledger.done(STORE, [(entry(), "run-7", '{"outputs": []}')])
     assert ledger.waiting(STORE, [("e", "c1")], session="one") == 0
-    assert ledger.texts(STORE, "e") == {"run-7": '{"outputs": []}'}
+    assert ledger.texts(STORE, "e") == {("run-7", "c1"): '{"outputs": []}'}
     ledger.post(STORE, [entry()], session="two")
     (again,) = ledger.pending(STORE, ["two"], limit=9)
     assert (again.run_id, again.record) == ("run-7", {"text": "c1"})

@@ -161,10 +161,9 @@ class Work:
         """The experiment's candidates; texts from the ledger where this project made them, else from MLflow."""
         candidates = self.store.read(experiment)
         local = self.ledger.texts(self.where.store_name, experiment)
-        mine = {c.run_id for c in candidates if c.run_id in local}
-        others = [c for c in candidates if c.run_id not in mine]
+        others = [c for c in candidates if (c.run_id, c.candidate) not in local]
         fetched = {c.run_id: c for c in self.store.texts(others, unread=unread)}
-        return [_fill(c, json.loads(local[c.run_id])) if c.run_id in mine else fetched[c.run_id] for c in candidates]
+        return [fetched.get(c.run_id) or _fill(c, json.loads(local[c.run_id, c.candidate])) for c in candidates]
 
 
 def _texts(item: Entry) -> str:
