@@ -226,7 +226,7 @@ def test_one_candidate_that_mlflow_refuses_does_not_hold_up_the_rest(project: Pr
     recorder = project.recorder("one")
     recorder.start()
     broken = logged("broken").entry("e")
-    broken.record["candidate"]["cell"]["model"]["name"] = "x" * 20_000
+    broken.record["candidate"]["answers"][0]["started_at"] = -1e9  # before 1970
     project.ledger.post(project.uri, [broken, logged("fine").entry("e"), failed("bad").entry("e")], session="one")
     outcome = recorder.finish([("e", broken.candidate)], ["e"])
     assert outcome.unlogged == 1

@@ -229,15 +229,16 @@ def test_a_failed_run_is_completed_wherever_that_stopped_before(
 ) -> None:
     """Whoever was killed is followed by another; whom MLflow refused asks it afresh, as the recorder does."""
     experiment = f"mend-{calls}-{type(error).__name__}-{way}"
+    answered = logged("s1", text=experiment)  # a text of its own: no verdict of another test's is carried over to it
     (run_id,) = store.log([failed("s1").entry(experiment)])
     first = dying(store, calls, error)
     if way != "together":
         first.runs._store = runs_module._thrifty_store(store.uri, share=False)
         first.runs.inner._store = first.runs._store  # type: ignore[attr-defined]
     with pytest.raises((Killed, TrackingError)):
-        first.log([logged("s1").entry(experiment)])
+        first.log([answered.entry(experiment)])
     second = TrackingStore(store.uri, artifact_root=store._artifact_root) if isinstance(error, Killed) else first
-    answer, failure = (record.entry(experiment) for record in (logged("s1"), failed("s1")))
+    answer, failure = (record.entry(experiment) for record in (answered, failed("s1")))
     for entry in (answer, answer, dataclasses.replace(failure, run_id=run_id)):
         second.forget()
         assert second.log([entry]) == [run_id]
@@ -245,9 +246,9 @@ def test_a_failed_run_is_completed_wherever_that_stopped_before(
         assert run.info.status == "FINISHED"
         assert "promptbench.error" not in run.data.tags
         assert run.data.tags["judge_pending"] == "true"
-        assert run.data.tags["promptbench.candidate"] == logged("s1").key
+        assert run.data.tags["promptbench.candidate"] == answered.key
     (read,) = store.texts(store.read(experiment))
-    assert (read.outputs, read.error) == (("drink water",), None)
+    assert (read.outputs, read.error) == ((experiment,), None)
 
 
 def test_a_half_written_run_gets_the_tags_of_a_later_session(store: TrackingStore) -> None:
