@@ -108,6 +108,11 @@ def _shown(uri: str) -> str:
     return redacted(uri) if "://" in uri else uri[uri.rfind("@") + 1 :]
 
 
+def code_of(error: Exception) -> str | None:
+    """What MLflow calls an error of its own, as ``RESOURCE_DOES_NOT_EXIST``; None of any other."""
+    return getattr(error, "error_code", None)
+
+
 @contextlib.contextmanager
 def translated(uri: str) -> Any:
     """Whatever MLflow or what lies under it raises, as a TrackingError that names the store."""

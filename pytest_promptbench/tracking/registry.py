@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import TrackingError, UsageError
 from ..records import Message, Prompt, Record, sha256
-from .address import translated
+from .address import code_of, translated
 from .entry import storable
 from .store import TrackingStore
 
@@ -53,7 +53,7 @@ class PromptRegistry:
             try:
                 found = self._store.client.get_prompt_version_by_alias(task, CHAMPION)
             except Exception as error:
-                if getattr(error, "error_code", None) in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                if code_of(error) in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                     return None
                 raise
             if found is None:
@@ -118,7 +118,7 @@ class PromptRegistry:
                     tags=tags,
                 )
             except Exception as error:
-                if getattr(error, "error_code", None) != "INVALID_PARAMETER_VALUE":
+                if code_of(error) != "INVALID_PARAMETER_VALUE":
                     raise
                 raise UsageError(
                     f"{prompt.version} cannot be registered as MLflow's prompt {task!r}: {error} Where it is the name, "
@@ -182,7 +182,7 @@ class PromptRegistry:
         try:
             return self._store.client.get_prompt_version(task, str(number)) is not None
         except Exception as error:
-            if getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST":
+            if code_of(error) == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
 
@@ -191,7 +191,7 @@ class PromptRegistry:
         try:
             versions = list(self._store.client.search_prompt_versions(task, max_results=1000))
         except Exception as error:
-            if getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST":
+            if code_of(error) == "RESOURCE_DOES_NOT_EXIST":
                 return None
             raise
         found = [_registered(v) for v in versions if v.tags.get(SHA256) == sha256]

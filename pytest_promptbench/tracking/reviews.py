@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import TrackingError, UsageError
 from ..records import Criterion, Record, Rubric, Score, sha256
-from .address import translated
+from .address import code_of, translated
 from .entry import storable
 from .runs import paged
 from .store import TrackingStore
@@ -133,7 +133,7 @@ class ReviewQueues:
         try:
             return self._store.traces.get_trace_info(trace)
         except Exception as error:
-            if getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST":
+            if code_of(error) == "RESOURCE_DOES_NOT_EXIST":
                 return None
             raise
 

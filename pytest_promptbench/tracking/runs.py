@@ -21,6 +21,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from .address import code_of
 from .tables import EVERYTHING, READABLE, Run, Tables, Unread, follow_the_file, tables_of
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -118,7 +119,7 @@ class Runs:
         try:
             (self._store or self._client).delete_tag(run_id, name)
         except Exception as error:
-            if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
+            if code_of(error) != "RESOURCE_DOES_NOT_EXIST":
                 raise
 
     def trace(self, experiment_id: str, spans: Sequence[Any]) -> None:
@@ -137,7 +138,7 @@ class Runs:
         try:
             known = self.assessed(trace)
         except Exception as error:
-            if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
+            if code_of(error) != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return
         for one in assessments:
