@@ -16,12 +16,13 @@ import yaml
 
 from pytest_promptbench.catalog import load_prompt
 from pytest_promptbench.cli import main
+from pytest_promptbench.locks import LockFile
 from pytest_promptbench.optimize.command import WAITS
 from pytest_promptbench.packet import parse_packet, read_packet
 from pytest_promptbench.sitdown import take_in
 from pytest_promptbench.tracking.registry import PromptRegistry
 
-from .loops import SUITE, is_judge, is_proposer, loop_of, loop_project, outcome, reply, score
+from .loops import SUITE, is_judge, is_proposer, loop_of, loop_project, optimize, outcome, reply, score
 from .project import Project, Result
 from .provider import Fault, ScriptedProvider
 
@@ -404,6 +405,52 @@ def test_the_reports_of_two_loops_do_not_mix(project: Project, run: Run) -> None
     result = run("evals/tips.yaml", "--from", "v1", "--rounds", "1", "--report", "out", *AUTO)
     assert result.code == 4
     assert f"the reports of loop {first} are there" in result.err
+
+
+def test_a_loop_goes_on_in_a_project_that_was_moved(
+    tmp_path: Path, project: Project, provider: ScriptedProvider, run: Run
+) -> None:
+    (project.root / "out/report.md").mkdir(parents=True)
+    loop = loop_of(run("evals/tips.yaml", "--rounds", "2", "--report", "out", *AUTO))  # cannot be written
+    moved, asked = tmp_path / "moved", provider.count
+    project.root.rename(moved)
+    result = run("--resume", loop, "--report", "elsewhere", cwd=moved)
+    assert result.code == 0, result.text
+    assert provider.count == asked, "the journal is where the project is"
+    assert not project.root.exists(), "what is kept from now on is, too"
+    assert json.loads((moved / "elsewhere/result.json").read_text())["outcome"] == "promoted"
+
+
+def test_a_resume_that_waited_goes_by_what_the_other_left(
+    project: Project, provider: ScriptedProvider, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has read its plan, and before it has the loop to itself another process goes on with it to its end."""
+    (project.root / "out/report.md").mkdir(parents=True)
+    loop = loop_of(run("evals/tips.yaml", "--rounds", "2", "--report", "out", *AUTO))  # cannot be written
+    acquire, others = LockFile.try_acquire, []
+
+    def late(locks: LockFile, name: str) -> bool:
+        if name == f"optimize:{loop}" and not others:
+            others.append(optimize(project, "--resume", loop, "--report", "first"))
+        return acquire(locks, name)
+
+    monkeypatch.setattr(LockFile, "try_acquire", late)
+    result = run("--resume", loop, "--report", "second")
+    assert [o.code for o in others] == [0], others
+    assert (result.code, "it was over before" in result.out) == (0, True), result.text
+
+
+def test_one_process_at_a_time_goes_on_with_a_loop(project: Project, run: Run) -> None:
+    loop = loop_of(run("evals/tips.yaml", "--rounds", "1", "--no-promote"))
+    hold = f"import sys; from pytest_promptbench.locks import *; from pathlib import Path\n\
+print(LockFile(Path('.promptbench/locks')).try_acquire('optimize:{loop}'), flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], cwd=project.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "True\n"
+        result = run("--resume", loop)
+    assert (result.code, f"loop {loop} is running already" in result.err) == (4, True), result.text
 
 
 def test_a_report_that_cannot_be_written_is_told_with_the_way_on(project: Project, run: Run) -> None:

@@ -38,6 +38,7 @@ from pytest_promptbench.tracking import runs as runs_module
 from pytest_promptbench.tracking import tables
 from pytest_promptbench.tracking.address import check_takes_candidates, redacted
 from pytest_promptbench.tracking.entry import Logged
+from pytest_promptbench.tracking.registry import PromptRegistry
 from pytest_promptbench.tracking.spans import trace_id
 from pytest_promptbench.tracking.store import TrackingStore
 from pytest_promptbench.tracking.tables import EVERYTHING, Run, Tables
@@ -693,14 +694,18 @@ def test_texts_are_found_in_a_project_that_was_moved(tmp_path: Path) -> None:
     before, after = tmp_path / "before", tmp_path / "after"
     before.mkdir()
     migrated_database(before / "mlflow.db")
-    TrackingStore(f"sqlite:///{before}/mlflow.db", artifact_root=before / "mlartifacts").log([logged().entry("e")])
+    store = TrackingStore(f"sqlite:///{before}/mlflow.db", artifact_root=before / "mlartifacts")
+    store.log([logged().entry("e")])
+    PromptRegistry(store).keep_receipt("tip", {"winner": "v2", "champion": "v1"})
     before.rename(after)
     store = TrackingStore(f"sqlite:///{after}/mlflow.db", artifact_root=after / "mlartifacts")
     (candidate,) = store.read("e")
     assert store.texts([candidate])[0].outputs == logged().candidate.outputs
     assert store.messages([candidate])
     store.log([logged("s2").entry("e")])
+    PromptRegistry(store).keep_receipt("tip", {"winner": "v3", "champion": "v2"})
     assert not before.exists(), "what joins the experiment is written to where the project is"
+    assert len(list(after.glob("mlartifacts/tip-promotions/*/artifacts/promotion.json"))) == 2
     assert len(store.texts(store.read("e"))) == 2
     shutil.rmtree(after / "mlartifacts")
     with pytest.raises(TrackingError, match=r"No such file.*/before/mlartifacts/e/.*bring the artifacts back"):

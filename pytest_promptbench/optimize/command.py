@@ -95,11 +95,31 @@ def run(args: argparse.Namespace, say: Say) -> int:
         for line in describe(job):
             say(line)
         return 0
-    plan = job.plan
-    rounds = job.rounds or Rounds.create(job.store, plan.experiment, plan.id, plan.to_json(), split=plan.split)
-    with _files_of(job):
-        say(f"loop {plan.id} in MLflow experiment {plan.experiment}; {job.resume}")
+    with _files_of(job), _alone(job):
+        rounds = _rounds(job)
+        say(f"loop {job.plan.id} in MLflow experiment {job.plan.experiment}; {job.resume}")
         return _finish(job, rounds, say)
+
+
+@contextlib.contextmanager
+def _alone(job: Job) -> Iterator[None]:
+    """One process at a time goes on with a loop. UsageError where another does."""
+    locks, name = LockFile(job.settings.home / "locks"), f"optimize:{job.plan.id}"
+    if not locks.try_acquire(name):
+        raise UsageError(f"loop {job.plan.id} is running already in {job.settings.home}")
+    try:
+        yield
+    finally:
+        locks.release(name)
+
+
+def _rounds(job: Job) -> Rounds:
+    """A new loop's, or those of one that goes on, read while nobody else can add to them."""
+    plan = job.plan
+    if job.rounds is None:
+        return Rounds.create(job.store, plan.experiment, plan.id, plan.to_json(), split=plan.split)
+    job.rounds.load()
+    return job.rounds
 
 
 @contextlib.contextmanager
@@ -146,11 +166,7 @@ def _ended(rounds: Rounds) -> Result | None:
 @contextlib.contextmanager
 def _laboratory(job: Job, rounds: Rounds) -> Iterator[MLflowLaboratory]:
     settings, plan = job.settings, job.plan
-    locks = LockFile(settings.home / "locks")
-    if not locks.try_acquire(f"optimize:{plan.id}"):
-        raise UsageError(f"loop {plan.id} is running already in {settings.home}")
     with contextlib.ExitStack() as stack:
-        stack.callback(locks.release, f"optimize:{plan.id}")
         ask = stack.enter_context(asking_models(settings, everyone(plan, job.suite)))
         ledger = Ledger(settings.home / "ledger.sqlite3")
         stack.callback(ledger.close)

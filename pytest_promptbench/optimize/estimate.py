@@ -30,6 +30,7 @@ def left(job: Job) -> Left:
     models, train, test = len(plan.models), set(plan.train), set(plan.test)
     if job.rounds is None:
         return Left(rounds=plan.rounds, cells=models * (len(train) * (1 + plan.rounds) + len(test) * job.rivals))
+    job.rounds.load()
     journal = MLflowJournal(plan, job.rounds)
     done = 0
     while journal.decision(done + 1) is not None:

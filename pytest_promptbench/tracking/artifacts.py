@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from ..records import LoggedCandidate
 from ..settings import TAG_LIMIT
 from .entry import Logged
 
@@ -28,8 +27,13 @@ def file_name(name: str) -> str:
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
+def as_file(value: Any) -> bytes:
+    """ASCII JSON: it carries any text, lone surrogates included, and reads back the same."""
+    return json.dumps(value, indent=1).encode()
+
+
 def files_of(record: Logged) -> dict[str, bytes]:
-    """The files of a run. ASCII JSON: it carries any text, lone surrogates included, and reads back the same."""
+    """The files of a candidate's run."""
     cell = record.candidate.cell
     files: dict[str, Any] = {
         "prompt.json": [m.to_json() for m in cell.messages],
@@ -37,7 +41,7 @@ def files_of(record: Logged) -> dict[str, bytes]:
     }
     if not record.candidate.failed:
         files["candidate_outputs.json"] = list(record.candidate.outputs)
-    contents = {name: json.dumps(value, indent=1).encode() for name, value in files.items()}
+    contents = {name: as_file(value) for name, value in files.items()}
     if len(record.rubric.text) > TAG_LIMIT:
         contents[RUBRIC_FILE] = record.rubric.text.encode("utf-8", "replace")
     return contents
@@ -79,8 +83,12 @@ class Artifacts:
             write_files(folder, files)
             self._store.client.log_artifacts(run_id, folder)
 
-    def text(self, candidate: LoggedCandidate, name: str) -> str:
-        folder = self._folder(candidate)
+    def keep(self, experiment: str, run_id: str, files: Mapping[str, bytes]) -> None:
+        """Files of a run of this experiment."""
+        self.write(run_id, self._folder(experiment, run_id), files)
+
+    def text(self, experiment: str, run_id: str, name: str) -> str:
+        folder = self._folder(experiment, run_id)
         local = self._local(folder)
         if local is not None:
             return (local / name).read_text(encoding="utf-8")
@@ -88,11 +96,11 @@ class Artifacts:
 
         return str(load_text(f"{folder}/{name}"))
 
-    def has(self, candidate: LoggedCandidate, name: str) -> bool:
-        local = self._local(self._folder(candidate))
+    def has(self, experiment: str, run_id: str, name: str) -> bool:
+        local = self._local(self._folder(experiment, run_id))
         if local is not None:
             return (local / name).exists()
-        return any(a.path == name for a in self._store.client.list_artifacts(candidate.run_id))
+        return any(a.path == name for a in self._store.client.list_artifacts(run_id))
 
     def _local(self, folder: str) -> Path | None:
         """Where the files of a run are that are kept on this machine; None where they are elsewhere."""
@@ -102,11 +110,11 @@ class Artifacts:
         moved = _below(self._root, kept)
         return moved if moved.exists() else kept
 
-    def _folder(self, candidate: LoggedCandidate) -> str:
-        name, client = candidate.experiment, self._store.client
-        if name not in self._locations:
-            self._locations[name] = str(client.get_experiment(self._store.experiment(name)).artifact_location)
-        return f"{self._locations[name].rstrip('/')}/{candidate.run_id}/artifacts"
+    def _folder(self, experiment: str, run_id: str) -> str:
+        if experiment not in self._locations:
+            found = self._store.client.get_experiment(self._store.experiment(experiment))
+            self._locations[experiment] = str(found.artifact_location)
+        return f"{self._locations[experiment].rstrip('/')}/{run_id}/artifacts"
 
 
 def _below(root: Path, folder: Path) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import TrackingError, UsageError
 from ..records import Message, Prompt, Record, sha256
 from .address import code_of, translated
+from .artifacts import as_file
 from .entry import storable
 from .store import TrackingStore
 
@@ -202,12 +203,12 @@ class PromptRegistry:
 
         It is running, as the promotion is, until :meth:`finish_receipt`.
         """
-        store = self._store
-        experiment = store.experiment(f"{task}-promotions", create=True)
+        store, experiment = self._store, f"{task}-promotions"
+        experiment_id = store.experiment(experiment, create=True)
         with translated(store.uri):
             name = storable(f"{receipt['winner']} after {receipt['champion'] or 'none'}")
-            run = store.client.create_run(experiment, run_name=name[:250], tags={"promptbench.promotion": task})
-            store.client.log_dict(run.info.run_id, dict(receipt), "promotion.json")
+            run = store.client.create_run(experiment_id, run_name=name[:250], tags={"promptbench.promotion": task})
+            store.artifacts.keep(experiment, run.info.run_id, {"promotion.json": as_file(dict(receipt))})
         return str(run.info.run_id)
 
     def finish_receipt(self, run: str) -> None:

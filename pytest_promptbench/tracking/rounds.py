@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import UsageError
 from ..settings import TAG_LIMIT
 from .address import translated
+from .artifacts import as_file
 from .entry import storable
 from .store import TrackingStore
 from .tables import Run
@@ -64,21 +65,20 @@ class Rounds:
         tags = {LOOP: loop, STATE: "running", TASK: storable(str(plan.get("task", "")))[:TAG_LIMIT], SPLIT: split}
         with translated(store.uri):
             run = store.client.create_run(experiment_id, run_name=f"optimize {loop}", tags=tags)
-            store.client.log_dict(run.info.run_id, dict(plan), PLAN_FILE)
-        return cls(store, experiment, str(run.info.run_id))
+            rounds = cls(store, experiment, str(run.info.run_id))
+            rounds._keep(rounds.run_id, PLAN_FILE, plan)
+        return rounds
 
     @classmethod
     def find(cls, store: TrackingStore, loop: str) -> Rounds:
-        """The loop of this id, with all that it kept. UsageError where there is none."""
+        """The loop of this id; ``load`` brings what it kept of its rounds. UsageError where there is none."""
         loops = _parents(store)
         found = next(((name, run) for name, run in loops if run.tags[LOOP] == loop), None)
         if found is None:
             there = ", ".join(sorted({run.tags[LOOP] for _, run in loops})[:10]) or "none"
             raise UsageError(f"--resume {loop}: MLflow has no such loop; there are: {there}")
         name, run = found
-        rounds = cls(store, name, run.run_id)
-        rounds._load()
-        return rounds
+        return cls(store, name, run.run_id)
 
     @classmethod
     def begun(cls, store: TrackingStore, task: str) -> list[Begun]:
@@ -98,7 +98,8 @@ class Rounds:
                 )
         return loops
 
-    def _load(self) -> None:
+    def load(self) -> None:
+        """Read what earlier processes kept of the loop's rounds."""
         with translated(self._store.uri):
             for run in self._store.runs.find([self._experiment_id], {ROUND: None}):
                 if run.tags.get("mlflow.parentRunId") == self.run_id:
@@ -113,14 +114,16 @@ class Rounds:
 
     def _read(self, run_id: str, file: str) -> Any:
         """An artifact as JSON; None where it was not written, or not to its end, before a crash."""
-        client = self._store.client
-        if file not in {a.path for a in client.list_artifacts(run_id)}:
+        artifacts = self._store.artifacts
+        if not artifacts.has(self.experiment, run_id, file):
             return None
-        text = Path(client.download_artifacts(run_id, file)).read_text(encoding="utf-8")
         try:
-            return json.loads(text)
+            return json.loads(artifacts.text(self.experiment, run_id, file))
         except json.JSONDecodeError:
             return None
+
+    def _keep(self, run_id: str, file: str, data: Mapping[str, Any]) -> None:
+        self._store.artifacts.keep(self.experiment, run_id, {file: as_file(dict(data))})
 
     def plan(self) -> Any:
         """As it was kept, whatever that is. UsageError where there is none."""
@@ -141,7 +144,7 @@ class Rounds:
     def keep(self, number: int, name: str, proposal: Mapping[str, Any]) -> None:
         """Remember a round's proposal for good."""
         with translated(self._store.uri):
-            self._store.client.log_dict(self._run(number, name), dict(proposal), ROUND_FILE)
+            self._keep(self._run(number, name), ROUND_FILE, proposal)
         self._data[number] = dict(proposal)
 
     def _run(self, number: int, name: str) -> str:
@@ -169,7 +172,7 @@ class Rounds:
         with translated(self._store.uri):
             run_id = self._run(number, name)
             if number not in self._decisions:
-                client.log_dict(run_id, dict(decision), DECISION_FILE)
+                self._keep(run_id, DECISION_FILE, decision)
                 self._decisions[number] = dict(decision)
             client.log_batch(
                 run_id,
@@ -225,9 +228,9 @@ class Rounds:
 
     def attach(self, files: Iterable[Path]) -> None:
         """Keep files as artifacts of the parent run."""
+        contents = {f.name: f.read_bytes() for f in files}
         with translated(self._store.uri):
-            for file in files:
-                self._store.client.log_artifact(self.run_id, str(file))
+            self._store.artifacts.keep(self.experiment, self.run_id, contents)
 
     def end(self) -> None:
         with translated(self._store.uri):

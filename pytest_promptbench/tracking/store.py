@@ -256,11 +256,12 @@ class TrackingStore:
         """The text of the rubric that a candidate was logged with: from its tag, of a long one from its artifact."""
         with translated(self.uri):
             text = str(self.client.get_run(candidate.run_id).data.tags.get(names.RUBRIC_TEXT, ""))
-            long = len(text) >= TAG_LIMIT and self.artifacts.has(candidate, RUBRIC_FILE)
-            return self.artifacts.text(candidate, RUBRIC_FILE) if long else text
+            of_file = (candidate.experiment, candidate.run_id, RUBRIC_FILE)
+            long = len(text) >= TAG_LIMIT and self.artifacts.has(*of_file)
+            return self.artifacts.text(*of_file) if long else text
 
     def _json(self, candidate: LoggedCandidate, file: str) -> Any:
-        return json.loads(self.artifacts.text(candidate, file))
+        return json.loads(self.artifacts.text(candidate.experiment, candidate.run_id, file))
 
     # -- verdicts
 
