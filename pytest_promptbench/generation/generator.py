@@ -317,6 +317,7 @@ class Generator:
         started = steady()
         again: float | None = None
         failure: GenerationError | None = None
+        lacks_money = False
         try:
             # Another process may have finished between our look and our lock.
             known = self._ledger.answer(request.key, session=self._only_of)
@@ -332,7 +333,7 @@ class Generator:
             return
         except NoMoneyYetError:
             job.attempts -= 1
-            again = POLL_S
+            lacks_money = True
         except TransientError as error:
             self._budget.release(request, error)
             if error.throttled:
@@ -356,12 +357,14 @@ class Generator:
             failure = NotGeneratedError("given up: the session was stopped before the answer came")
         except Exception as error:  # whatever a provider's client raises is this cell's failure, not ours
             failure = PermanentError(f"{type(error).__name__}: {self._completer.redact(str(error))}")
-        if again is None:
+        if again is None and not lacks_money:
             self._finish(job, error=failure)
             self._orders.land()  # while nobody else may ask: behind its cell's answer it would stay on record
         self._leave(job)
         if again is not None:
             self._queues.delay(job, steady() + again)
+        elif lacks_money:
+            self._queues.hold(job, steady() + POLL_S)
 
     def _leave(self, job: Job) -> None:
         """Make room for the next request: this one is answered and kept, or has failed."""

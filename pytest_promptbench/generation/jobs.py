@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -106,10 +107,16 @@ class Queues:
     def remove(self, job: Job) -> None:
         self._queues[job.lane].remove(job)  # the first one, as a rule
 
-    def put_back(self, jobs: Sequence[Job]) -> None:
-        """To the front of their queues, in the order that they were taken in."""
-        for job in reversed(jobs):
-            self._queues[job.lane].appendleft(job)
+    def put_back(self, jobs: Iterable[Job]) -> None:
+        """To their places in their queues, which are in the order of the plan: near the front, as a rule."""
+        for job in jobs:
+            job.state = "queued"
+            bisect.insort(self._queues[job.lane], job, key=lambda one: one.order)
+
+    def hold(self, job: Job, until: float) -> None:
+        """Have a job wait in its queue, and with it all of its model: each look at what it lacks is a transaction."""
+        self.limit(job).hold(until)
+        self.put_back([job])
 
     def delay(self, job: Job, until: float) -> None:
         """Have a job wait that is to be tried again."""
@@ -117,11 +124,9 @@ class Queues:
         self._delayed.append(job)
 
     def wake(self, now: float) -> None:
-        """Those that have waited long enough stand at the front of their queues."""
-        for job in [j for j in self._delayed if j.not_before <= now]:
-            self._delayed.remove(job)
-            job.state = "queued"
-            self._queues[job.lane].appendleft(job)
+        """Those that have waited long enough stand in their queues again."""
+        self.put_back(j for j in self._delayed if j.not_before <= now)
+        self._delayed = [j for j in self._delayed if j.not_before > now]
 
     def wakes_at(self, now: float) -> float | None:
         """When, without anybody's doing, the next job or model is ready again; None where none waits for a moment."""

@@ -74,7 +74,11 @@ class AdaptiveLimit:
             self.limit = max(1.0, min(self.limit, self.in_flight) * self.decrease)
             self._decreased_at = now
         if retry_after is not None:
-            self.resume_at = max(self.resume_at, now + retry_after)
+            self.hold(now + retry_after)
+
+    def hold(self, until: float) -> None:
+        """Start nothing before then."""
+        self.resume_at = max(self.resume_at, until)
 
 
 class Slots:
