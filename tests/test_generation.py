@@ -17,6 +17,7 @@ import pytest
 
 from pytest_promptbench.errors import LedgerError, PermanentError, TransientError
 from pytest_promptbench.generation import AdaptiveLimit, Generator, Limits, Progress, RetryPolicy, Slots
+from pytest_promptbench.generation.jobs import Job, Queues
 from pytest_promptbench.ledger import Ledger
 from pytest_promptbench.locks import LockFile
 from pytest_promptbench.records import Answer, Candidate, Cell, Request
@@ -344,6 +345,52 @@ def test_requests_wait_for_those_in_flight_to_settle_before_the_money_counts_as_
     assert sum(not m.failed for m in made) == 7
     assert rig.ledger.spent("s") == pytest.approx(0.7)
     assert completer.peak == 2
+
+
+class CountingLedger(Ledger):
+    """Counts how often money is asked for, a transaction each."""
+
+    reservations = 0
+
+    def reserve(self, session: str, request: str, usd: float, *, limit: float) -> bool:
+        self.reservations += 1
+        return super().reserve(session, request, usd, limit=limit)
+
+
+def test_many_that_wait_for_money_ask_for_it_as_one(rig: Rig, tmp_path: Path) -> None:
+    rig.ledger = ledger = CountingLedger(tmp_path / "ledger.sqlite3")
+    generator = rig.start(ScriptedCompleter(price_usd=0.6, latency_s=0.5), max_cost_usd=1.0)
+    cells = [cell(f"s{i}") for i in range(200)]
+    generator.plan(cells)
+    assert not generator.candidate(cells[0]).result(5).failed
+    assert 1 < ledger.reservations < 100, "200 on each look would be thousands, on the lock that answers are kept under"
+
+
+def test_a_candidate_that_lacks_one_sample_for_money_was_not_generated(rig: Rig) -> None:
+    class Dearer(ScriptedCompleter):
+        def worst_cost_usd(self, request: Request) -> float | None:
+            return 0.1 if request.sample == 0 else 5.0
+
+    completer = Dearer(act=fail_times(1, PermanentError("model m: 400 bad", refused=True)))
+    made = rig.start(completer, max_cost_usd=1.0).candidate(cell(samples=2)).result(5)
+    assert (made.unasked, made.refused, rig.landed) == (True, False, [])
+    assert "--bench-max-cost 1 USD would be passed" in (made.error or "")
+
+
+def test_those_that_are_tried_again_together_stand_in_the_order_of_the_plan() -> None:
+    queues = Queues(concurrency=4)
+    first, second, third = (Job(request=cell(f"s{i}").requests[0]) for i in range(3))
+    for job in (first, second, third):
+        queues.append(job)
+    for job in (second, first):
+        queues.remove(job)
+        queues.delay(job, until=1.0)
+    queues.wake(0.9)
+    assert (queues.first(0.9), queues.delayed) == (third, 2)
+    queues.wake(1.0)
+    assert (queues.first(1.0), queues.delayed, second.state) == (first, 0, "queued")
+    queues.remove(first)
+    assert queues.first(1.0) is second
 
 
 def test_requests_wait_for_the_money_of_another_process_too(rig: Rig, tmp_path: Path) -> None:

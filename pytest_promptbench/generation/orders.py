@@ -56,9 +56,10 @@ class Orders:
         future = self.done(cell)
         if future is None or not failed(future):
             return
-        order = self._orders.pop(cell.identity)
+        del self._orders[cell.identity]
         p = self.progress
-        self.progress = replace(p, done=p.done - 1, failed=p.failed - 1, unasked=p.unasked - int(_unasked(order)))
+        unasked = p.unasked - int(future.result().unasked)
+        self.progress = replace(p, done=p.done - 1, failed=p.failed - 1, unasked=unasked)
 
     def finished(self, job: Job) -> None:
         """A job has its answer or its error: whatever waited for nothing else is complete."""
@@ -77,24 +78,28 @@ class Orders:
     def _complete(self, order: Order) -> None:
         errors = [j.error for j in order.jobs if j.error is not None]
         answers = tuple(j.answer for j in order.jobs if j.answer is not None)
+        unasked = next((e for e in errors if isinstance(e, NotGeneratedError)), None)
         if errors:
-            first = errors[0]
-            refused = isinstance(first, PermanentError) and first.refused
-            empty = isinstance(first, PermanentError) and first.empty
-            candidate = Candidate(cell=order.cell, error=self._redact(str(first)), refused=refused, empty=empty)
+            first = unasked or errors[0]
+            candidate = Candidate(
+                cell=order.cell,
+                error=self._redact(str(first)),
+                refused=isinstance(first, PermanentError) and first.refused,
+                empty=isinstance(first, PermanentError) and first.empty,
+                unasked=unasked is not None,
+            )
         else:
             candidate = Candidate(cell=order.cell, answers=answers)
         p = self.progress
-        unasked = _unasked(order)
         self.progress = replace(
             p,
             done=p.done + 1,
             failed=p.failed + int(bool(errors)),
             cached=p.cached + int(bool(answers) and all(a.cached for a in answers)),
-            unasked=p.unasked + int(unasked),
+            unasked=p.unasked + int(candidate.unasked),
         )
-        if unasked:
-            order.future.set_result(candidate)  # no provider was asked: there is nothing to log
+        if candidate.unasked:
+            order.future.set_result(candidate)  # there is nothing to log
             return
         if not self._landing:
             asyncio.get_running_loop().call_soon(self.land)
@@ -119,7 +124,7 @@ class Orders:
                 order.future.set_result(candidate)
 
     def fail(self, order: Order, reason: str) -> None:
-        """Its candidate will not come. It was never asked for, so it is not logged either."""
+        """Its candidate will not come, so it is not logged either."""
         if not order.future.done():
             order.future.set_result(not_generated(order.cell, reason))
 
@@ -135,8 +140,4 @@ def failed(future: Future[Candidate]) -> bool:
 
 
 def not_generated(cell: Cell, reason: str) -> Candidate:
-    return Candidate(cell=cell, error=f"not generated: {reason}")
-
-
-def _unasked(order: Order) -> bool:
-    return any(isinstance(j.error, NotGeneratedError) for j in order.jobs)
+    return Candidate(cell=cell, error=f"not generated: {reason}", unasked=True)

@@ -160,7 +160,7 @@ class MLflowLaboratory:
         self._asked.update((*c.names, c.content) for c in cells)
         candidates = [future.result() for future in [self._ask(cell) for cell in cells]]
         failed = [c for c in candidates if c.failed]
-        unasked = next((c.error for c in failed if (c.error or "").startswith("not generated")), None)
+        unasked = next((c.error for c in failed if c.unasked), None)
         unreachable = unasked is not None or 2 * len(failed) > len(candidates)
         logged = [c for c in candidates if not (c.failed and unreachable)]
         self._store.log([self._entry(c).entry(self._plan.experiment) for c in logged])
@@ -310,7 +310,7 @@ class MLflowLaboratory:
             reply = self._ask(self._cell(number, messages)).result()
             self._budget.note()
             if reply.error is not None and not reply.empty:
-                if len(examples) > 1 and not reply.error.startswith("not generated"):
+                if len(examples) > 1 and not reply.unasked:
                     return self.propose(number, prompt, component, examples[: len(examples) // 2], tried[-1:])
                 self._refuse(reply.error, f"the proposer {self._plan.proposer.name} could not be asked: {reply.error}")
             text = "" if reply.empty else reply.outputs[0]

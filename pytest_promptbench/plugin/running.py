@@ -29,7 +29,7 @@ def candidate(item: pytest.Item) -> GeneratedCandidate:
     again = getattr(item, "execution_count", 1) > 1  # pytest-rerunfailures runs the test once more
     made = bench(config).candidate(planned, again=again, tick=_tick(config))
     item.stash[ERROR] = made.error  # noted here, since a fixture of the user's may make something else of it
-    if not (made.failed and made.error is not None and made.error.startswith("not generated")):
+    if not made.unasked:
         item.stash[ABOUT] = {"experiment": planned.task.experiment, "candidate": bench(config).key(planned, made)}
     return GeneratedCandidate(made)
 

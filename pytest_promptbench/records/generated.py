@@ -128,7 +128,8 @@ def _total(values: Sequence[float | int | None]) -> Any:
 class Candidate(Record):
     """What a cell generated: one answer per sample, or the error that stopped it.
 
-    ``refused``: the provider refused the request for what is in it. ``empty``: it answered with no text.
+    ``refused``: the provider refused the request for what is in it. ``empty``: it answered with no text. ``unasked``:
+    no answer is known of, for nobody was asked about all of it; such a candidate is logged nowhere.
     """
 
     cell: Cell
@@ -136,6 +137,7 @@ class Candidate(Record):
     error: str | None = None
     refused: bool = False
     empty: bool = False
+    unasked: bool = False
 
     @property
     def failed(self) -> bool:
