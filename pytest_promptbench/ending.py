@@ -69,9 +69,9 @@ def summary(closing: Closing, desk: Desk, *, width: int, color: bool) -> Iterato
             ".promptbench and are tried again next time",
             _WARN,
         )
-    if closing.problem is not None or closing.unlogged:
-        count = "some candidates" if closing.unlogged < 0 else f"{closing.unlogged} candidates"
-        if closing.unlogged:
+    if closing.problem is not None or closing.unlogged != 0:
+        if closing.unlogged != 0:
+            count = "some candidates" if closing.unlogged is None else f"{closing.unlogged} candidates"
             yield (f"NOT IN MLFLOW: {count}. {closing.problem or 'another session is still logging them'}", _LOUD)
             yield (
                 "Nothing is lost: they are kept in .promptbench, and the next session that reaches MLflow logs them.",

@@ -263,10 +263,11 @@ class Experiments:
 
         The mark is taken first: what is read afterwards is as of it or newer, and never kept for longer than it holds.
         """
-        if self._changes is None:
-            from .tracking.changes import Changes
+        with self._keeping:
+            if self._changes is None:
+                from .tracking.changes import Changes
 
-            self._changes = Changes(self._open_store().uri)
+                self._changes = Changes(self._open_store().uri)
         mark = self._changes.mark()
         if mark is None:
             return make()

@@ -231,12 +231,12 @@ class Ledger:
         with self._at_work():
             return sum(row[0] for row in self._db.execute(some, (store, session, share, at_most)))
 
-    def waiting(self, store: str, keys: Iterable[tuple[str, str]], *, session: str) -> int:
-        """How many candidates are still pending: those of ``session``, and those named by (experiment, candidate)."""
+    def waiting(self, store: str, keys: Iterable[tuple[str, str]], *, session: str) -> set[tuple[str, str]]:
+        """(Experiment, candidate) of what is still pending among ``keys``, and of all of ``session``'s."""
         wanted = set(keys)
         with self._at_work():
             rows = self._db.execute(f"SELECT experiment, candidate, session {_WAITING}", (store,)).fetchall()
-        return sum(r[2] == session or (r[0], r[1]) in wanted for r in rows)
+        return {(r[0], r[1]) for r in rows if r[2] == session or (r[0], r[1]) in wanted}
 
     def done(self, store: str, logged: Iterable[tuple[Entry, str, str | None]]) -> None:
         """Mark (entry, run id, texts) as being in MLflow.

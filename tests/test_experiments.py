@@ -168,6 +168,7 @@ def test_another_database_in_the_same_place_is_a_change(tmp_path: Path) -> None:
     before = changes.mark()
     assert before is not None
     assert changes.mark() == before
+    assert Changes(f"sqlite:///{file}").mark() != before, "each connection has a count of its own"
     other.replace(file)
     assert changes.mark() != before
 

@@ -21,6 +21,7 @@ import pytest
 from pytest_promptbench.ledger import Ledger
 from pytest_promptbench.locks import LockFile
 from pytest_promptbench.tracking.recorder import Outcome, Recorder, Where
+from pytest_promptbench.tracking.work import WAIT_FOR_OTHERS_S, Work
 
 from .test_tracking import failed, logged
 
@@ -253,6 +254,19 @@ def test_an_experiment_that_is_gone_holds_up_no_other_session(project: Project) 
     assert "mlflow experiments restore" in (outcome.stuck_error or "")
 
 
+def test_what_another_session_left_and_mlflow_refuses_does_not_end_the_wait_for_ones_own(project: Project) -> None:
+    keys = project.post("living", ["s1"])
+    (left,) = project.post("crashed", ["s2"])
+    work = Work(project.where("mine"))
+    work.sessions.append("crashed")
+    work.refused.add(left)
+    asked_at = time.monotonic()
+    assert not work.settled(keys, asked_at), "the living session is just logging it"
+    assert work.settled(keys, asked_at - WAIT_FOR_OTHERS_S - 1)
+    work.refused.update(keys)
+    assert work.settled(keys, asked_at)
+
+
 def test_half_a_line_from_a_killed_session_ends_the_recorder(project: Project) -> None:
     recorder = project.recorder("one")
     recorder.start()
@@ -295,7 +309,7 @@ def test_a_session_that_is_only_starting_is_left_alone(project: Project) -> None
     recorder = project.recorder("old")
     recorder.start()
     assert scenarios_of(recorder.finish(keys, ["e"])) == ["o1"]
-    assert project.ledger.waiting(project.uri, [], session="new") == 2
+    assert len(project.ledger.waiting(project.uri, [], session="new")) == 2
     begun.touch()
     recorder.close()
     keys = project.post("later", ["l1"])

@@ -198,6 +198,24 @@ def test_another_sessions_run_is_believed_only_if_mlflow_has_it(store: TrackingS
     assert second != run_id
 
 
+def test_a_run_that_cannot_be_looked_up_is_not_taken_for_one_that_is_gone(
+    store: TrackingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = logged().entry("unreachable")
+    store.log([logged("looked").entry("unreachable")])  # knows from here on what is there
+    (run_id,) = TrackingStore(store.uri, artifact_root=store._artifact_root).log([entry])
+
+    def refuse(_: str) -> None:
+        raise ConnectionError("the server restarts")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.client, "get_run", refuse)
+        with pytest.raises(TrackingError, match="the server restarts"):
+            store.log([dataclasses.replace(entry, run_id=run_id)])
+    assert store.log([dataclasses.replace(entry, run_id=run_id)]) == [run_id]
+    assert len(runs(store, "unreachable")) == 2
+
+
 def test_a_failure_is_logged_and_completed_once_the_cell_has_an_answer(store: TrackingStore) -> None:
     store.log([failed("s1").entry("failing"), failed("s1").entry("failing")])
     (run,) = runs(store, "failing")
@@ -620,7 +638,7 @@ def test_two_sessions_may_bring_one_judges_reply_at_once(
             return to.record(c, verdict(Tier.AUTO, "judge", 4, "2026-11-27T12:00:00Z"), RUBRIC)
         return to.record_failure(c, Judge(tier=Tier.AUTO, name="judge"), "prose", RUBRIC)
 
-    def and_then_the_other_writes(trace: str) -> set[str]:
+    def and_then_the_other_writes(trace: str) -> set[str] | None:
         known = look(trace)
         monkeypatch.setattr(store.runs, "assessed", look)
         record(other)
@@ -634,6 +652,25 @@ def test_two_sessions_may_bring_one_judges_reply_at_once(
     assert len(found.verdicts) + len(found.failed_verdicts) == 1
     ids = [a.assessment_id for a in store.traces.get_trace_info(trace_id(c.run_id)).assessments]
     assert len(set(ids)) == len(ids)
+
+
+def test_what_keeps_a_verdict_off_a_run_without_a_trace_is_said(
+    store: TrackingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.log([logged().entry("traceless")])
+    store.traces.delete_traces(store.experiment("traceless"), max_timestamp_millis=2**53)
+    (candidate,) = store.read("traceless")
+    given = verdict(Tier.HUMAN, "anna", 4, "2026-11-27T12:00:00Z")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.runs, "fill", refuse)
+        with pytest.raises(TrackingError, match="no space left"):
+            store.record(candidate, given, RUBRIC)
+    store.record(candidate, given, RUBRIC)
+    assert store.read("traceless")[0].verdicts == (given,)
 
 
 def test_what_another_thread_writes_meanwhile_is_its_own(store: TrackingStore) -> None:

@@ -39,7 +39,7 @@ class Closing:
     made: int = 0  # cells that were generated, tried, or found in the cache
     unread: tuple[str, ...] = ()  # why the texts of candidates of earlier sessions are not on the page
     missing: int = 0  # cells that a session which was stopped has not generated
-    unlogged: int = 0
+    unlogged: int | None = 0  # as the recorder's outcome has it
     problem: str | None = None
     stuck: int = 0
     stuck_error: str | None = None
@@ -130,7 +130,7 @@ class Desk:
             self._imports.start()
         try:
             outcome = self._recorder.finish(self._keys, list(dict.fromkeys(t.experiment for t in tasks)))
-            if judge and self.settings.judge_auto and outcome.unlogged >= 0:
+            if judge and self.settings.judge_auto and outcome.unlogged is not None:
                 outcome, judged = self._judge(outcome, say)
         finally:
             server = self._server.failure() if self._server.pid is not None else None

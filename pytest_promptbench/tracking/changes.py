@@ -9,12 +9,16 @@ the other way about.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sqlite3
 import threading
 from pathlib import Path
 from typing import Any
 
 from .address import inode, sqlite_file
+
+_NUMBERS = itertools.count()
+"""A number for each connection of this process: one's count of commits says nothing beside another's."""
 
 
 class Changes:
@@ -45,15 +49,14 @@ class Changes:
         if file is None:
             return None
         if self._open is None or self._open[1] != file:  # or another file has its place now
-            nth = 0
             if self._open is not None:
-                nth = self._open[0] + 1
                 self._open[2].close()
                 self._open = None
             where = f"{path.absolute().as_uri()}?mode=rw"
-            self._open = nth, file, sqlite3.connect(where, uri=True, check_same_thread=False, isolation_level=None)
-        nth, _, connection = self._open
-        return nth, file, connection.execute("PRAGMA data_version").fetchone()[0]
+            connection = sqlite3.connect(where, uri=True, check_same_thread=False, isolation_level=None)
+            self._open = next(_NUMBERS), file, connection
+        number, _, connection = self._open
+        return number, file, connection.execute("PRAGMA data_version").fetchone()[0]
 
     def _of_postgres(self, uri: str) -> object | None:
         import sqlalchemy as sa

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..ledger import Entry
 from . import entry as names
 from . import verdicts
+from .address import code_of
 from .artifacts import files_of
 from .candidates import UNREAD
 from .entry import Logged, storable, storable_tags
@@ -133,7 +134,9 @@ class CandidateLog:
         """Whether the run that this entry was logged as before is still there, and whole."""
         try:
             info = self._store.client.get_run(entry.run_id).info
-        except Exception:
+        except Exception as error:
+            if code_of(error) != "RESOURCE_DOES_NOT_EXIST":  # else it would be logged a second time
+                raise
             return False
         return _ended(entry, info.status) and info.lifecycle_stage == "active"
 

@@ -52,13 +52,14 @@ class Where(Record):
 class Outcome(Record):
     """What a session's recording came to.
 
-    ``unlogged`` candidates are not in MLflow and stay in the ledger for the next session; ``error`` says why.
+    ``unlogged`` candidates are not in MLflow and stay in the ledger for the next session, None where nobody could say
+    how many; ``error`` says why.
     ``candidates``: experiment -> all of its candidates, with texts, but for those that ``unread`` has a reason for.
     ``stuck`` counts those that earlier sessions have left behind and MLflow refuses still; ``stuck_error`` says why.
     ``interrupted``: somebody did not want to wait.
     """
 
-    unlogged: int = 0
+    unlogged: int | None = 0
     error: str | None = None
     candidates: Mapping[str, tuple[LoggedCandidate, ...]] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
@@ -124,10 +125,10 @@ class Recorder:
         try:
             answer = self._ask({"finish": {"keys": [list(k) for k in keys], "experiments": list(experiments)}})
         except TrackingError as error:
-            return Outcome(unlogged=-1, error=str(error))
+            return Outcome(unlogged=None, error=str(error))
         except KeyboardInterrupt:
             self._kill()
-            return Outcome(unlogged=-1, error="interrupted while they were brought there", interrupted=True)
+            return Outcome(unlogged=None, error="interrupted while they were brought there", interrupted=True)
         with without_collections():
             return Outcome.from_json(answer)
 

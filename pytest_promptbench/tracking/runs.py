@@ -135,11 +135,8 @@ class Runs:
 
         A run that another program wrote may have no trace of ours: then there is nothing to keep them with.
         """
-        try:
-            known = self.assessed(trace)
-        except Exception as error:
-            if code_of(error) != "RESOURCE_DOES_NOT_EXIST":
-                raise
+        known = self.assessed(trace)
+        if known is None:
             return
         for one in assessments:
             if one.assessment_id not in known:
@@ -149,9 +146,14 @@ class Runs:
                 else:
                     self._store.create_assessment(one)
 
-    def assessed(self, trace: str) -> set[str]:
-        """The ids of a trace's assessments."""
-        return {a.assessment_id for a in (self._store or self._traces).get_trace_info(trace).assessments}
+    def assessed(self, trace: str) -> set[str] | None:
+        """The ids of a trace's assessments; None where there is no such trace."""
+        try:
+            return {a.assessment_id for a in (self._store or self._traces).get_trace_info(trace).assessments}
+        except Exception as error:
+            if code_of(error) != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
 
     def reopen(self, run_id: str) -> None:
         """Show a run that has ended as still running."""

@@ -320,7 +320,8 @@ class TrackingStore:
             try:
                 write()
             except Exception:
-                if self.runs.assessed(trace_id(run_id)).isdisjoint(one.assessment_id for one in given):
+                there = self.runs.assessed(trace_id(run_id)) or set()
+                if there.isdisjoint(one.assessment_id for one in given):
                     raise
                 write()
 

@@ -88,8 +88,7 @@ class Work:
             return False
         try:
             self.log(batch)
-        except TrackingError as error:
-            self.error = str(error)
+        except TrackingError:
             self._one_by_one(batch)
         return True
 
@@ -122,12 +121,13 @@ class Work:
 
         ``since``: when the session asked, on the monotonic clock.
         """
-        if self.ledger.waiting(self.where.store_name, keys, session=self.where.session) == 0:
+        left = self.ledger.waiting(self.where.store_name, keys, session=self.where.session)
+        if not left:
             return True
-        return not self.mine() and (bool(self.refused) or time.monotonic() - since > WAIT_FOR_OTHERS_S)
+        return not self.mine() and (left <= self.refused or time.monotonic() - since > WAIT_FOR_OTHERS_S)
 
     def outcome(self, keys: Sequence[tuple[str, str]], experiments: Sequence[str]) -> Outcome:
-        left = self.ledger.waiting(self.where.store_name, keys, session=self.where.session)
+        left = len(self.ledger.waiting(self.where.store_name, keys, session=self.where.session))
         candidates: dict[str, tuple[LoggedCandidate, ...]] = {}
         unread: list[str] = []
         try:
