@@ -13,7 +13,7 @@ from .errors import PacketError, UsageError
 from .leaderboard import newest
 from .packet import build_packet, item_id, match_verdicts, parse_packet
 from .records import Judge, LoggedCandidate, Rubric, Tier
-from .session import Task, build_boards, cells_now, where, write_reports
+from .session import Task, build_boards, by_group, cells_now, where, write_reports
 from .settings import Settings
 from .sitdown import Sitting, experiment_of, pending_of, take_in
 from .tracking.recorder import Outcome
@@ -33,7 +33,7 @@ def fill_queue(
     store = where(settings).store()
     now = cells_now(here, task.experiment, task.suite.group)
     current, _ = newest(candidates, cells_now=now)
-    pending = store.texts(pending_of(settings, current, now, selected, experiment=tasks[-1].experiment))
+    pending = store.texts(pending_of(settings, current, now, selected, experiment=tasks[0].experiment))
     prompts = store.messages(pending) if settings.reveal else [()] * len(pending)
     items = [
         ReviewItem(
@@ -151,16 +151,17 @@ def _later_verdict(candidate: LoggedCandidate | None, outputs: Mapping[int, Revi
 
 def _of(settings: Settings, tasks: Sequence[Task], option: str) -> tuple[list[Task], list[LoggedCandidate]]:
     """The suites that a queue is for, in their experiment, and its candidates under the rubric as it is now."""
-    groups = {t.suite.group: t for t in tasks}
+    groups = by_group(tasks)
     if len(groups) != 1:
         names = (
-            ", ".join(t.suite.path for t in groups.values()) or "none was collected; name the evals, pytest evals/ ..."
+            ", ".join(f"{t.suite.path} in {t.experiment}" for t in groups.values())
+            or "none was collected; name the evals, pytest evals/ ..."
         )
-        raise UsageError(f"{option}: a queue is for one suite; there are: {names}")
+        raise UsageError(f"{option}: a queue is for one suite in one experiment; there are: {names}")
     store = where(settings).store()
     task = next(iter(groups.values()))
     experiment = experiment_of(store, settings, task, option=option.split(maxsplit=1)[0])
-    here = [replace(t, experiment=experiment) for t in tasks if t.experiment == task.experiment]
+    here = [replace(t, experiment=experiment) for t in tasks]
     return here, [c for c in store.read(experiment) if c.group == task.suite.group]
 
 

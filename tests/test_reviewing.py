@@ -13,7 +13,7 @@ from pytest_promptbench.packet import item_id
 from pytest_promptbench.tracking.reviews import review_trace
 from pytest_promptbench.tracking.spans import trace_id
 
-from .project import Project
+from .project import TEST, Project
 from .provider import ScriptedProvider
 from .test_server import server
 from .test_web import Browser, needs_chromium
@@ -347,12 +347,16 @@ def test_mistakes(tmp_path: Path, server: str, args: list[str], message: str) ->
 def test_a_queue_holds_what_is_selected_and_is_of_the_selected_suite(tmp_path: Path) -> None:
     with ScriptedProvider() as provider:
         project = Project(tmp_path, provider, prompts=("v1",), scenarios=2).write().second_suite()
+        weekly = TEST.replace('"tips.yaml"', '"tips.yaml", experiment="weekly"').replace("test_tip", "test_weekly")
+        project.file("evals/test_weekly.py", weekly)
         assert project.pytest().code == 0
-        assert project.pytest("--judge-queue", "both").code == 4
-        filled = project.pytest("--judge-queue", "mine", "-k", "haiku and not joke")
+        for chosen, others in (("not weekly", "evals/jokes.yaml in "), ("not joke", "evals/tips.yaml in weekly")):
+            refused = project.pytest("--judge-queue", "both", "-k", chosen)
+            assert (refused.code, others in refused.text) == (4, True), refused.text
+        filled = project.pytest("--judge-queue", "mine", "-k", "haiku and not (joke or weekly)")
         assert filled.code == 0, filled.text
         assert "2 pending candidates of tip-bench-" in filled.out
-        collected = project.pytest("--judge-collect", "mine", "-k", "not joke")
+        collected = project.pytest("--judge-collect", "mine", "-k", "not (joke or weekly)")
         assert "applied 0, unchanged 0, still pending 4 (2 of them in mine)" in collected.out, collected.text
 
 
