@@ -380,6 +380,42 @@ def test_the_verdict_that_came_last_is_the_latest_whatever_its_clock_says(store:
         assert (run.data.tags["judged_by"], run.data.tags["judged_at"]) == (name, said.at)
 
 
+@pytest.mark.parametrize("through", ["tables", "client"])
+@pytest.mark.parametrize("when", ["since it was read", "at that very moment"])
+@pytest.mark.parametrize("lower", [Tier.AUTO, Tier.CLAUDE_CODE])
+def test_a_persons_verdict_counts_though_another_session_judges_meanwhile(
+    store: TrackingStore, monkeypatch: pytest.MonkeyPatch, lower: Tier, when: str, through: str
+) -> None:
+    """--judge-auto reads candidates minutes before it writes, and two packets may be applied at once."""
+    experiment = f"{lower} {when} {through}"
+    store.log([logged("s1", experiment).entry(experiment)])
+    (c,) = store.read(experiment)
+    mine = TrackingStore(store.uri, artifact_root=store._artifact_root)
+    mine.open()
+    if through == "client":
+        mine.runs.tables = None
+    judged = mine._judged
+
+    def person() -> None:
+        store.record(c, verdict(Tier.HUMAN, "eva", 5), RUBRIC)
+
+    def after_the_person(*args: Any) -> None:
+        person()
+        judged(*args)
+
+    if when == "since it was read":
+        person()
+    else:
+        monkeypatch.setattr(mine, "_judged", after_the_person)
+    after = mine.record(c, verdict(lower, "judge", 1), RUBRIC)
+    (run,) = runs(store, experiment)
+    shown = {name: run.data.tags[name] for name in ("judge_pending", "judge_kind", "judged_by")}
+    assert shown == {"judge_pending": "false", "judge_kind": "human", "judged_by": "eva"}
+    assert (run.data.metrics["relevance"], run.data.metrics["composite"]) == (5, 5)
+    assert [after] == store.read(experiment)
+    assert len(after.verdicts) == 2
+
+
 @pytest.mark.parametrize(("at", "expected"), [("2026-11-23T14:00:00", 1_795_442_400_000), ("23 Nov, noon", None)])
 def test_a_verdict_of_another_program_is_carried_whatever_its_clock_writes(
     store: TrackingStore, monkeypatch: pytest.MonkeyPatch, at: str, expected: int | None

@@ -188,6 +188,17 @@ class Runs:
             return self.tables.find(experiment_ids, tags, without)
         return self.search(experiment_ids, tags)
 
+    def get(self, run_id: str, *, without: Unread = EVERYTHING) -> Run | None:
+        """One run; None where it is deleted."""
+        if self.tables is not None:
+            return next(self.tables.get([run_id], without), None)
+        try:
+            return _run_of(self._client.get_run(run_id))
+        except Exception as error:
+            if code_of(error) != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+
     def by_tag(
         self,
         experiment_ids: Sequence[str],
@@ -219,10 +230,7 @@ class Runs:
             f"tags.`{name}` != ''" if value is None else f"tags.`{name}` = '{value}'" for name, value in tags.items()
         )
         search = functools.partial(self._client.search_runs, list(experiment_ids), condition, max_results=PAGE)
-        for run in paged(search):
-            info, data = run.info, run.data
-            values = data.params, data.metrics, data.tags
-            yield Run(info.run_id, str(info.experiment_id), info.status, info.start_time or 0, *values)
+        yield from map(_run_of, paged(search))
 
 
 class ByTag:
@@ -240,6 +248,13 @@ class ByTag:
             self._found |= runs
             wanted |= runs
         return {v: run for v, run in wanted.items() if isinstance(run, Run)}
+
+
+def _run_of(run: Any) -> Run:
+    """A run of MLflow's client."""
+    info, data = run.info, run.data
+    values = data.params, data.metrics, data.tags
+    return Run(info.run_id, str(info.experiment_id), info.status, info.start_time or 0, *values)
 
 
 def _tags(tags: Mapping[str, str]) -> list[Any]:

@@ -20,7 +20,7 @@ from ..errors import TrackingError
 from ..ledger import Entry
 from ..locks import LockFile, alone_in
 from ..quiet import quiet_environment, without_collections
-from ..records import Judge, LoggedCandidate, Rubric, Tier, Verdict
+from ..records import Judge, LoggedCandidate, Rubric, Score, Tier, Verdict
 from ..settings import TAG_LIMIT
 from . import entry as names
 from . import verdicts
@@ -273,27 +273,62 @@ class TrackingStore:
         The run's own metrics show the verdict that counts of its tier. A ``second`` verdict, of a judge that saw the
         candidate once more, is kept beside the first and changes nothing else. Recording the same verdict again is
         harmless. One that is no later than another's is dated behind it: what was recorded last is the latest.
+
+        What other sessions recorded since the candidate was read counts, too, and is in what comes back.
         """
+        known = self._as_now(candidate)
         if not second:
-            verdict = verdicts.in_order(candidate, verdict)
-        tags, metrics = verdicts.changes(candidate, verdict, rubric, second=second)
+            verdict = verdicts.in_order(known, verdict)
+        tags, metrics = verdicts.changes(known, verdict, rubric, second=second)
         given: list[Any] = []
         if not second:
             old = next((v for v in candidate.verdicts if v.judge == verdict.judge), None)
             given = verdicts.feedback(verdict, rubric, run_id=candidate.run_id, before=old)
 
         def fill() -> None:
-            if verdict.judge.name in candidate.failed_verdicts and verdict.judge.tier is Tier.AUTO:
+            if verdict.judge.name in known.failed_verdicts and verdict.judge.tier is Tier.AUTO:
                 self.runs.delete_tag(candidate.run_id, verdicts.failed_tag(verdict.judge))
-            self.runs.fill(
-                candidate.run_id,
-                at=verdicts.milliseconds(verdict.at) or 0,  # of two values MLflow shows the later one
-                metrics={k: float(v) for k, v in metrics.items() if v is not None},
-                tags=storable_tags(tags),
-            )
+            self._show(candidate.run_id, tags, metrics, at=verdicts.milliseconds(verdict.at) or 0)
 
         self._judged(candidate.run_id, given, fill)
-        return verdicts.with_verdict(candidate, verdict, second=second)
+        known = verdicts.with_verdict(known, verdict, second=second)
+        return known if second else self._settled(known, rubric)
+
+    def _as_now(self, candidate: LoggedCandidate) -> LoggedCandidate:
+        """The candidate with what judges have said of it until now: it may have been read minutes ago."""
+        with translated(self.uri):
+            run = self.runs.get(candidate.run_id, without=UNREAD)
+        if run is None:  # deleted since; whoever writes to it is told
+            return candidate
+        found = candidate_of(run, candidate.experiment)
+        return dataclasses.replace(
+            candidate,
+            pending=found.pending,
+            verdicts=found.verdicts,
+            second_verdicts=found.second_verdicts,
+            failed_verdicts=found.failed_verdicts,
+        )
+
+    def _settled(self, known: LoggedCandidate, rubric: Rubric) -> LoggedCandidate:
+        """Have the run show the verdict that counts, should another session have recorded one at this very moment.
+
+        Each writes its verdict before it looks, so whoever looks last sees all of them.
+        """
+        while True:
+            now = self._as_now(known)
+            counts = now.sit_down()
+            if counts is None or verdicts.sit_down(now) <= verdicts.sit_down(known):
+                return now
+            tags, metrics = verdicts.changes(now, counts, rubric)
+            latest = max(verdicts.milliseconds(v.at) or 0 for v in now.verdicts)
+            with translated(self.uri):
+                self._show(now.run_id, tags, metrics, at=latest + 1)
+            known = now
+
+    def _show(self, run_id: str, tags: Mapping[str, str], metrics: Mapping[str, Score], *, at: int) -> None:
+        """Set what a verdict changes of its run; ``at``: of two values of a metric, MLflow shows the later one."""
+        found = {k: float(v) for k, v in metrics.items() if v is not None}
+        self.runs.fill(run_id, at=at, metrics=found, tags=storable_tags(tags))
 
     def record_failure(self, candidate: LoggedCandidate, judge: Judge, problem: str, rubric: Rubric) -> LoggedCandidate:
         """Keep that an automatic judge gave no valid verdict. An earlier verdict of it stays."""

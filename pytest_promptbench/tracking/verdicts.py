@@ -70,6 +70,11 @@ def with_verdict(candidate: LoggedCandidate, verdict: Verdict, *, second: bool =
     )
 
 
+def sit_down(candidate: LoggedCandidate) -> set[tuple[Judge, str]]:
+    """Which sit-down verdicts a candidate has, by judge and moment."""
+    return {(v.judge, v.at) for v in candidate.verdicts if v.judge.tier is not Tier.AUTO}
+
+
 def failed_tag(judge: Judge) -> str:
     return names.FAILED_VERDICT + _judge_key(judge)
 
