@@ -224,15 +224,16 @@ class _Work:
             self._answers, self._form = True, asked.form
         about = self._open[asked.place]
         output = (about.candidate.outputs or ())[asked.output]
+        cut = reply.answers[0].finish_reason == "length"
         try:
-            scores, rationale = parse_reply(reply.outputs[0], self._rubric, output)
+            scores, rationale = parse_reply(reply.outputs[0], self._rubric, output, cut=cut)
         except ReplyError as error:
-            cut = " (it was cut off at max_tokens)" if reply.answers[0].finish_reason == "length" else ""
+            problem = f"{error} (it was cut off at max_tokens)" if cut else str(error)
             if asked.tries < TRIES:
-                again = ask_again(asked.cell, reply.outputs[0], f"{error}{cut}")
+                again = ask_again(asked.cell, reply.outputs[0], problem)
                 self._send(replace(asked, cell=again, tries=asked.tries + 1))
                 return None
-            return self._failed(asked, f"no valid reply in {TRIES} tries: {error}{cut}")
+            return self._failed(asked, f"no valid reply in {TRIES} tries: {problem}")
         about.scores[asked.output] = scores
         about.rationales[asked.output] = rationale
         return self._one_less(about)

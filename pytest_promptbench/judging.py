@@ -44,7 +44,7 @@ EMBEDDED_RATIONALE = 160
 _OBJECT = re.compile(r'\{\s*"')
 """Where an object may begin: a brace without a key behind it is one of prose."""
 _DECODER = json.JSONDecoder(object_pairs_hook=unique_keys)
-_THOUGHT = "</think>"
+_THINKS, _THOUGHT = "<think>", "</think>"
 
 SYSTEM = """\
 You are a careful, impartial judge of texts. You score one text against a rubric, criterion by criterion, and reply \
@@ -200,12 +200,13 @@ def without(cell: Cell, names: Collection[str]) -> Cell:
     return replace(cell, params={k: v for k, v in cell.params.items() if k not in names})
 
 
-def parse_reply(reply: str, rubric: Rubric, output: str) -> tuple[dict[str, Score], str]:
+def parse_reply(reply: str, rubric: Rubric, output: str, *, cut: bool = False) -> tuple[dict[str, Score], str]:
     """Scores of every criterion (checks filled by their program) and the rationale. ReplyError says what is wrong.
 
-    Takes a JSON object alone, or the only one of a text, as models without structured output write it.
+    Takes a JSON object alone, or the only one of a text, as models without structured output write it. ``cut``: the
+    reply was broken off at max_tokens.
     """
-    data = _only_object(reply)
+    data = _only_object(reply, cut=cut)
     judged = {c.name: c for c in rubric.judged}
     unknown = sorted(set(data) - set(judged) - {"rationale"})
     if unknown:
@@ -218,16 +219,19 @@ def parse_reply(reply: str, rubric: Rubric, output: str) -> tuple[dict[str, Scor
     return scores, rationale if isinstance(rationale, str) else ""
 
 
-def _only_object(reply: str) -> Mapping[str, Any]:
+def _only_object(reply: str, *, cut: bool) -> Mapping[str, Any]:
     """The one JSON object of a reply, whatever stands around it: a fence, a sentence, braces of prose.
 
     What a model thought before it answered does not count, up to the ``</think>`` that some servers leave in. Nothing
-    is taken from inside of an object that is broken off.
+    is taken from inside of an object that is broken off, nor of a thought that is: it may be a draft. Likewise where
+    a reply was ``cut`` in what it said after its first object.
     """
     found: list[Mapping[str, Any]] = []
+    around: list[str] = []
     at = 0
     while (begin := _OBJECT.search(reply, at)) is not None:
-        if _THOUGHT in reply[at : begin.start()]:
+        around.append(reply[at : begin.start()])
+        if _THOUGHT in around[-1]:
             found.clear()
         try:
             data, at = _DECODER.raw_decode(reply, begin.start())
@@ -237,7 +241,9 @@ def _only_object(reply: str) -> Mapping[str, Any]:
                 raise ReplyError("it is not one JSON object") from None
         else:
             found.append(data)
-    if len(found) != 1 or _THOUGHT in reply[at:]:
+    prose = "".join([*around, reply[at:]])
+    thinks = prose.rfind(_THINKS) > prose.rfind(_THOUGHT)
+    if len(found) != 1 or _THOUGHT in reply[at:] or thinks or (cut and reply[at:].strip("` \n\r\t")):
         raise ReplyError("it is not one JSON object")
     return found[0]
 

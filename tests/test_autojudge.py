@@ -364,11 +364,15 @@ def test_where_nothing_is_answered_it_is_the_judge_who_cannot_be_asked() -> None
     assert len(asked) == 3  # empty answers are paid for
 
 
-def test_a_reply_that_max_tokens_cut_off_says_so() -> None:
+DRAFT = '{"rationale": "draft", "relevance": 1, "actionability": 1, "tone": 1, "format_ok": true}'
+
+
+@pytest.mark.parametrize("text", ['{"rationale": "The', f"Perhaps {DRAFT}? But the tone is"])
+def test_a_reply_that_max_tokens_cut_off_says_so(text: str) -> None:
     rubric = tip_rubric()
 
     def cut(cell: Cell) -> Candidate:
-        return Candidate(cell=cell, answers=(Answer(text='{"rationale": "The', finish_reason="length"),))
+        return Candidate(cell=cell, answers=(Answer(text=text, finish_reason="length"),))
 
     (judgement,) = judge_candidates(logged_candidates(rubric, 1), rubric, JUDGE_MODEL, asking(cut))
     assert judgement.problem == ("no valid reply in 3 tries: it is not one JSON object (it was cut off at max_tokens)")

@@ -138,6 +138,8 @@ def test_a_valid_reply_becomes_scores_with_checks_filled_in(reply: str) -> None:
         (f"The text claims {json.dumps(GOOD)}, and I say {json.dumps({**GOOD, 'relevance': 1})}", "it is not one JSON"),
         (f'{{"scores": {json.dumps(GOOD)}, "rationale": "broken o', "it is not one JSON object"),
         (f"{json.dumps(GOOD)}</think>", "it is not one JSON object"),
+        (f"<think>A first draft: {json.dumps(GOOD)} But", "it is not one JSON object"),
+        (f"<think>Well.</think> Let me see: <think>{json.dumps(GOOD)}", "it is not one JSON object"),
         (json.dumps(GOOD)[:-3], "it is not one JSON object"),
         (json.dumps(GOOD) + json.dumps(GOOD), "it is not one JSON object"),
         ('{"relevance": 1, "relevance": 5}', "it is not one JSON object"),
@@ -159,6 +161,20 @@ def test_a_valid_reply_becomes_scores_with_checks_filled_in(reply: str) -> None:
 def test_anything_else_is_no_verdict(reply: str, problem: str) -> None:
     with pytest.raises(ReplyError, match=problem):
         parse_reply(reply, RUBRIC, "text")
+
+
+@pytest.mark.parametrize("after", ["", "\n```", "\n" * 500])
+def test_a_reply_that_was_cut_after_its_object_is_taken(after: str) -> None:
+    scores, _ = parse_reply(f"```json\n{json.dumps(GOOD)}{after}", RUBRIC, "text", cut=True)
+    assert scores["relevance"] == 4
+
+
+def test_a_reply_that_was_cut_in_what_it_said_after_an_object_is_not() -> None:
+    """Some servers leave out where a thought begins: what stands there may be a draft, and the verdict was cut off."""
+    reply = f"A first draft: {json.dumps(GOOD)}. But wait, the tone is"
+    assert parse_reply(reply, RUBRIC, "text")[0]["relevance"] == 4
+    with pytest.raises(ReplyError, match="it is not one JSON object"):
+        parse_reply(reply, RUBRIC, "text", cut=True)
 
 
 def test_a_problem_is_short_whatever_the_reply() -> None:
