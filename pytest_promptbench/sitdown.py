@@ -15,7 +15,7 @@ from typing import Any
 from .audit import Audit, auditable, next_audit, sampling_probabilities
 from .autojudge import Judged, asking_models, judge_and_write
 from .clock import utc_now
-from .errors import PacketError, UsageError
+from .errors import PacketError, TrackingError, UsageError
 from .judging import fingerprint
 from .leaderboard import current_candidates, pending_candidates
 from .packet import Packet, build_packet, item_ids, match_verdicts, parse_packet, read_packet, write_packet
@@ -358,6 +358,7 @@ def take_in(
 
     ``everyone`` is the packet's experiment as it was just read; texts are loaded of the packet's own items alone.
     ``rubrics``: id -> the rubric as its file has it now, as far as files are known. PacketError lists every mistake.
+    What ends the recording midway, MLflow or an interrupt, is raised with how far it came.
     """
     mine = [c for c in everyone if c.rubric_sha256 == packet.rubric.sha256]
     named = {i.item for i in packet.items}
@@ -368,10 +369,17 @@ def take_in(
     if packet.audit is not None:
         new = {run_id for run_id in matched.verdicts if now[run_id].sit_down() is None}
         now |= _weigh(store, packet.audit, new, mine)
-    for run_id, verdict in matched.verdicts.items():
-        now[run_id] = store.record(now[run_id], verdict, rubric)
-    for run_id, verdict in matched.duplicates.items():
-        now[run_id] = store.record(now[run_id], verdict, rubric, second=True)
+    todo = [(i, v, False) for i, v in matched.verdicts.items()] + [(i, v, True) for i, v in matched.duplicates.items()]
+    done = 0
+    try:
+        for run_id, verdict, second in todo:
+            now[run_id] = store.record(now[run_id], verdict, rubric, second=second)
+            done += 1
+    except (TrackingError, KeyboardInterrupt) as error:
+        if not done:
+            raise
+        how_far = f"{done} of {len(todo)} verdicts are recorded, the same once more records the rest"
+        raise type(error)(f"{str(error) or 'interrupted'}; {how_far}") from None
     return Applied(
         applied=len(matched.verdicts),
         unchanged=matched.unchanged,

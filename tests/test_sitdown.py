@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from pytest_promptbench.errors import TrackingError
 from pytest_promptbench.experiments import Experiments
-from pytest_promptbench.packet import item_id
+from pytest_promptbench.packet import item_id, parse_packet
 from pytest_promptbench.records import LoggedCandidate
+from pytest_promptbench.sitdown import take_in
 from pytest_promptbench.tracking.store import TrackingStore
 
 from .project import JOKES, TEST, Project, migrated_database
@@ -131,6 +133,28 @@ def test_a_rationale_without_scores_is_not_dropped_without_a_word(two: Project) 
     applied = two.pytest("--judge-apply", "packet.json")
     assert "applied 0, unchanged 0" in applied.out
     assert "1 item with a rationale and no scores: what it says is kept in the packet alone" in applied.out
+
+
+@pytest.mark.parametrize("two", ["joke-v1"], indirect=True)
+@pytest.mark.parametrize("what", [TrackingError("MLflow at x: gone"), KeyboardInterrupt()])
+def test_what_ends_the_recording_midway_says_how_far_it_came_and_the_same_once_more_goes_on(
+    two: Project, monkeypatch: pytest.MonkeyPatch, what: BaseException
+) -> None:
+    assert two.pytest("--judge-export", "p.json", *EXPERIMENT).code == 0
+    two.score("p-tip.json")
+    record, left = TrackingStore.record, [None]
+
+    def once(self: TrackingStore, *args: Any, **options: Any) -> LoggedCandidate:
+        if not left:
+            raise what
+        left.pop()
+        return record(self, *args, **options)
+
+    monkeypatch.setattr(TrackingStore, "record", once)
+    with pytest.raises(type(what), match="1 of 3 verdicts are recorded, the same once more records the rest"):
+        take_in(two.store, parse_packet(two.packet("p-tip.json")), two.store.read("e"), rubrics={})
+    monkeypatch.undo()
+    assert "applied 2, unchanged 1, still pending 0" in two.pytest("--judge-apply", "p-tip.json").out
 
 
 @pytest.mark.parametrize("two", ["tip-v1"], indirect=True)
