@@ -7,7 +7,7 @@ difference is always taken on one tier, since tiers differ in how strict they ar
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -71,6 +71,12 @@ def automatic_judges(candidates: Iterable[LoggedCandidate]) -> tuple[str, ...]:
     latest = [v for c in candidates if c.error is None and (v := c.automatic()) is not None]
     found = {(v.judge.name, None if v.fingerprint is None else v.fingerprint.sha256) for v in latest}
     return tuple(sorted(name for name, _ in found))
+
+
+def judges_in_words(names: Sequence[str]) -> str:
+    """Automatic judges as :func:`automatic_judges` gives them: ``gpt, haiku in 2 versions``."""
+    counts = Counter(names)
+    return ", ".join(name if count == 1 else f"{name} in {count} versions" for name, count in counts.items())
 
 
 Scored = tuple[LoggedCandidate, tuple[TierScore, ...]]

@@ -14,7 +14,17 @@ from typing import Any
 import pytest
 
 from pytest_promptbench.leaderboard import build_leaderboard, leaderboard_json, statistics_json
-from pytest_promptbench.records import Criterion, Judge, Leaderboard, LoggedCandidate, Row, Rubric, Tier, Verdict
+from pytest_promptbench.records import (
+    Criterion,
+    Fingerprint,
+    Judge,
+    Leaderboard,
+    LoggedCandidate,
+    Row,
+    Rubric,
+    Tier,
+    Verdict,
+)
 from pytest_promptbench.report import terminal
 from pytest_promptbench.report.markdown import render_leaderboard
 from pytest_promptbench.report.text import notes
@@ -635,6 +645,14 @@ def test_going_back_to_an_earlier_prompt_counts_its_candidates_again() -> None:
     board = build_leaderboard([first, second], RUBRIC, experiment="e", task=first.task, cells_now={place: "A"})
     assert board.superseded == 1
     assert board.rows[0].candidates == 1
+
+
+def test_one_judge_before_and_after_a_change_is_named_once() -> None:
+    """Its params were changed, and of one candidate it gave no valid verdict since: there the earlier one counts."""
+    prints = [Fingerprint(model="m", params={"top_k": k}, rubric_sha256="r", prompt_sha256="p") for k in (1, 2)]
+    first, second = (replace(judged(4, AUTO, by="haiku"), fingerprint=one) for one in prints)
+    mixed = board(candidate("s1", first), candidate("s2", second))
+    assert any("2 automatic judges (haiku in 2 versions) have scored a part each" in note for note in notes(mixed))
 
 
 def test_automatic_judges_that_scored_a_part_each_are_named() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..records import LoggedCandidate, Rubric, Tier
-from ..scores import automatic_judges, automatic_score, sit_down_score, tier_scores
+from ..scores import automatic_judges, automatic_score, judges_in_words, sit_down_score, tier_scores
 from .pairs import Cells, by_scenario, difference, fewest, mean, means
 from .receipt import ALPHA, Condition, Policy
 
@@ -163,7 +163,7 @@ def one_judge(candidates: Iterable[LoggedCandidate]) -> Condition:
     return Condition(
         name="judge",
         met=not several,
-        found=f"{len(names)} automatic judges have scored a part each: {', '.join(names)}"
+        found=f"{len(names)} automatic judges have scored a part each: {judges_in_words(names)}"
         if several
         else f"one automatic judge has scored them: {names[0]}"
         if names

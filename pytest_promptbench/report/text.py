@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from ..records import Leaderboard, Row
+from ..scores import judges_in_words
 
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 _INVISIBLE = (
@@ -152,7 +153,7 @@ def notes(lb: Leaderboard) -> list[str]:
         if c["tier"] is None
     ]
     if len(lb.automatic_judges) > 1:
-        names = ", ".join(visible(name) for name in lb.automatic_judges)
+        names = visible(judges_in_words(lb.automatic_judges))
         found.append(
             f"{len(lb.automatic_judges)} automatic judges ({names}) have scored a part each, and may differ in how "
             "strict they are: pytest evals/ --bench-read --judge-auto has the suite's own score the rest."
