@@ -615,6 +615,7 @@ def test_a_provider_that_litellm_does_not_know_is_a_mistake(project: Project, ru
     models.write_text(models.read_text().replace("openai/", "opnai/", 1))
     result = run("evals/tips.yaml")
     assert result.code == 4
+    assert f"promptbench: {models}:2: model " in result.err
     assert "LiteLLM knows no provider for 'opnai/" in result.err
 
 

@@ -734,7 +734,7 @@ def test_a_provider_that_litellm_does_not_know_is_a_mistake_before_anything_is_g
     models.write_text(models.read_text().replace("openai/local", name))
     result = project.pytest()
     assert result.code == 2, result.text
-    assert f"evals/tips.yaml: model local: LiteLLM knows no provider for '{name}'; write it in models" in result.out
+    assert f"{models}:3: model local: LiteLLM knows no provider for '{name}'; write it in models" in result.out
     assert project.provider.count == 0
     assert not (project.root / ".promptbench").exists()
     assert project.pytest("--bench-models", "haiku").code == 0

@@ -1,7 +1,7 @@
 """Files that a user writes -> records. A mistake is a CatalogError that names file, line and key."""
 
 from .credentials import secret_name
-from .models import load_models, server_answers
+from .models import load_models, model_place, server_answers
 from .prompts import load_prompt
 from .rubric import load_rubric
 from .suite import Choice, load_suite
@@ -13,6 +13,7 @@ __all__ = [
     "load_prompt",
     "load_rubric",
     "load_suite",
+    "model_place",
     "placeholders",
     "render",
     "secret_name",

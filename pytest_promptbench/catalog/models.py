@@ -54,6 +54,12 @@ def read_models(file: Path) -> tuple[tuple[Model, ...], Located]:
     return _models(validate(ModelsFile, document)), document
 
 
+def model_place(suite: Path, root: Path, name: str) -> str:
+    """File and line of a model that a suite has from its ``models.yaml``."""
+    document = read_models(find_models(suite, root))[1]
+    return f"{document.file}:{document.line(('models', name, 'model'))}"
+
+
 def _models(shape: ModelsFile) -> tuple[Model, ...]:
     return tuple(Model(name=name, **given.model_dump()) for name, given in shape.models.items())
 

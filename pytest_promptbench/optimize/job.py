@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..catalog import Choice, load_suite
+from ..catalog import Choice, load_suite, model_place
 from ..catalog.models import find_models, load_models
 from ..catalog.suite import prompt_folder
 from ..clock import utc_now
@@ -78,7 +78,8 @@ def make_job(args: argparse.Namespace) -> Job:
         raise UsageError(missing)
     stranger = without_provider(everyone(job.plan, job.suite))
     if stranger is not None:
-        raise UsageError(no_provider(stranger))
+        place = model_place(Path(job.suite.path), root, stranger.name)
+        raise UsageError(f"{place}: {no_provider(stranger)}")
     _check_prices(job.plan, job.suite)
     _check_folder(job)
     return job

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..catalog import Choice, load_suite
+from ..catalog import Choice, load_suite, model_place
 from ..checks import fill_checks
 from ..completer import LiteLLMCompleter, no_provider, spare_loopback_from_proxies, without_provider
 from ..errors import CatalogError, PromptbenchError, UsageError
@@ -183,7 +183,8 @@ class Bench:
     def _check_providers(self, suite: Suite, models: Sequence[Model]) -> None:
         stranger = without_provider(models) if self._completer is None else None
         if stranger is not None:
-            raise CatalogError(f"{suite.path}: {no_provider(stranger)}")
+            place = model_place(Path(suite.path), self.settings.root, stranger.name)
+            raise CatalogError(f"{place}: {no_provider(stranger)}")
 
     def _check_prices(self, suite: Suite, models: Sequence[Model]) -> None:
         if not models or self.settings.max_cost_usd is None or self.settings.allow_unpriced:
