@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .catalog.schema import hint
 from .errors import CatalogError
 from .grid import make_cell
 from .records import Suite
@@ -42,9 +43,31 @@ def suite_path(args: Sequence[Any], kwargs: Mapping[str, Any], *, test: str, fil
     return path.parent.resolve() / path.name
 
 
+def check_there(path: Path, *, test: str) -> None:
+    """CatalogError where a marker's suite file is missing; what else may be wrong with it shows when it is read."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        known = sorted(file.name for file in path.parent.glob("*.y*ml"))
+        raise CatalogError(
+            f"{test}: the promptbench marker names {path}, which does not exist{hint(path.name, known)}; "
+            "the path is relative to the test file"
+        ) from None
+    except OSError:
+        pass
+
+
 def no_candidate(test: str) -> CatalogError:
     """For a test with the marker that would pass without looking at anything."""
     return CatalogError(f"{test}: a promptbench test takes what was generated as an argument: def test_...(candidate)")
+
+
+def not_ours(test: str) -> CatalogError:
+    """For a test whose ``candidate`` is somebody else's, which asks for none of the axes."""
+    return CatalogError(
+        f"{test}: the candidate of this test is a fixture or a parametrize of your own, so nothing is generated for "
+        "it; give that another name, or remove the promptbench marker"
+    )
 
 
 def not_spread(test: str) -> CatalogError:
@@ -159,8 +182,8 @@ def check_ids(tests: Iterable[tuple[str, Planned]]) -> None:
 
 def _unknown(test: str, suite: Suite, scenario: object, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(str(scenario), known, n=1)
-    hint = f"; did you mean {close[0]!r}" if close else ""
-    return f"{test}: {suite.path} has no scenario {scenario!r}{hint}. Known: {', '.join(known)}"
+    meant = f"; did you mean {close[0]!r}" if close else ""
+    return f"{test}: {suite.path} has no scenario {scenario!r}{meant}. Known: {', '.join(known)}"
 
 
 def planned(task: Task, model: str, prompt: str, scenario: str) -> Planned:

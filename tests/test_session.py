@@ -682,7 +682,15 @@ def test_a_place_that_the_end_could_not_write_to_is_told_before_anything_is_gene
     ("test", "message"),
     [
         (TEST.replace('"tips.yaml"', ""), "wants one suite file"),
-        (TEST.replace("tips.yaml", "tip.yaml"), "there is no such file"),
+        (
+            TEST.replace("tips.yaml", "tip.yaml"),
+            "evals/tip.yaml, which does not exist (did you mean 'tips.yaml'?); the path is relative to",
+        ),
+        (
+            TEST.replace("@pytest", "@pytest.fixture\ndef candidate(): pass\n@pytest"),
+            "of your own, so nothing is generated",
+        ),
+        (TEST.replace("def test", '@pytest.mark.parametrize("candidate", ["a"])\ndef test'), "give that another name"),
         (TEST.replace("candidate)", ")").replace("candidate.text.strip()", "True"), "as an argument"),
         (TEST.replace('"tips.yaml"', '"tips.yaml", model="a"'), "not 'model'"),
         (TEST.replace("def test", '@pytest.mark.parametrize("model", ["c"])\ndef test'), "has no model 'c'"),

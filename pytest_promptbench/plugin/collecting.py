@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +41,9 @@ def _parametrize(metafunc: pytest.Metafunc, marker: pytest.Mark) -> None:
     test = metafunc.definition.nodeid
     if "candidate" not in metafunc.fixturenames:
         raise axes.no_candidate(test)
+    if not {*axes.AXES}.issubset(metafunc.fixturenames):
+        raise axes.not_ours(test)
+    axes.check_there(_suite_file(metafunc.definition, marker), test=test)
     task, own = _task(metafunc.config, metafunc.definition, marker)
     for group in axes.arrange(task.suite, own, test=test):
         metafunc.parametrize(group.argnames, group.values, ids=group.ids, scope="function")
@@ -53,9 +57,13 @@ def _parametrize(metafunc: pytest.Metafunc, marker: pytest.Mark) -> None:
     metafunc.parametrize = others  # type: ignore[method-assign]
 
 
+def _suite_file(test: Any, marker: pytest.Mark) -> Path:
+    return axes.suite_path(marker.args, marker.kwargs, test=test.nodeid, file=test.path)
+
+
 def _task(config: pytest.Config, test: Any, marker: pytest.Mark) -> tuple[Task, list[pytest.Mark]]:
     """What a test's marker names, and the test's own ``parametrize`` marks over axes of it."""
-    path = axes.suite_path(marker.args, marker.kwargs, test=test.nodeid, file=test.path)
+    path = _suite_file(test, marker)
     own = [m for m in test.iter_markers("parametrize") if axes.names_an_axis(m.args, m.kwargs)]
     instead = axes.overridden(own, test=test.nodeid)
     return bench(config).task(path, marker.kwargs.get("experiment"), **instead), own
