@@ -168,7 +168,9 @@ def test_models_are_looked_for_up_to_the_root_and_no_further(tmp_path: Path) -> 
     link.symlink_to(tmp_path / "project")
     assert len(load_suite(suite, root=link, environ={}).models) == 2
     (tmp_path / "project" / "models.yaml").rename(tmp_path / "models.yaml")
-    with pytest.raises(CatalogError, match=r"no models\.yaml beside it, nor in a folder above it up to \S+project$"):
+    with pytest.raises(
+        CatalogError, match=r"no models\.yaml beside it, nor in a folder above it up to \S+project; write one, as in"
+    ):
         load_suite(suite, root=link, environ={})
 
 
@@ -247,8 +249,8 @@ CASES: list[tuple[str, dict[str, str], list[str]]] = [
     ),
     (
         "task without prompts",
-        {"suite": SUITE.replace("task: tip", "task: poem")},
-        ["tips.yaml:1", "no prompts", "poem"],
+        {"suite": SUITE.replace("task: tip", "task: tips")},
+        ["tips.yaml:1", "no prompts for task 'tips' (did you mean 'tip'?); write one as <version>.yaml; looked for /"],
     ),
     (
         "no such scenarios file",

@@ -40,7 +40,10 @@ def find_models(suite: Path, root: Path) -> Path:
                 return folder / "models.yaml"
         looked.append(str(folders[-1]))
     up_to = " and ".join(dict.fromkeys(looked))
-    raise CatalogError(f"{suite}: there is no models.yaml beside it, nor in a folder above it up to {up_to}")
+    raise CatalogError(
+        f"{suite}: there is no models.yaml beside it, nor in a folder above it up to {up_to}; write one, as in  "
+        "models: {haiku: {model: anthropic/claude-haiku-4-5, api_key_env: ANTHROPIC_API_KEY}}"
+    )
 
 
 def load_models(file: Path) -> tuple[Model, ...]:

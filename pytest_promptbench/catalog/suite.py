@@ -182,9 +182,14 @@ def prompt_folder(suite: Path, root: Path, task: str) -> Path | None:
 def _load_prompts(shape: SuiteFile, document: Located, root: Path, choice: Choice) -> list[tuple[Prompt, Located]]:
     folder = prompt_folder(document.file, root, shape.task)
     if folder is None:
-        looked = ", ".join(str(f / shape.task) for f in _folders(document.file, root, "prompts"))
+        folders = _folders(document.file, root, "prompts")
+        known = sorted({task.name for f in folders for task in f.glob("*/")})
+        looked = ", ".join(str(f / shape.task) for f in folders)
         place = f"{document.file}:{document.line(('task',))}"
-        raise CatalogError(f"{place}: there are no prompts for task {shape.task!r}; looked for {looked}")
+        raise CatalogError(
+            f"{place}: there are no prompts for task {shape.task!r}{hint(shape.task, known)}; write one as "
+            f"<version>.yaml; looked for {looked}"
+        )
     files = versions(folder)
     if not files:
         raise CatalogError(f"{folder}: there is no prompt in it; write one as <version>.yaml")
