@@ -265,6 +265,16 @@ CASES: list[tuple[str, dict[str, str], list[str]]] = [
     ("scenario id", {"suite": SUITE.replace("id: exam", 'id: "a[0]"')}, ["tips.yaml:5", "must not hold '['"]),
     ("model name", {"models": "models:\n  'a[1]': {model: x}\n"}, ["models.yaml:2", "must not hold '['"]),
     (
+        "a model's own key below params",
+        {"models": "models:\n  a: {model: x, params: {timeout: 5}}\n"},
+        ["models.yaml:2: models.a.params must not hold 'timeout'", "a key of the model in models.yaml, beside"],
+    ),
+    (
+        "several outputs by params",
+        {"v2": PROMPT + "params: {n: 2}\n"},
+        ["v2.yaml", "params must not hold 'n'", "write samples into the suite"],
+    ),
+    (
         "model without a model",
         {"models": "models:\n  a: {params: {}}\n"},
         ["models.yaml:2", "'models.a.model' is missing"],

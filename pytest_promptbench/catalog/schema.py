@@ -46,7 +46,19 @@ def _name(text: str) -> str:
     return text
 
 
-_SET_BY_US = ("model", "messages", "api_base", "base_url", "stream", "n", "timeout", "max_retries", "num_retries")
+_OF_THE_MODEL = "; it is a key of the model in models.yaml, beside its params"
+_SET_BY_US = {
+    "model": _OF_THE_MODEL,
+    "messages": "",
+    "api_base": _OF_THE_MODEL,
+    "base_url": "; write it as api_base into models.yaml, beside the model's params",
+    "stream": "",
+    "n": "; for several outputs a cell, write samples into the suite",
+    "timeout": _OF_THE_MODEL,
+    "max_retries": "",
+    "num_retries": "",
+}
+"""What no params hold, and where it belongs."""
 
 
 def _params(params: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +67,7 @@ def _params(params: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"must not hold {secret!r}: keys come from the environment only; name it with api_key_env")
     ours = next((key for key in params if key in _SET_BY_US), None)
     if ours is not None:
-        raise ValueError(f"must not hold {ours!r}: promptbench sets it itself")
+        raise ValueError(f"must not hold {ours!r}: promptbench sets it itself{_SET_BY_US[ours]}")
     return params
 
 
