@@ -863,9 +863,26 @@ def test_a_fixture_may_make_something_else_of_the_candidate(project: Project) ->
     assert "your prompt is odd" in result.out
 
 
+def test_numbers_and_true_of_toml(project: Project) -> None:
+    section = "[tool.pytest]" if pytest.version_tuple >= (9, 2) else "[tool.pytest.ini_options]"
+    number = "bench_max_cost = 0.5\nbench_concurrency = 3\n"
+    project.file("pyproject.toml", f"{section}\n{number}")
+    priced = project.pytest()
+    assert (priced.code, "--bench-max-cost needs to know prices" in priced.text) == (4, True), priced.text
+    project.file("pyproject.toml", f"{section}\n{number}bench_allow_unpriced = true\nbench_compare = true\n")
+    refused = project.pytest()
+    assert (refused.code, "/evals/baseline.json: there is no baseline" in refused.text) == (4, True), refused.text
+    project.file("pyproject.toml", f"{section}\nbench_concurrency = 0\n")
+    refused = project.pytest()
+    assert (refused.code, "bench_concurrency: '0' is not a whole number" in refused.text) == (4, True), refused.text
+    assert project.provider.count == 0
+
+
 def test_lists_in_pyproject(project: Project) -> None:
     project.file("pyproject.toml", "[tool.pytest.ini_options]\nbench_models = ['haiku']\n")
-    assert project.pytest().outcomes() == {"passed": 6}
+    result = project.pytest()
+    assert result.outcomes() == {"passed": 6}
+    assert "Warning" not in result.text
     project.file("pyproject.toml", "[tool.pytest.ini_options]\nbench_concurrency = ['4']\n")
     refused = project.pytest()
     assert (refused.code, "ini key bench_concurrency: ['4']; expected one value" in refused.err) == (4, True), (

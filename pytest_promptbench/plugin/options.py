@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -145,9 +147,18 @@ def add(parser: pytest.Parser) -> None:
     group = parser.getgroup("promptbench", "LLM evals (pytest-promptbench)")
     for name, (flag, details) in OPTIONS.items():
         group.addoption(flag, default=None, **details)
-        kind: Any = {"store_true": "bool", "append": "linelist"}.get(details.get("action", ""), "string")
+        kind: Any = {"store_true": "bool", "append": "linelist"}.get(details.get("action", ""), _one_value(details))
         for spelling in _spellings(name):
             parser.addini(spelling, f"default of {flag}", type=kind, default=None)
+
+
+def _one_value(details: Mapping[str, Any]) -> Any:
+    """The type of a key with one value. Below ``[tool.pytest]`` a number or true is one, where pytest can say so."""
+    if pytest.version_tuple < (9, 2):
+        return "string"
+    if "const" in details:
+        return str | bool
+    return str | int | float if "type" in details else "string"
 
 
 def given(config: pytest.Config, name: str) -> bool:
@@ -204,10 +215,14 @@ def value(config: pytest.Config, name: str) -> Any:
 def _configured(config: pytest.Config, name: str) -> tuple[str, Any] | None:
     for spelling in _spellings(name):
         try:
-            text = config.getini(spelling)
+            with warnings.catch_warnings():  # pytest has no type for "a text or a list", and warns of each list
+                warnings.filterwarnings("ignore", "Passing a value that is not a string", DeprecationWarning)
+                text = config.getini(spelling)
         except (pytest.UsageError, TypeError, ValueError) as error:  # which names no key
             expected = "; expected true or false" if OPTIONS[name][1].get("action") == "store_true" else ""
             raise pytest.UsageError(f"ini key {spelling}: {error}{expected}") from None
+        if isinstance(text, int | float) and OPTIONS[name][1].get("action") != "store_true":
+            text = str(text)  # of TOML
         off = "const" in OPTIONS[name][1] and str(text).lower() == "false"
         if text not in (None, "", [], False) and not off:
             return spelling, text
