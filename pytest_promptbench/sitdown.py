@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import re
 import shlex
@@ -18,7 +17,7 @@ from .clock import utc_now
 from .errors import PacketError, TrackingError, UsageError
 from .judging import fingerprint
 from .leaderboard import current_candidates, pending_candidates
-from .packet import Packet, build_packet, item_ids, match_verdicts, parse_packet, read_packet, write_packet
+from .packet import Packet, build_packet, item_ids, match_verdicts, parse_packet, read_packet, set_aside, write_packet
 from .records import Group, Judge, LoggedCandidate, Rubric, Tier
 from .report.text import plural
 from .session import (
@@ -127,32 +126,17 @@ def pending_of(
 
 
 def _keep_scored(file: Path) -> Iterator[str]:
-    """Move what is no packet, or one that somebody has scored, applied or not, out of the way, and say so."""
-    if not file.is_file() or _is_unscored(file):
-        return
-    numbers = itertools.chain([""], (f"-{i}" for i in itertools.count(2)))
-    aside = next(p for n in numbers if not (p := file.with_name(f"{file.stem}.scored{n}{file.suffix}")).exists())
+    """Move what somebody may have scored out of the way, and say so."""
+    aside = file.with_name(f"{file.stem}.scored{file.suffix}")
     try:
-        file.rename(aside)
+        kept = set_aside(file, aside)
     except OSError as error:
         raise UsageError(
             f"{file}: it may hold scores and cannot be kept as {aside}: {error.strerror or error}"
         ) from None
-    yield f"{file.name} was there already and is kept as {aside.name}; apply it too, if it holds scores not yet applied"
-
-
-def _is_unscored(file: Path) -> bool:
-    """Whether a file is a packet without a single answer of a judge's."""
-    try:
-        packet = parse_packet(read_packet(file))
-    except PacketError:
-        return False  # perhaps hours of somebody's scores and one comma too many
-    filled = {c.name for c in packet.rubric.criteria if c.check}
-    return all(
-        output.rationale is None and all(v is None for k, v in output.scores.items() if k not in filled)
-        for item in packet.items
-        for output in item.candidates
-    )
+    if kept is not None:
+        there = f"{file.name} was there already and is kept as {kept.name}"
+        yield f"{there}; apply it too, if it holds scores not yet applied"
 
 
 @dataclass(frozen=True, kw_only=True)

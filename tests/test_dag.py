@@ -18,7 +18,7 @@ import pytest
 
 from pytest_promptbench.airflow.process import STOPPED, Ending, PytestProcess, ending
 from pytest_promptbench.airflow.request import PARAMS, Project, Request, project, slug, unknown_keys
-from pytest_promptbench.airflow.waiting import Exported, exported, pending
+from pytest_promptbench.airflow.waiting import Exported, cleared, exported, pending
 from pytest_promptbench.errors import UsageError
 
 from .airflow_home import CHECKOUT, AirflowHome, airflow_python, memory_mb
@@ -297,6 +297,32 @@ def test_a_run_waits_for_what_its_packets_offer_and_nothing_else(evals: Evals) -
     evals.provider.script("be brief", Fault(status=400))
     generate(text.replace("be v1", "be brief"))
     assert left(back) == 0
+
+
+def test_an_export_that_is_done_again_keeps_what_a_judge_has_scored_of_the_first(evals: Evals) -> None:
+    folder = evals.root / ".promptbench/packets/nightly"
+
+    def export() -> Exported:
+        done = evals.pytest("--bench-experiment", "e", "--judge-export", str(folder / "packet.json"))
+        assert done.code == 0, done.text
+        return exported(evals.store, "e", folder)
+
+    assert evals.pytest("--bench-experiment", "e").code == 0
+    assert cleared(folder) == []
+    first = export()
+    assert cleared(folder) == []
+    assert list(folder.iterdir()) == [], "nobody has scored it"
+    assert export() == first
+
+    for name in ("packet.json", "packet-2.json"):
+        packet = folder / "packet.json"
+        evals.score(str(packet.relative_to(evals.root)), only=3)
+        scored = packet.read_bytes()
+        (kept,) = cleared(folder)
+        assert kept == folder / "scored" / name
+        assert kept.read_bytes() == scored
+        assert export() == first, "and offers nothing of the run"
+    assert "applied 3" in evals.pytest("--judge-apply", str(kept)).out
 
 
 def test_what_waits_for_a_judge_in_another_group_keeps_no_run_waiting(evals: Evals) -> None:

@@ -21,7 +21,7 @@ from .filing import file_papers
 from .process import Ending, Finished, PytestProcess
 from .request import SETTINGS, Project, Request, project
 from .triggers import VerdictsTrigger, setting
-from .waiting import exported, pending
+from .waiting import cleared, exported, pending
 
 POLL_S = 15.0
 _LOG = logging.getLogger(__name__)
@@ -154,10 +154,13 @@ class ExportOperator(PytestOperator):
         return request.export()
 
     def _run(self, request: Request, here: Project) -> Finished:
-        # An earlier try's packets are not this one's.
-        folder = (here.root / request.packet).parent
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        # A task that is tried again, or cleared while a person had the packet.
+        for kept in cleared((here.root / request.packet).parent):
+            self.log.warning(
+                "A packet of an earlier export may hold scores and is kept as %s; apply it, if it holds scores not yet "
+                "applied",
+                kept.relative_to(here.root),
+            )
         return super()._run(request, here)
 
     def conclude(self, done: Finished, request: Request, here: Project) -> dict[str, Any]:

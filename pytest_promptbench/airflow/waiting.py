@@ -8,10 +8,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..leaderboard import pending_candidates
-from ..packet import item_ids
+from ..packet import item_ids, set_aside
 from ..records import Group, LoggedCandidate
 from ..tracking.entry import RUBRIC_SHA256
 from ..tracking.store import TrackingStore
+
+SCORED = "scored"
+"""The folder below a run's packets that has those of its earlier exports which somebody has scored."""
+
+
+def cleared(folder: Path) -> list[Path]:
+    """Make the folder of a run's packets ready for an export: those of an earlier one are not this one's.
+
+    They are deleted, but for what somebody may have scored: where that is kept now. OSError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = []
+    for file in sorted(folder.glob("*.json")):
+        aside = set_aside(file, folder / SCORED / file.name)
+        if aside is None:
+            file.unlink()
+        else:
+            kept.append(aside)
+    return kept
 
 
 @dataclass(frozen=True, kw_only=True)

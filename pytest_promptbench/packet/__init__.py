@@ -6,6 +6,7 @@ judge wrote is checked against the rubric before any of it becomes a verdict, an
 
 from __future__ import annotations
 
+from .aside import set_aside
 from .build import build_packet, item_id, item_ids
 from .document import PACKET_SCHEMA, Packet, PacketItem, PacketOutput, parse_packet
 from .file import NoJsonError, read_packet, write_packet
@@ -24,5 +25,6 @@ __all__ = [
     "match_verdicts",
     "parse_packet",
     "read_packet",
+    "set_aside",
     "write_packet",
 ]

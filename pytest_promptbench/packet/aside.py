@@ -1,0 +1,38 @@
+"""What somebody has scored is kept where another packet takes its place."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from ..errors import PacketError
+from .document import parse_packet
+from .file import read_packet
+
+
+def set_aside(file: Path, aside: Path) -> Path | None:
+    """Move what is no packet, or one that somebody has scored, applied or not; to ``aside``, or a free name like it.
+
+    Where it is now; None where nothing is there that is to be kept. OSError.
+    """
+    if not file.is_file() or _is_unscored(file):
+        return None
+    numbers = itertools.chain([""], (f"-{i}" for i in itertools.count(2)))
+    aside = next(p for n in numbers if not (p := aside.with_name(f"{aside.stem}{n}{aside.suffix}")).exists())
+    aside.parent.mkdir(exist_ok=True)
+    file.rename(aside)
+    return aside
+
+
+def _is_unscored(file: Path) -> bool:
+    """Whether a file is a packet without a single answer of a judge's."""
+    try:
+        packet = parse_packet(read_packet(file))
+    except PacketError:
+        return False  # perhaps hours of somebody's scores and one comma too many
+    filled = {c.name for c in packet.rubric.criteria if c.check}
+    return all(
+        output.rationale is None and all(v is None for k, v in output.scores.items() if k not in filled)
+        for item in packet.items
+        for output in item.candidates
+    )
