@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 import os
@@ -10,6 +11,7 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -32,7 +34,7 @@ from pytest_promptbench.api import AirflowSettings, ServiceSettings, create_app,
 from pytest_promptbench.api.guard import Tokens
 from pytest_promptbench.api.jobs import Jobs, StartError
 from pytest_promptbench.api.models import CandidateShape, LeaderboardShape, PacketShape
-from pytest_promptbench.api.serve import FOR_WHO_WAITS
+from pytest_promptbench.api.serve import FOR_WHO_WAITS, PATIENCE_S
 from pytest_promptbench.cli import main
 from pytest_promptbench.errors import PacketError, UsageError
 from pytest_promptbench.experiments import Experiments
@@ -139,6 +141,12 @@ def root(logged: Project, tmp_path: Path) -> Path:
 @contextmanager
 def served(root: Path, **environ: str) -> Iterator[str]:
     """``promptbench serve`` as a process; its address."""
+    with service(root, **environ) as (address, _):
+        yield address
+
+
+@contextmanager
+def service(root: Path, **environ: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PROMPTBENCH_"))}
     process = subprocess.Popen(
         [sys.executable, "-m", "pytest_promptbench", "serve", "--port", "0", "--root", str(root)],
@@ -148,7 +156,7 @@ def served(root: Path, **environ: str) -> Iterator[str]:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert " at http://127.0.0.1:" in line, line
-        yield line.split(" at ")[1].split("/ ")[0]
+        yield line.split(" at ")[1].split("/ ")[0], process
     finally:
         process.terminate()
         process.wait(30)
@@ -695,6 +703,34 @@ def test_a_client_that_hangs_up_within_a_body_is_no_mistake_of_the_service(logge
 
     asyncio.run(create_app(settings_of(logged.root, token=TOKEN))(scope, receive, send))
     assert sent[0]["status"] == 400
+
+
+def test_a_service_that_is_told_to_end_waits_for_no_client_that_stalls_but_for_verdicts_that_it_takes_in(
+    root: Path, logged: Project
+) -> None:
+    def post(address: str) -> None:
+        with contextlib.suppress(httpx.HTTPError):  # the answer may come too late
+            httpx.post(f"{address}/api/bench/verdicts", json=scored(packet), timeout=60)
+
+    with service(root) as (address, process):
+        packet = httpx.get(f"{address}/api/bench/packet/{EXPERIMENT}", timeout=60).json()
+        host, _, port = address.removeprefix("http://").partition(":")
+        stalled = socket.create_connection((host, int(port)), timeout=60)
+        head = f"POST /api/bench/verdicts HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        stalled.sendall(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
+        with contextlib.closing(sqlite3.connect(root / "mlflow.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            sending = threading.Thread(target=post, args=[address])
+            sending.start()
+            time.sleep(2)  # until it waits for the database
+            process.terminate()
+            time.sleep(PATIENCE_S + 2)
+            other.execute("ROLLBACK")
+        assert process.wait(20) in (0, -signal.SIGTERM)
+    sending.join()
+    stalled.close()
+    taken = client_of(root).get(f"/api/bench/runs/{EXPERIMENT}?judge_kind=claude-code").json()
+    assert taken["matching"] == 12
 
 
 def test_parse_errors_are_packet_errors() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import threading
@@ -60,6 +61,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         threading.Thread(target=warm, name="warm-up", daemon=True).start()
         runs.watch()
         yield
+        await asyncio.get_running_loop().shutdown_default_executor()  # verdicts that are being taken in
 
     app = FastAPI(
         title="pytest-promptbench",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from ..agreement import agreement_json
 from ..errors import PacketError
@@ -178,7 +178,8 @@ def api_routes(*, settings: ServiceSettings, experiments: Experiments, runs: Run
                 message=applied.message,
             )
 
-        return json_answer((await run_in_threadpool(take)).model_dump())
+        # In a thread of the loop's own: a service that ends waits for those.
+        return json_answer((await asyncio.to_thread(take)).model_dump())
 
     @router.get("/api/bench/suites", response_model=models.Suites, responses=_READ, tags=["run"])
     def get_suites(request: Request) -> Response:

@@ -21,6 +21,9 @@ FOR_WHO_WAITS = {
 defaults, seven retries of 120 s each and no end, are for sessions.
 """
 
+PATIENCE_S = 5
+"""How long a service that is told to end waits for its requests: a client that stalls would hold it up for ever."""
+
 
 def serve(settings: ServiceSettings, *, say: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM. ``say`` is told the address once it is bound; port 0 takes any free one."""
@@ -38,7 +41,13 @@ def serve(settings: ServiceSettings, *, say: Callable[[str], None]) -> None:
         port = listener.getsockname()[1]
         host = f"[{settings.host.strip('[]')}]" if family == socket.AF_INET6 else settings.host
         say(f"promptbench serves {settings.root} at http://{host}:{port}/ (API under /api, {_access(settings)})")
-        config = uvicorn.Config(create_app(settings), log_level="warning", server_header=False, lifespan="on")
+        config = uvicorn.Config(
+            create_app(settings),
+            log_level="warning",
+            server_header=False,
+            lifespan="on",
+            timeout_graceful_shutdown=PATIENCE_S,
+        )
         uvicorn.Server(config).run(sockets=[listener])
     finally:
         listener.close()
