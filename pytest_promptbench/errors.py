@@ -13,6 +13,7 @@
     │   └── NotGeneratedError   nobody was asked: the session stopped, or its money is used up
     ├── LedgerError             answers and candidates cannot be kept: the disk is full, or the file cannot be written
     └── TrackingError           MLflow could not be reached or refused
+        └── SpoiltError         what it holds of a candidate cannot be read
 
 Every message names the file, key or item, the value found and what would be right.
 """
@@ -28,6 +29,7 @@ __all__ = [
     "PacketError",
     "PermanentError",
     "PromptbenchError",
+    "SpoiltError",
     "TrackingError",
     "TransientError",
     "UsageError",
@@ -105,3 +107,7 @@ class LedgerError(PromptbenchError):
 
 class TrackingError(PromptbenchError):
     """MLflow could not be reached, or refused what was sent."""
+
+
+class SpoiltError(TrackingError):
+    """Somebody has written to a run in MLflow what no tag of ours holds. Another try finds the same."""

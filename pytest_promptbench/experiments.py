@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from .agreement import Agreement, agreement_report
 from .catalog.rubric import load_rubric
-from .errors import CatalogError, UsageError
+from .errors import CatalogError, SpoiltError, UsageError
 from .leaderboard import build_leaderboard, newest
 from .packet import build_packet, parse_packet
 from .packet.document import plain
@@ -131,7 +131,8 @@ class Summary:
     """How many candidates an experiment holds, in which state.
 
     Of all that is logged; but pending is only what still waits for a judge.
-    ``to_judge``: a task of which something is pending. ``last_at`` is in milliseconds since the epoch.
+    ``to_judge``: a task of which something is pending. ``last_at`` is in milliseconds since the epoch. ``problem``: why
+    nothing of it can be told.
     """
 
     name: str
@@ -139,6 +140,7 @@ class Summary:
     counts: Mapping[str, int]
     to_judge: str | None
     last_at: int | None
+    problem: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,8 +307,14 @@ class Experiments:
         return self._while_unchanged(("read", name), lambda: self._read(name), lambda e: len(e.candidates))
 
     def summary(self, name: str) -> Summary:
-        """Likewise, and kept for longer than its candidates."""
-        return self._while_unchanged(("summary", name), lambda: self.read(name).summary)
+        """Likewise, and kept for longer than its candidates. One with a spoilt run holds up no other, so it says so."""
+        return self._while_unchanged(("summary", name), lambda: self._summary(name))
+
+    def _summary(self, name: str) -> Summary:
+        try:
+            return self.read(name).summary
+        except SpoiltError as error:
+            return Summary(name=name, tasks=(), counts=_counts((), 0), to_judge=None, last_at=None, problem=str(error))
 
     def _read(self, name: str) -> Experiment:
         store = self.store()

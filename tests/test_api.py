@@ -296,6 +296,26 @@ def test_runs_come_in_pages_that_together_are_all(reader: httpx.Client) -> None:
     assert all(r["outputs"] and r["context"]["situation"].startswith("situation-") for r in seen)
 
 
+def test_an_experiment_with_a_spoilt_run_holds_up_no_other_and_says_so(root: Path, logged: Project) -> None:
+    store = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=None)
+    other = store.client.create_experiment("other")
+    run = store.client.create_run(
+        other, tags={"promptbench.candidate": "c", "promptbench.checks": "<spoilt>"}
+    ).info.run_id
+    store.client.set_terminated(run)
+    client = client_of(root)
+    there = {e["name"]: e for e in client.get("/api/bench/experiments").json()["experiments"]}
+    assert (there[EXPERIMENT]["candidates"], there[EXPERIMENT]["problem"]) == (12, None)
+    assert (there["other"]["candidates"], there["other"]["tasks"]) == (0, [])
+    assert f"run {run} of experiment 'other': its promptbench tags cannot be read" in there["other"]["problem"]
+    page = client.get("/").text
+    assert "mend or delete the run in MLflow" in page
+    assert "&lt;spoilt&gt;" not in page, "of a tag only what is wrong with it"
+    assert "mend or delete the run in MLflow" in problem(client.get("/api/bench/leaderboard/other"), 409)
+    store.client.delete_run(run)
+    assert [e["problem"] for e in client.get("/api/bench/experiments").json()["experiments"]] == [None] * 3
+
+
 def test_experiments_come_in_pages(reader: httpx.Client) -> None:
     first = reader.get("/api/bench/experiments", params={"limit": 1}).json()
     second = reader.get("/api/bench/experiments", params={"limit": 1, "offset": first["next_offset"]}).json()

@@ -57,7 +57,7 @@ def summary_shape(found: Summary) -> models.ExperimentSummary:
     tasks = [
         models.TaskSummary(task=t.task, rubric=t.rubric, rubric_sha256=t.rubric_sha256, **t.counts) for t in found.tasks
     ]
-    return models.ExperimentSummary(name=found.name, tasks=tasks, **found.counts)
+    return models.ExperimentSummary(name=found.name, tasks=tasks, problem=found.problem, **found.counts)
 
 
 def rubric_of(experiments: Experiments, group: Group) -> Rubric | None:

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from ..airflow.request import IN_WORDS, Project
-from ..errors import PromptbenchError, TrackingError, UsageError
+from ..errors import PromptbenchError, SpoiltError, TrackingError, UsageError
 from ..experiments import AmbiguousError, Experiments, NotFoundError, RubricTextError
 from ..packet import NoJsonError
 from ..tracking.store import TrackingStore
@@ -108,6 +108,8 @@ def _problem(error: Exception, settings: ServiceSettings) -> ProblemError:
         return ProblemError(error.status_code, detail, headers=headers)
     if isinstance(error, ClientDisconnect):  # who is told is gone; it is no mistake of ours, with a traceback
         return ProblemError(400, "the connection was closed before the body was whole")
+    if isinstance(error, RubricTextError | SpoiltError):  # before what it is one of: MLflow is well
+        return ProblemError(409, str(error))
     if isinstance(error, TrackingError):
         return ProblemError(
             503,
@@ -120,8 +122,6 @@ def _problem(error: Exception, settings: ServiceSettings) -> ProblemError:
         return ProblemError(429, str(error), headers={"Retry-After": "30"})
     if isinstance(error, NotFoundError):
         return ProblemError(404, str(error))
-    if isinstance(error, RubricTextError):
-        return ProblemError(409, str(error))
     if isinstance(error, NoJsonError):
         return ProblemError(400, f"the body is no JSON: {error}")
     if isinstance(error, AmbiguousError | UsageError):

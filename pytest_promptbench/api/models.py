@@ -77,6 +77,7 @@ class TaskSummary(Counts):
 class ExperimentSummary(Counts):
     name: str
     tasks: list[TaskSummary]
+    problem: str | None = Field(description="why nothing of it can be told, as where somebody spoilt a run's tags")
 
 
 class ExperimentPage(_Shape):
@@ -106,6 +107,7 @@ class ExperimentPage(_Shape):
                                     "failed": 0,
                                 }
                             ],
+                            "problem": None,
                         }
                     ],
                     "total": 1,

@@ -57,7 +57,7 @@ class Pages:
     def experiments(self, request: Request, offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0) -> Response:
         names = self._experiments.names()
         shown = [self._experiments.summary(n) for n in names[offset : offset + PAGE_SIZE]]
-        rows = [_experiment_row(e) for e in shown if e.tasks]
+        rows = [_experiment_row(e) for e in shown if e.tasks or e.problem]
         return self._page(
             request,
             "experiments.html.j2",
@@ -270,6 +270,7 @@ class _ExperimentRow:
     tasks: str
     counts: Mapping[str, int]
     at: str
+    problem: str | None
 
 
 def _experiment_row(found: Summary) -> _ExperimentRow:
@@ -280,6 +281,7 @@ def _experiment_row(found: Summary) -> _ExperimentRow:
         tasks=visible(", ".join(t.task for t in found.tasks)),
         counts=found.counts,
         at=_day(found.last_at or 0),
+        problem=visible(found.problem) if found.problem is not None else None,
     )
 
 

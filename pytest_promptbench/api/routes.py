@@ -44,7 +44,7 @@ _MEANING = {
     401: "A token is needed, or this one is not known",
     403: "The token is read-only, or a page of another site asked",
     404: "There is no such experiment, task, rubric or run",
-    409: "The rubric that MLflow holds cannot be read",
+    409: "What MLflow holds of a candidate or rubric cannot be read",
     413: "The body is too large",
     415: "The body is not declared as JSON",
     421: "Asked under a name that is not this machine's, without a token",
@@ -155,7 +155,7 @@ def api_routes(*, settings: ServiceSettings, experiments: Experiments, runs: Run
     @router.post(
         VERDICTS,
         response_model=models.Taken,
-        responses=_errors(400, 403, 404, 413, 415, 422, 503),
+        responses=_errors(400, 403, 404, 409, 413, 415, 422, 503),
         tags=["judge"],
         openapi_extra={
             "requestBody": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 
-from ..errors import TrackingError
+from ..errors import SpoiltError
 from ..records import LoggedCandidate
 from . import entry as names
 from . import verdicts
@@ -17,11 +17,11 @@ UNREAD = Unread(tags=(names.RUBRIC_TEXT, "mlflow.runName", "mlflow.user", "mlflo
 
 
 def candidate_of(run: Run, experiment: str) -> LoggedCandidate:
-    """A complete candidate. TrackingError, naming the run, where somebody has written what no tag of ours holds."""
+    """A complete candidate. SpoiltError, naming the run, where somebody has written what no tag of ours holds."""
     try:
         return _read_run(run, experiment)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise TrackingError(
+        raise SpoiltError(
             f"run {run.run_id} of experiment {experiment!r}: its promptbench tags cannot be read "
             f"({type(error).__name__}: {error}); mend or delete the run in MLflow"
         ) from error
