@@ -19,7 +19,7 @@ import pytest
 from pytest_promptbench.airflow.process import STOPPED, Ending, PytestProcess, ending
 from pytest_promptbench.airflow.request import PARAMS, Project, Request, project, slug, unknown_keys
 from pytest_promptbench.airflow.waiting import Exported, cleared, exported, pending
-from pytest_promptbench.errors import UsageError
+from pytest_promptbench.errors import TrackingError, UsageError
 
 from .airflow_home import CHECKOUT, AirflowHome, airflow_python, memory_mb
 from .project import TEST, children_of, migrated_database
@@ -323,6 +323,19 @@ def test_an_export_that_is_done_again_keeps_what_a_judge_has_scored_of_the_first
         assert kept.read_bytes() == scored
         assert export() == first, "and offers nothing of the run"
     assert "applied 3" in evals.pytest("--judge-apply", str(kept)).out
+
+
+def test_a_database_that_is_away_for_a_while_is_not_one_where_all_is_judged(evals: Evals) -> None:
+    assert evals.pytest("--bench-experiment", "e").code == 0
+    group = evals.store.read("e")[0].group
+    for file in evals.root.glob("mlflow.db*"):
+        file.rename(file.with_name(f"away-{file.name}"))
+    with pytest.raises(TrackingError, match=r"MLflow at sqlite:///.*/mlflow\.db has no experiment 'e': bring it back"):
+        pending(evals.store, "e", [group])
+    assert list(evals.root.glob("mlflow.db*")) == [], "and none is made in its place"
+    for file in evals.root.glob("away-*"):
+        file.rename(file.with_name(file.name.removeprefix("away-")))
+    assert pending(evals.store, "e", [group]) == 8
 
 
 def test_what_waits_for_a_judge_in_another_group_keeps_no_run_waiting(evals: Evals) -> None:

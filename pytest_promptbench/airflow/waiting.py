@@ -7,9 +7,11 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import TrackingError
 from ..leaderboard import pending_candidates
 from ..packet import item_ids, set_aside
 from ..records import Group, LoggedCandidate
+from ..tracking.address import redacted
 from ..tracking.entry import RUBRIC_SHA256
 from ..tracking.store import TrackingStore
 
@@ -77,9 +79,14 @@ def pending(
 ) -> int:
     """How many candidates of these groups of an experiment wait for a sit-down verdict. TrackingError.
 
+    So it is where MLflow has not got the experiment, as on a disk that is away for a while: its packets are out, and
+    nothing pending would mean that they are judged.
+
     Not what was generated anew from changed files since, which no packet offers any more, and not what the run's own
     packets have ``left_out``. What is judged is read too: only beside it is seen what is superseded.
     """
+    if store.experiment(experiment) is None:
+        raise TrackingError(f"MLflow at {redacted(store.uri)} has no experiment {experiment!r}: bring it back")
     wanted, passed_over = {tuple(g) for g in groups}, set(left_out)
     rubrics = sorted({sha for _, sha in wanted})
     found = [c for sha in rubrics for c in store.read(experiment, tags={RUBRIC_SHA256: sha})]
