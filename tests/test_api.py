@@ -1104,6 +1104,21 @@ def test_jobs_whose_place_is_a_file_are_told_by_name(root: Path, logged: Project
     assert re.search(told, problem(client.get("/api/bench/run/bench-x"), 503))
 
 
+def test_a_project_that_was_moved_away_is_not_one_where_nothing_ran_yet(root: Path, logged: Project) -> None:
+    project = copy_of(logged, root / "project")
+    client = client_of(project, environ=logged.environment())
+    assert client.get("/api/bench/suites").json()["files"]
+    project.rename(root / "moved")
+    told = f"the project {project} is not there any more: bring it back, or start this service anew with --root"
+    for path in ("experiments", f"leaderboard/{EXPERIMENT}", "suites", "run/bench-x"):
+        assert problem(client.get(f"/api/bench/{path}"), 503) == told
+    assert problem(client.post("/api/bench/run", json={"suite": "evals"}), 503) == told
+    assert problem(client.get("/api/health"), 503).startswith("MLflow does not answer: look after the database's file")
+    assert not project.exists()
+    (root / "moved").rename(project)
+    assert EXPERIMENT in {e["name"] for e in client.get("/api/bench/experiments").json()["experiments"]}
+
+
 def test_a_job_whose_disk_is_full_says_why_it_failed(tmp_path: Path) -> None:
     """Its log has no room, and its state the room that it had set aside."""
     folder = tmp_path / "bench-20261123T120000-00000000"

@@ -20,6 +20,7 @@ from ..airflow.request import IN_WORDS, Project
 from ..errors import PromptbenchError, SpoiltError, TrackingError, UsageError
 from ..experiments import AmbiguousError, Experiments, NotFoundError, RubricTextError
 from ..packet import NoJsonError
+from ..tracking.address import sqlite_file
 from ..tracking.store import TrackingStore
 from . import models
 from .airflow import Airflow, AirflowError
@@ -28,7 +29,7 @@ from .jobs import BusyError, FolderError, Jobs, StartError
 from .pages import Pages
 from .problems import ProblemError
 from .routes import api_routes
-from .settings import ServiceSettings
+from .settings import RootError, ServiceSettings
 from .start import Runs
 
 
@@ -36,6 +37,9 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     """The service as an ASGI application. Nothing is opened or started until it serves."""
 
     def store() -> TrackingStore:
+        file = sqlite_file(settings.tracking_uri)
+        if file is not None and file.is_relative_to(settings.root):
+            settings.check_root()
         return TrackingStore(settings.tracking_uri, artifact_root=settings.artifact_root)
 
     experiments = Experiments(store)
@@ -50,7 +54,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         open_store=experiments.store,
         poll_s=settings.poll_s,
     )
-    runs = Runs(root=settings.root, jobs=jobs, airflow=airflow, experiments=experiments)
+    runs = Runs(settings=settings, jobs=jobs, airflow=airflow, experiments=experiments)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -116,7 +120,7 @@ def _problem(error: Exception, settings: ServiceSettings) -> ProblemError:
             f"{error}. {settings.mlflow_remedy}. Sending the same request again is safe.",
             headers={"Retry-After": "10"},
         )
-    if isinstance(error, AirflowError | StartError | FolderError):
+    if isinstance(error, AirflowError | StartError | FolderError | RootError):
         return ProblemError(503, str(error), headers={"Retry-After": "10"})
     if isinstance(error, BusyError):
         return ProblemError(429, str(error), headers={"Retry-After": "30"})

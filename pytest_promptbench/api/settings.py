@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..errors import UsageError
+from ..errors import PromptbenchError, UsageError
 from ..settings import Identity, resolve
 from ..tracking.address import check_takes_candidates, redacted
 
@@ -20,6 +20,10 @@ AIRFLOW_URL = "PROMPTBENCH_AIRFLOW_URL"
 AIRFLOW_USER = "PROMPTBENCH_AIRFLOW_USERNAME"
 AIRFLOW_PASSWORD = "PROMPTBENCH_AIRFLOW_PASSWORD"  # noqa: S105 - likewise
 SHORTEST_TOKEN = 16
+
+
+class RootError(PromptbenchError):
+    """The project's folder is not there any more: moved, renamed, or on a disk that is away."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,13 @@ class ServiceSettings:
             raise UsageError(
                 f"--host {self.host} can be reached from other machines, so a token is needed: set {TOKEN} "
                 f"(read and write) or {READ_TOKEN} (read only), or bind to 127.0.0.1"
+            )
+
+    def check_root(self) -> None:
+        """RootError. What is looked for in a folder that is not there looks like a project where nothing ran yet."""
+        if not self.root.is_dir():
+            raise RootError(
+                f"the project {self.root} is not there any more: bring it back, or start this service anew with --root"
             )
 
     @property

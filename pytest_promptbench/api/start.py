@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from ..airflow.request import check_gate, default_experiment
@@ -15,7 +14,7 @@ from ..experiments import Experiments
 from .airflow import Airflow
 from .jobs import Job, Jobs
 from .models import RunRequest, RunStarted, RunState, TaskState
-from .settings import AIRFLOW_URL
+from .settings import AIRFLOW_URL, ServiceSettings
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]{0,199}")
 _LOG_LINES = 60
@@ -24,21 +23,24 @@ _LOG_LINES = 60
 class Runs:
     """What ``POST /api/bench/run`` starts and ``GET /api/bench/run/{id}`` tells about."""
 
-    def __init__(self, *, root: Path, jobs: Jobs, airflow: Airflow | None, experiments: Experiments) -> None:
-        self._root = root
+    def __init__(
+        self, *, settings: ServiceSettings, jobs: Jobs, airflow: Airflow | None, experiments: Experiments
+    ) -> None:
+        self._settings = settings
         self._jobs = jobs
         self._experiments = experiments
         self.airflow = airflow
 
     def evals(self) -> Evals:
-        return find_evals(self._root)
+        self._settings.check_root()
+        return find_evals(self._settings.root)
 
     def watch(self) -> None:
         """See to it that runs which wait for a judge go on."""
         self._jobs.watch()
 
     def start(self, request: RunRequest) -> RunStarted:
-        """UsageError for a suite or baseline that is not there, TrackingError, AirflowError, BusyError.
+        """UsageError for a suite or baseline that is not there, RootError, TrackingError, AirflowError, BusyError.
 
         Then nothing was started.
         """
@@ -62,9 +64,11 @@ class Runs:
         return RunStarted(id=run, where="airflow", state="queued", experiment=asked["experiment"])
 
     def find(self, run_id: str) -> RunState | None:
-        """The run of this id, None where there is none."""
+        """The run of this id, None where there is none. RootError, FolderError, AirflowError where nobody can tell."""
         if not _RUN_ID.fullmatch(run_id):
             return None
+        if self.airflow is None:
+            self._settings.check_root()
         job = self._jobs.find(run_id)
         if job is not None:
             return _local(job)
