@@ -18,6 +18,7 @@ import pytest
 
 from pytest_promptbench.airflow.process import STOPPED, Ending, PytestProcess, ending
 from pytest_promptbench.airflow.request import PARAMS, Project, Request, project, slug, unknown_keys
+from pytest_promptbench.airflow.suites import find_evals
 from pytest_promptbench.airflow.waiting import Exported, cleared, exported, pending
 from pytest_promptbench.errors import TrackingError, UsageError
 
@@ -206,6 +207,19 @@ def test_a_suite_file_means_its_tests_alone(tmp_path: Path, text: str, suite: st
         prepared = here.prepared(asked)
         assert list(prepared.tests) == tests
         assert prepared.collect("1/1")[: len(tests)] == prepared.compare()[: len(tests)] == tests
+
+
+@pytest.mark.parametrize("name", ["a\\0b.yaml", "circle.yaml", "\\ud800.yaml"])
+def test_a_suite_file_that_cannot_be_hides_no_other(tmp_path: Path, name: str) -> None:
+    (tmp_path / "evals").mkdir()
+    (tmp_path / "evals/circle.yaml").symlink_to("circle.yaml")
+    (tmp_path / "evals/test_a.py").write_text(SUITES)
+    (tmp_path / "evals/test_b.py").write_text(SUITES.replace("tips.yaml", name))
+    found = find_evals(tmp_path).files
+    assert found == {
+        "evals/test_a.py": ("evals/tips.yaml", "evals/jokes.yaml"),
+        "evals/test_b.py": ("evals/jokes.yaml",),
+    }
 
 
 def test_pytest_gets_the_environment_without_airflow_and_without_pytest_settings(tmp_path: Path) -> None:

@@ -149,10 +149,18 @@ def _markers(path: Path, root: Path) -> list[_Marker] | None:
             argument = node.args[0] if node.args else None
             suite = None
             if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
-                file = (path.parent / argument.value).resolve()
-                suite = file.relative_to(root).as_posix() if file.is_relative_to(root) else None
+                suite = _below(root, path.parent / argument.value)
             found.append((suite, bearers.get(id(node))))
     return found or None
+
+
+def _below(root: Path, path: Path) -> str | None:
+    """A path relative to the root; None where it is not below it, or none that a file can have."""
+    try:
+        file = path.resolve()
+    except (OSError, RuntimeError, ValueError):  # a NUL, links in a circle
+        return None
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else None
 
 
 def _note_bearers(node: ast.AST, inside: str, bearers: dict[int, str]) -> None:
