@@ -58,6 +58,8 @@ def summary(closing: Closing, desk: Desk, *, width: int, color: bool) -> Iterato
         for task in desk.plan.tasks:
             for name, reason in task.suite.skipped.items():
                 yield (f"left out: {name} ({reason})", _WARN)
+            for name, reason in task.suite.judge_skipped.items():
+                yield (f"left out: the judge {name} ({reason})", _WARN)
             yield from _blind_to_scenarios(task.suite)
     if closing.server is not None:
         yield (f"promptbench: {closing.server}", _LOUD)

@@ -145,7 +145,7 @@ def _selected(settings: Settings, tasks: Sequence[Task], task: str, *, saving: b
     ``saving``: an optional model whose key or server is missing here narrows it, too. A comparison misses its rows.
     """
     mine = [t.suite for t in tasks if t.suite.task == task]
-    left_out = saving and any(not name.startswith("judge:") for suite in mine for name in suite.skipped)
+    left_out = saving and any(suite.skipped for suite in mine)
     if settings.models is None and settings.prompts is None and not left_out:
         return None
     return [(m.name, p.version) for suite in mine for m in suite.models for p in suite.prompts]

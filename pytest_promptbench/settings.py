@@ -44,11 +44,17 @@ class Identity(Record):
         return cls(session=f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", today=now.date().isoformat(), workers=workers)
 
 
-INSTEAD_OF_TESTS = (
-    "judge_export", "judge_apply", "judge_queue", "judge_collect", "bench_read", "bench_promote", "bench_rollback",
-    "bench_self_test",
-)  # fmt: skip
-"""Options that have a session do something else than run tests."""
+STEPS = {
+    "judge_export": "judge_export",
+    "judge_apply": "judge_apply",
+    "judge_queue": "judge_queue",
+    "judge_collect": "judge_collect",
+    "bench_read": "read",
+    "bench_promote": "promote",
+    "bench_rollback": "rollback",
+    "bench_self_test": "self_test",
+}
+"""Options that have a session do something else than run tests -> what :class:`Settings` calls them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +105,7 @@ class Settings:
     @property
     def runs_tests(self) -> bool:
         """Whether this session runs tests; else it works on what earlier ones have left."""
-        steps = (
-            self.judge_export, self.judge_apply, self.judge_queue, self.judge_collect, self.read, self.promote,
-            self.rollback, self.self_test,
-        )  # fmt: skip
-        return all(step is None for step in steps)
+        return all(getattr(self, name) is None for name in STEPS.values())
 
     @property
     def artifact_root(self) -> Path | None:
@@ -153,7 +155,7 @@ def resolve(
         return found or None
 
     _check_modifiers(option, given)
-    steps = [name for name in INSTEAD_OF_TESTS if option(name) is not None]
+    steps = [name for name in STEPS if option(name) is not None]
     steps = [name for name in steps if given(name)] or steps
     if len(steps) > 1:
         raise UsageError(f"{' and '.join(map(_flag, steps))} are two steps: give one of them")

@@ -136,7 +136,8 @@ def test_a_judge_takes_its_models_params_and_its_own(tmp_path: Path) -> None:
     assert judge.params == {"top_p": 0.5, "temperature": 0}
     suite = load(tmp_path, models=HOSTED, suite=text)
     assert suite.judge is None
-    assert suite.skipped == {"judge:hosted": "the environment variable SOME_KEY is not set"}
+    assert suite.judge_skipped == {"hosted": "the environment variable SOME_KEY is not set"}
+    assert suite.skipped == {}
 
 
 @pytest.mark.parametrize("name", ["human", "claude-code"])

@@ -59,7 +59,7 @@ def load_suite(
     Of a suite that is a link, what it leads to is looked around in after that.
     ``environ`` says which keys are set, ``reachable`` whether an optional model's server is there; it is asked once an
     address. An optional model that cannot be asked is named with the reason in ``Suite.skipped``, even where the suite
-    names it; the judge stands there as ``judge:<name>``. CatalogError names file, line or key of any mistake.
+    names it, or the judge in ``Suite.judge_skipped``. CatalogError names file, line or key of any mistake.
     """
     choice = choice or Choice()
     if file.suffix == ".py" or file.is_dir():
@@ -73,11 +73,7 @@ def load_suite(
         check_placeholders(prompt, prompt_document, scenarios, places)
     directory = _Directory.read(file, root, environ, cache(reachable), choice)
     models, skipped, unready = _load_models(shape, document, directory, choice)
-    judge = None
-    if shape.judge is not None:
-        judge, missing, not_ready = _load_judge(shape.judge, document, directory, choice)
-        skipped |= {f"judge:{name}": reason for name, reason in missing.items()}
-        unready |= {f"judge:{name}": problem for name, problem in not_ready.items()}
+    judge, judge_skipped, judge_unready = _load_judge(shape.judge, document, directory, choice)
     return Suite(
         name=file.stem,
         path=str(file),
@@ -90,6 +86,8 @@ def load_suite(
         judge=judge,
         skipped=skipped,
         unready=unready,
+        judge_skipped=judge_skipped,
+        judge_unready=judge_unready,
     )
 
 
@@ -154,9 +152,11 @@ def _load_models(shape: SuiteFile, document: Located, directory: _Directory, cho
 
 
 def _load_judge(
-    shape: JudgeFile, document: Located, directory: _Directory, choice: Choice
+    shape: JudgeFile | None, document: Located, directory: _Directory, choice: Choice
 ) -> tuple[Model | None, dict[str, str], dict[str, str]]:
-    """As :func:`_load_models`, of one model, which is None where it is left out."""
+    """As :func:`_load_models`, of one model, which is None where the suite has none or it is left out."""
+    if shape is None:
+        return None, {}, {}
     source = directory.document.file
     model = _named(directory.known, shape.model, "model", document, ("judge", "model"), source)
     if model.name in list(Tier):  # judge_kind, of which it is a value, would say so of an automatic verdict

@@ -147,7 +147,7 @@ def _suite(path: Path, root: Path, models: Sequence[str] | None) -> Suite:
 def _check_judge(args: argparse.Namespace, suite: Suite, judged_by: JudgedBy) -> None:
     if judged_by is not JudgedBy.AUTO or suite.judge is not None:
         return
-    left_out = next((w for n, w in suite.skipped.items() if n.startswith("judge:")), "name one: judge: {model: haiku}")
+    left_out = next(iter(suite.judge_skipped.values()), "name one: judge: {model: haiku}")
     raise UsageError(f"{args.suite}: --judge auto needs the suite's automatic judge: {left_out}; or --judge sit-down")
 
 

@@ -173,9 +173,9 @@ def typed(config: pytest.Config) -> list[str]:
 
 def undone(config: pytest.Config) -> list[str]:
     """The options that the session was started with to do something, of one that does nothing or has no evals."""
-    from ..settings import INSTEAD_OF_TESTS
+    from ..settings import STEPS
 
-    deeds = (*INSTEAD_OF_TESTS, "judge_auto", "bench_save", "bench_compare")
+    deeds = (*STEPS, "judge_auto", "bench_save", "bench_compare")
     flags = {argument.partition("=")[0] for argument in typed(config)}
     return [OPTIONS[name][0] for name in deeds if OPTIONS[name][0] in flags]
 

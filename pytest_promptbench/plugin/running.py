@@ -74,6 +74,7 @@ def take_the_step(session: pytest.Session) -> None:
     """What the options ask for in place of running tests. pytest.UsageError where it cannot be done."""
     from .. import champions, reading, regression, reviewing, sitdown
     from ..errors import PromptbenchError
+    from ..settings import STEPS
 
     config, asked = session.config, settings(session.config)
     tasks = config.stash[BENCH].tasks if BENCH in config.stash else ()
@@ -93,8 +94,8 @@ def take_the_step(session: pytest.Session) -> None:
         "self_test": regression.run_self_test,
     }
     try:
-        for name, step in steps.items():
+        for name in STEPS.values():
             if getattr(asked, name) is not None:
-                config.stash[SITTING] = step(asked, tasks, getattr(asked, name))
+                config.stash[SITTING] = steps[name](asked, tasks, getattr(asked, name))
     except PromptbenchError as error:
         raise pytest.UsageError(str(error)) from None

@@ -156,7 +156,7 @@ class Suite(Record):
     """One judge task: its models x prompts x scenarios and the rubric they are scored against.
 
     ``skipped`` names optional models that were left out, each with the reason; ``unready`` those that are there and
-    lack a key, with what to say should they be asked; the judge stands in both as ``judge:<name>``.
+    lack a key, with what to say should they be asked. ``judge_skipped`` and ``judge_unready`` are of the judge alone.
     """
 
     name: str
@@ -170,6 +170,8 @@ class Suite(Record):
     judge: Model | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
     unready: Mapping[str, str] = field(default_factory=dict)
+    judge_skipped: Mapping[str, str] = field(default_factory=dict)
+    judge_unready: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def by_id(self) -> Mapping[str, Scenario]:

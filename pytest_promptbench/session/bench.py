@@ -133,7 +133,7 @@ class Bench:
         for suite, names in asked.values():
             models = [m for m in suite.models if settings.runs_tests and m.name in names]
             unready = [suite.unready[m.name] for m in models if m.name in suite.unready]
-            unready += [problem for name, problem in suite.unready.items() if name.startswith("judge:")]
+            unready += suite.judge_unready.values()
             if unready and asks:
                 raise CatalogError(unready[0])
             judges = self._judges(suite)
@@ -166,7 +166,7 @@ class Bench:
             return ()
         if suite.judge is not None:
             return (suite.judge,)
-        left_out = next((f": {n[6:]}: {why}" for n, why in suite.skipped.items() if n.startswith("judge:")), None)
+        left_out = next((f": {name}: {why}" for name, why in suite.judge_skipped.items()), None)
         here = sorted(suite.models, key=lambda m: not m.embedded)
         remedy = (left_out or "") + "; name one" + (" that runs here" if left_out else "")
         remedy += f", as in  judge: {{model: {here[0].name if here else 'haiku'}}}"
