@@ -25,7 +25,7 @@ from .catalog import secret_name
 from .clock import now, steady
 from .errors import GenerationError, PermanentError, TransientError
 from .quiet import freeze_until_exit, quiet_environment, without_collections, without_warnings
-from .records import Answer, Model, Request, Usage
+from .records import Answer, Model, Request, Usage, reply_limit
 
 DEFAULT_TIMEOUT_S = 120.0
 EMBEDDED_TIMEOUT_S = 900.0
@@ -171,18 +171,17 @@ class LiteLLMCompleter:
         if price is None:
             return None
         prompt = sum(_most_tokens(m.content) + 8 for m in request.messages)
-        params = request.params
-        most = params.get("max_tokens") or params.get("max_completion_tokens") or self._longest_reply
-        return prompt * price[0] + float(most) * price[1]
+        most = reply_limit(request.params) or self._longest_reply
+        return prompt * price[0] + most * price[1]
 
     def likely_cost_usd(self, request: Request, *, reply_tokens: int) -> float | None:
         """Input at one token per four characters, and a reply of so many tokens or ``max_tokens``; None if unpriced."""
         price = None if request.model.embedded else self._price(request.model)
         if price is None:
             return None
-        most = request.params.get("max_tokens") or request.params.get("max_completion_tokens") or reply_tokens
+        most = reply_limit(request.params) or reply_tokens
         characters = sum(len(m.content) + 16 for m in request.messages)
-        return characters / 4 * price[0] + min(float(most), reply_tokens) * price[1]
+        return characters / 4 * price[0] + min(most, reply_tokens) * price[1]
 
     async def complete(self, request: Request) -> Answer:
         model = request.model

@@ -28,6 +28,7 @@ from .records import (
     Scenario,
     Score,
     is_number,
+    reply_limit,
     sha256,
     unique_keys,
 )
@@ -84,10 +85,13 @@ class ReplyError(PromptbenchError):
 def judge_params(judge: Model) -> dict[str, Any]:
     """The judge's own parameters at temperature 0, which is the closest that most providers come to repeatable.
 
-    The embedded engine keeps what it has read of the rubric from one question to the next: seven times as fast.
+    A reply's length is bounded by one of its two names: OpenAI refuses both. The embedded engine keeps what it has read
+    of the rubric from one question to the next: seven times as fast.
     """
-    params = {"max_tokens": 600, **judge.params, "temperature": 0}
-    return params | {"extra_body": {"cache_prompt": True}} if judge.embedded else params
+    bound = {} if reply_limit(judge.params) else {"max_tokens": 600}
+    params = {**bound, **judge.params, "temperature": 0}
+    own = judge.params.get("extra_body") or {}
+    return params | {"extra_body": {"cache_prompt": True, **own}} if judge.embedded else params
 
 
 def fingerprint(judge: Model, rubric: Rubric) -> Fingerprint:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -61,6 +63,23 @@ def test_a_judge_is_asked_at_temperature_0_with_its_other_parameters() -> None:
     assert asked().params["response_format"]["json_schema"]["strict"] is True
     assert without(asked(), ("response_format",)).params == judge_params(JUDGE)
     assert without(asked(), ("response_format", "temperature")).params == {"max_tokens": 600, "top_k": 3}
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "expected"),
+    [
+        ("openai/o3", {"max_completion_tokens": 2000}, {"max_completion_tokens": 2000}),
+        ("openai/o3", {"max_tokens": 900}, {"max_tokens": 900}),
+        (
+            "embedded/x",
+            {"extra_body": {"seed": 7}},
+            {"max_tokens": 600, "extra_body": {"cache_prompt": True, "seed": 7}},
+        ),
+    ],
+)
+def test_what_a_judge_has_of_its_own_stays(model: str, params: dict[str, Any], expected: dict[str, Any]) -> None:
+    """OpenAI refuses a request that bounds a reply by both of its names."""
+    assert judge_params(replace(JUDGE, model=model, params=params)) == {**expected, "temperature": 0}
 
 
 def test_equal_texts_are_one_question_whoever_wrote_them() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from .. import judging
 from ..completer import LiteLLMCompleter
 from ..grid import make_cell
-from ..records import Message, Model, Prompt, Request, Suite
+from ..records import Message, Model, Prompt, Request, Suite, reply_limit
 from . import proposing
 from .plan import JudgedBy, Plan
 
@@ -109,4 +109,4 @@ class Prices:
 
 def longest(params: Mapping[str, Any]) -> int:
     """Tokens of a reply at most: what the model may write, 1024 where nobody says."""
-    return int(params.get("max_tokens") or params.get("max_completion_tokens") or 1024)
+    return reply_limit(params) or 1024

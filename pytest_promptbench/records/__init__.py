@@ -6,7 +6,7 @@ Everything that crosses a process, a file or the network is one of these. They h
 
 from __future__ import annotations
 
-from .generated import Answer, Candidate, Cell, Request, Usage
+from .generated import Answer, Candidate, Cell, Request, Usage, reply_limit
 from .judged import Draw, Fingerprint, Judge, LoggedCandidate, Score, Tier, Verdict, composite, mean_scores
 from .record import DuplicateKeyError, Record, canonical_json, is_number, sha256, unique_keys
 from .reported import Leaderboard, Row
@@ -41,6 +41,7 @@ __all__ = [
     "composite",
     "is_number",
     "mean_scores",
+    "reply_limit",
     "sha256",
     "unique_keys",
 ]

@@ -12,6 +12,12 @@ from .record import Record, plain, sha256
 from .written import Message, Model, Prompt, Scenario
 
 
+def reply_limit(params: Mapping[str, Any]) -> int | None:
+    """The most tokens that a request's parameters allow a reply, by whichever of its two names; None: as the model."""
+    found = params.get("max_tokens") or params.get("max_completion_tokens")
+    return None if found is None else int(found)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request(Record):
     """One question to a provider, in full: what is asked decides the answer's place in the cache."""
