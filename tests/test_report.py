@@ -35,7 +35,17 @@ from pytest_promptbench.records import (
 )
 from pytest_promptbench.report import html, markdown, pictures, terminal, write_all
 from pytest_promptbench.report.tables import Table
-from pytest_promptbench.report.text import dollars, duration, markdown_cell, notes, number, points, row_points, visible
+from pytest_promptbench.report.text import (
+    dollars,
+    duration,
+    markdown_cell,
+    notes,
+    number,
+    points,
+    row_points,
+    var_text,
+    visible,
+)
 from pytest_promptbench.session import Board, write_reports
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -207,6 +217,12 @@ def test_newlines_and_tabs_stay_in_running_text() -> None:
 @pytest.mark.parametrize(("limit", "shown"), [(5, "abcde"), (4, "abc…"), (1, "…"), (0, "…"), (None, "abcde")])
 def test_long_text_is_cut_with_an_ellipsis(limit: int | None, shown: str) -> None:
     assert visible("abcde", limit=limit) == shown
+
+
+def test_a_var_that_is_no_text_is_shown_as_json() -> None:
+    assert [var_text(v) for v in ("a b", {"urgent": True, "note": None}, ["é"])] == [
+        "a b", '{"urgent": true, "note": null}', '["é"]'
+    ]  # fmt: skip
 
 
 def test_a_markdown_cell_stays_one_literal_cell() -> None:

@@ -22,7 +22,19 @@ from ..experiments import Experiments, Group, Summary
 from ..records import Leaderboard, LoggedCandidate, Row, Rubric, Score, Verdict
 from ..report import pictures
 from ..report.tables import all_tables
-from ..report.text import composite_text, dollars, duration, interval, notes, number, plural, ranks, unscored, visible
+from ..report.text import (
+    composite_text,
+    dollars,
+    duration,
+    interval,
+    notes,
+    number,
+    plural,
+    ranks,
+    unscored,
+    var_text,
+    visible,
+)
 from ..scores import verdict_composite
 from .guard import SESSION_S, WRITE, Tokens, cookie_of, session_of
 from .problems import ProblemError
@@ -411,7 +423,7 @@ class _Card:
 
 def _context(candidates: Sequence[LoggedCandidate]) -> list[tuple[str, str]]:
     context = next((c.context for c in candidates if c.context is not None), {})
-    return [(visible(str(k)), _shown(v if isinstance(v, str) else repr(v))) for k, v in context.items()]
+    return [(visible(str(k)), _shown(var_text(v))) for k, v in context.items()]
 
 
 def _shown(text: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -27,6 +26,7 @@ from .text import (
     plural,
     ranks,
     unscored,
+    var_text,
     visible,
 )
 
@@ -277,7 +277,7 @@ def _scenario(
     name: str, candidates: Sequence[LoggedCandidate], rubric: Rubric, counting: Collection[str]
 ) -> _ScenarioView:
     context = next((c.context for c in candidates if c.context is not None), {})
-    values = [(visible(str(k)), visible(_plain(v), limit=LONGEST, multiline=True)) for k, v in context.items()]
+    values = [(visible(str(k)), visible(var_text(v), limit=LONGEST, multiline=True)) for k, v in context.items()]
     states = Counter(_state(c) for c in candidates if c.run_id in counting)
     return _ScenarioView(
         name=visible(name),
@@ -286,10 +286,6 @@ def _scenario(
         counts=", ".join(f"{states[s]} {s}" for s in ("judged", "pending", "failed") if states[s]),
         cards=[_card(c, rubric, counts=c.run_id in counting) for c in candidates],
     )
-
-
-def _plain(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _card(c: LoggedCandidate, rubric: Rubric, *, counts: bool) -> _Card:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections import Counter
@@ -53,6 +54,11 @@ def visible(text: str, *, limit: int | None = None, multiline: bool = False) -> 
     if limit is not None and len(text) > limit:
         text = text[: max(limit - 1, 0)] + "…"
     return text
+
+
+def var_text(value: object) -> str:
+    """A scenario's var: a text as it is, JSON of anything else."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def markdown_cell(text: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..catalog import Choice, load_suite, model_place
 from ..checks import fill_checks
+from ..clock import steady
 from ..completer import LiteLLMCompleter, no_provider, spare_loopback_from_proxies, without_provider
 from ..errors import CatalogError, PromptbenchError, UsageError
 from ..files import try_folder
@@ -350,8 +351,8 @@ class SessionCompleter(LiteLLMCompleter):
             spare_loopback_from_proxies()
 
     def _address(self) -> str:
-        deadline = time.monotonic() + EMBEDDED_START_S
-        while time.monotonic() < deadline:
+        deadline = steady() + EMBEDDED_START_S
+        while steady() < deadline:
             found = self._folder.read("embedded.json")
             if found is not None:
                 if "error" in found:

@@ -108,9 +108,9 @@ class Desk:
         if self.plan is None:
             return
         self.halt()
-        deadline = time.monotonic() + grace_s
+        deadline = steady() + grace_s
         time.sleep(2 * PROGRESS_EVERY_S)
-        while self.progress().in_flight and time.monotonic() < deadline:
+        while self.progress().in_flight and steady() < deadline:
             time.sleep(0.1)
 
     def finish(
@@ -217,12 +217,12 @@ def _load_what_reports_need() -> None:
 
 def _every(seconds: float, tell: Callable[[int, int], None]) -> Callable[[int, int], None]:
     """``tell``, but at most once in so many seconds."""
-    last = time.monotonic()
+    last = steady()
 
     def progress(done: int, total: int) -> None:
         nonlocal last
-        if time.monotonic() - last >= seconds:
-            last = time.monotonic()
+        if steady() - last >= seconds:
+            last = steady()
             tell(done, total)
 
     return progress
