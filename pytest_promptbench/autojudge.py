@@ -36,6 +36,7 @@ from .records import (
 )
 from .settings import Settings
 from .tracking.recorder import Judgement
+from .tracking.store import TrackingStore
 
 BATCH = 20
 """So many judgements are written to MLflow together."""
@@ -43,6 +44,8 @@ AHEAD = 1000
 """So many questions wait for a reply at once, each with its texts: more than any concurrency keeps in the air."""
 
 Ask = Callable[[Cell], "Future[Candidate]"]
+Write = Callable[[Sequence[Judgement]], Sequence[LoggedCandidate]]
+"""Brings judgements to MLflow, and gives back their candidates as they are then, without texts. TrackingError."""
 
 
 class JudgeUnavailableError(PromptbenchError):
@@ -81,6 +84,17 @@ def asking_models(settings: Settings, models: Sequence[Model]) -> Iterator[Ask]:
             embedded = stack.enter_context(LocalServer()).start(names).api_base
             spare_loopback_from_proxies()
         yield stack.enter_context(asking(settings, LiteLLMCompleter(models, embedded=embedded)))
+
+
+def writing_to(store: TrackingStore) -> Write:
+    """Straight into a store, where no recorder stands in between."""
+    return lambda judgements: [j.write(store) for j in judgements]
+
+
+def updated(candidates: Iterable[LoggedCandidate], after: Iterable[LoggedCandidate]) -> list[LoggedCandidate]:
+    """``candidates``, those among them that are in ``after`` as they are there."""
+    changed = {c.run_id: c for c in after}
+    return [changed.get(c.run_id, c) for c in candidates]
 
 
 def unscored(candidates: Iterable[LoggedCandidate], rubric: Rubric, judge: Model) -> list[LoggedCandidate]:
@@ -134,17 +148,17 @@ def judge_candidates(
     ask: Ask,
     *,
     second: bool = False,
-    answers: bool = False,
+    known_to_answer: bool = False,
     now: Callable[[], str] = utc_now,
 ) -> Iterator[Judgement]:
     """Ask ``judge`` about each output of these candidates, read with their texts; a judgement as soon as one is whole.
 
     A reply that is no valid verdict is asked for again with what was wrong, ``judging.TRIES`` times in all. The first
     question goes alone: it tells which parameters the model takes. A question that is refused by a judge who answers
-    others, now or (``answers``) in an earlier session, gets no valid verdict. Raises JudgeUnavailableError where the
-    provider cannot be asked; what was judged until then has been given out.
+    others, now or (``known_to_answer``) earlier, gets no valid verdict. Raises JudgeUnavailableError where the provider
+    cannot be asked; what was judged until then has been given out.
     """
-    work = _Work(list(candidates), rubric, judge, ask, second=second, answers=answers, now=now)
+    work = _Work(list(candidates), rubric, judge, ask, second=second, known_to_answer=known_to_answer, now=now)
     yield from work.run()
 
 
@@ -159,16 +173,16 @@ class _Work:
         ask: Ask,
         *,
         second: bool,
-        answers: bool,
+        known_to_answer: bool,
         now: Callable[[], str],
     ) -> None:
         self._rubric, self._judge, self._ask, self._second, self._now = rubric, judge, ask, second, now
-        self._answered_before = answers
+        self._known_to_answer = known_to_answer
         self._open = [_Open(c, left=len(c.outputs or ())) for c in candidates]
         self._flying: dict[Future[Candidate], list[_Asked]] = {}  # equal outputs share a question, and its reply
         self._replied: SimpleQueue[Future[Candidate]] = SimpleQueue()
         self._form = 0  # of LEFT_OUT
-        self._answers = False  # whether it has answered anything: then what it takes is known
+        self._has_answered = False  # whether it has answered anything: then what it takes is known
         self._refused: list[tuple[_Asked, str]] = []
         self._unavailable: list[str] = []
 
@@ -186,7 +200,7 @@ class _Work:
             if not self._flying:
                 room = AHEAD
         for asked, why in self._refused:
-            if not self._answers and not self._answered_before:  # it is nothing about this one text
+            if not self._has_answered and not self._known_to_answer:  # it is nothing about this one text
                 self._unavailable.append(why)
             elif (finished := self._failed(asked, why)) is not None:
                 yield finished
@@ -213,15 +227,15 @@ class _Work:
     def _take(self, asked: _Asked, reply: Candidate) -> Judgement | None:
         """What a reply comes to: the next try, one output's scores, or a whole judgement."""
         if reply.error is not None:
-            if reply.refused and not self._answers and asked.form + 1 < len(LEFT_OUT):
+            if reply.refused and not self._has_answered and asked.form + 1 < len(LEFT_OUT):
                 self._send(replace(asked, form=asked.form + 1))  # it may be a parameter that it does not take
             elif reply.refused or reply.empty:
                 self._refused.append((asked, reply.error))
             else:
                 self._unavailable.append(reply.error)
             return None
-        if not self._answers:
-            self._answers, self._form = True, asked.form
+        if not self._has_answered:
+            self._has_answered, self._form = True, asked.form
         about = self._open[asked.place]
         output = (about.candidate.outputs or ())[asked.output]
         cut = reply.answers[0].finish_reason == "length"
@@ -305,7 +319,7 @@ def judge_unscored(
     rubric: Rubric,
     judge: Model,
     ask: Ask,
-    write: Callable[[Sequence[Judgement]], Sequence[LoggedCandidate]],
+    write: Write,
     *,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> tuple[list[LoggedCandidate], Judged]:
@@ -315,7 +329,7 @@ def judge_unscored(
     mine = fingerprint(judge, rubric).sha256
     before = sum(_is_of(c, judge, mine) for c in candidates)
     # What it refused in an earlier session is all that is left to ask: it is still a judge who answers others.
-    after, came_to = judge_and_write(readable, rubric, judge, ask, write, answers=before > 0, progress=progress)
+    after, came_to = judge_and_write(readable, rubric, judge, ask, write, known_to_answer=before > 0, progress=progress)
     if len(readable) < len(todo) and came_to.unavailable is None:
         count = len(todo) - len(readable)
         came_to = replace(
@@ -329,15 +343,15 @@ def judge_and_write(
     rubric: Rubric,
     judge: Model,
     ask: Ask,
-    write: Callable[[Sequence[Judgement]], Sequence[LoggedCandidate]],
+    write: Write,
     *,
     second: bool = False,
-    answers: bool = False,
+    known_to_answer: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> tuple[list[LoggedCandidate], Judged]:
     """Judge these candidates, and write judgements while others are still asked for; the candidates as they are then.
 
-    ``write`` gives back the candidates that it wrote. Replies are in the ledger before they are written, so whatever
+    Replies are in the ledger before they are written, so whatever
     interrupts this, the next session repeats it without asking again; an interrupt ends it here, after what was judged
     is written. Raises TrackingError where writing fails.
     """
@@ -357,7 +371,9 @@ def judge_and_write(
         writing = False
 
     try:
-        for judgement in judge_candidates(candidates, rubric, judge, ask, second=second, answers=answers):
+        for judgement in judge_candidates(
+            candidates, rubric, judge, ask, second=second, known_to_answer=known_to_answer
+        ):
             batch.append(judgement)
             scored += judgement.verdict is not None
             failed += judgement.verdict is None

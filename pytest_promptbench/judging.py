@@ -114,7 +114,7 @@ def reply_schema(criteria: Sequence[Criterion], *, longest: int | None = None) -
     for c in criteria:
         if c.type == "flag":
             properties[c.name] = {"type": "boolean"}
-        elif _whole(c):
+        elif c.stepped:
             assert c.min is not None
             assert c.max is not None
             properties[c.name] = {"type": "integer", "enum": list(range(int(c.min), int(c.max) + 1))}
@@ -126,11 +126,6 @@ def reply_schema(criteria: Sequence[Criterion], *, longest: int | None = None) -
         "required": list(properties),
         "additionalProperties": False,
     }
-
-
-def _whole(criterion: Criterion) -> bool:
-    low, high = criterion.min, criterion.max
-    return low is not None and high is not None and low.is_integer() and high.is_integer() and high - low <= 20
 
 
 def question(candidate: LoggedCandidate, output: str, rubric: Rubric, judge: Model, *, second: bool = False) -> Cell:
@@ -184,9 +179,9 @@ def sendable(text: str) -> str:
 
 def _kind(criterion: Criterion) -> str:
     if criterion.type == "flag":
-        return "true or false"
-    kind = "a whole number" if _whole(criterion) else "a number"
-    return f"{kind} from {criterion.min:g} to {criterion.max:g}"
+        return criterion.allowed
+    kind = "a whole number" if criterion.stepped else "a number"
+    return f"{kind} from {criterion.allowed}"
 
 
 def ask_again(cell: Cell, reply: str, problem: str) -> Cell:
@@ -264,7 +259,7 @@ def _score(data: Mapping[str, Any], criterion: Criterion) -> Score:
         raise ReplyError(f"{criterion.name} is {_short(value)}; it must be {_kind(criterion)}")
     assert criterion.min is not None
     assert criterion.max is not None
-    if not criterion.min <= value <= criterion.max or (_whole(criterion) and value != int(value)):
+    if not criterion.min <= value <= criterion.max or (criterion.stepped and value != int(value)):
         raise ReplyError(f"{criterion.name} is {_short(value)}; it must be {_kind(criterion)}")
     return float(value)
 

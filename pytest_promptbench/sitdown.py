@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .audit import Audit, auditable, next_audit, sampling_probabilities
-from .autojudge import Judged, asking_models, judge_and_write
+from .autojudge import Judged, asking_models, judge_and_write, updated, writing_to
 from .clock import utc_now
 from .errors import PacketError, TrackingError, UsageError
 from .judging import fingerprint
@@ -225,16 +225,15 @@ def _asked_twice(
             rubric,
             judge,
             ask,
-            lambda judgements: [j.write(store) for j in judgements],
+            writing_to(store),
             second=True,
-            answers=True,  # each has a first verdict of this very judge
+            known_to_answer=True,  # each has a first verdict of this very judge
         )
     if came_to.interrupted:  # nothing is exported; what the judge said is kept, and the next export goes on
         raise KeyboardInterrupt
     if came_to.unavailable:
         raise UsageError(f"--judge-audit asks the automatic judge a second time: {came_to.unavailable}")
-    changed = {c.run_id: c for c in after}
-    return [changed.get(c.run_id, c) for c in pool]
+    return updated(pool, after)
 
 
 def experiment_of(store: TrackingStore, settings: Settings, task: Task, *, option: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..autojudge import Ask, judge_and_write, unscored
+from ..autojudge import Ask, judge_and_write, unscored, updated, writing_to
 from ..checks import fill_checks
 from ..errors import PacketError, PromptbenchError, TrackingError
 from ..generation import OVER_BUDGET
@@ -200,17 +200,14 @@ class MLflowLaboratory:
         todo = [c for c in unscored(candidates, rubric, judge) if judge.name not in c.failed_verdicts]
         if not todo:
             return candidates
-        after, came_to = judge_and_write(
-            todo, rubric, judge, self._ask, lambda judgements: [j.write(self._store) for j in judgements]
-        )
+        after, came_to = judge_and_write(todo, rubric, judge, self._ask, writing_to(self._store))
         self._known = None
         self._budget.note()
         if came_to.interrupted:
             raise KeyboardInterrupt
         if came_to.unavailable:
             self._refuse(came_to.unavailable, came_to.unavailable)
-        changed = {c.run_id: c for c in after}
-        return [changed.get(c.run_id, c) for c in candidates]
+        return updated(candidates, after)
 
     def _tiers(self, candidates: Sequence[LoggedCandidate]) -> Mapping[str, Tier]:
         """The tier to go by at each scenario. WaitingError where some lack it: two tiers' scores are not compared.

@@ -222,15 +222,11 @@ def _output_scores(
         are = f"{', '.join(map(plain, null))} {'is' if len(null) == 1 else 'are'} null"
         problems.append(f"{place}: {are} and the rest is not; score all of it, or leave all of it null")
     problems += [
-        f"{place}: {plain(c.name)} is {shown(given[c.name])}; {title} allows {_range(c)}{_unquoted(given[c.name])}"
+        f"{place}: {plain(c.name)} is {shown(given[c.name])}; {title} allows {c.allowed}{_unquoted(given[c.name])}"
         for c in judged
         if given[c.name] is not None and not _allows(c, given[c.name])
     ]
     return {name: _score(given.get(name)) for name in names}
-
-
-def _range(criterion: Criterion) -> str:
-    return "true or false" if criterion.type == "flag" else f"{criterion.min:g} to {criterion.max:g}"
 
 
 def _unquoted(value: object) -> str:

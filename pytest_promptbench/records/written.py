@@ -93,6 +93,17 @@ class Criterion(Record):
     def to_json(self) -> dict[str, Any]:
         return {k: v for k, v in super().to_json().items() if v is not None}
 
+    @property
+    def stepped(self) -> bool:
+        """Whether it is a scale of few whole points, at most 21: a judge picks one of them."""
+        low, high = self.min, self.max
+        return low is not None and high is not None and low.is_integer() and high.is_integer() and high - low <= 20
+
+    @property
+    def allowed(self) -> str:
+        """What a score may be, in words: ``1 to 5``, or ``true or false``."""
+        return "true or false" if self.type == "flag" else f"{self.min:g} to {self.max:g}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rubric(Record):

@@ -352,5 +352,5 @@ def _score(criterion: Criterion, score: Score) -> _ScoreView:
 def _allowed(criterion: Criterion) -> str:
     if criterion.type == "scale":
         weight = "" if criterion.weight == 1 else f", weight {criterion.weight:g}"
-        return f"{criterion.min:g} to {criterion.max:g}{weight}"
+        return f"{criterion.allowed}{weight}"
     return f"{str(bool(criterion.bad)).lower()} costs {criterion.penalty:g}"

@@ -26,6 +26,7 @@ from .boards import (
 )
 from .desk import PATIENCE, Closing, Desk
 from .plan import Plan, Planned, Task, where
+from .scoring import score_all
 
 __all__ = [
     "PATIENCE",
@@ -42,6 +43,7 @@ __all__ = [
     "cells_now",
     "folders_of",
     "labels",
+    "score_all",
     "where",
     "with_shown_texts",
     "write_reports",

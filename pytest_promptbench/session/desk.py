@@ -10,18 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..autojudge import Judged, asking, judge_unscored
+from ..autojudge import Judged, asking
 from ..clock import steady
-from ..errors import PromptbenchError, TrackingError, UsageError
+from ..errors import PromptbenchError, UsageError
 from ..generation import Progress
-from ..leaderboard import current_candidates
 from ..localmodels import LocalServer
 from ..quiet import without_collections, without_warnings
 from ..settings import Settings
 from ..tracking.recorder import Outcome, Recorder
 from .bench import PROGRESS_EVERY_S, SessionCompleter
-from .boards import Board, build_boards, by_group, cells_now, write_reports
+from .boards import Board, build_boards, write_reports
 from .plan import Folder, Plan, Task, where
+from .scoring import score_all
 
 STALE_FOLDER_S = 86400.0
 PATIENCE = "promptbench: waiting for answers that are paid for (Ctrl-C again gives them up)"
@@ -167,32 +167,14 @@ class Desk:
         """Ask the suites' automatic judges about what they have not scored; of a shard, about its own candidates."""
         assert self.plan is not None
         assert self._recorder is not None
-        groups = by_group(self.plan.tasks)
-        judges = [t.suite.judge for t in groups.values() if t.suite.judge is not None]
+        judges = [t.suite.judge for t in self.plan.tasks if t.suite.judge is not None]
         mine = {key for _, key in self._keys} if self.settings.shard is not None else None
         everyone = {name: list(found) for name, found in outcome.candidates.items()}
-        judged: list[Judged] = []
+        every = _every(15.0, lambda done, total: say(f"judging: {done}/{total}"))
         with asking(self.settings, SessionCompleter(judges, folder=self._folder)) as ask:
-            for task in groups.values():
-                rubric, judge = task.suite.rubric, task.suite.judge
-                now = cells_now(self.plan.tasks, task.experiment, task.suite.group)
-                found, _ = current_candidates(
-                    everyone.get(task.experiment, ()), rubric, task=task.suite.task, cells_now=now
-                )
-                todo = [c for c in found if mine is None or c.candidate in mine]
-                assert judge is not None
-                every = _every(15.0, lambda done, total: say(f"judging: {done}/{total}"))
-                try:
-                    after, came_to = judge_unscored(todo, rubric, judge, ask, self._recorder.judge, progress=every)
-                except TrackingError as error:
-                    judged.append(Judged(judge=judge.name, experiment=task.experiment, unavailable=str(error)))
-                    break
-                changed = {c.run_id: c for c in after}
-                everyone[task.experiment] = [changed.get(c.run_id, c) for c in everyone.get(task.experiment, ())]
-                judged.append(replace(came_to, experiment=task.experiment))
-                if came_to.interrupted:
-                    say(PATIENCE)
-                    break
+            judged = score_all(self.plan.tasks, everyone, ask, self._recorder.judge, only=mine, progress=every)
+            if any(j.interrupted for j in judged):
+                say(PATIENCE)
         return replace(outcome, candidates={k: tuple(v) for k, v in everyone.items()}), tuple(judged)
 
     def close(self) -> None:

@@ -200,13 +200,13 @@ def _input(criterion: Criterion) -> Any:
     if criterion.type == "flag":
         return InputPassFail(positive_label=YES, negative_label=NO)
     low, high = criterion.min or 0.0, criterion.max or 0.0
-    if low.is_integer() and high.is_integer() and high - low <= 20:
+    if criterion.stepped:
         return InputCategorical(options=[str(n) for n in range(int(low), int(high) + 1)])
     return InputNumeric(min_value=low, max_value=high)
 
 
 def _allowed(criterion: Criterion) -> str:
-    return "yes or no" if criterion.type == "flag" else f"{criterion.min:g} to {criterion.max:g}"
+    return "yes or no" if criterion.type == "flag" else criterion.allowed
 
 
 def review_trace(experiment: str, queue: str, item: str, output: int) -> str:
