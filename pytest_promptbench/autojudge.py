@@ -59,7 +59,7 @@ def asking(settings: Settings, completer: Completer) -> Iterator[Ask]:
     generator = Generator(
         completer=completer,
         ledger=ledger,
-        locks=LockFile(settings.home / "locks"),
+        locks=LockFile(settings.home / "locks"),  # never closed: that would drop what this process holds by another
         session=settings.identity.session,
         limits=Limits(
             concurrency=settings.concurrency, max_cost_usd=settings.max_cost_usd, use_cache=settings.use_cache

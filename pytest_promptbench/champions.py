@@ -15,11 +15,11 @@ from .promotion import PROMOTION_SCHEMA, Policy, Promotion, decide, parse_bound
 from .records import Prompt
 from .session import Task, by_group, cells_now, where
 from .settings import Settings
-from .sitdown import Sitting, experiment_of
+from .steps import StepResult, experiment_of
 from .tracking.registry import CHAMPION, PromptRegistry, Registered
 
 
-def promote(settings: Settings, tasks: Sequence[Task], name: str) -> Sitting:
+def promote(settings: Settings, tasks: Sequence[Task], name: str) -> StepResult:
     """Weigh the best prompt of the task ``name`` against its champion, and move the alias if every condition is met.
 
     The receipt is ``promotion.json`` beside the leaderboard, and an artifact in MLflow where the alias moved. Exit code
@@ -137,30 +137,30 @@ def _lineage(decision: Promotion, receipt: dict[str, object]) -> dict[str, str]:
     }
 
 
-def _said(decision: Promotion, registered: Registered | None) -> Sitting:
+def _said(decision: Promotion, registered: Registered | None) -> StepResult:
     lines = condition_lines(decision)
     if decision.stays:
         best = "and the best of it" if decision.granted else "and nothing that compares with it is better"
-        return Sitting(
+        return StepResult(
             message=f"{decision.winner} is the champion of {decision.task} already, {best}",
             lines=() if decision.granted else tuple(lines),
         )
     if registered is None:
         after = f"; {decision.champion} stays" if decision.champion else ""
-        return Sitting(
+        return StepResult(
             message=f"REFUSED: {decision.winner} does not become champion of {decision.task}{after}",
             lines=tuple(lines),
             code=1,
         )
-    return Sitting(
+    return StepResult(
         message=f"{decision.winner} is champion of {decision.task}: version {registered.number} in MLflow, "
         f'mlflow.genai.load_prompt("prompts:/{decision.task}@{CHAMPION}")',
         lines=tuple(lines),
     )
 
 
-def roll_back(settings: Settings, _: Sequence[Task], name: str) -> Sitting:
+def roll_back(settings: Settings, _: Sequence[Task], name: str) -> StepResult:
     """Move the task's alias back to the champion before."""
     gone, back = PromptRegistry(where(settings).store()).roll_back(name)
     before = f"it was {gone.version} (version {gone.number})" if gone else "there was none any more"
-    return Sitting(message=f"{back.version} is champion of {name} again (version {back.number} in MLflow); {before}")
+    return StepResult(message=f"{back.version} is champion of {name} again (version {back.number} in MLflow); {before}")

@@ -15,7 +15,7 @@ from .gate import GateResult
 from .records import Suite
 from .session import Board, Closing, Desk, Task, about_unread
 from .settings import Settings
-from .sitdown import Sitting
+from .steps import StepResult
 
 Line = tuple[str, Mapping[str, Any]]
 _LOUD: Mapping[str, Any] = {"red": True, "bold": True}
@@ -171,11 +171,11 @@ def boards(boards_: tuple[Board, ...], *, width: int, color: bool) -> Iterator[L
             yield (line, {})
 
 
-def judged(sitting: Sitting, *, width: int, color: bool) -> Iterator[Line]:
-    """What an export or apply did, and the leaderboards that follow from it."""
-    yield from boards(sitting.boards, width=width, color=color)
-    yield from files(sitting.files)
-    yield from automatic(sitting.judged)
-    yield (sitting.message, _LOUD if sitting.code else {"bold": True})
-    for line in sitting.lines:
+def step(result: StepResult, *, width: int, color: bool) -> Iterator[Line]:
+    """What a step in place of tests did, and the leaderboards that follow from it."""
+    yield from boards(result.boards, width=width, color=color)
+    yield from files(result.files)
+    yield from automatic(result.judged)
+    yield (result.message, _LOUD if result.code else {"bold": True})
+    for line in result.lines:
         yield (line, {})

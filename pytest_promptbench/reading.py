@@ -19,11 +19,11 @@ from .session import (
     write_reports,
 )
 from .settings import Settings
-from .sitdown import Sitting, experiment_of
+from .steps import StepResult, experiment_of
 from .tracking.recorder import Outcome
 
 
-def read_back(settings: Settings, tasks: Sequence[Task], _: bool) -> Sitting:
+def read_back(settings: Settings, tasks: Sequence[Task], _: bool) -> StepResult:
     """Write the leaderboards of these suites' experiments. UsageError where MLflow holds nothing of a suite.
 
     A cell that failed stays failed and one that was never generated stays out: whoever compares sees what is there.
@@ -51,7 +51,7 @@ def read_back(settings: Settings, tasks: Sequence[Task], _: bool) -> Sitting:
             judged = score_all(here, everyone, ask, writing_to(store))
     outcome = Outcome(candidates={name: tuple(found) for name, found in everyone.items()})
     boards = build_boards(here, outcome, settings.report)
-    return Sitting(
+    return StepResult(
         message=f"read {sum(map(len, everyone.values()))} candidates of {', '.join(everyone)}",
         lines=about_unread(unread),
         code=max((j.code for j in judged), default=0),

@@ -32,8 +32,8 @@ from .gate import (
 from .report.text import markdown_cell, visible
 from .session import Board, Task
 from .settings import DEFAULT_BASELINE, Settings, file_above
-from .sitdown import Sitting
 from .statistics import detectable, p_text
+from .steps import StepResult
 
 GATE = "gate.json"
 _MARKUP: Mapping[GateOutcome, Mapping[str, Any]] = {
@@ -232,7 +232,7 @@ def forget(settings: Settings, boards: Iterable[Board]) -> None:
             raise UsageError(f"{folder / GATE}: cannot be written: {error.strerror or error}") from None
 
 
-def run_self_test(settings: Settings, tasks: Sequence[Task], n: int) -> Sitting:
+def run_self_test(settings: Settings, tasks: Sequence[Task], n: int) -> StepResult:
     """Compare the baseline ``n`` times with itself under resampling: how often the gate fails where nothing changed."""
     path = settings.compare or settings.root / DEFAULT_BASELINE
     tolerances = [parse_tolerance(t) for t in settings.compare_fail]
@@ -248,7 +248,7 @@ def run_self_test(settings: Settings, tasks: Sequence[Task], n: int) -> Sitting:
             )
     if not said:
         raise BaselineError(f"{path}: has no baseline of {', '.join(sorted(wanted))}")
-    return Sitting(message=f"the gate on {path.name} against itself, resampled {n} times:", lines=tuple(said))
+    return StepResult(message=f"the gate on {path.name} against itself, resampled {n} times:", lines=tuple(said))
 
 
 def _snapshot(board: Board, tasks: Sequence[Task], now: str) -> Baseline:

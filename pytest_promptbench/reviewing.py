@@ -15,7 +15,8 @@ from .packet import build_packet, item_id, match_verdicts, parse_packet
 from .records import Judge, LoggedCandidate, Rubric, Tier
 from .session import Task, build_boards, by_group, cells_now, where, write_reports
 from .settings import Settings
-from .sitdown import Sitting, experiment_of, pending_of, take_in
+from .sitdown import pending_of, take_in
+from .steps import StepResult, experiment_of
 from .tracking.recorder import Outcome
 from .tracking.reviews import Review, ReviewItem, ReviewQueues, review_trace
 from .tracking.verdicts import milliseconds
@@ -23,7 +24,7 @@ from .tracking.verdicts import milliseconds
 
 def fill_queue(
     settings: Settings, tasks: Sequence[Task], queue: str, *, selected: Collection[tuple[str, ...]]
-) -> Sitting:
+) -> StepResult:
     """Put the pending candidates of the selected tests' cells into a review queue, blind unless asked otherwise.
 
     ``selected`` is as for a packet: (experiment, model, prompt, scenario) of each.
@@ -48,7 +49,7 @@ def fill_queue(
     ]
     ReviewQueues(store).fill(task.experiment, queue, items, task.suite.rubric)
     collect = f"--judge-collect {shlex.quote(queue)} --bench-experiment {shlex.quote(task.experiment)}"
-    return Sitting(
+    return StepResult(
         message=f"{len(pending)} pending candidates of {task.experiment} are in MLflow's review queue {queue}; "
         f"when they are reviewed: {collect}"
     )
@@ -60,7 +61,7 @@ def _revealed(candidate: LoggedCandidate, messages: Sequence[Any]) -> dict[str, 
     return {**{name: getattr(candidate, name) for name in names}, "messages": list(messages)}
 
 
-def collect_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> Sitting:
+def collect_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> StepResult:
     """Turn the completed items of a review queue into verdicts of the people who completed them.
 
     Everything is validated, as a packet is, before anything is recorded. An item that was completed without every
@@ -110,7 +111,7 @@ def collect_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> Sitt
         for c in pending
     ]
     there = sum(not collected.waiting.isdisjoint(of_one) for of_one in traces)
-    return Sitting(
+    return StepResult(
         message=f"applied {applied}, unchanged {unchanged}, still pending {len(pending)} ({there} of them in {queue})",
         lines=tuple(said),
         tasks=tuple(here),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .audit import Audit, auditable, next_audit, sampling_probabilities
-from .autojudge import Judged, asking_models, judge_and_write, updated, writing_to
+from .autojudge import asking_models, judge_and_write, updated, writing_to
 from .clock import utc_now
 from .errors import PacketError, TrackingError, UsageError
 from .judging import fingerprint
@@ -34,28 +33,16 @@ from .session import (
     write_reports,
 )
 from .settings import Settings
+from .steps import StepResult, experiment_of
 from .tracking.artifacts import file_name
 from .tracking.entry import AUDIT, AUDITED, SAMPLING
 from .tracking.recorder import Outcome
 from .tracking.store import TrackingStore
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sitting:
-    """What a session that runs no test did: lines for the terminal, and the leaderboards that changed."""
-
-    message: str
-    lines: tuple[str, ...] = ()
-    code: int = 0
-    tasks: tuple[Task, ...] = ()
-    boards: tuple[Board, ...] = ()
-    files: tuple[Path, ...] = ()
-    judged: tuple[Judged, ...] = ()
-
-
 def export_packet(
     settings: Settings, tasks: Sequence[Task], path: Path, *, selected: Collection[tuple[str, ...]]
-) -> Sitting:
+) -> StepResult:
     """Write the pending candidates of the selected tests' cells: one packet a task and rubric. UsageError.
 
     ``selected``: (experiment, model, prompt, scenario) of each. Where they are all that there are, what waits of cells
@@ -100,9 +87,9 @@ def export_packet(
         write_packet(file, made.packet)
     if not any(made.packet["items"] for made in packets):
         message = f"nothing is pending in {groups[0][0].experiment}; {path} is an empty packet"
-        return Sitting(message=message, lines=tuple(kept))
+        return StepResult(message=message, lines=tuple(kept))
     audits = [made.audit for made in packets if made.audit is not None]
-    return Sitting(
+    return StepResult(
         message="\n".join(made.exported_to(file) for file, made in zip(paths, packets, strict=True)),
         lines=(*kept, *(f"audit {a.id}: round {a.round}, seed {a.seed}" for a in audits)),
     )
@@ -236,23 +223,7 @@ def _asked_twice(
     return updated(pool, after)
 
 
-def experiment_of(store: TrackingStore, settings: Settings, task: Task, *, option: str) -> str:
-    """The task's experiment; where it is today's by default and there is none yet, the task's newest. UsageError."""
-    if store.experiment(task.experiment) is not None:
-        return task.experiment
-    prefix = f"{task.suite.task}-bench-"
-    earlier = [n for n in store.experiments() if n.startswith(prefix)]
-    dated = [n for n in earlier if re.fullmatch(r"\d{4}-\d\d-\d\d", n.removeprefix(prefix))]
-    if settings.experiment is None and dated and task.experiment.startswith(prefix):
-        return max(dated)
-    known = f" There are: {', '.join(sorted(earlier)[-5:])}." if earlier else ""
-    raise UsageError(
-        f"{option}: MLflow has no experiment {task.experiment!r}.{known} "
-        "Run the evals first, or name one with --bench-experiment"
-    )
-
-
-def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitting:
+def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> StepResult:
     """Take in a scored packet, all of it or nothing. PacketError names what is wrong with it."""
     packet = parse_packet(read_packet(path))
     if settings.experiment is not None and settings.experiment != packet.experiment:
@@ -301,7 +272,7 @@ def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> Sitti
         if applied.remarks
         else ()
     )
-    return Sitting(
+    return StepResult(
         message=applied.message,
         lines=(*lines, *about_unread(unread)),
         tasks=tuple(here),

@@ -25,7 +25,7 @@ LAYERS = [
     ["ending"],
     ["regression", "champions", "reviewing", "reading"],
     ["sitdown", "axes", "scheduling"],
-    ["airflow"],
+    ["airflow", "steps"],
     ["session"],
     ["autojudge"],
     ["report", "localmodels", "completer", "tracking"],

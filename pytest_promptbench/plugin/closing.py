@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ..ending import Line, judged, not_done, settle, summary
+from ..ending import Line, not_done, settle, step, summary
 from ..session import PATIENCE, Closing
 from .options import undone
 from .parts import (
@@ -17,7 +17,7 @@ from .parts import (
     DESK,
     GATE_LINES,
     MISUSED,
-    SITTING,
+    STEP_RESULT,
     TICKER,
     desk,
     is_worker,
@@ -39,8 +39,8 @@ def finish(session: pytest.Session, exitstatus: int) -> None:
         _say(config, PATIENCE)
         with contextlib.suppress(KeyboardInterrupt):
             desk(config).stop_workers()
-    if SITTING in config.stash and exitstatus in _CLEAN:
-        session.exitstatus = exitstatus = config.stash[SITTING].code  # no test was meant to run
+    if STEP_RESULT in config.stash and exitstatus in _CLEAN:
+        session.exitstatus = exitstatus = config.stash[STEP_RESULT].code  # no test was meant to run
     if BENCH in config.stash:
         config.stash[BENCH].close()
     if at_the_desk:
@@ -73,7 +73,7 @@ def _settle(session: pytest.Session, exitstatus: int) -> None:
     config = session.config
     if is_worker(config):
         return
-    done = config.stash.get(CLOSING, None) or config.stash.get(SITTING, None)
+    done = config.stash.get(CLOSING, None) or config.stash.get(STEP_RESULT, None)
     if done is None or not (done.boards or done.tasks):
         if exitstatus in _CLEAN and not only_shows(config):
             _settle_nothing(session, exitstatus)
@@ -104,14 +104,14 @@ def _say(config: pytest.Config, line: str) -> None:
 
 def write_summary(reporter: Any, config: pytest.Config) -> None:
     """Below pytest's own: leaderboards, what was judged, the gate, and what was asked for and not done."""
-    closing, sitting = config.stash.get(CLOSING, None), config.stash.get(SITTING, None)
+    closing, result = config.stash.get(CLOSING, None), config.stash.get(STEP_RESULT, None)
     width, color = reporter._tw.fullwidth, reporter._tw.hasmarkup
     if closing is not None and desk(config).plan is not None:
         reporter.section("promptbench")
         _write(reporter, summary(closing, desk(config), width=width, color=color))
-    if sitting is not None:
+    if result is not None:
         reporter.section("promptbench")
-        _write(reporter, judged(sitting, width=width, color=color))
+        _write(reporter, step(result, width=width, color=color))
     gate: Sequence[Line] = config.stash.get(GATE_LINES, ())
     _write(reporter, gate)
     if only_shows(config) and (left := undone(config)):

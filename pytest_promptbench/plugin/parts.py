@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..ending import Line
     from ..session import Bench, Closing, Desk, Planned
     from ..settings import Identity, Settings
-    from ..sitdown import Sitting
+    from ..steps import StepResult
     from .watch import Ticker
 
 MARKER = "promptbench"
@@ -24,7 +24,7 @@ BENCH: pytest.StashKey[Bench] = pytest.StashKey()
 DESK: pytest.StashKey[Desk] = pytest.StashKey()
 TICKER: pytest.StashKey[Ticker] = pytest.StashKey()
 CLOSING: pytest.StashKey[Closing] = pytest.StashKey()
-SITTING: pytest.StashKey[Sitting] = pytest.StashKey()
+STEP_RESULT: pytest.StashKey[StepResult] = pytest.StashKey()
 GATE_LINES: pytest.StashKey[Sequence[Line]] = pytest.StashKey()
 MISTAKEN: pytest.StashKey[bool] = pytest.StashKey()
 """Whether a file of ours or the command line has a mistake."""

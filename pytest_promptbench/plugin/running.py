@@ -11,7 +11,7 @@ import pytest
 
 from ..candidate import GeneratedCandidate
 from ..scheduling import queued
-from .parts import ABOUT, BENCH, ERROR, PLANNED, SITTING, TICKER, bench, is_worker, settings
+from .parts import ABOUT, BENCH, ERROR, PLANNED, STEP_RESULT, TICKER, bench, is_worker, settings
 
 _AHEAD: pytest.StashKey[set[int]] = pytest.StashKey()
 
@@ -96,6 +96,6 @@ def take_the_step(session: pytest.Session) -> None:
     try:
         for name in STEPS.values():
             if getattr(asked, name) is not None:
-                config.stash[SITTING] = steps[name](asked, tasks, getattr(asked, name))
+                config.stash[STEP_RESULT] = steps[name](asked, tasks, getattr(asked, name))
     except PromptbenchError as error:
         raise pytest.UsageError(str(error)) from None

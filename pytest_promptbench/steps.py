@@ -1,0 +1,42 @@
+"""What a step that stands in place of tests gives back, and which experiment it is about."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from .autojudge import Judged
+from .errors import UsageError
+from .session import Board, Task
+from .settings import Settings
+from .tracking.store import TrackingStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a session that runs no test did: lines for the terminal, and the leaderboards that follow from it."""
+
+    message: str
+    lines: tuple[str, ...] = ()
+    code: int = 0
+    tasks: tuple[Task, ...] = ()
+    boards: tuple[Board, ...] = ()
+    files: tuple[Path, ...] = ()
+    judged: tuple[Judged, ...] = ()
+
+
+def experiment_of(store: TrackingStore, settings: Settings, task: Task, *, option: str) -> str:
+    """The task's experiment; where it is today's by default and there is none yet, the task's newest. UsageError."""
+    if store.experiment(task.experiment) is not None:
+        return task.experiment
+    prefix = f"{task.suite.task}-bench-"
+    earlier = [n for n in store.experiments() if n.startswith(prefix)]
+    dated = [n for n in earlier if re.fullmatch(r"\d{4}-\d\d-\d\d", n.removeprefix(prefix))]
+    if settings.experiment is None and dated and task.experiment.startswith(prefix):
+        return max(dated)
+    known = f" There are: {', '.join(sorted(earlier)[-5:])}." if earlier else ""
+    raise UsageError(
+        f"{option}: MLflow has no experiment {task.experiment!r}.{known} "
+        "Run the evals first, or name one with --bench-experiment"
+    )
