@@ -106,6 +106,12 @@ def collect_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> Step
     boards = build_boards(here, Outcome(candidates={task.experiment: tuple(candidates)}), settings.report)
     current, _ = newest(candidates, cells_now=cells_now(here, task.experiment, task.suite.group))
     pending = [c for c in current if c.pending]
+    unjudged = {item_id(c.run_id) for c in pending}
+    said += [
+        f"  item {item}: {who or 'somebody'} declined it; left pending, for a packet or another queue"
+        for item, who in collected.declined.items()
+        if item in unjudged
+    ]
     traces = [
         {review_trace(task.experiment, queue, item_id(c.run_id), n) for n in range(len(c.outputs or ()))}
         for c in pending

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,8 @@ for place, who, said in steps:
             schema.schema_id, input=label_schemas.InputCategorical(options=said)
         )
         continue
-    if said in ("complete", "pending"):
-        by = who if said == "complete" else None
+    if said in ("complete", "declined", "pending"):
+        by = who if said != "pending" else None
         review_queues.set_review_queue_item_status(queue.queue_id, item_id=item, status=said, completed_by=by)
         continue
     there = {(a.name, a.source.source_id): a.assessment_id for a in mlflow.get_trace(item).info.assessments}
@@ -215,6 +216,24 @@ def test_a_trace_that_others_put_into_a_queue_holds_up_no_other(tmp_path: Path) 
         assert "applied 1, unchanged 0, still pending 0" in collected.out
         for trace in others:
             assert f"trace {trace} is in the queue and was not put there by --judge-queue" in collected.out
+
+
+def test_who_declined_an_item_is_named_until_somebody_judges_it(tmp_path: Path) -> None:
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=2).write()
+        named = ("--bench-experiment", "e")
+        assert project.pytest(*named).code == 0
+        assert project.pytest("--judge-queue", "q", *named).code == 0
+        take_steps(project, "e", "q", (0, "Ann", "declined"), (1, "bob", GOOD), (1, "bob", "complete"))
+        collected = project.pytest("--judge-collect", "q", *named)
+        assert collected.code == 0, collected.text
+        assert "applied 1, unchanged 0, still pending 1 (0 of them in q)" in collected.out
+        (item,) = re.findall(r"item (\S+): ann declined it; left pending, for a packet or another queue", collected.out)
+        assert project.pytest("--judge-export", "p.json", *named).code == 0
+        assert [i["item"] for i in project.packet("p.json")["items"]] == [item]
+        project.score("p.json")
+        assert project.pytest("--judge-apply", "p.json").code == 0
+        assert "declined it" not in project.pytest("--judge-collect", "q", *named).out
 
 
 def test_people_review_in_mlflows_own_pages(tmp_path: Path, server: str) -> None:

@@ -53,10 +53,14 @@ class Review(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Collected:
-    """Of a queue the reviews of completed items, the traces that wait, and completed ones that are no trace of ours."""
+    """Of a queue the reviews of completed items, the traces that wait, and what became of the others.
+
+    ``declined``: item -> who declined it. ``strange``: completed or declined ones that are no trace of ours.
+    """
 
     reviews: tuple[Review, ...]
     waiting: Set[str]
+    declined: Mapping[str, str]
     strange: tuple[str, ...]
 
 
@@ -101,7 +105,7 @@ class ReviewQueues:
         """What there is in a queue. UsageError where there is none of this name."""
         reviews = self._module()
         experiment_id = self._experiment_id(experiment)
-        done, strange = [], []
+        done, declined, strange = [], {}, []
         with translated(self._store.uri):
             found = self._find(experiment_id, queue)
             if found is None:
@@ -119,14 +123,17 @@ class ReviewQueues:
                 )
             items = self._items(reviews, found.queue_id)
             for item in items:
-                if item.status.value.lower() == "complete":
-                    info = self._info(item.item_id)
-                    if info is None or ITEM not in info.tags:
-                        strange.append(item.item_id)
-                    else:
-                        done.append(_review(info, item, rubric))
-        waiting = {item.item_id for item in items if item.status.value.lower() == "pending"}
-        return Collected(reviews=tuple(done), waiting=waiting, strange=tuple(strange))
+                if _status(item) == "pending":
+                    continue
+                info = self._info(item.item_id)
+                if info is None or ITEM not in info.tags:
+                    strange.append(item.item_id)
+                elif _status(item) == "declined":
+                    declined[info.tags[ITEM]] = _person(item.completed_by)
+                else:
+                    done.append(_review(info, item, rubric))
+        waiting = {item.item_id for item in items if _status(item) == "pending"}
+        return Collected(reviews=tuple(done), waiting=waiting, declined=declined, strange=tuple(strange))
 
     def _info(self, trace: str) -> Any:
         """None where there is no such trace: a queue takes any id."""
@@ -248,6 +255,10 @@ def _span(trace: str, item: ReviewItem, rubric: Rubric) -> Any:
             "attributes": {k: storable(json.dumps(v, ensure_ascii=False)) for k, v in attributes.items()},
         }
     )
+
+
+def _status(item: Any) -> str:
+    return str(item.status.value).lower()
 
 
 def _review(info: Any, item: Any, rubric: Rubric) -> Review:
