@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import textwrap
 import time
@@ -68,6 +69,19 @@ def test_a_suite_is_read_with_all_that_it_names(tmp_path: Path) -> None:
     assert suite.rubric.bottom == 0
     assert suite.rubric.body.strip() == "# Anchors"
     assert suite.samples == 1
+
+
+@pytest.mark.parametrize("closed", ["rubrics", "prompts", "prompts/tip"])
+def test_a_folder_that_may_not_be_read_is_not_called_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    """Root may read everything, so the system's answer stands in for chmod 000."""
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, how: Path(path) != tmp_path / closed and allowed(path, how))
+    with pytest.raises(
+        CatalogError, match=rf"^{re.escape(str(tmp_path / closed))}: cannot be read: Permission denied$"
+    ):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from ..errors import CatalogError
 from ..records import Message, Prompt, Scenario, sha256
 from .schema import PromptFile, hint, name_problem, validate
 from .template import placeholders, stray
-from .yamlfile import Located, is_file, parse, read_text
+from .yamlfile import Located, check_open, is_file, parse, read_text
 
 
 def load_prompt(file: Path, task: str) -> Prompt:
@@ -33,8 +34,9 @@ def read_prompt(file: Path, task: str) -> tuple[Prompt, Located]:
 def versions(folder: Path) -> Mapping[str, Path]:
     """The prompts of a folder by version, in the order of their names. Hidden files are an editor's, not a prompt.
 
-    CatalogError for a ``.yml`` or ``.YAML``, which its writer takes for one of them.
+    CatalogError for a ``.yml`` or ``.YAML``, which its writer takes for one of them, and for a closed folder.
     """
+    check_open(folder, os.R_OK | os.X_OK)
     for file in sorted(folder.glob("*")):
         if file.suffix.lower() in (".yml", ".yaml") and file.suffix != ".yaml" and not file.name.startswith("."):
             raise CatalogError(f"{file}: a prompt's file ends in .yaml; rename it to {file.stem}.yaml, or take it away")

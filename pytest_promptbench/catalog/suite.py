@@ -16,7 +16,7 @@ from .prompts import check_placeholders, read_prompt, versions
 from .rubric import load_rubric
 from .scenarios import load_scenarios
 from .schema import JudgeFile, SuiteFile, hint, validate
-from .yamlfile import Located, Where, is_file, parse, read_text
+from .yamlfile import Located, Where, check_open, is_file, parse, read_text
 
 T = TypeVar("T")
 N = TypeVar("N", Model, Prompt)
@@ -175,8 +175,12 @@ def _folders(suite: Path, root: Path, kind: str) -> list[Path]:
 
 
 def prompt_folder(suite: Path, root: Path, task: str) -> Path | None:
-    """Where a task's prompts are for a suite; None where there is no such folder."""
-    return next((f / task for f in _folders(suite, root, "prompts") if (f / task).is_dir()), None)
+    """Where a task's prompts are for a suite; None where there is no such folder. CatalogError for a closed one."""
+    for folder in _folders(suite, root, "prompts"):
+        check_open(folder)
+        if (folder / task).is_dir():
+            return folder / task
+    return None
 
 
 def _load_prompts(shape: SuiteFile, document: Located, root: Path, choice: Choice) -> list[tuple[Prompt, Located]]:
@@ -202,8 +206,11 @@ def _load_prompts(shape: SuiteFile, document: Located, root: Path, choice: Choic
 def _load_rubric(name: str, document: Located, root: Path) -> Rubric:
     place = f"{document.file}:{document.line(('rubric',))}"
     files = [f / f"{name}.md" for f in _folders(document.file, root, "rubrics")]
-    found = next((file for file in files if is_file(file)), None)
-    if found is None:
+    for found in files:
+        check_open(found.parent)
+        if is_file(found):
+            break
+    else:
         known = sorted({f.stem for file in files for f in file.parent.glob("*.md")})
         looked = ", ".join(str(f) for f in files)
         raise CatalogError(f"{place}: there is no rubric {name!r}{hint(name, known)}; looked for {looked}")

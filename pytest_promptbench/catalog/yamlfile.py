@@ -8,6 +8,7 @@ because values are built from the parser's events with a budget, and aliases sha
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -70,6 +71,12 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
+
+
+def check_open(folder: Path, how: int = os.X_OK) -> None:
+    """CatalogError for a folder that is there and closed: what is in it would be taken for missing."""
+    if os.path.isdir(folder) and not os.access(folder, how):  # noqa: PTH112 - Path.is_dir raises for a name too long
+        raise CatalogError(f"{folder}: cannot be read: Permission denied")
 
 
 def read_text(file: Path) -> str:
