@@ -106,7 +106,7 @@ def draw(candidates: Iterable[LoggedCandidate], rubric: Rubric, n: int, *, seed:
     """Up to ``n`` candidates: the larger disagreements up to half of ``n``, the rest at random.
 
     Disagreement is with the sit-down tier where it has scored anything, else of the judge with itself. The random part
-    comes from those that no person has scored, while there are any. What is picked for its disagreement is there for
+    comes from those without a sit-down verdict, while there are any. What is picked for its disagreement is there for
     certain, so its probability is 1; a random one's is the share of its pool that was drawn. Both depend on ``seed``
     and on which candidates there are, not on their order.
     """

@@ -100,7 +100,7 @@ def automatic(judged_: tuple[Judged, ...]) -> Iterator[Line]:
                 f"{none}{j.failed} without a valid verdict, which count as unscored; the first: {j.problem}",
                 _LOUD if none else _WARN,
             )
-            yield ("The judge's replies are kept. To ask it again: --bench-read --judge-auto --bench-no-cache", _WARN)
+            yield ("Its invalid replies are kept. To ask it again: --bench-read --judge-auto --bench-no-cache", _WARN)
         if j.unavailable:
             yield (f"NOT JUDGED: {j.unavailable}", _LOUD)
 
