@@ -504,6 +504,19 @@ def test_verdicts_written_by_other_programs_under_the_public_names_count(store: 
     assert c.verdict().scores == {"relevance": 3, "overlong": False}  # type: ignore[union-attr]
 
 
+def test_a_persons_verdict_of_another_program_counts_before_claude_codes(store: TrackingStore) -> None:
+    (run_id,) = store.log([logged("s1", "judged elsewhere").entry("a person, elsewhere")])
+    store._client.log_metric(run_id, "relevance", 2)
+    store.tag(run_id, {"judge_pending": "false", "judge_kind": "human", "judged_by": "theirs"})
+    (c,) = store.read("a person, elsewhere")
+    store.record(c, verdict(Tier.CLAUDE_CODE, "claude", 5), RUBRIC)
+    (c,) = store.read("a person, elsewhere")
+    assert {v.judge.name: v.scores["relevance"] for v in c.verdicts} == {"theirs": 2, "claude": 5}
+    assert c.sit_down().judge.name == "theirs"  # type: ignore[union-attr]
+    (run,) = runs(store, "a person, elsewhere")
+    assert (run.data.metrics["relevance"], run.data.tags["judged_by"]) == (2, "theirs")
+
+
 NUMBERS = (0.1 + 0.2, 1 / 3, 5e-324, -1.7976931348623157e308, 2.0**53 + 2, -0.0)
 """15 digits do not tell them from their neighbours."""
 STORABLE = HOSTILE.replace("\ud800", '\x7f \u2028 "\\u0041\\"')

@@ -234,8 +234,8 @@ def read(tags: Mapping[str, str], metrics: Mapping[str, float], checks: Mapping[
             draws[key[len(names.AUDIT) :]] = Draw.from_json(value)
     kind = tags.get(names.JUDGE_KIND)
     pending = tags.get(names.JUDGE_PENDING) == "true"  # then the kind is an automatic judge's name, whatever it is
-    if kind in (Tier.HUMAN, Tier.CLAUDE_CODE) and not pending and all(v.judge.tier is Tier.AUTO for v in found):
-        # Written by another program that keeps to the public names.
+    if kind in (Tier.HUMAN, Tier.CLAUDE_CODE) and not pending and all(v.judge.tier != kind for v in found):
+        # Written by another program that keeps to the public names; a packet may have brought a lower tier's since.
         scores = {k: v for k, v in metrics.items() if k not in _NOT_SCORES and not k.startswith(names.AUTO)}
         judge = Judge(tier=Tier(kind), name=tags.get(names.JUDGED_BY, kind))
         found.append(Verdict(scores={**scores, **checks}, judge=judge, at=tags.get(names.JUDGED_AT, "")))
