@@ -62,7 +62,10 @@ def asking(settings: Settings, completer: Completer) -> Iterator[Ask]:
         locks=LockFile(settings.home / "locks"),  # never closed: that would drop what this process holds by another
         session=settings.identity.session,
         limits=Limits(
-            concurrency=settings.concurrency, max_cost_usd=settings.max_cost_usd, use_cache=settings.use_cache
+            concurrency=settings.concurrency,
+            max_cost_usd=settings.max_cost_usd,
+            account=settings.account,
+            use_cache=settings.use_cache,
         ),
     )
     generator.start()

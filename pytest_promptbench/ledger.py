@@ -7,7 +7,8 @@ nothing in it may ever be evicted, and values are JSON text that a person can re
 ``answers``  request key -> answer. Written before the test that waits for it goes on.
 ``outbox``   one row per (store, experiment, candidate): ``pending`` until a recorder has written the MLflow run, then
              ``done`` with its run id. The primary key is what makes two sessions log a candidate once.
-``spend``    what each session is known to have paid, and has reserved, for ``--bench-max-cost``: by request, and all.
+``spend``    what each session, or account of several, is known to have paid, and has reserved, for
+             ``--bench-max-cost``: by request, and all.
 """
 
 from __future__ import annotations

@@ -44,6 +44,9 @@ class Identity(Record):
         return cls(session=f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", today=now.date().isoformat(), workers=workers)
 
 
+ACCOUNT = "PROMPTBENCH_ACCOUNT"
+"""Environment variable of who starts a session again: what all sessions of one value spend counts as one's."""
+
 STEPS = {
     "judge_export": "judge_export",
     "judge_apply": "judge_apply",
@@ -77,6 +80,7 @@ class Settings:
     strict: bool = False
     shard: tuple[int, int] | None = None
     max_cost_usd: float | None = None
+    account: str | None = None
     allow_unpriced: bool = False
     judge_export: Path | None = None
     judge_apply: Path | None = None
@@ -191,6 +195,7 @@ def resolve(
         strict=bool(option("bench_strict")),
         shard=parse_shard(shard) if shard else None,
         max_cost_usd=option("bench_max_cost"),
+        account=environ.get(ACCOUNT) or None,
         allow_unpriced=bool(option("bench_allow_unpriced")),
         judge_export=path("judge_export") if exports else None,
         judge_apply=path("judge_apply") if "judge_apply" in steps else None,

@@ -231,11 +231,28 @@ def test_pytest_gets_the_environment_without_airflow_and_without_pytest_settings
         "PYTEST_ADDOPTS": "-x",
         "PROMPTBENCH_API_TOKEN": "t",
         "PROMPTBENCH_AIRFLOW_PASSWORD": "p",
+        "PROMPTBENCH_ACCOUNT": "another's",
         "KEY": "k",
     }
     wanted = {"KEY": "k", "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000", "PYTHONUNBUFFERED": "1"}
     assert here.environment(environ) == wanted
     assert here.command(["evals/"]) == [sys.executable, "-m", "pytest", f"--rootdir={tmp_path}", "evals/"]
+
+
+def test_the_tries_of_a_task_spend_together_what_one_of_them_may(evals: Evals) -> None:
+    model = f"{{model: openai/gpt-4o-mini, api_base: '{evals.provider.api_base}', api_key_env: SCRIPTED_KEY, "
+    evals.file("evals/models.yaml", f"models:\n  haiku: {model}params: {{max_tokens: 200}}}}\n")
+    here = Project(root=evals.root, python=Path(sys.executable), tracking_uri=evals.store.uri)
+    asked = []
+    for account in ("nightly/collect/1/1", "nightly/collect/1/1", "nightly/collect/2/2"):
+        arguments = request(experiment="e", concurrency=1, max_cost=0.00016).collect("1/1")
+        environ = here.environment(evals.environment(), account=account)
+        PytestProcess(here.command(arguments), cwd=evals.root, env=environ).run(lambda _: None)
+        asked.append(evals.provider.count)
+    first, again, other = asked
+    assert 0 < first < 8
+    assert again == first, "what the first try spent counts"
+    assert first < other
 
 
 def test_a_process_is_heard_and_its_alarms_are_kept(tmp_path: Path) -> None:

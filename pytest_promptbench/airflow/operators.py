@@ -50,10 +50,10 @@ def look(request: Request, here: Project) -> None:
         raise AirflowFailException(f"pytest ended with {done.code}, a mistake to mend:\n{done.last_words}")
 
 
-def _pytest(here: Project, arguments: Sequence[str]) -> PytestProcess:
+def _pytest(here: Project, arguments: Sequence[str], account: str | None = None) -> PytestProcess:
     command = here.command(arguments)
     _LOG.info("In %s: %s", here.root, shlex.join(command))
-    return PytestProcess(command, cwd=here.root, env=here.environment(os.environ))
+    return PytestProcess(command, cwd=here.root, env=here.environment(os.environ, account=account))
 
 
 class PytestOperator(BaseOperator):
@@ -68,6 +68,10 @@ class PytestOperator(BaseOperator):
 
     def arguments(self, request: Request) -> list[str]:
         raise NotImplementedError
+
+    def account(self, request: Request) -> str:
+        """What the tries of this task have in common: together they spend no more than one of them may."""
+        return f"{request.run_id}/{self.task_id}"
 
     def unneeded(self, request: Request) -> str | None:
         """Why this run skips the task, if it does."""
@@ -95,7 +99,7 @@ class PytestOperator(BaseOperator):
             raise AirflowException(str(error)) from error
 
     def _run(self, request: Request, here: Project) -> Finished:
-        self._process = _pytest(here, self.arguments(request))
+        self._process = _pytest(here, self.arguments(request), self.account(request))
         done = self._process.run(lambda line: self.log.info("%s", line))
         self.log.info("pytest ended with %d", done.code)
         match done.ending:
@@ -121,6 +125,9 @@ class CollectOperator(PytestOperator):
 
     def arguments(self, request: Request) -> list[str]:
         return request.collect(self.shard)
+
+    def account(self, request: Request) -> str:
+        return f"{super().account(request)}/{self.shard}"
 
     def empty(self, request: Request) -> NoReturn:
         raise AirflowSkipException(f"shard {self.shard} is empty")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..settings import absolute_uri, artifact_root, as_names
+from ..settings import ACCOUNT, absolute_uri, artifact_root, as_names
 from ..tracking.address import check_takes_candidates, redacted
 from ..tracking.store import TrackingStore
 from .suites import END, PATH, find_evals
@@ -23,7 +23,7 @@ DAG_ID = "bench_collect"
 RUN_TAG = "airflow.run_id"
 """MLflow tag that says which run of the DAG wrote a candidate."""
 MAX_SHARDS = 64
-_NOT_FOR_PYTEST = ("AIRFLOW", "_AIRFLOW", "PYTEST_", "PROMPTBENCH_API_", "PROMPTBENCH_AIRFLOW_")
+_NOT_FOR_PYTEST = ("AIRFLOW", "_AIRFLOW", "PYTEST_", "PROMPTBENCH_API_", "PROMPTBENCH_AIRFLOW_", ACCOUNT)
 
 _TOLERANCE = rf"^[A-Za-z_][A-Za-z0-9_]{{0,99}}:[0-9]{{1,6}}(\.[0-9]{{1,6}})?%?{END}"
 _BASELINE = rf"^({PATH[1 : -len(END)]})?{END}"
@@ -315,10 +315,14 @@ class Project:
     def command(self, arguments: Iterable[str]) -> list[str]:
         return [str(self.python), "-m", "pytest", f"--rootdir={self.root}", *arguments]
 
-    def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """An environment without what is Airflow's or the service's own, and what would steer pytest from outside."""
+    def environment(self, environ: Mapping[str, str], *, account: str | None = None) -> dict[str, str]:
+        """An environment without what is Airflow's or the service's own, and what would steer pytest from outside.
+
+        ``account``: processes that have it in common have one limit of the cost together, as the tries of a task do.
+        """
         kept = {k: v for k, v in environ.items() if not k.startswith(_NOT_FOR_PYTEST)}
-        return {**kept, "MLFLOW_TRACKING_URI": self.tracking_uri, "PYTHONUNBUFFERED": "1"}
+        kept |= {"MLFLOW_TRACKING_URI": self.tracking_uri, "PYTHONUNBUFFERED": "1"}
+        return kept if account is None else {**kept, ACCOUNT: account}
 
     def prepared(self, request: Request) -> Request:
         """The request with its tests: of a suite file, those alone that name it.

@@ -29,6 +29,7 @@ class Budget:
     def __init__(self, *, completer: Completer, ledger: Ledger, locks: LockFile, session: str, limits: Limits) -> None:
         self._completer, self._ledger, self._locks = completer, ledger, locks
         self._session, self._limits = session, limits
+        self._account = limits.account or session
         self._reserved: set[str] = set()
 
     def reserve(self, request: Request, *, may_wait: bool) -> None:
@@ -42,7 +43,7 @@ class Budget:
         if limit is None or worst is None:
             return
         others = self._others_reserve()
-        if self._ledger.reserve(self._session, request.key, worst, limit=limit):
+        if self._ledger.reserve(self._account, request.key, worst, limit=limit):
             self._reserved.add(request.key)
             self._locks.acquire(self._lock(self._limits.worker))  # free but for a glance of another process
             return
@@ -50,7 +51,7 @@ class Budget:
         # Asked before, too: they may have settled for less since we looked.
         if (self._reserved or others or self._others_reserve()) and may_wait:
             raise NoMoneyYetError
-        spent = self._ledger.spent(self._session)
+        spent = self._ledger.spent(self._account)
         raise NotGeneratedError(
             f"{OVER_BUDGET} {limit:g} USD would be passed (known and reserved so far: {spent:.4f} USD, this request "
             f"may cost up to {worst:.4f} USD); raise the limit and run again"
@@ -60,14 +61,14 @@ class Budget:
         """Give back what was set aside for a request that the provider does not charge."""
         if self._limits.max_cost_usd is not None and error.unpaid:
             with contextlib.suppress(LedgerError):  # it stays set aside, which is the safe side
-                self._ledger.release(self._session, request.key)
+                self._ledger.release(self._account, request.key)
 
     def settle(self, answers: Sequence[tuple[Request, Answer]]) -> None:
         """What was set aside for these is what they cost, where that is known. From any thread."""
         if self._limits.max_cost_usd is not None:
             for request, answer in answers:
                 if answer.cost_usd is not None:
-                    self._ledger.settle(self._session, request.key, answer.cost_usd)
+                    self._ledger.settle(self._account, request.key, answer.cost_usd)
 
     def forget(self, request: Request) -> None:
         """The request is over, or was not sent: nobody need wait for what it may settle for."""

@@ -22,6 +22,8 @@ class Limits:
     worker: int = 0
     workers: int = 1
     max_cost_usd: float | None = None
+    account: str | None = None
+    """Sessions of one account have one limit together: tries of the same task. None: the session's own."""
     use_cache: bool = True
     grace_s: float = 60.0
     """How long a stopped session waits for answers that are on their way and paid for."""

@@ -229,6 +229,7 @@ class Bench:
                 worker=settings.worker,
                 workers=settings.identity.workers,
                 max_cost_usd=settings.max_cost_usd,
+                account=settings.account,
                 use_cache=settings.use_cache,
             ),
             landed=self._landed,
