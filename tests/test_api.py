@@ -1041,6 +1041,20 @@ def test_a_job_that_cannot_be_read_is_told_once_and_holds_up_no_other(
     ]
 
 
+@pytest.mark.parametrize("text", ["half of {", "[]", '{"steps": 1}'])
+def test_a_run_whose_state_cannot_be_read_is_told_by_its_file(root: Path, text: str) -> None:
+    folder = root / ".promptbench/jobs/bench-a"
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_text(text)
+    (folder / "job.json").write_text("[]")
+    client = client_of(root)
+    told = problem(client.get("/api/bench/run/bench-a"), 503)
+    assert told.startswith("the run cannot be read (")
+    assert told.endswith(f"): mend or delete {folder}/state.json")
+    (folder / "state.json").unlink()
+    assert client.get("/api/bench/run/bench-a").json()["state"] == "lost"
+
+
 def test_a_run_whose_time_to_be_judged_is_up_fails(root: Path, logged: Project) -> None:
     group = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=None).read(EXPERIMENT)[0].group
     folder = waiting_job(root, group, deadline=time.time() - 1)

@@ -45,7 +45,7 @@ class StartError(PromptbenchError):
 
 
 class FolderError(PromptbenchError):
-    """The folder of the jobs cannot be read."""
+    """The folder of the jobs, or of one of them, cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,13 @@ class Jobs:
         if job not in self._ids():
             return None
         folder = self._folder / job
-        about, state = _read(folder / alone.JOB), self._state(job)
+        about = _read(folder / alone.JOB)
+        try:
+            state = self._state(job)
+        except Exception as error:  # whatever it holds
+            raise FolderError(
+                f"the run cannot be read ({type(error).__name__}: {error}): mend or delete {folder / alone.STATE}"
+            ) from None
         if state.state == "waiting":
             self.watch()
         return Job(
@@ -294,7 +300,7 @@ def _lines(text: str) -> tuple[str, ...]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return value
+    return value if isinstance(value, dict) else {}
