@@ -1087,6 +1087,23 @@ def test_a_waiting_run_that_cannot_go_on_fails_once_and_says_why(
     assert sum(line.startswith("Traceback") for line in state["log"]) == (0 if whole else 1)
 
 
+def test_waiting_runs_that_are_judged_at_once_go_on_as_many_at_a_time_as_may(root: Path, logged: Project) -> None:
+    about = {"root": str(root), "python": sys.executable, "day": "2026-11-23"}
+    first = waiting_job(root, ("of", "nobody"), deadline=time.time() + 600, **about)
+    folders = [first, *(shutil.copytree(first, first.with_name(f"{first.name[:-1]}{i}")) for i in (1, 2, 3))]
+    client = client_of(root, environ=logged.environment(), poll_s=0.1, max_jobs=1)
+    states: list[str] = []
+    at_once = 0
+    for _ in range(600):
+        at_once = max(at_once, sum("airflow.alone" in c and " compare " in c for c in children_of(root)))
+        states = [client.get(f"/api/bench/run/{f.name}").json()["state"] for f in folders]
+        if states == ["failed"] * 4:
+            break
+        time.sleep(0.05)
+    assert states == ["failed"] * 4, "each of a baseline that is not there"
+    assert at_once == 1
+
+
 def test_a_waiting_run_whose_process_dies_without_a_word_is_not_started_again(root: Path, logged: Project) -> None:
     about = {"root": str(root), "python": sys.executable, "day": "2026-11-23"}
     folder = waiting_job(root, ("of", "nobody"), deadline=time.time() + 600, **about)

@@ -95,7 +95,7 @@ class Jobs:
         """
         now = datetime.now(UTC)
         with self._starting:
-            running = [i for i in self._ids() if _is_held(self._folder / i)]
+            running = self._running()
             if len(running) >= self._most:
                 raise BusyError(
                     f"{len(running)} runs are going on here, the most at once: wait for {', '.join(running)}"
@@ -208,6 +208,13 @@ class Jobs:
         late = state.deadline is not None and time.time() > state.deadline
         if left != 0 and not late:
             return
+        with self._starting:
+            if left == 0 and len(self._running()) >= self._most:
+                return  # one verdict may be the last of many runs
+            self._go_on(folder, state, left)
+
+    def _go_on(self, folder: Path, state: alone.State, left: int | None) -> None:
+        """To the comparison where nothing is pending, else to the end, as its time is up."""
         with _lock(folder) as lock:
             if lock is None or alone.read_state(folder).state != "waiting":
                 return  # another service was first
@@ -225,6 +232,9 @@ class Jobs:
             alone.write_json(folder / alone.STATE, over.to_json())
 
     # -- folders
+
+    def _running(self) -> list[str]:
+        return [i for i in self._ids() if _is_held(self._folder / i)]
 
     def _ids(self) -> list[str]:
         try:
