@@ -607,18 +607,35 @@ def test_who_complains_is_named_once(args: list[str], told: str, capsys: pytest.
     assert capsys.readouterr().err.startswith(f"promptbench: {told}")
 
 
-def test_the_command_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_refuses_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main(["serve", "--host", "0.0.0.0", "--root", str(tmp_path)]) == 4
     assert main(["serve", "--root", str(tmp_path / "nowhere")]) == 4
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         assert main(["serve", "--root", str(tmp_path), "--port", str(taken.getsockname()[1])]) == 4
+    monkeypatch.setenv("PROMPTBENCH_API_TOKEN", TOKEN)
+    assert main(["serve", "--root", str(tmp_path), "--host", "a..b"]) == 4
+    addresses = (
+        "http://[::1",
+        "http://127.0.0.1:port",
+        "http://127.0.0.1:99999",
+        "http://a:8080/?b",
+        "a:8080",
+        "http://u@a",
+    )
+    for address in addresses:
+        monkeypatch.setenv("PROMPTBENCH_AIRFLOW_URL", address)
+        assert main(["serve", "--root", str(tmp_path)]) == 4
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["promptbench"] * 3
+    assert [line.split(":")[0] for line in lines] == ["promptbench"] * (4 + len(addresses))
     assert "a token is needed" in lines[0]
     assert "there is no such folder" in lines[1]
     assert "cannot bind" in lines[2]
+    assert "cannot bind a..b:8642: " in lines[3]
+    assert all("PROMPTBENCH_AIRFLOW_URL must be an address such as http://" in line for line in lines[4:])
 
 
 # -- verdicts

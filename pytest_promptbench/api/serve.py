@@ -35,8 +35,9 @@ def serve(settings: ServiceSettings, *, say: Callable[[str], None]) -> None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((settings.host.strip("[]"), settings.port))
-        except OSError as error:
-            raise UsageError(f"cannot bind {settings.host}:{settings.port}: {error.strerror or error}") from None
+        except (OSError, TypeError, UnicodeError) as error:  # the last two: a name that no host can have
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"cannot bind {settings.host}:{settings.port}: {reason}") from None
         listener.listen(128)  # who reads the line below may connect at once
         port = listener.getsockname()[1]
         host = f"[{settings.host.strip('[]')}]" if family == socket.AF_INET6 else settings.host

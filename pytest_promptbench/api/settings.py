@@ -138,10 +138,19 @@ def _airflow(environ: Mapping[str, str]) -> AirflowSettings | None:
     url = environ.get(AIRFLOW_URL, "").rstrip("/")
     if not url:
         return None
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+    if not _is_address(url):
         raise UsageError(f"{AIRFLOW_URL} must be an address such as http://127.0.0.1:8080, without user and password")
     missing = [n for n in (AIRFLOW_USER, AIRFLOW_PASSWORD) if not environ.get(n)]
     if missing:
         raise UsageError(f"{AIRFLOW_URL} is set, so {' and '.join(missing)} must be set too")
     return AirflowSettings(url=url, username=environ[AIRFLOW_USER], password=environ[AIRFLOW_PASSWORD])
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # read, as one that is no number is a mistake from then on
+    except ValueError:
+        return False
+    plain = "@" not in parts.netloc and not parts.query and not parts.fragment
+    return plain and parts.scheme in ("http", "https") and bool(parts.hostname)
