@@ -820,6 +820,18 @@ def test_a_run_is_a_closed_form(reader: httpx.Client, logged: Project, field: st
     assert not (logged.root / ".promptbench" / "jobs").exists()
 
 
+@pytest.mark.parametrize(
+    "twice", ['"max_cost": 0.1, "max_cost": 100', '"s\\u0075ite": "evals/"', '"\\ud800": 1, "\\ud800": 2']
+)
+def test_a_run_that_says_two_things_by_one_key_is_none(reader: httpx.Client, logged: Project, twice: str) -> None:
+    body = f'{{"suite": "evals", {twice}}}'
+    answer = reader.post("/api/bench/run", content=body, headers={"Content-Type": "application/json"})
+    assert "given more than once; give it one value" in problem(answer, 422)
+    (named,) = answer.json()["errors"]
+    assert named["where"] in ("max_cost", "suite", '"\\ud800"')
+    assert not (logged.root / ".promptbench" / "jobs").exists()
+
+
 @pytest.mark.parametrize("path", ["run", "verdicts"])
 def test_what_is_no_json_is_400_everywhere(reader: httpx.Client, path: str) -> None:
     def said(body: bytes, status: int) -> str:

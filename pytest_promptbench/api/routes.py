@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from ..experiments import Experiments
 from ..leaderboard import leaderboard_json
 from ..packet import read_packet
 from ..packet.document import plain
-from ..records import LoggedCandidate
+from ..records import DuplicateKeyError, LoggedCandidate, unique_keys
 from . import models
 from .answers import candidate_shape, json_answer, judge_kind_of, reply, rubric_of, summary_shape
 from .guard import VERDICTS
@@ -195,6 +196,7 @@ def api_routes(*, settings: ServiceSettings, experiments: Experiments, runs: Run
         response_model=models.RunStarted,
         responses=_errors(400, 403, 413, 415, 422, 429, 503),
         tags=["run"],
+        dependencies=[Depends(_no_key_twice)],
     )
     def post_run(body: models.RunRequest) -> Response:
         """Start a run: the DAG ``bench_collect`` where Airflow is configured, else pytest in the background."""
@@ -233,6 +235,17 @@ def _known_parameters(request: Request) -> None:
         errors = [{"where": f"query.{plain(n)[:200]}", "problem": said} for n, said in list(wrong.items())[:20]]
         detail = "; ".join(f"{e['where']}: {e['problem']}" for e in errors)
         raise ProblemError(422, detail, extra={"errors": errors})
+
+
+async def _no_key_twice(request: Request) -> None:
+    """Refuse a body with a key that is given twice: the last alone would count, of two limits of the cost too."""
+    try:
+        json.loads(await request.body(), object_pairs_hook=unique_keys)
+    except DuplicateKeyError as error:
+        found = {"where": plain(error.key)[:200], "problem": "given more than once; give it one value"}
+        raise ProblemError(422, f"{found['where']}: {found['problem']}", extra={"errors": [found]}) from None
+    except (ValueError, RecursionError):
+        pass  # which the schema's reader tells
 
 
 # -- pages of candidates
