@@ -422,6 +422,11 @@ CASES: list[tuple[str, dict[str, str], list[str]]] = [
         ["models.yaml:2", "'http://h:99999/v1'; it is not an address such as"],
     ),
     (
+        "space in an address",
+        {"models": "models:\n  a: {model: x, api_base: 'http://h :8080/v1'}\n"},
+        ["models.yaml:2", "'http://h :8080/v1'; it is not an address such as"],
+    ),
+    (
         "key not set, with its line",
         {"models": "models:\n  a:\n    model: x\n    api_key_env: NO_KEY\n"},
         ["models.yaml:4: model a: the environment variable NO_KEY is not set; set it, or add 'optional: true'"],

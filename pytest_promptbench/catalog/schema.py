@@ -75,6 +75,7 @@ def _address(url: str) -> str:
     try:
         secret, parts = secret_in_address(url), urlsplit(url)
         valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        valid = valid and not any(c.isspace() for c in url)
     except ValueError:
         secret = valid = False
     if secret:
