@@ -133,7 +133,7 @@ def arrange(suite: Suite, markers: Sequence[Any], *, test: str) -> list[Axis]:
     """One Axis for each axis of the suite, those that ``markers`` (of ``parametrize``) name replaced by theirs.
 
     ``suite`` was loaded with the models and prompts that they name; of these, what it was narrowed to is taken. Raises
-    CatalogError for a scenario that it does not have.
+    CatalogError for a scenario that it does not have, and for an axis that two of them name.
     """
     known = {
         "model": [m.name for m in suite.models],
@@ -151,6 +151,9 @@ def arrange(suite: Suite, markers: Sequence[Any], *, test: str) -> list[Axis]:
         chosen = [i for i, row in enumerate(rows) if all(value in has[axis] for axis, value in row.items())]
         values = list(_argvalues(marker))
         axes_here = [a for a in AXES if a in names]
+        twice = next((a for a in axes_here if a in taken), None)
+        if twice is not None:  # pytest refuses it too, of what it parametrizes itself
+            raise CatalogError(f"{test}: {twice} is parametrized twice (on the test, its class or module); remove one")
         taken.update(axes_here)
         groups[AXES.index(axes_here[0])] = Axis(
             argnames=_given_argnames(marker.args, marker.kwargs),

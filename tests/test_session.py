@@ -690,6 +690,12 @@ def test_a_place_that_the_end_could_not_write_to_is_told_before_anything_is_gene
             TEST.replace("@pytest", "@pytest.fixture\ndef candidate(): pass\n@pytest"),
             "of your own, so nothing is generated",
         ),
+        (
+            TEST.replace(
+                "@pytest", 'pytestmark = pytest.mark.parametrize("prompt,model", [("v1", "haiku")])\n@pytest'
+            ).replace("def test", '@pytest.mark.parametrize("model", ["local"])\ndef test'),
+            "test_tip: model is parametrized twice (on the test, its class or module); remove one",
+        ),
         (TEST.replace("def test", '@pytest.mark.parametrize("candidate", ["a"])\ndef test'), "give that another name"),
         (TEST.replace("candidate)", ")").replace("candidate.text.strip()", "True"), "as an argument"),
         (TEST.replace('"tips.yaml"', '"tips.yaml", model="a"'), "not 'model'"),
