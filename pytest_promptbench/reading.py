@@ -50,7 +50,7 @@ def read_back(settings: Settings, tasks: Sequence[Task], _: bool) -> StepResult:
         with asking_models(settings, [t.suite.judge for t in here if t.suite.judge is not None]) as ask:
             judged = score_all(here, everyone, ask, writing_to(store))
     outcome = Outcome(candidates={name: tuple(found) for name, found in everyone.items()})
-    boards = build_boards(here, outcome, settings.report)
+    boards = build_boards(here, outcome, settings)
     return StepResult(
         message=f"read {sum(map(len, everyone.values()))} candidates of {', '.join(everyone)}",
         lines=about_unread(unread),

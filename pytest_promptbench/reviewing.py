@@ -103,7 +103,7 @@ def collect_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> Step
     for packet in packets:
         taken = take_in(store, parse_packet(packet), candidates, rubrics={rubric.id: rubric})
         applied, unchanged, candidates = applied + taken.applied, unchanged + taken.unchanged, taken.candidates
-    boards = build_boards(here, Outcome(candidates={task.experiment: tuple(candidates)}), settings.report)
+    boards = build_boards(here, Outcome(candidates={task.experiment: tuple(candidates)}), settings)
     current, _ = newest(candidates, cells_now=cells_now(here, task.experiment, task.suite.group))
     pending = [c for c in current if c.pending]
     unjudged = {item_id(c.run_id) for c in pending}

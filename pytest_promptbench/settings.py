@@ -66,6 +66,7 @@ class Settings:
 
     root: Path
     identity: Identity
+    cwd: Path = Path("/")
     worker: int = 0
     experiment: str | None = None
     models: tuple[str, ...] | None = None
@@ -181,6 +182,7 @@ def resolve(
     return Settings(
         root=root,
         identity=identity,
+        cwd=cwd,
         worker=worker,
         experiment=option("bench_experiment"),
         models=names("bench_models"),

@@ -254,7 +254,7 @@ def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> StepR
         if group not in folders or experiment == packet.experiment:
             folders[group] = folder
     outcome = Outcome(candidates={packet.experiment: candidates})
-    boards = build_boards(here, outcome, settings.report, folders=folders)
+    boards = build_boards(here, outcome, settings, folders=folders)
     if not here:  # no suite of the packet was collected: its own rubric says how to score
         names = sorted({c.task for c in candidates})
         boards = tuple(

@@ -661,5 +661,6 @@ def test_automatic_judges_that_scored_a_part_each_are_named() -> None:
     mixed = board(candidate("s1", first), candidate("s2", first, second))
     assert mixed.automatic_judges == ("gpt", "haiku")
     assert any("2 automatic judges (gpt, haiku) have scored a part each" in note for note in notes(mixed))
+    assert any("strict they are: pytest evals/ --bench-read --judge-auto has" in note for note in notes(mixed))
     whole = board(candidate("s1", first, second), candidate("s2", first, second))
     assert not any("automatic judges" in note for note in notes(whole))

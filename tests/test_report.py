@@ -716,6 +716,13 @@ def test_importing_the_package_is_cheap() -> None:
         assert f"'{name}'" not in done.stdout
 
 
+def test_the_command_for_a_judge_names_the_folder_of_the_evals() -> None:
+    named = dataclasses.replace(board(), evals="my tests/llm")
+    assert "5 pending: pytest 'my tests/llm'/ --judge-export packet.json" in markdown.render_leaderboard(named).replace(
+        "`", ""
+    )
+
+
 def test_the_command_for_a_judge_names_an_experiment_that_is_not_found_without() -> None:
     named = dataclasses.replace(board(), experiment="my `first` try")
     command = "pytest evals/ --judge-export packet.json --bench-experiment 'my `first` try'"

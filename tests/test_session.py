@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import sqlite3
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -894,6 +895,16 @@ def test_lists_in_pyproject(project: Project) -> None:
     assert (refused.code, "ini key bench_concurrency: ['4']; expected one value" in refused.err) == (4, True), (
         refused.text
     )
+
+
+def test_the_command_that_goes_on_names_the_folder_of_the_evals(project: Project) -> None:
+    (project.root / "evals").rename(project.root / "checks")
+    done = subprocess.run(
+        project.command("checks", "-k", "s0"), cwd=project.root, env=project.environment(), capture_output=True,
+        text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 pending: pytest checks/ --judge-export packet.json" in done.stdout
 
 
 def test_a_parametrize_may_name_what_the_suite_left_out(project: Project) -> None:

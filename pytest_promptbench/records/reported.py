@@ -52,6 +52,8 @@ class Leaderboard(Record):
     rows: tuple[Row, ...]
     superseded: int = 0
     """Candidates left out because their cell has been generated anew from changed files since."""
+    evals: str = "evals"
+    """The folder of the tests, as a command names it that goes on from here."""
     automatic_judges: tuple[str, ...] = ()
     """Whose automatic verdicts count: several where another judge has scored only some of the candidates so far."""
     comparisons: tuple[Mapping[str, Any], ...] = ()

@@ -162,7 +162,7 @@ def notes(lb: Leaderboard) -> list[str]:
         names = visible(judges_in_words(lb.automatic_judges))
         found.append(
             f"{len(lb.automatic_judges)} automatic judges ({names}) have scored a part each, and may differ in how "
-            "strict they are: pytest evals/ --bench-read --judge-auto has the suite's own score the rest."
+            f"strict they are: {_pytest(lb)} --bench-read --judge-auto has the suite's own score the rest."
         )
     if failed:
         found.append(f"{plural(failed, 'generation')} failed and {'is' if failed == 1 else 'are'} not scored.")
@@ -175,9 +175,13 @@ def notes(lb: Leaderboard) -> list[str]:
     return found
 
 
+def _pytest(lb: Leaderboard) -> str:
+    return f"pytest {shlex.quote(visible(lb.evals))}/"
+
+
 def export_command(lb: Leaderboard) -> str:
     """The command that takes a leaderboard's pending candidates to a judge; by default it finds the task's newest."""
-    command = "pytest evals/ --judge-export packet.json"
+    command = f"{_pytest(lb)} --judge-export packet.json"
     if re.fullmatch(re.escape(lb.task) + r"-bench-\d{4}-\d\d-\d\d", lb.experiment):
         return command
     return f"{command} --bench-experiment {shlex.quote(visible(lb.experiment))}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..agreement import Agreement, agreement_report
@@ -12,6 +13,7 @@ from ..errors import UsageError
 from ..grid import cells
 from ..leaderboard import build_leaderboard, current_candidates
 from ..records import Group, Leaderboard, LoggedCandidate, Rubric
+from ..settings import Settings
 from ..tracking.artifacts import file_name
 from ..tracking.recorder import Outcome
 from ..tracking.store import TrackingStore
@@ -39,11 +41,13 @@ class Board:
         *,
         folder: Path,
         cells_now: Mapping[tuple[str, str, str], str] | None = None,
+        evals: str = "evals",
     ) -> Board:
         """The leaderboard of a task's candidates, read with their texts. ``cells_now`` as for ``build_leaderboard``."""
         counting, _ = current_candidates(candidates, rubric, task=task, cells_now=cells_now)
+        leaderboard = build_leaderboard(candidates, rubric, experiment=experiment, task=task, cells_now=cells_now)
         return cls(
-            leaderboard=build_leaderboard(candidates, rubric, experiment=experiment, task=task, cells_now=cells_now),
+            leaderboard=replace(leaderboard, evals=evals),
             candidates=candidates,
             counting=counting,
             agreement=agreement_report(counting, rubric, experiment=experiment, task=task),
@@ -73,19 +77,30 @@ def folders_of(tasks: Iterable[Task], report: Path) -> dict[tuple[str, Group], P
 
 
 def build_boards(
-    tasks: Sequence[Task], outcome: Outcome, report: Path, *, folders: Mapping[Group, Path] | None = None
+    tasks: Sequence[Task], outcome: Outcome, settings: Settings, *, folders: Mapping[Group, Path] | None = None
 ) -> tuple[Board, ...]:
     """One leaderboard per experiment, task and rubric; files as ``folders`` has them, else by :func:`folders_of`."""
     groups = by_group(t for t in tasks if t.experiment in outcome.candidates)
-    places = folders_of(groups.values(), report)
+    places = folders_of(groups.values(), settings.report)
     boards = []
     for key, task in groups.items():
         suite = task.suite
         candidates = tuple(c for c in outcome.candidates[task.experiment] if c.group == suite.group)
         folder = (folders or {}).get(suite.group, places[key])
         now = cells_now(tasks, task.experiment, suite.group)
-        boards.append(Board.of(candidates, suite.rubric, task.experiment, suite.task, folder=folder, cells_now=now))
+        boards.append(
+            Board.of(
+                candidates, suite.rubric, task.experiment, suite.task, folder=folder, cells_now=now,
+                evals=_evals(Path(suite.path), settings.cwd),
+            )
+        )  # fmt: skip
     return tuple(boards)
+
+
+def _evals(suite: Path, cwd: Path) -> str:
+    """Where the tests of a suite are, seen from ``cwd``: the folder ``evals`` that it is in, else its own."""
+    parts = Path(os.path.relpath(suite.parent, cwd)).parts
+    return str(Path(*parts[: parts.index("evals") + 1 if "evals" in parts else None]))
 
 
 def with_shown_texts(

@@ -136,7 +136,7 @@ class Desk:
             server = self._server.failure() if self._server.pid is not None else None
             self.close()
             self._imports.join()  # a thread that still imports when Python ends holds locks that its ending needs
-        boards = build_boards(tasks, outcome, self.settings.report)
+        boards = build_boards(tasks, outcome, self.settings)
         problem = outcome.error
         files: tuple[Path, ...] = ()
         try:
