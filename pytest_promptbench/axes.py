@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .catalog.schema import hint
 from .errors import CatalogError
 from .grid import make_cell
 from .records import Suite
@@ -48,10 +47,12 @@ def check_there(path: Path, *, test: str) -> None:
     try:
         path.stat()
     except FileNotFoundError:
-        known = sorted(file.name for file in path.parent.glob("*.y*ml"))
+        known = {file.stem: file.name for file in path.parent.glob("*.y*ml") if file.name != "models.yaml"}
+        close = difflib.get_close_matches(path.stem, known, n=1)  # the endings alone would make any two names alike
+        meant = f" (did you mean {known[close[0]]!r}?)" if close else ""
         raise CatalogError(
-            f"{test}: the promptbench marker names {path}, which does not exist{hint(path.name, known)}; "
-            "the path is relative to the test file"
+            f"{test}: the promptbench marker names {path}, which does not exist{meant}; the path is relative to the "
+            "test file"
         ) from None
     except OSError:
         pass

@@ -683,6 +683,7 @@ def test_a_place_that_the_end_could_not_write_to_is_told_before_anything_is_gene
     ("test", "message"),
     [
         (TEST.replace('"tips.yaml"', ""), "wants one suite file"),
+        (TEST.replace("tips.yaml", "jokes.yaml"), "evals/jokes.yaml, which does not exist; the path is relative to"),
         (
             TEST.replace("tips.yaml", "tip.yaml"),
             "evals/tip.yaml, which does not exist (did you mean 'tips.yaml'?); the path is relative to",
