@@ -49,6 +49,11 @@ _LONG_ENOUGH = 8
 
 _UNREACHABLE = re.compile(r"Connection error|Cannot connect to host|Name or service not known", re.IGNORECASE)
 
+_UNREADABLE = re.compile(
+    r"Invalid response object Traceback.*?^(?:\w+\.)*(\w+: .*?)(?=\n\s*For further|\n\n|\Z)", re.MULTILINE | re.DOTALL
+)
+"""LiteLLM's word for an answer that its types have no room for, which it takes for a server's error; what is wrong."""
+
 _NO_PROVIDER = "LLM Provider NOT provided"
 _SENT_ELSEWHERE = {"custom_llm_provider", "model_list", "fallbacks"}
 """Params by which LiteLLM finds the provider without the model's name."""
@@ -213,10 +218,9 @@ class LiteLLMCompleter:
         except (AttributeError, IndexError, TypeError):
             raise PermanentError(f"model {model.name} ({model.model}) sent a reply without choices") from None
         if not isinstance(text, str) or not text.strip():
+            why = f"finish_reason: {reason}{self._refusal(choice.message)}"
             raise PermanentError(
-                f"model {model.name} ({model.model}) answered with an empty text (finish_reason: {reason}); "
-                f"{_remedy(reason)}",
-                empty=True,
+                f"model {model.name} ({model.model}) answered with an empty text ({why}); {_remedy(reason)}", empty=True
             )
         usage = getattr(response, "usage", None)
         # LiteLLM says 0 where the provider said nothing: no request and no text is of 0 tokens.
@@ -267,12 +271,21 @@ class LiteLLMCompleter:
             where["api_key"] = "none"  # a key that is meant for a provider's own address must not go elsewhere
         return where
 
+    def _refusal(self, message: Any) -> str:
+        """What a model says in place of an answer, where its provider has a field for that."""
+        fields = getattr(message, "provider_specific_fields", None) or {}
+        said = getattr(message, "refusal", None) or fields.get("refusal")
+        return f", refusal: {_first_lines(self.redact(said), 200)}" if isinstance(said, str) and said else ""
+
     def _classify(self, error: Exception, model: Model) -> GenerationError:
         """LiteLLM's exception in our terms, its text cut to what helps and free of secrets."""
         kinds = self._litellm.exceptions
         status, kind = getattr(error, "status_code", None), type(error).__name__
         text = _first_lines(self.redact(str(error))).removeprefix(f"{kind}: ")
         message = f"model {model.name} ({model.model}): {kind}: {text}"
+        if (unreadable := _UNREADABLE.search(str(error))) is not None:  # an answer came, and may have to be paid for
+            why = _first_lines(self.redact(unreadable[1]))
+            return PermanentError(f"model {model.name} ({model.model}) answered with what LiteLLM cannot read: {why}")
         if _UNREACHABLE.search(text):
             ours = "the embedded server" if model.embedded else "the provider's address"
             where = self.redact(model.api_base or ours)

@@ -37,6 +37,8 @@ Kind = Literal[
     "empty",  # a good answer with an empty text
     "length",  # nothing said before max_tokens was reached
     "content-filter",  # stopped by a content filter
+    "refusal",  # no text, and ``body`` as the model's refusal, as OpenAI's structured outputs have it
+    "parts",  # a good answer whose text is a list of parts, as some servers write it
     "no-choices",  # a good answer with an empty list of choices
     "no-usage",  # a good answer that does not say how many tokens it took
     "context-length",  # 400, as OpenAI words a prompt that is too long
@@ -300,6 +302,10 @@ class ScriptedProvider:
             completion["choices"] = []
         elif fault.kind == "no-usage":
             del completion["usage"]
+        elif fault.kind == "refusal":
+            completion["choices"][0]["message"] = {"role": "assistant", "content": None, "refusal": fault.body}
+        elif fault.kind == "parts":
+            completion["choices"][0]["message"]["content"] = [{"type": "text", "text": self._text(body)}]
         parts = list(_events(completion, body) if body.get("stream") else _pieces(completion))
         if fault.kind == "truncated":
             parts = parts[: max(1, len(parts) // 2)]

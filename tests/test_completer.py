@@ -188,6 +188,27 @@ def test_failures_are_classified(
         assert caught.value.whole_model is whole_model
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (
+            "parts",
+            r"answered with what LiteLLM cannot read: ValidationError: .* content Input should be a valid string",
+        ),
+        ("refusal", r"answered with an empty text \(finish_reason: stop, refusal: I cannot help with that\); "),
+    ],
+)
+def test_an_answer_that_is_none_is_paid_for_once_and_says_why(
+    completer: LiteLLMCompleter, provider: ScriptedProvider, kind: Any, said: str
+) -> None:
+    """LiteLLM takes a text in parts for a server's error, which would be asked for again and again."""
+    provider.script("odd", Fault(kind=kind, body="I cannot help with that"), times=1)
+    with pytest.raises(PermanentError, match=rf"^model m \(openai/x\) {said}") as caught:
+        ask(completer, provider, "odd")
+    assert "Traceback" not in str(caught.value)
+    assert not caught.value.unpaid
+
+
 @pytest.mark.parametrize("name", ["openai/x", "anthropic/claude-haiku-4-5", "ollama/x"])
 def test_an_address_where_nobody_answers_is_named(completer: LiteLLMCompleter, name: str) -> None:
     nowhere = Model(name="m", model=name, api_base="http://127.0.0.1:9/v1", api_key_env="HOME")
