@@ -416,6 +416,58 @@ def test_a_persons_verdict_counts_though_another_session_judges_meanwhile(
     assert len(after.verdicts) == 2
 
 
+def test_a_judge_who_judges_anew_while_another_session_looks_keeps_the_later_verdict(
+    store: TrackingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.log([logged().entry("anew")])
+    (c,) = store.read("anew")
+    mine = TrackingStore(store.uri, artifact_root=store._artifact_root)
+    judged, show = mine._judged, mine._show
+    turns = iter(range(10))
+
+    def person(score: float) -> None:
+        store.record(store.read("anew")[0], verdict(Tier.HUMAN, "eva", score), RUBRIC)
+
+    def after_the_first(*args: Any) -> None:
+        person(1)
+        judged(*args)
+
+    def after_the_second(*args: Any, **more: Any) -> None:
+        if next(turns) == 1:  # mine has seen the first one, and is about to show it
+            person(4)
+        show(*args, **more)
+
+    monkeypatch.setattr(mine, "_judged", after_the_first)
+    monkeypatch.setattr(mine, "_show", after_the_second)
+    after = mine.record(c, verdict(Tier.CLAUDE_CODE, "claude", 2), RUBRIC)
+    assert {v.judge.name: v.scores["relevance"] for v in after.verdicts} == {"eva": 4, "claude": 2}
+    (run,) = runs(store, "anew")
+    counts = after.sit_down()
+    assert counts is not None
+    assert (run.data.metrics["relevance"], run.data.tags["judged_at"]) == (4, counts.at)
+
+
+def test_of_one_judges_two_verdicts_at_once_the_run_shows_the_one_that_it_keeps(
+    store: TrackingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the slower session, which has read the run before the other's was there, and is dated before it."""
+    store.log([logged().entry("twice at once")])
+    (c,) = store.read("twice at once")
+    mine, other = (TrackingStore(store.uri, artifact_root=store._artifact_root) for _ in range(2))
+    judged, look, early = mine._judged, other._as_now, [c]
+
+    def before_the_slower(*args: Any) -> None:
+        judged(*args)
+        other.record(c, verdict(Tier.HUMAN, "eva", 1, at="2026-11-27T03:00:00.000Z"), RUBRIC)
+
+    monkeypatch.setattr(mine, "_judged", before_the_slower)
+    monkeypatch.setattr(other, "_as_now", lambda known: early.pop() if early else look(known))
+    after = mine.record(c, verdict(Tier.HUMAN, "eva", 5, at="2026-11-27T03:00:01.000Z"), RUBRIC)
+    assert [v.scores["relevance"] for v in after.verdicts] == [1]
+    (run,) = runs(store, "twice at once")
+    assert (run.data.metrics["relevance"], run.data.tags["judged_at"]) == (1, "2026-11-27T03:00:00.000Z")
+
+
 @pytest.mark.parametrize(("at", "expected"), [("2026-11-23T14:00:00", 1_795_442_400_000), ("23 Nov, noon", None)])
 def test_a_verdict_of_another_program_is_carried_whatever_its_clock_writes(
     store: TrackingStore, monkeypatch: pytest.MonkeyPatch, at: str, expected: int | None

@@ -320,9 +320,10 @@ class TrackingStore:
             if counts is None or verdicts.sit_down(now) <= verdicts.sit_down(known):
                 return now
             tags, metrics = verdicts.changes(now, counts, rubric)
-            latest = max(verdicts.milliseconds(v.at) or 0 for v in now.verdicts)
+            kept = {k: v for k, v in tags.items() if not k.startswith(names.VERDICT)}  # its judge may have a later one
+            latest = max(verdicts.milliseconds(v.at) or 0 for v in (*now.verdicts, *known.verdicts))
             with translated(self.uri):
-                self._show(now.run_id, tags, metrics, at=latest + 1)
+                self._show(now.run_id, kept, metrics, at=latest + 1)
             known = now
 
     def _show(self, run_id: str, tags: Mapping[str, str], metrics: Mapping[str, Score], *, at: int) -> None:
