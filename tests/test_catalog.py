@@ -290,6 +290,16 @@ CASES: list[tuple[str, dict[str, str], list[str]]] = [
         ["v2.yaml", "params must not hold 'n'", "write samples into the suite"],
     ),
     (
+        "a bound that is no number",
+        {"models": "models:\n  a: {model: x, params: {max_tokens: many}}\n"},
+        ["models.yaml:2: models.a.params max_tokens is 'many'", "a whole number, without quotes"],
+    ),
+    (
+        "a bound in quotes",
+        {"v2": PROMPT + "params: {max_completion_tokens: '200'}\n"},
+        ["v2.yaml", "params max_completion_tokens is '200'"],
+    ),
+    (
         "model without a model",
         {"models": "models:\n  a: {params: {}}\n"},
         ["models.yaml:2", "'models.a.model' is missing"],

@@ -114,6 +114,16 @@ def test_what_a_prompt_may_cost_is_no_less_than_it_does_in_any_script(
     assert worst >= tokens * litellm.get_model_info("gpt-4")["input_cost_per_token"]
 
 
+def test_a_bound_that_is_none_makes_no_reply_cheaper(completer: LiteLLMCompleter, provider: ScriptedProvider) -> None:
+    """Some servers take -1 for as many tokens as the model can."""
+    messages = (Message(role="user", content="Slept four hours"),)
+    unbounded, endless = (
+        completer.worst_cost_usd(Request(model=model(provider, model="openai/gpt-4"), messages=messages, params=params))
+        for params in ({}, {"max_tokens": -1})
+    )
+    assert unbounded == endless
+
+
 def test_an_answer_that_only_drips_in_ends_with_the_timeout(
     completer: LiteLLMCompleter, provider: ScriptedProvider
 ) -> None:

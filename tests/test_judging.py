@@ -70,6 +70,7 @@ def test_a_judge_is_asked_at_temperature_0_with_its_other_parameters() -> None:
     [
         ("openai/o3", {"max_completion_tokens": 2000}, {"max_completion_tokens": 2000}),
         ("openai/o3", {"max_tokens": 900}, {"max_tokens": 900}),
+        ("openai/o3", {"max_tokens": -1}, {"max_tokens": -1}),
         (
             "embedded/x",
             {"extra_body": {"seed": 7}},

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 from pydantic_core import ErrorDetails
 
 from ..errors import CatalogError
+from ..records import REPLY_LIMITS, is_number
 from .credentials import secret_in, secret_in_address
 from .yamlfile import Located
 
@@ -68,6 +69,10 @@ def _params(params: dict[str, Any]) -> dict[str, Any]:
     ours = next((key for key in params if key in _SET_BY_US), None)
     if ours is not None:
         raise ValueError(f"must not hold {ours!r}: promptbench sets it itself{_SET_BY_US[ours]}")
+    for key in REPLY_LIMITS:
+        most = params.get(key)
+        if most is not None and not (is_number(most) and most == int(most)):
+            raise ValueError(f"{key} is {most!r:.80}; expected a whole number, without quotes")
     return params
 
 

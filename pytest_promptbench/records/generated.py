@@ -11,11 +11,19 @@ from typing import Any
 from .record import Record, plain, sha256
 from .written import Message, Model, Prompt, Scenario
 
+REPLY_LIMITS = ("max_tokens", "max_completion_tokens")
+
 
 def reply_limit(params: Mapping[str, Any]) -> int | None:
-    """The most tokens that a request's parameters allow a reply, by whichever of its two names; None: as the model."""
-    found = params.get("max_tokens") or params.get("max_completion_tokens")
-    return None if found is None else int(found)
+    """The most tokens that a request's parameters allow a reply, by whichever of its names; None: as the model.
+
+    Some servers take -1 for that, too.
+    """
+    for name in REPLY_LIMITS:
+        most = params.get(name)
+        if isinstance(most, int | float) and most > 0:
+            return int(most)
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
