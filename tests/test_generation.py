@@ -366,6 +366,23 @@ def test_many_that_wait_for_money_ask_for_it_as_one(rig: Rig, tmp_path: Path) ->
     assert 1 < ledger.reservations < 100, "200 on each look would be thousands, on the lock that answers are kept under"
 
 
+def test_what_holds_money_and_is_tried_again_goes_before_those_that_wait_for_it(rig: Rig) -> None:
+    """What is asked for later goes first, as a judge's questions do, and would wait for what stands behind it."""
+
+    def act(request: Request, attempt: int) -> None:
+        if request.messages[0].content == "v1: first" and attempt == 1:
+            raise TransientError("reset: nobody knows whether it is paid for")
+
+    completer = ScriptedCompleter(price_usd=0.6, latency_s=0.2, act=act)
+    generator = rig.start(completer, max_cost_usd=1.0)
+    first = generator.candidate(cell("first"))
+    while not completer.asked:
+        time.sleep(0.01)
+    others = [generator.candidate(cell(f"s{i}")) for i in range(3)]
+    assert first.result(5).error is None
+    assert all(made.result(5).unasked for made in others)
+
+
 def test_a_candidate_that_lacks_one_sample_for_money_was_not_generated(rig: Rig) -> None:
     class Dearer(ScriptedCompleter):
         def worst_cost_usd(self, request: Request) -> float | None:

@@ -32,8 +32,8 @@ class Budget:
         self._account = limits.account or session
         self._reserved: set[str] = set()
 
-    def reserve(self, request: Request, *, may_wait: bool) -> None:
-        """Set the most that a request may cost aside.
+    def reserve(self, request: Request, *, may_wait: bool) -> bool:
+        """Set the most that a request may cost aside; whether that was needed.
 
         Where that is too much, NoMoneyYetError as long as others in flight may settle for less and one may wait for
         them, else NotGeneratedError.
@@ -41,12 +41,12 @@ class Budget:
         limit = self._limits.max_cost_usd
         worst = self._completer.worst_cost_usd(request) if limit is not None else None
         if limit is None or worst is None:
-            return
+            return False
         others = self._others_reserve()
         if self._ledger.reserve(self._account, request.key, worst, limit=limit):
             self._reserved.add(request.key)
             self._locks.acquire(self._lock(self._limits.worker))  # free but for a glance of another process
-            return
+            return True
         self.forget(request)  # what an earlier try has set aside comes back to nobody who waits
         # Asked before, too: they may have settled for less since we looked.
         if (self._reserved or others or self._others_reserve()) and may_wait:

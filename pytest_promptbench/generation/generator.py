@@ -325,7 +325,7 @@ class Generator:
                 self._leave(job)
                 self._finish(job, answer=replace(known, cached=True))
                 return
-            self._budget.reserve(request, may_wait=self._stopping is None)
+            job.reserved = self._budget.reserve(request, may_wait=self._stopping is None)
             answer = replace(await self._completer.complete(request), attempts=job.attempts)
             limit.succeeded()
             self._unsaved.append((job, answer))
@@ -333,7 +333,7 @@ class Generator:
             return
         except NoMoneyYetError:
             job.attempts -= 1
-            lacks_money = True
+            job.reserved, lacks_money = False, True
         except TransientError as error:
             self._budget.release(request, error)
             if error.throttled:

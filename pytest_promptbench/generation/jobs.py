@@ -22,10 +22,15 @@ several with equal names."""
 
 @dataclass(eq=False)
 class Job:
-    """One request on its way to an answer. ``not_before``: when a delayed one is tried again, on the steady clock."""
+    """One request on its way to an answer.
+
+    ``not_before``: when a delayed one is tried again, on the steady clock. ``reserved``: an earlier try has set money
+    aside for it, which others may wait for.
+    """
 
     request: Request
     order: int = 0
+    reserved: bool = False
     slot: int = -1
     attempts: int = 0
     not_before: float = 0.0
@@ -37,6 +42,11 @@ class Job:
     @cached_property
     def lane(self) -> Lane:
         return lane(self.request.model)
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """Its place among others, the lowest first: behind those that wait for its money, it would never come."""
+        return not self.reserved, self.order
 
     @property
     def lock(self) -> str:
@@ -55,7 +65,7 @@ class Order:
 
 
 class Queues:
-    """The jobs that wait: a queue for each lane in the order of the plan, and those that are to be tried again.
+    """The jobs that wait: a queue for each lane in the order of their rank, and those that are to be tried again.
 
     ``concurrency`` is the most that may be in flight to one model.
     """
@@ -93,25 +103,25 @@ class Queues:
         self._queues.setdefault(job.lane, deque()).append(job)
 
     def advance(self, job: Job) -> None:
-        """Somebody waits for it: to the front, if it stands in a queue."""
+        """Somebody waits for it: before the rest of the plan, if it stands in a queue."""
         if job.state == "queued":
-            job.order = next(self._before)
             self.remove(job)
-            self._queues[job.lane].appendleft(job)
+            job.order = next(self._before)
+            self.put_back([job])
 
     def first(self, now: float) -> Job | None:
-        """Of the jobs whose model has room, the one that comes first in the plan."""
+        """Of the jobs whose model has room, the one that comes first."""
         heads = (queue[0] for queue in self._queues.values() if queue)
-        return min((job for job in heads if self.limit(job).has_room(now)), key=lambda job: job.order, default=None)
+        return min((job for job in heads if self.limit(job).has_room(now)), key=lambda job: job.rank, default=None)
 
     def remove(self, job: Job) -> None:
         self._queues[job.lane].remove(job)  # the first one, as a rule
 
     def put_back(self, jobs: Iterable[Job]) -> None:
-        """To their places in their queues, which are in the order of the plan: near the front, as a rule."""
+        """To their places in their queues: near the front, as a rule."""
         for job in jobs:
             job.state = "queued"
-            bisect.insort(self._queues[job.lane], job, key=lambda one: one.order)
+            bisect.insort(self._queues[job.lane], job, key=lambda one: one.rank)
 
     def hold(self, job: Job, until: float) -> None:
         """Have a job wait in its queue, and with it all of its model: each look at what it lacks is a transaction."""
