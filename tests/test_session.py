@@ -899,7 +899,10 @@ def test_lists_in_pyproject(project: Project) -> None:
 
 
 def test_the_command_that_goes_on_names_the_folder_of_the_evals(project: Project) -> None:
-    (project.root / "evals").rename(project.root / "checks")
+    """Where the tests are, which need not be where their suite is."""
+    (project.root / "evals").rename(project.root / "suites")
+    (project.root / "suites" / "test_tips.py").unlink()
+    project.file("checks/test_tips.py", TEST.replace("tips.yaml", "../suites/tips.yaml"))
     done = subprocess.run(
         project.command("checks", "-k", "s0"), cwd=project.root, env=project.environment(), capture_output=True,
         text=True, timeout=240, check=False,

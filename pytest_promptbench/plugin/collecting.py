@@ -66,7 +66,8 @@ def _task(config: pytest.Config, test: Any, marker: pytest.Mark) -> tuple[Task, 
     path = _suite_file(test, marker)
     own = [m for m in test.iter_markers("parametrize") if axes.names_an_axis(m.args, m.kwargs)]
     instead = axes.overridden(own, test=test.nodeid)
-    return bench(config).task(path, marker.kwargs.get("experiment"), **instead), own
+    folder = str(test.path.parent)
+    return bench(config).task(path, marker.kwargs.get("experiment"), tests=folder, **instead), own
 
 
 def add_keywords(item: pytest.Item) -> None:

@@ -63,13 +63,14 @@ class Bench:
         path: Path,
         experiment: str | None = None,
         *,
+        tests: str = "",
         models: Sequence[str] | None = None,
         prompts: Sequence[str] | None = None,
     ) -> Task:
         """The suite at ``path``, with ``models`` and ``prompts`` in place of its own where a test names them.
 
-        It is narrowed to the models and prompts that this session was asked for, where it has any of them. Raises
-        CatalogError for a mistake in its files.
+        ``tests`` is that test's folder. The suite is narrowed to the models and prompts that this session was asked
+        for, where it has any of them. Raises CatalogError for a mistake in its files.
         """
         settings = self.settings
         key = (path, experiment, tuple(models or ()), tuple(prompts or ()))
@@ -84,7 +85,7 @@ class Bench:
                 defers=True,
             )
             suite = load_suite(path, root=settings.root, environ=os.environ, choice=choice)
-            self._tasks[key] = Task(suite=suite, experiment=settings.experiment_of(suite.task, experiment))
+            self._tasks[key] = Task(suite=suite, experiment=settings.experiment_of(suite.task, experiment), tests=tests)
         return self._tasks[key]
 
     def select(self, planned: Sequence[Planned], *, asks: bool = True) -> list[Planned]:

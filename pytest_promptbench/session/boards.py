@@ -91,15 +91,15 @@ def build_boards(
         boards.append(
             Board.of(
                 candidates, suite.rubric, task.experiment, suite.task, folder=folder, cells_now=now,
-                evals=_evals(Path(suite.path), settings.cwd),
+                evals=_evals(Path(task.tests or Path(suite.path).parent), settings.cwd),
             )
         )  # fmt: skip
     return tuple(boards)
 
 
-def _evals(suite: Path, cwd: Path) -> str:
-    """Where the tests of a suite are, seen from ``cwd``: the folder ``evals`` that it is in, else its own."""
-    parts = Path(os.path.relpath(suite.parent, cwd)).parts
+def _evals(tests: Path, cwd: Path) -> str:
+    """A folder of tests, seen from ``cwd``: the folder ``evals`` that it is in, else itself."""
+    parts = Path(os.path.relpath(tests, cwd)).parts
     return str(Path(*parts[: parts.index("evals") + 1 if "evals" in parts else None]))
 
 

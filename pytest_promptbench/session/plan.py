@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,14 @@ from ..tracking.recorder import Where
 
 @dataclass(frozen=True, kw_only=True)
 class Task(Record):
-    """A suite as this session runs it, and the experiment that its candidates go to."""
+    """A suite as this session runs it, and the experiment that its candidates go to.
+
+    ``tests``: the folder of a test that names it, "" where none is known.
+    """
 
     suite: Suite
     experiment: str
+    tests: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
