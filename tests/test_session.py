@@ -501,12 +501,21 @@ def test_ctrl_c_loses_nothing_that_was_paid_for(project: Project, workers: str) 
     asked = project.provider.count
     assert asked < 12
     assert f"stopped: {12 - asked} of 12 cells were not generated" in out
+    assert out.count("waiting for answers that are paid for (Ctrl-C now gives them up)") == 1
     project.provider.latency_s = 0.0
     again = project.pytest()
     assert again.code == 0
     assert "not generated" not in again.out
     assert project.provider.count == 12
     assert len(project.runs()) == 12
+
+
+def test_a_session_that_ends_early_waits_aloud_only_where_it_waits(project: Project) -> None:
+    assert project.pytest().code == 0
+    project.file("evals/test_tips.py", TEST.replace("candidate.text.strip()", "not candidate.text"))
+    result = project.pytest("-n", "2", "--maxfail=1")  # which ends xdist's session as Ctrl-C does
+    assert result.code == 2, result.text
+    assert "waiting for answers" not in result.out
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ..ending import Line, not_done, settle, step, summary
-from ..session import PATIENCE, Closing
+from ..session import Closing
 from .options import undone
 from .parts import (
     BENCH,
@@ -35,10 +35,9 @@ def finish(session: pytest.Session, exitstatus: int) -> None:
     """End generation and logging, write the reports, and set the exit status. A worse one is never overwritten."""
     config = session.config
     at_the_desk = DESK in config.stash and not is_worker(config)
-    if at_the_desk and exitstatus not in _WENT_THROUGH and desk(config).plan is not None:
-        _say(config, PATIENCE)
+    if at_the_desk and exitstatus not in _WENT_THROUGH:
         with contextlib.suppress(KeyboardInterrupt):
-            desk(config).stop_workers()
+            desk(config).stop_workers(say=lambda line: _say(config, line))
     if STEP_RESULT in config.stash and exitstatus in _CLEAN:
         session.exitstatus = exitstatus = config.stash[STEP_RESULT].code  # no test was meant to run
     if BENCH in config.stash:

@@ -24,12 +24,11 @@ from .boards import (
     with_shown_texts,
     write_reports,
 )
-from .desk import PATIENCE, Closing, Desk
+from .desk import Closing, Desk
 from .plan import Plan, Planned, Task, where
 from .scoring import score_all
 
 __all__ = [
-    "PATIENCE",
     "Bench",
     "Board",
     "Closing",

@@ -24,8 +24,8 @@ from .plan import Folder, Plan, Task, where
 from .scoring import score_all
 
 STALE_FOLDER_S = 86400.0
-PATIENCE = "promptbench: waiting for answers that are paid for (Ctrl-C again gives them up)"
-"""What an interrupted session says while it ends."""
+PATIENCE = "promptbench: waiting for answers that are paid for (Ctrl-C now gives them up)"
+"""What a session says while it ends before its time. It need not have been Ctrl-C that ended it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,14 +103,20 @@ class Desk:
         """Have every process start no further request."""
         self._folder.write("stop.json", True)
 
-    def stop_workers(self, *, grace_s: float = 60.0) -> None:
-        """Have every process start no further request, and wait for answers that are paid for."""
+    def stop_workers(self, *, say: Callable[[str], None], grace_s: float = 60.0) -> None:
+        """Have every process start no further request, and wait for answers that are paid for, if any are on their way.
+
+        ``say`` is told that they are.
+        """
         if self.plan is None:
             return
         self.halt()
-        deadline = steady() + grace_s
-        time.sleep(2 * PROGRESS_EVERY_S)
-        while self.progress().in_flight and steady() < deadline:
+        all_told, deadline = steady() + 2 * PROGRESS_EVERY_S, steady() + grace_s
+        said = False
+        while ((waiting := self.progress().in_flight > 0) or steady() < all_told) and steady() < deadline:
+            if waiting and not said:
+                say(PATIENCE)
+                said = True
             time.sleep(0.1)
 
     def finish(
