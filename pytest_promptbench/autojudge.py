@@ -34,6 +34,7 @@ from .records import (
     Verdict,
     mean_scores,
 )
+from .report.text import plural
 from .settings import Settings
 from .tracking.recorder import Judgement
 from .tracking.store import TrackingStore
@@ -210,7 +211,7 @@ class _Work:
         if self._unavailable:
             count = sum(o.left > 0 for o in self._open)
             raise JudgeUnavailableError(
-                f"the automatic judge {self._judge.name} could not be asked about {count} candidates: "
+                f"the automatic judge {self._judge.name} could not be asked about {plural(count, 'candidate')}: "
                 f"{self._unavailable[0]}"
             )
 
@@ -336,7 +337,7 @@ def judge_unscored(
     if len(readable) < len(todo) and came_to.unavailable is None:
         count = len(todo) - len(readable)
         came_to = replace(
-            came_to, unavailable=f"the texts of {count} candidates cannot be read, so nobody can score them"
+            came_to, unavailable=f"the texts of {plural(count, 'candidate')} cannot be read, so nobody can score them"
         )
     return after, replace(came_to, before=before)
 

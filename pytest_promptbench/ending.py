@@ -13,6 +13,7 @@ from .clock import steady, utc_now
 from .errors import UsageError
 from .gate import GateResult
 from .records import Suite
+from .report.text import plural
 from .session import Board, Closing, Desk, Task, about_unread
 from .settings import Settings
 from .steps import StepResult
@@ -50,9 +51,10 @@ def summary(closing: Closing, desk: Desk, *, width: int, color: bool) -> Iterato
         yield (line, _WARN)
     if desk.plan is not None:
         if closing.missing:
+            were, them = ("was", "it") if closing.missing == 1 else ("were", "them")
             yield (
-                f"stopped: {closing.missing} of {desk.plan.cells} cells were not generated; the same command goes on "
-                "with them",
+                f"stopped: {closing.missing} of {desk.plan.cells} cells {were} not generated; the same command goes on "
+                f"with {them}",
                 _WARN,
             )
         for task in desk.plan.tasks:
@@ -66,14 +68,15 @@ def summary(closing: Closing, desk: Desk, *, width: int, color: bool) -> Iterato
         yield ("The next session starts it anew and asks only for what is missing.", _LOUD)
     yield from automatic(closing.judged)
     if closing.stuck:
+        stay, are = ("It stays", "is") if closing.stuck == 1 else ("They stay", "are")
         yield (
-            f"still not in MLflow: {closing.stuck} candidates of earlier sessions. {closing.stuck_error}. They stay in "
-            ".promptbench and are tried again next time",
+            f"still not in MLflow: {plural(closing.stuck, 'candidate')} of earlier sessions. {closing.stuck_error}. "
+            f"{stay} in .promptbench and {are} tried again next time",
             _WARN,
         )
     if closing.problem is not None or closing.unlogged != 0:
         if closing.unlogged != 0:
-            count = "some candidates" if closing.unlogged is None else f"{closing.unlogged} candidates"
+            count = "some candidates" if closing.unlogged is None else plural(closing.unlogged, "candidate")
             yield (f"NOT IN MLFLOW: {count}. {closing.problem or 'another session is still logging them'}", _LOUD)
             yield (
                 "Nothing is lost: they are kept in .promptbench, and the next session that reaches MLflow logs them.",

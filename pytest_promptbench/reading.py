@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from .autojudge import Judged, asking_models, writing_to
 from .errors import UsageError
 from .records import LoggedCandidate
+from .report.text import plural
 from .session import (
     Task,
     about_unread,
@@ -52,7 +53,7 @@ def read_back(settings: Settings, tasks: Sequence[Task], _: bool) -> StepResult:
     outcome = Outcome(candidates={name: tuple(found) for name, found in everyone.items()})
     boards = build_boards(here, outcome, settings)
     return StepResult(
-        message=f"read {sum(map(len, everyone.values()))} candidates of {', '.join(everyone)}",
+        message=f"read {plural(sum(map(len, everyone.values())), 'candidate')} of {', '.join(everyone)}",
         lines=about_unread(unread),
         code=max((j.code for j in judged), default=0),
         tasks=tuple(here),

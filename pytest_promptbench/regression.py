@@ -29,7 +29,7 @@ from .gate import (
     self_test,
     snapshot,
 )
-from .report.text import markdown_cell, visible
+from .report.text import markdown_cell, plural, visible
 from .session import Board, Task
 from .settings import DEFAULT_BASELINE, Settings, file_above
 from .statistics import detectable, p_text
@@ -248,7 +248,9 @@ def run_self_test(settings: Settings, tasks: Sequence[Task], n: int) -> StepResu
             )
     if not said:
         raise BaselineError(f"{path}: has no baseline of {', '.join(sorted(wanted))}")
-    return StepResult(message=f"the gate on {path.name} against itself, resampled {n} times:", lines=tuple(said))
+    return StepResult(
+        message=f"the gate on {path.name} against itself, resampled {plural(n, 'time')}:", lines=tuple(said)
+    )
 
 
 def _snapshot(board: Board, tasks: Sequence[Task], now: str) -> Baseline:
@@ -261,7 +263,7 @@ def _snapshot(board: Board, tasks: Sequence[Task], now: str) -> Baseline:
 def lines(results: Iterable[GateResult]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The results for a terminal. A baseline's names are whatever its file has, so they are made visible."""
     for result in results:
-        head = f"gate of {result.task}: {result.outcome.value.upper()} ({result.pairs} pairs)"
+        head = f"gate of {result.task}: {result.outcome.value.upper()} ({plural(result.pairs, 'pair')})"
         yield visible(head), _MARKUP[result.outcome]
         for reason in result.reasons:
             yield f"  {visible(reason)}", {}

@@ -13,6 +13,7 @@ from .errors import PacketError, UsageError
 from .leaderboard import newest
 from .packet import build_packet, item_id, match_verdicts, parse_packet
 from .records import Judge, LoggedCandidate, Rubric, Tier
+from .report.text import plural
 from .session import Task, build_boards, by_group, cells_now, where, write_reports
 from .settings import Settings
 from .sitdown import pending_of, take_in
@@ -49,9 +50,10 @@ def fill_queue(
     ]
     ReviewQueues(store).fill(task.experiment, queue, items, task.suite.rubric)
     collect = f"--judge-collect {shlex.quote(queue)} --bench-experiment {shlex.quote(task.experiment)}"
+    are, they = ("is", "it is") if len(pending) == 1 else ("are", "they are")
     return StepResult(
-        message=f"{len(pending)} pending candidates of {task.experiment} are in MLflow's review queue {queue}; "
-        f"when they are reviewed: {collect}"
+        message=f"{plural(len(pending), 'pending candidate')} of {task.experiment} {are} in MLflow's review "
+        f"queue {queue}; when {they} reviewed: {collect}"
     )
 
 

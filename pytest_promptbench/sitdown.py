@@ -152,7 +152,7 @@ def _from_here(file: Path) -> str:
 
 def _packet(settings: Settings, store: TrackingStore, task: Task, candidates: list[LoggedCandidate]) -> _Made:
     """The packet of one group."""
-    what, audit, seed = f"{len(candidates)} pending candidates", None, _seed(settings)
+    what, audit, seed = plural(len(candidates), "pending candidate"), None, _seed(settings)
     if settings.audit is not None:
         audit, what = _audit(settings, store, task, candidates)
         candidates, seed = [d.candidate for d in audit.drawn], audit.seed
@@ -189,7 +189,7 @@ def _audit(
     for d in audit.drawn:
         store.tag(d.candidate.run_id, {AUDIT + audit.id: json.dumps(audit.draw_of(d).to_json())})
     drawn, picked = len(audit.drawn), sum(not d.random for d in audit.drawn)
-    what = f"{drawn} candidates ({picked} by disagreement, {drawn - picked} at random of {len(pool)})"
+    what = f"{plural(drawn, 'candidate')} ({picked} by disagreement, {drawn - picked} at random of {len(pool)})"
     return audit, what
 
 

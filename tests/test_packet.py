@@ -666,7 +666,7 @@ def test_outputs_of_one_candidate_are_scored_together() -> None:
         (edit("items", 0, "context", to={}), f"item {ONE}: the context {EXPORT_AGAIN}: export again"),
         (
             lambda data: data["items"][0]["candidates"].append(copy.deepcopy(data["items"][0]["candidates"][0])),
-            f"item {ONE} has 2 outputs; 1 were exported",
+            f"item {ONE} has 2 outputs; 1 was exported",
         ),
         (lambda data: data["items"].append(copy.deepcopy(data["items"][0])), f"item {ONE} stands there 2 times"),
         (

@@ -270,7 +270,7 @@ def test_several_rivals_are_corrected_for_in_what_is_said_too() -> None:
     few = decided(
         [*prompt("v1", BASE[:6]), *prompt("v2", better(3.0, 6)), *prompt("v3", BASE[:6]), *prompt("v4", BASE)]
     )
-    assert "judge 1 more scenarios: 7 are the least" in unmet(few)["scenarios"]
+    assert "judge 1 more scenario: 7 are the least" in unmet(few)["scenarios"]
     assert "detectable: none: too few pairs" in unmet(few)["ahead"]
 
 

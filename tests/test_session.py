@@ -1155,6 +1155,8 @@ def test_the_loop_collect_export_judge_apply(project: Project) -> None:
     exported = project.pytest("--judge-export", "packet.json")
     assert exported.code == 0, exported.text
     assert "exported 12 pending candidates" in exported.out
+    one = project.pytest("--judge-export", "one.json", "-k", "haiku-v1-s0")
+    assert "exported 1 pending candidate of" in one.out
     assert project.provider.count == 12, "an export runs no test"
     packet = project.packet()
     assert len(packet["items"]) == 12

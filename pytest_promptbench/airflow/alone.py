@@ -26,6 +26,7 @@ from ..clock import iso_utc, utc_now
 from ..errors import PromptbenchError
 from ..files import replace_file
 from ..records import Record
+from ..report.text import waiting
 from .process import Ending, Finished, PytestProcess
 from .request import Project, Request
 from .waiting import exported
@@ -99,7 +100,7 @@ class Run:
             if found.items:
                 deadline = time.time() + request.timeout * 60
                 until = iso_utc(deadline, timespec="seconds")
-                say(f"== {found.items} candidates wait for their judge, until {until}")
+                say(f"== {waiting(found.items)}, until {until}")
                 what = {"groups": found.groups, "left_out": found.left_out, "deadline": deadline}
                 self._note(step=("wait", "waiting"), state="waiting", **what)
                 return

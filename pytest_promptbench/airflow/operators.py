@@ -17,11 +17,12 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from ..errors import PromptbenchError
+from ..report.text import plural
 from .filing import file_papers
 from .process import Ending, Finished, PytestProcess
 from .request import SETTINGS, Project, Request, project
 from .triggers import VerdictsTrigger, setting
-from .waiting import cleared, exported, pending
+from .waiting import cleared, exported, pending, still_pending
 
 POLL_S = 15.0
 _LOG = logging.getLogger(__name__)
@@ -257,10 +258,10 @@ class VerdictsOperator(BaseOperator):
             case "judged":
                 return
             case "timeout":
-                left = "an unknown number of" if event["pending"] is None else event["pending"]
+                left = still_pending(event["pending"])
                 raise AirflowFailException(
-                    f"{left} candidates are still pending after {minutes} minutes. Apply the packet, then clear this "
-                    f"task: the run goes on from here"
+                    f"{left} after {plural(minutes, 'minute')}. Apply the packet, then clear this task: the run goes "
+                    "on from here"
                 )
             case _:
                 raise AirflowFailException(

@@ -11,6 +11,7 @@ from ..errors import TrackingError
 from ..leaderboard import pending_candidates
 from ..packet import item_ids, set_aside
 from ..records import Group, LoggedCandidate
+from ..report.text import plural
 from ..tracking.address import redacted
 from ..tracking.entry import RUBRIC_SHA256
 from ..tracking.store import TrackingStore
@@ -91,3 +92,10 @@ def pending(
     rubrics = sorted({sha for _, sha in wanted})
     found = [c for sha in rubrics for c in store.read(experiment, tags={RUBRIC_SHA256: sha})]
     return len(pending_candidates(c for c in found if c.group in wanted and c.run_id not in passed_over))
+
+
+def still_pending(count: int | None) -> str:
+    """What is said where the time to wait is up; None: nobody could count them."""
+    if count is None:
+        return "an unknown number of candidates are still pending"
+    return f"{plural(count, 'candidate')} {'is' if count == 1 else 'are'} still pending"

@@ -26,7 +26,7 @@ from typing import Any
 
 from ..airflow import alone
 from ..airflow.request import Project
-from ..airflow.waiting import pending
+from ..airflow.waiting import pending, still_pending
 from ..clock import iso_utc, utc_now
 from ..errors import PromptbenchError, TrackingError
 from ..tracking.store import TrackingStore
@@ -224,7 +224,7 @@ class Jobs:
                 alone.write_json(folder / alone.STATE, goes_on.to_json())
                 self._spawn(folder, "compare", lock)
                 return
-            found = "MLflow does not answer" if left is None else f"{left} candidates are still pending"
+            found = "MLflow does not answer" if left is None else still_pending(left)
             with (folder / "log.txt").open("a", encoding="utf-8") as log:
                 log.write(f"== failed: the time to wait is up, and {found}\n")
             steps = {**state.steps, "wait": "failed"}

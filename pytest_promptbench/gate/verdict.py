@@ -150,7 +150,8 @@ def evaluate_gate(
         if names:
             reasons.append(f"{len(names)} {word} {'cell' if len(names) == 1 else 'cells'}: {_listed(names)}")
     reasons += [
-        f"{' x '.join(row.name)} rests on its automatic scores: an audit drew its {row.aside} sit-down labels, and "
+        f"{' x '.join(row.name)} rests on its automatic scores: an audit drew its {row.aside} sit-down "
+        f"{'label' if row.aside == 1 else 'labels'}, and "
         "there are candidates without one"
         for name, row in sorted(cells.now.items())
         if row.aside and name in cells.old

@@ -27,6 +27,7 @@ from ..records import (
     Tier,
     Verdict,
 )
+from ..report.text import waiting
 from ..scores import SIT_DOWN, verdict_composite
 from ..settings import Settings
 from ..tracking.entry import Logged
@@ -46,7 +47,7 @@ class WaitingError(PromptbenchError):
     """
 
     def __init__(self, count: int, path: Path, *, scored: bool = False, why: str = "") -> None:
-        super().__init__(f"{count} candidates wait for a judge")
+        super().__init__(waiting(count))
         self.count, self.path, self.scored, self.why = count, path, scored, why
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..files import replace_file
 from ..report.html import asset, environment
-from ..report.text import dollars, markdown_cell, number, plural, points, visible
+from ..report.text import dollars, markdown_cell, number, plural, points, visible, waiting
 from .ending import Outcome, Result
 from .plan import Trial
 
@@ -31,7 +31,7 @@ def headline(result: Result) -> str:
         Outcome.OFFERED: f"{best} is better than {base}: {train}; it was not to be promoted",
         Outcome.REFUSED: f"REFUSED: {best} does not become champion of {result.plan.task}",
         Outcome.PROMOTED: f"{best} is champion of {result.plan.task}, {result.champion} in MLflow's prompt registry",
-        Outcome.WAITING: f"{result.waiting} candidates wait for a judge",
+        Outcome.WAITING: waiting(result.waiting),
     }
     return sentences[result.outcome]
 

@@ -151,7 +151,9 @@ def _text_problems(item: PacketItem, stored: tuple[LoggedCandidate, bool] | None
     if candidate.outputs is None or candidate.context is None:
         return [f"{item.place}: its stored texts could not be read"]
     if len(item.candidates) != len(candidate.outputs):
-        return [f"{item.place} has {len(item.candidates)} outputs; {len(candidate.outputs)} were exported"]
+        has, exported = len(item.candidates), len(candidate.outputs)
+        outputs, were = "output" if has == 1 else "outputs", "was" if exported == 1 else "were"
+        return [f"{item.place} has {has} {outputs}; {exported} {were} exported"]
     problems = []
     if not _same(dict(item.context), dict(candidate.context)):
         problems.append(f"{item.place}: the context changed since the export: export again")

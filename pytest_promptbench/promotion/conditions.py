@@ -44,7 +44,7 @@ def against_champion(
         Condition(
             name="ahead",
             met=ahead,
-            found=f"{figures} points against {champion} on {c.n} scenarios, detectable: {detectable(c.mde, c.ci)}",
+            found=f"{figures} points against {champion} on {_scenarios(c.n)}, detectable: {detectable(c.mde, c.ci)}",
             remedy=None if ahead else _more(c, rivals),
         ),
     ]
@@ -55,8 +55,8 @@ def enough_scenarios(n: int, what: str, rivals: int) -> Condition:
     return Condition(
         name="scenarios",
         met=n >= least,
-        found=f"{what} rests on {n} scenarios",
-        remedy=None if n >= least else f"judge {least - n} more scenarios: {least} are the least that can tell",
+        found=f"{what} rests on {_scenarios(n)}",
+        remedy=None if n >= least else f"judge {_scenarios(least - n, 'more ')}: {least} are the least that can tell",
     )
 
 
@@ -67,7 +67,7 @@ def _more(c: PairedComparison, rivals: int) -> str:
     if c.mde is None:
         return f"judge more scenarios, {fewest(rivals)} at the least"
     needed = math.ceil(c.n * (c.mde / c.mean_difference) ** 2)
-    return f"if the difference is real, about {max(1, needed - c.n)} more scenarios would show it (80 % power)"
+    return f"if the difference is real, about {_scenarios(max(1, needed - c.n), 'more ')} would show it (80 % power)"
 
 
 def whole_labels(sides: Iterable[tuple[str, Sequence[LoggedCandidate]]], rubric: Rubric) -> Condition:
@@ -84,15 +84,15 @@ def whole_labels(sides: Iterable[tuple[str, Sequence[LoggedCandidate]]], rubric:
             if left:
                 open_.append((name, left))
     listed = " and ".join(f"{n} of {name}" for name, n in open_)
+    all_left = sum(n for _, n in open_)
+    them = "1 candidate" if all_left == 1 else f"{all_left} candidates"
     return Condition(
         name="labels",
         met=not open_,
         found=f"an audit picked the labels, and candidates have none: {listed}"
         if open_
         else "none were left by an audit",
-        remedy=f"judge the rest, {sum(n for _, n in open_)} candidates: pytest evals/ --judge-export packet.json"
-        if open_
-        else None,
+        remedy=f"judge the rest, {them}: pytest evals/ --judge-export packet.json" if open_ else None,
     )
 
 
@@ -127,7 +127,7 @@ def automatic_agrees(mine: Cells, theirs: Cells) -> Condition:
     return Condition(
         name="automatic",
         met=ahead > 0,
-        found=f"the automatic judge sees {ahead:+.2f} points on {scenarios} scenarios",
+        found=f"the automatic judge sees {ahead:+.2f} points on {_scenarios(scenarios)}",
         remedy=None if ahead > 0 else "an audit (--judge-audit) shows which of the two tiers is wrong",
     )
 
@@ -230,5 +230,9 @@ def _figures(candidates: Iterable[LoggedCandidate], attribute: str) -> dict[tupl
     return means(((c.model, c.scenario), value) for c, value in known if value is not None)
 
 
+def _scenarios(n: int, more: str = "") -> str:
+    return f"{n} {more}{'scenario' if n == 1 else 'scenarios'}"
+
+
 def _points(gap: tuple[float, int]) -> str:
-    return f"{gap[0]:+.2f} on {gap[1]} scenarios"
+    return f"{gap[0]:+.2f} on {_scenarios(gap[1])}"

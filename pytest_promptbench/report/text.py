@@ -128,6 +128,11 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def waiting(count: int) -> str:
+    """``1 candidate waits for a judge``."""
+    return f"{plural(count, 'candidate')} {'waits' if count == 1 else 'wait'} for a judge"
+
+
 def ranks(rows: Iterable[Row]) -> list[str]:
     """What stands in the column ``#``: ``1``, ``2=`` where several rows share the rank, ``-`` without one."""
     found = [row.rank for row in rows]

@@ -13,6 +13,7 @@ from ..errors import UsageError
 from ..grid import cells
 from ..leaderboard import build_leaderboard, current_candidates
 from ..records import Group, Leaderboard, LoggedCandidate, Rubric
+from ..report.text import plural
 from ..settings import Settings
 from ..tracking.artifacts import file_name
 from ..tracking.recorder import Outcome
@@ -121,7 +122,7 @@ def about_unread(unread: Sequence[str]) -> tuple[str, ...]:
     """What to say of texts that cannot be read."""
     if not unread:
         return ()
-    return (f"No texts of {len(unread)} candidates on the page, as their artifacts cannot be read: {unread[0]}",)
+    return (f"No texts of {plural(len(unread), 'candidate')} on the page, as artifacts cannot be read: {unread[0]}",)
 
 
 def cells_now(tasks: Iterable[Task], experiment: str, group: Group) -> dict[tuple[str, str, str], str]:
