@@ -376,6 +376,31 @@ def test_pages_are_no_wider_than_a_phone(logged: Project, browser: Browser) -> N
 
 @pytest.mark.browser
 @needs_chromium
+def test_on_a_phone_scores_stand_in_a_line_and_what_is_spoilt_can_be_read(
+    logged: Project, tmp_path: Path, browser: Browser
+) -> None:
+    root = copy_of(logged, tmp_path / "project")
+    store = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=None)
+    phone = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+    browser.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": phone})
+    with served(root) as address:
+        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
+        browser.wait("document.documentElement.dataset.ready")
+        tops = "[...document.querySelectorAll('fieldset:first-of-type .choice')].map((c) => c.offsetTop)"
+        assert len(browser.run(f"return {tops}")) == 5
+        assert len(set(browser.run(f"return {tops}"))) == 1
+        store.tag(store.read(EXPERIMENT)[0].run_id, {"promptbench.checks": "{"})
+        browser.open(f"{address}/")
+        browser.wait("document.readyState === 'complete'")
+        box = "document.querySelector('tbody .bad').getBoundingClientRect()"
+        assert "mend or delete the run" in browser.run("return document.querySelector('tbody .bad').textContent")
+        assert browser.run(f"return {box}.right") <= 360
+        browser.run("document.querySelector('.scroll').scrollLeft = 100")
+        assert browser.run(f"return {box}.left") >= 0
+
+
+@pytest.mark.browser
+@needs_chromium
 def test_a_long_name_is_written_over_no_other(logged: Project, browser: Browser) -> None:
     with served(logged.root) as address:
         browser.open(f"{address}/experiment?name={quoted(EXPERIMENT)}")
