@@ -74,6 +74,15 @@ def test_every_text_of_others_is_escaped(logged: Project) -> None:
     assert "\u202e" not in pages[1].text
 
 
+def test_texts_of_others_run_in_their_own_direction(logged: Project) -> None:
+    client = client_of(logged.root)
+    experiment = client.get("/experiment", params={"name": EXPERIMENT, "scenario": "s0"}).text
+    judge = client.get("/judge", params={"name": EXPERIMENT}).text
+    tags = re.findall(r"<dd[^>]*>(?=situation)|<[^>]*class=\"output[^>]*>|<textarea[^>]*>", experiment + judge)
+    assert len(tags) == 1 + 2 + 2
+    assert all('dir="auto"' in tag for tag in tags), tags
+
+
 def test_a_rubric_is_shown_as_tables_and_nothing_else(logged: Project) -> None:
     html = rubric_html(Rubric(id="r", text=EVIL_RUBRIC, criteria=(), sha256="x"))
     assert "<strong>best</strong>" in html

@@ -138,7 +138,7 @@
       at("context").replaceChildren(
         ...Object.entries(context).flatMap(([key, value]) => [
           make("dt", { textContent: visible(key) }),
-          make("dd", { textContent: visible(typeof value === "string" ? value : JSON.stringify(value)) }),
+          make("dd", { dir: "auto", textContent: visible(typeof value === "string" ? value : JSON.stringify(value)) }),
         ]),
       );
       at("context").hidden = Object.keys(context).length === 0;
