@@ -573,6 +573,20 @@ def test_reports_show_hostile_text_as_text() -> None:
     assert any("dropped early" in line for line in lines(result(), resume="go on"))
 
 
+def test_the_page_shows_names_and_figures_as_they_are() -> None:
+    diff = "--- v1_a\n+++ v1_b\n@@ -1 +1 @@\n--- x\n+++ y"
+    r = replace(result(), parent="v1_a", parent_diff=diff)
+    assert "## The prompt, against its parent v1\\_a\n" in render_markdown(r)
+    page = render_html(r, generated_at="now")
+    assert ">The prompt, against its parent v1_a</h2>" in page
+    kinds = [("head", "--- v1_a"), ("head", "+++ v1_b"), ("head", "@@ -1 +1 @@"), ("cut", "--- x"), ("add", "+++ y")]
+    assert "".join(f'<span class="{kind}">{line}</span>' for kind, line in kinds) in page
+    # A class of the leaderboard's style sheet would have its look: .facts is small and grey.
+    (name,) = re.findall(r'<table class="(\w+)"', page)
+    assert f".{name} th {{" in page
+    assert not re.search(rf"\.{name}[,\s]*{{", page)
+
+
 def test_no_price_known_is_not_free() -> None:
     def said(**more: Any) -> set[str]:
         r = replace(result(), **more)

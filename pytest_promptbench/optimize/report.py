@@ -177,14 +177,14 @@ def render_markdown(result: Result) -> str:
     out += [f"| {' | '.join(markdown_cell(c) for c in row)} |" for row in _rows(result)]
     for title, diff in _diffs(result):
         fence = "`" * max(3, 1 + max((len(r) for r in re.findall(r"`+", diff)), default=0))
-        out += ["", f"## {title}", "", f"{fence}diff", visible(diff, multiline=True), fence]
+        out += ["", f"## {markdown_cell(title)}", "", f"{fence}diff", visible(diff, multiline=True), fence]
     return "\n".join(out) + "\n"
 
 
 def _diffs(result: Result) -> list[tuple[str, str]]:
     """What was changed, against the start and, where that is another prompt, against the parent."""
     found = [("The prompt, against its start", result.diff)]
-    found.append((f"The prompt, against its parent {markdown_cell(result.parent)}", result.parent_diff))
+    found.append((f"The prompt, against its parent {visible(result.parent)}", result.parent_diff))
     return [(title, diff) for title, diff in found if diff]
 
 
@@ -253,11 +253,7 @@ def picture(result: Result) -> _Picture | None:
 
 def render_html(result: Result, *, generated_at: str) -> str:
     """The report as one page without script or outside address."""
-    marks = {"+": "add", "-": "cut", "@": "head"}
-    diffs = [
-        (title, [(marks.get(d[:1], ""), d) for d in visible(diff, multiline=True).split("\n")])
-        for title, diff in _diffs(result)
-    ]
+    diffs = [(title, _marked(visible(diff, multiline=True))) for title, diff in _diffs(result)]
     return (
         environment()
         .get_template("optimize.html.j2")
@@ -276,6 +272,12 @@ def render_html(result: Result, *, generated_at: str) -> str:
             generated_at=visible(generated_at),
         )
     )
+
+
+def _marked(diff: str) -> list[tuple[str, str]]:
+    """Each line of a unified diff with its kind; the first two name the prompts, with the signs of the others."""
+    kinds = {"+": "add", "-": "cut", "@": "head"}
+    return [("head" if n < 2 else kinds.get(line[:1], ""), line) for n, line in enumerate(diff.split("\n"))]
 
 
 def write_reports(result: Result, folder: Path, *, generated_at: str) -> list[Path]:
