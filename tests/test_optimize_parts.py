@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -585,6 +586,14 @@ def test_the_page_shows_names_and_figures_as_they_are() -> None:
     (name,) = re.findall(r'<table class="(\w+)"', page)
     assert f".{name} th {{" in page
     assert not re.search(rf"\.{name}[,\s]*{{", page)
+
+
+def test_what_goes_on_can_be_pasted_into_a_shell() -> None:
+    r = replace(result(), outcome=Outcome.WAITING, waiting=2, packet="/my work/packet.json")
+    said = lines(r, resume="go on")
+    assert said[0] == "2 candidates wait for a judge"
+    (command,) = [line.partition("then: ")[2] for line in said if "--judge-apply" in line]
+    assert shlex.split(command)[-2:] == ["--judge-apply", "/my work/packet.json"]
 
 
 def test_no_price_known_is_not_free() -> None:

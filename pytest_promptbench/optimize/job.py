@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,7 +65,7 @@ class Job:
     def resume(self) -> str:
         """The command that goes on with the loop from here."""
         found = project_root(Path.cwd(), cwd=Path.cwd())
-        elsewhere = "" if found == self.settings.root else f" --root {self.settings.root}"
+        elsewhere = "" if found == self.settings.root else f" --root {shlex.quote(str(self.settings.root))}"
         return f"promptbench optimize --resume {self.plan.id}{elsewhere}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,8 @@ def lines(result: Result, *, resume: str) -> list[str]:
         text.append(f"  the prompt: {result.file}")
     if result.outcome is Outcome.WAITING:
         evals = Path(plan.suite).parent.as_posix()
-        text.append(f"  score {result.packet}, then: pytest {evals}/ --judge-apply {result.packet}")
+        apply = f"pytest {shlex.quote(evals)}/ --judge-apply {shlex.quote(str(result.packet))}"
+        text.append(f"  score {result.packet}, then: {apply}")
         text.append(f"  and go on with: {resume}")
     if result.outcome is Outcome.OUT_OF_MONEY:
         text.append(f"  go on with: {resume} --max-cost USD")
