@@ -223,7 +223,7 @@ def test_a_drop_beyond_the_tolerance_fails():
     assert c.p_value == c.p_adjusted == pytest.approx(2 / 2**12)
     assert c.mde == pytest.approx(0.1, abs=0.02)
     assert found.reasons[0].startswith("haiku x v1 composite: -1.00 points over 12 scenarios, 95 % -1.")
-    assert "tolerance 0.5: significantly (p = 0.000488; it can find 0." in found.reasons[0]
+    assert "tolerance 0.5: beyond it, significantly (p = 0.000488; it can find 0." in found.reasons[0]
 
 
 def test_a_drop_within_the_tolerance_passes_however_significant():
@@ -244,7 +244,7 @@ def test_an_insignificant_drop_is_inconclusive():
     noisy = [x + (4.0 if i % 2 else -6.0) for i, x in enumerate(SCORES)]
     found = evaluate_gate(baseline(row(SCORES)), baseline(row(noisy)), HALF)
     assert (found.outcome, found.exit_code) == ("inconclusive", 0)
-    assert "but not significantly" in found.reasons[0]
+    assert "tolerance 0.5: beyond it, but not significantly (p = " in found.reasons[0]
     strict = evaluate_gate(baseline(row(SCORES)), baseline(row(noisy)), HALF, strict=True)
     assert (strict.outcome, strict.exit_code) == ("inconclusive", 1)
 

@@ -210,13 +210,13 @@ def decide(cases: Sequence[Case], *, seed: int) -> tuple[list[Decision], int]:
         if case.complete and not any(case.worse):
             decision = Decision(GateOutcome.PASS, "every score is unchanged", p, p_adjusted)
         elif beyond and p_adjusted <= ALPHA:
-            decision = Decision(GateOutcome.FAIL, "significantly", p, p_adjusted)
+            decision = Decision(GateOutcome.FAIL, "beyond it, significantly", p, p_adjusted)
         elif len(case.worse) < needed:
             family = "the one test needs" if tests == 1 else f"{tests} tests together need"
             why = f"too few pairs to tell: {len(case.worse)}, and {family} {needed}"
             decision = Decision(GateOutcome.INCONCLUSIVE, why, p, p_adjusted)
         elif beyond:
-            decision = Decision(GateOutcome.INCONCLUSIVE, "but not significantly", p, p_adjusted)
+            decision = Decision(GateOutcome.INCONCLUSIVE, "beyond it, but not significantly", p, p_adjusted)
         else:
             decision = Decision(GateOutcome.PASS, "within the tolerance", p, p_adjusted)
         decisions.append(decision)
