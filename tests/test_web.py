@@ -385,6 +385,22 @@ def test_pages_are_no_wider_than_a_phone(logged: Project, browser: Browser) -> N
 
 @pytest.mark.browser
 @needs_chromium
+def test_the_keys_that_are_told_are_those_of_the_rubric(logged: Project, tmp_path: Path, browser: Browser) -> None:
+    root = copy_of(logged, tmp_path / "project")
+    (root / "rubrics/tip-v1.md").write_text(RUBRIC.lstrip("\n").replace("min: 1, max: 5", "min: 0, max: 10"), "utf-8")
+    assert Project(root, logged.provider).pytest("--bench-experiment", EXPERIMENT).code == 0
+    with served(root) as address:
+        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
+        browser.wait("document.documentElement.dataset.ready")
+        told = "document.getElementById('digits').innerText"
+        assert browser.run(f"return {told}").startswith("0-9 score the marked criterion")
+        browser.press("Ada" + ENTER + "09")
+        checked = "[...document.querySelectorAll('input:checked')].map((i) => i.value)"
+        assert browser.run(f"return {checked}") == ["0", "9"]
+
+
+@pytest.mark.browser
+@needs_chromium
 def test_on_a_phone_scores_stand_in_a_line_and_what_is_spoilt_can_be_read(
     logged: Project, tmp_path: Path, browser: Browser
 ) -> None:

@@ -363,6 +363,15 @@
 
   // -- start
 
+  // The keys of this rubric's scales; what is beyond 9, or of a scale without levels, has none.
+  const digits = () => {
+    const found = judged().flatMap((c) => levels(c) ?? []).filter((level) => level >= 0 && level <= 9);
+    at("digits").hidden = found.length === 0;
+    const [low, high] = at("digits").querySelectorAll("kbd");
+    low.textContent = Math.min(...found);
+    high.textContent = Math.max(...found);
+  };
+
   const start = async () => {
     try {
       at("name").value = localStorage.getItem("promptbench-name") || "";
@@ -376,6 +385,7 @@
     packet = JSON.parse(text, exact);
     given = packet.items.map((item) => JSON.stringify(item));
     steps = packet.items.flatMap((item, i) => item.candidates.map((_, o) => ({ item: i, output: o })));
+    digits();
     show();
     if (steps.length && !at("name").value) at("name").focus();
     document.documentElement.dataset.ready = "true";
