@@ -7,6 +7,7 @@ for exactly like generated texts. What a question says and what counts as a repl
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -36,11 +37,11 @@ from .records import (
 )
 from .report.text import plural
 from .settings import Settings
-from .tracking.recorder import Judgement
+from .tracking.recorder import Judgement, write_judgements
 from .tracking.store import TrackingStore
 
 BATCH = 20
-"""So many judgements are written to MLflow together."""
+"""So many verdicts are written to MLflow together."""
 AHEAD = 1000
 """So many questions wait for a reply at once, each with its texts: more than any concurrency keeps in the air."""
 
@@ -92,7 +93,7 @@ def asking_models(settings: Settings, models: Sequence[Model]) -> Iterator[Ask]:
 
 def writing_to(store: TrackingStore) -> Write:
     """Straight into a store, where no recorder stands in between."""
-    return lambda judgements: [j.write(store) for j in judgements]
+    return functools.partial(write_judgements, store)
 
 
 def updated(candidates: Iterable[LoggedCandidate], after: Iterable[LoggedCandidate]) -> list[LoggedCandidate]:

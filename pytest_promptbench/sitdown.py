@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .audit import Audit, auditable, next_audit, sampling_probabilities
-from .autojudge import asking_models, judge_and_write, updated, writing_to
+from .autojudge import BATCH, asking_models, judge_and_write, updated, writing_to
 from .clock import utc_now
 from .errors import PacketError, TrackingError, UsageError
 from .judging import fingerprint
@@ -38,6 +38,7 @@ from .tracking.artifacts import file_name
 from .tracking.entry import AUDIT, AUDITED, SAMPLING
 from .tracking.recorder import Outcome
 from .tracking.store import TrackingStore
+from .tracking.verdicts import Ruling
 
 
 def export_packet(
@@ -323,16 +324,17 @@ def take_in(
     if packet.audit is not None:
         new = {run_id for run_id in matched.verdicts if now[run_id].sit_down() is None}
         now |= _weigh(store, packet.audit, new, mine)
-    todo = [(i, v, False) for i, v in matched.verdicts.items()] + [(i, v, True) for i, v in matched.duplicates.items()]
-    done = 0
+    todo = [Ruling(now[i], v, rubric) for i, v in matched.verdicts.items()]
+    todo += [Ruling(now[i], v, rubric, second=True) for i, v in matched.duplicates.items()]
+    done: list[None] = []
     try:
-        for run_id, verdict, second in todo:
-            now[run_id] = store.record(now[run_id], verdict, rubric, second=second)
-            done += 1
+        for start in range(0, len(todo), BATCH):
+            after = store.record_all(todo[start : start + BATCH], each=lambda: done.append(None))
+            now |= {c.run_id: c for c in after}
     except (TrackingError, KeyboardInterrupt) as error:
         if not done:
             raise
-        how_far = f"{done} of {len(todo)} verdicts are recorded, the same once more records the rest"
+        how_far = f"{len(done)} of {len(todo)} verdicts are recorded, the same once more records the rest"
         raise type(error)(f"{str(error) or 'interrupted'}; {how_far}") from None
     return Applied(
         applied=len(matched.verdicts),

@@ -142,15 +142,15 @@ def test_what_ends_the_recording_midway_says_how_far_it_came_and_the_same_once_m
 ) -> None:
     assert two.pytest("--judge-export", "p.json", *EXPERIMENT).code == 0
     two.score("p-tip.json")
-    record, left = TrackingStore.record, [None]
+    judged, left = TrackingStore._judged, [None]
 
-    def once(self: TrackingStore, *args: Any, **options: Any) -> LoggedCandidate:
+    def once(self: TrackingStore, *args: Any) -> None:
         if not left:
             raise what
         left.pop()
-        return record(self, *args, **options)
+        judged(self, *args)
 
-    monkeypatch.setattr(TrackingStore, "record", once)
+    monkeypatch.setattr(TrackingStore, "_judged", once)
     with pytest.raises(type(what), match="1 of 3 verdicts are recorded, the same once more records the rest"):
         take_in(two.store, parse_packet(two.packet("p-tip.json")), two.store.read("e"), rubrics={})
     monkeypatch.undo()
@@ -207,9 +207,8 @@ def test_scores_stand_where_the_artifacts_are_gone(tmp_path: Path) -> None:
         project.pytest("--judge-apply", "p.json")
         shutil.rmtree(tmp_path / "mlartifacts")
         read = project.pytest("--bench-read")
-        assert (read.code, "No texts of 2 candidates on the page, as their artifacts" in read.out) == (0, True), (
-            read.text
-        )
+        said = "No texts of 2 candidates on the page, as artifacts cannot be read"
+        assert (read.code, said in read.out) == (0, True), read.text
         assert project.leaderboard()["rows"][0]["composite"] == 12
         assert (tmp_path / ".promptbench/report/leaderboard.html").read_text().count("text not loaded") == 2
         refused = project.pytest("--judge-export", "p.json")
@@ -218,8 +217,8 @@ def test_scores_stand_where_the_artifacts_are_gone(tmp_path: Path) -> None:
         # As a colleague, whose project has not made these candidates and whose session adds one.
         shutil.rmtree(tmp_path / ".promptbench")
         ran = project.pytest("-k", "s1", "--judge-auto")
-        assert "No texts of 1 candidates on the page" in ran.out, ran.text
-        assert "NOT JUDGED: the texts of 1 candidates cannot be read, so nobody can score them" in ran.out
+        assert "No texts of 1 candidate on the page" in ran.out, ran.text
+        assert "NOT JUDGED: the texts of 1 candidate cannot be read, so nobody can score them" in ran.out
         assert project.leaderboard()["rows"][0]["judged"] >= 1
         page = client_of(tmp_path).get("/experiment", params={"name": project.experiment(), "scenario": "s0"})
         assert (page.status_code, page.text.count("Its artifact cannot be read.")) == (200, 1)

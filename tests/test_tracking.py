@@ -454,7 +454,7 @@ def test_of_one_judges_two_verdicts_at_once_the_run_shows_the_one_that_it_keeps(
     store.log([logged().entry("twice at once")])
     (c,) = store.read("twice at once")
     mine, other = (TrackingStore(store.uri, artifact_root=store._artifact_root) for _ in range(2))
-    judged, look, early = mine._judged, other._as_now, [c]
+    judged, look, early = mine._judged, other._as_now, [{c.run_id: c}]
 
     def before_the_slower(*args: Any) -> None:
         judged(*args)

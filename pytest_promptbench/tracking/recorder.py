@@ -20,6 +20,7 @@ from ..quiet import without_collections
 from ..records import Judge, LoggedCandidate, Record, Rubric, Verdict
 from .address import redacted
 from .store import TrackingStore
+from .verdicts import Ruling
 
 PROCESS = f"{__package__}.writer"
 
@@ -82,13 +83,17 @@ class Judgement(Record):
     problem: str | None = None
     second: bool = False
 
-    def write(self, store: TrackingStore) -> LoggedCandidate:
-        """Bring it to MLflow; the candidate as it is then."""
-        if self.verdict is not None:
-            return store.record(self.candidate, self.verdict, self.rubric, second=self.second)
-        if self.second:
-            return self.candidate
-        return store.record_failure(self.candidate, self.judge, self.problem or "no reason given", self.rubric)
+
+def write_judgements(store: TrackingStore, judgements: Sequence[Judgement]) -> list[LoggedCandidate]:
+    """Bring them to MLflow; their candidates, each once, as they are then. TrackingError."""
+    rulings = [Ruling(j.candidate, j.verdict, j.rubric, j.second) for j in judgements if j.verdict is not None]
+    after = {c.run_id: c for c in store.record_all(rulings)}
+    for j in judgements:
+        if j.verdict is None and not j.second:
+            c = after.get(j.candidate.run_id, j.candidate)
+            after[c.run_id] = store.record_failure(c, j.judge, j.problem or "no reason given", j.rubric)
+        after.setdefault(j.candidate.run_id, j.candidate)
+    return list(after.values())
 
 
 class Recorder:

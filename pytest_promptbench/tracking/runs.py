@@ -188,16 +188,18 @@ class Runs:
             return self.tables.find(experiment_ids, tags, without)
         return self.search(experiment_ids, tags)
 
-    def get(self, run_id: str, *, without: Unread = EVERYTHING) -> Run | None:
-        """One run; None where it is deleted."""
+    def get(
+        self, run_ids: Sequence[str], experiment_ids: Sequence[str], *, without: Unread = EVERYTHING
+    ) -> dict[str, Run]:
+        """Those of these runs, of these experiments, that are active, by id."""
         if self.tables is not None:
-            return next(self.tables.get([run_id], without), None)
-        try:
-            return _run_of(self._client.get_run(run_id))
-        except Exception as error:
-            if code_of(error) != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return None
+            return {run.run_id: run for run in self.tables.get(run_ids, without)}
+        found: dict[str, Run] = {}
+        for start in range(0, len(run_ids), PAGE):
+            names = ", ".join(f"'{run_id}'" for run_id in run_ids[start : start + PAGE])
+            runs = self._client.search_runs(list(experiment_ids), f"attributes.run_id IN ({names})", max_results=PAGE)
+            found |= {run.info.run_id: _run_of(run) for run in runs}
+        return found
 
     def by_tag(
         self,

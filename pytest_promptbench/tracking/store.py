@@ -32,6 +32,7 @@ from .log import CandidateLog
 from .runs import PAGE, Runs, paged
 from .spans import trace_id
 from .tables import reach
+from .verdicts import Ruling
 
 
 def load_mlflow() -> None:
@@ -268,63 +269,94 @@ class TrackingStore:
     def record(
         self, candidate: LoggedCandidate, verdict: Verdict, rubric: Rubric, *, second: bool = False
     ) -> LoggedCandidate:
-        """Keep a verdict with its candidate, on the run and as feedback on its trace; the candidate as it is then.
+        """As :meth:`record_all`, of one verdict."""
+        return self.record_all([Ruling(candidate, verdict, rubric, second)])[0]
 
-        The run's own metrics show the verdict that counts of its tier. A ``second`` verdict, of a judge that saw the
+    def record_all(
+        self, rulings: Sequence[Ruling], *, each: Callable[[], None] = lambda: None
+    ) -> list[LoggedCandidate]:
+        """Keep verdicts with their candidates, on the runs and as feedback on their traces; the candidates afterwards.
+
+        A run's own metrics show the verdict that counts of its tier. A ``second`` verdict, of a judge that saw the
         candidate once more, is kept beside the first and changes nothing else. Recording the same verdict again is
         harmless. One that is no later than another's is dated behind it: what was recorded last is the latest.
 
-        What other sessions recorded since the candidate was read counts, too, and is in what comes back.
+        What other sessions recorded since the candidates were read, perhaps minutes ago, counts too, and is in what
+        comes back. All are looked at once before and once after, so they should be few: until then a run may show the
+        wrong one of two verdicts that came at the same moment. ``each`` is called after each verdict.
         """
-        known = self._as_now(candidate)
-        if not second:
-            verdict = verdicts.in_order(known, verdict)
-        tags, metrics = verdicts.changes(known, verdict, rubric, second=second)
+        known = self._as_now({r.candidate.run_id: r.candidate for r in rulings})
+        firsts: dict[str, Rubric] = {}
+        try:
+            for one in rulings:
+                run_id = one.candidate.run_id
+                known[run_id] = self._record(known[run_id], one)
+                firsts |= {} if one.second else {run_id: one.rubric}
+                each()
+        except BaseException:
+            with contextlib.suppress(TrackingError):  # what is written, though, is to show what counts
+                self._settle(known, firsts)
+            raise
+        self._settle(known, firsts)
+        return [known[r.candidate.run_id] for r in rulings]
+
+    def _record(self, known: LoggedCandidate, ruling: Ruling) -> LoggedCandidate:
+        """One verdict. ``known``: the candidate with all that is said of it; what comes back has this one, too."""
+        run_id, judge, verdict = known.run_id, ruling.verdict.judge, ruling.verdict
         given: list[Any] = []
-        if not second:
-            old = next((v for v in candidate.verdicts if v.judge == verdict.judge), None)
-            given = verdicts.feedback(verdict, rubric, run_id=candidate.run_id, before=old)
+        if not ruling.second:
+            verdict = verdicts.in_order(known, verdict)
+            old = next((v for v in ruling.candidate.verdicts if v.judge == judge), None)
+            given = verdicts.feedback(verdict, ruling.rubric, run_id=run_id, before=old)
+        tags, metrics = verdicts.changes(known, verdict, ruling.rubric, second=ruling.second)
 
         def fill() -> None:
-            if verdict.judge.name in known.failed_verdicts and verdict.judge.tier is Tier.AUTO:
-                self.runs.delete_tag(candidate.run_id, verdicts.failed_tag(verdict.judge))
-            self._show(candidate.run_id, tags, metrics, at=verdicts.milliseconds(verdict.at) or 0)
+            if judge.name in known.failed_verdicts and judge.tier is Tier.AUTO:
+                self.runs.delete_tag(run_id, verdicts.failed_tag(judge))
+            self._show(run_id, tags, metrics, at=verdicts.milliseconds(verdict.at) or 0)
 
-        self._judged(candidate.run_id, given, fill)
-        known = verdicts.with_verdict(known, verdict, second=second)
-        return known if second else self._settled(known, rubric)
+        self._judged(run_id, given, fill)
+        return verdicts.with_verdict(known, verdict, second=ruling.second)
 
-    def _as_now(self, candidate: LoggedCandidate) -> LoggedCandidate:
-        """The candidate with what judges have said of it until now: it may have been read minutes ago."""
+    def _as_now(self, candidates: Mapping[str, LoggedCandidate]) -> dict[str, LoggedCandidate]:
+        """Candidates, by run, with what judges have said of them until now; of a deleted run as it was."""
+        ids = {c.experiment: self.experiment(c.experiment) for c in candidates.values()}
         with translated(self.uri):
-            run = self.runs.get(candidate.run_id, without=UNREAD)
-        if run is None:  # deleted since; whoever writes to it is told
-            return candidate
-        found = candidate_of(run, candidate.experiment)
-        return dataclasses.replace(
-            candidate,
-            pending=found.pending,
-            verdicts=found.verdicts,
-            second_verdicts=found.second_verdicts,
-            failed_verdicts=found.failed_verdicts,
-        )
+            runs = self.runs.get(list(candidates), [i for i in ids.values() if i is not None], without=UNREAD)
+        now = dict(candidates)
+        for run_id, run in runs.items():
+            found = candidate_of(run, now[run_id].experiment)
+            now[run_id] = dataclasses.replace(
+                now[run_id],
+                pending=found.pending,
+                verdicts=found.verdicts,
+                second_verdicts=found.second_verdicts,
+                failed_verdicts=found.failed_verdicts,
+            )
+        return now
 
-    def _settled(self, known: LoggedCandidate, rubric: Rubric) -> LoggedCandidate:
-        """Have the run show the verdict that counts, should another session have recorded one at this very moment.
+    def _settle(self, known: dict[str, LoggedCandidate], rubrics: Mapping[str, Rubric]) -> None:
+        """Have these runs show the verdict that counts, should another session have recorded one at this very moment.
 
-        Each writes its verdict before it looks, so whoever looks last sees all of them.
+        Each writes its verdicts before it looks, so whoever looks last sees all of them. ``known``, with what this one
+        has seen, is brought up to date; ``rubrics``: run id -> its rubric.
         """
-        while True:
-            now = self._as_now(known)
-            counts = now.sit_down()
-            if counts is None or verdicts.sit_down(now) <= verdicts.sit_down(known):
-                return now
-            tags, metrics = verdicts.changes(now, counts, rubric)
-            kept = {k: v for k, v in tags.items() if not k.startswith(names.VERDICT)}  # its judge may have a later one
-            latest = max(verdicts.milliseconds(v.at) or 0 for v in (*now.verdicts, *known.verdicts))
-            with translated(self.uri):
-                self._show(now.run_id, kept, metrics, at=latest + 1)
-            known = now
+        open_ = set(rubrics)
+        while open_:
+            now = self._as_now({i: known[i] for i in open_})
+            open_ = set()
+            for run_id, c in now.items():
+                counts = c.sit_down()
+                if counts is None or verdicts.sit_down(c) <= verdicts.sit_down(known[run_id]):
+                    continue
+                open_.add(run_id)
+                tags, metrics = verdicts.changes(c, counts, rubrics[run_id])
+                # Not the verdict's own tag: its judge may have a later one by now.
+                kept = {k: v for k, v in tags.items() if not k.startswith(names.VERDICT)}
+                seen = (*c.verdicts, *known[run_id].verdicts)
+                with translated(self.uri):
+                    self._show(run_id, kept, metrics, at=1 + max(verdicts.milliseconds(v.at) or 0 for v in seen))
+            known |= now
 
     def _show(self, run_id: str, tags: Mapping[str, str], metrics: Mapping[str, Score], *, at: int) -> None:
         """Set what a verdict changes of its run; ``at``: of two values of a metric, MLflow shows the later one."""

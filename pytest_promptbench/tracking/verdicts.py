@@ -70,6 +70,15 @@ def with_verdict(candidate: LoggedCandidate, verdict: Verdict, *, second: bool =
     )
 
 
+class Ruling(NamedTuple):
+    """A verdict on a candidate as it was read, with the rubric. ``second``: its judge saw the candidate once more."""
+
+    candidate: LoggedCandidate
+    verdict: Verdict
+    rubric: Rubric
+    second: bool = False
+
+
 def sit_down(candidate: LoggedCandidate) -> set[tuple[Judge, str]]:
     """Which sit-down verdicts a candidate has, by judge and moment."""
     return {(v.judge, v.at) for v in candidate.verdicts if v.judge.tier is not Tier.AUTO}

@@ -15,7 +15,7 @@ from ..locks import LockFile
 from ..quiet import without_collections
 from ..records import LoggedCandidate
 from .entry import Logged
-from .recorder import Judgement, Outcome, Where
+from .recorder import Judgement, Outcome, Where, write_judgements
 
 BATCH = 20
 SECOND_SHARE = HEX[8:]
@@ -153,7 +153,7 @@ class Work:
 
     def judge(self, judgements: Sequence[Judgement]) -> dict[str, Any]:
         try:
-            return {"candidates": [j.write(self.store).to_json() for j in judgements]}
+            return {"candidates": [c.to_json() for c in write_judgements(self.store, judgements)]}
         except TrackingError as error:
             return {"error": str(error)}
 
