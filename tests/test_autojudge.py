@@ -303,7 +303,7 @@ def test_only_a_refused_request_puts_the_questions_without_a_schema(refused: boo
             future.set_result(Candidate(cell=cell, answers=(Answer(text=reply(body)),)))
         return future
 
-    unavailable = pytest.raises(JudgeUnavailableError, match="not be asked about 1 candidates: Timeout: no answer")
+    unavailable = pytest.raises(JudgeUnavailableError, match="not be asked about 1 candidate: Timeout: no answer")
     with contextlib.nullcontext() if refused else unavailable:
         list(judge_candidates(candidates, rubric, JUDGE_MODEL, ask))
     assert asked.count(False) == without_schema
