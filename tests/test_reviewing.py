@@ -407,12 +407,12 @@ def test_what_a_filled_queue_says_works_on_another_day(tmp_path: Path) -> None:
         project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=1).write()
         assert project.pytest("--bench-experiment", "tip-bench-2026-11-20").code == 0
         filled = project.pytest("--judge-queue", "round 1")
-        (said,) = [line for line in filled.out.splitlines() if "when they are reviewed: " in line]
+        (said,) = [line for line in filled.out.splitlines() if "reviewed: " in line]
         assert project.pytest().code == 0  # today's
         elsewhere = project.pytest("--judge-collect", "round 1")
         assert elsewhere.code == 4
         assert "name the experiment that it was filled for with --bench-experiment" in elsewhere.text
-        collected = project.pytest(*shlex.split(said.partition("when they are reviewed: ")[2]))
+        collected = project.pytest(*shlex.split(said.partition("reviewed: ")[2]))
         assert "applied 0, unchanged 0, still pending 1 (1 of them in round 1)" in collected.out, collected.text
 
 
