@@ -356,9 +356,8 @@ def judge_and_write(
 ) -> tuple[list[LoggedCandidate], Judged]:
     """Judge these candidates, and write judgements while others are still asked for; the candidates as they are then.
 
-    Replies are in the ledger before they are written, so whatever
-    interrupts this, the next session repeats it without asking again; an interrupt ends it here, after what was judged
-    is written. Raises TrackingError where writing fails.
+    Replies are in the ledger before they are written, so whatever interrupts this, the next session repeats it without
+    asking again; an interrupt ends it here, after what was judged is written. Raises TrackingError where writing fails.
     """
     changed = {c.run_id: c for c in candidates}
     scored = failed = 0

@@ -186,8 +186,8 @@ def check_ids(tests: Iterable[tuple[str, Planned]]) -> None:
 
 def _unknown(test: str, suite: Suite, scenario: object, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(str(scenario), known, n=1)
-    meant = f"; did you mean {close[0]!r}" if close else ""
-    return f"{test}: {suite.path} has no scenario {scenario!r}{meant}. Known: {', '.join(known)}"
+    hint = f"; did you mean {close[0]!r}" if close else ""
+    return f"{test}: {suite.path} has no scenario {scenario!r}{hint}. Known: {', '.join(known)}"
 
 
 def planned(task: Task, model: str, prompt: str, scenario: str) -> Planned:
