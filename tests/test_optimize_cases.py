@@ -385,6 +385,20 @@ def test_a_generation_that_failed_is_asked_for_again_on_resume(
     assert again["trials"] == ended["trials"]
 
 
+def test_a_text_that_alone_is_left_and_that_the_judge_refuses_does_not_hold_the_loop_up(
+    project: Project, provider: ScriptedProvider, run: Run
+) -> None:
+    """It came when the others were judged already, by a judge who has answered then."""
+    test = re.search(r"test: (s\d+)", run("evals/tips.yaml", "--dry-run").out)[1]  # type: ignore[index]
+    asked = f"situation-{test[1:]}"
+    provider.script(asked, Fault(400), times=2, model="writer")  # of the start and of the winner
+    loop = loop_of(run("evals/tips.yaml", "--rounds", "2", "--no-promote"))
+    provider.script(asked, Fault(400, body="content filter"), model="judge")
+    result = run("--resume", loop)
+    assert result.code == 0, result.text
+    assert outcome(project, loop)["comparison"]["n"] == len(outcome(project, loop)["plan"]["test"]) - 1
+
+
 def test_an_empty_reply_of_the_proposer_is_one_that_cannot_be_used(
     project: Project, provider: ScriptedProvider, run: Run
 ) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..autojudge import Ask, judge_and_write, unscored, updated, writing_to
+from ..autojudge import Ask, judge_unscored, unscored, updated, writing_to
 from ..checks import fill_checks
 from ..errors import PacketError, PromptbenchError, TrackingError
 from ..generation import OVER_BUDGET
@@ -198,10 +198,10 @@ class MLflowLaboratory:
                 raise self.export([c for c in self._everyone().values() if c.pending])
             return candidates
         assert judge is not None
-        todo = [c for c in unscored(candidates, rubric, judge) if judge.name not in c.failed_verdicts]
-        if not todo:
+        judgeable = [c for c in candidates if judge.name not in c.failed_verdicts]
+        if not unscored(judgeable, rubric, judge):
             return candidates
-        after, came_to = judge_and_write(todo, rubric, judge, self._ask, writing_to(self._store))
+        after, came_to = judge_unscored(judgeable, rubric, judge, self._ask, writing_to(self._store))
         self._known = None
         self._budget.note()
         if came_to.interrupted:
