@@ -283,8 +283,19 @@ def test_no_candidate_can_close_its_fence() -> None:
 
 def test_half_characters_can_be_sent() -> None:
     asked = question(prompt(), 0, [example("a", 1, "bad \ud83d end")], RUBRIC, [])
-    again = ask_again(asked, "\ud83d", "it holds '\ud83d'")
+    again = ask_again(asked, "\ud83d", "it holds '\ud83d'", prompt().messages[0])
     assert [b"?" in m.content.encode() for m in again[1:]] == [True, True, True]
+
+
+def test_a_message_with_tags_called_prompt_is_rewritten_whole() -> None:
+    """As in a prompt that judges prompts: the marks of a reply are none that the message itself has."""
+    current = Message(role="user", content="Rate it: <prompt>{{ x }}</prompt>, <new-prompt>")
+    judges = Prompt(task="t", version="v", messages=(current,))
+    system, user = question(judges, 0, [example("a", 1)], RUBRIC, [])
+    again = ask_again((system, user), "", "it is empty", current)[-1]
+    assert all("between <new-new-prompt> and </new-new-prompt>" in m.content for m in (system, user, again))
+    better = "Rate it from 1 to 5: <prompt>{{ x }}</prompt>"
+    assert parse_proposal(f"It had no scale.\n<new-new-prompt>{better}</new-new-prompt>", current) == better
 
 
 @pytest.mark.parametrize(

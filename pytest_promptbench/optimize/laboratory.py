@@ -317,7 +317,7 @@ class MLflowLaboratory:
                 return parse_proposal(text, prompt.messages[component], cut_off=cut_off)
             except ProposalError as error:
                 problem = (reply.error or "").rpartition("; ")[0] or str(error)  # without what a user could do next
-                messages = ask_again(messages, text, str(error))
+                messages = ask_again(messages, text, str(error), prompt.messages[component])
         raise ProposalError(f"no usable proposal in {TRIES} tries: {problem}")
 
     def _cell(self, number: int, messages: tuple[Message, ...]) -> Cell:
