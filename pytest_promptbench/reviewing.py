@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from .settings import Settings
 from .sitdown import pending_of, take_in
 from .steps import StepResult, experiment_of
 from .tracking.recorder import Outcome
-from .tracking.reviews import Review, ReviewItem, ReviewQueues, review_trace
+from .tracking.reviews import Collected, Review, ReviewItem, ReviewQueues, review_trace
 from .tracking.verdicts import milliseconds
 
 
@@ -76,15 +76,35 @@ def collect_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> Step
     store = where(settings).store()
     collected = ReviewQueues(store).collect(task.experiment, queue, rubric)
     candidates: Sequence[LoggedCandidate] = store.texts(found)
+    packets, said = _packets(collected, candidates, rubric)
+    applied = unchanged = 0
+    for packet in packets:
+        taken = take_in(store, parse_packet(packet), candidates, rubrics={rubric.id: rubric})
+        applied, unchanged, candidates = applied + taken.applied, unchanged + taken.unchanged, taken.candidates
+    boards = build_boards(here, Outcome(candidates={task.experiment: tuple(candidates)}), settings)
+    current, _ = newest(candidates, cells_now=cells_now(here, task.experiment, task.suite.group))
+    pending = [c for c in current if c.pending]
+    traces = [
+        {review_trace(task.experiment, queue, item_id(c.run_id), n) for n in range(len(c.outputs or ()))}
+        for c in pending
+    ]
+    there = sum(not collected.waiting.isdisjoint(of_one) for of_one in traces)
+    return StepResult(
+        message=f"applied {applied}, unchanged {unchanged}, still pending {len(pending)} ({there} of them in {queue})",
+        lines=(*_passed_over(collected), *said, *_declined(collected, pending)),
+        tasks=tuple(here),
+        boards=boards,
+        files=tuple(write_reports(boards)),
+    )
+
+
+def _packets(
+    collected: Collected, candidates: Sequence[LoggedCandidate], rubric: Rubric
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """A packet of each reviewer's completed items, and a line for each item that is in none."""
     by_item = {item_id(c.run_id): c for c in candidates if c.error is None}
     packets: list[dict[str, Any]] = []
-    said = [
-        f"  item {r.item}: {r.reviewer} completed it, and the answers of {', '.join(r.others)} are not taken; for a "
-        "verdict of theirs, reopen it in MLflow and have them complete it"
-        for r in collected.reviews
-        if r.others
-    ]
-    said += [f"  trace {trace} is in the queue and was not put there by --judge-queue" for trace in collected.strange]
+    said: list[str] = []
     for reviewer, items in _by_reviewer(collected.reviews).items():
         documents = []
         for item, outputs in items.items():
@@ -101,31 +121,25 @@ def collect_queue(settings: Settings, tasks: Sequence[Task], queue: str) -> Step
                 said.append(f"  item {item}: {reviewer}'s verdict of {later} came after these answers and stays")
         if documents:
             packets.append({**documents[0], "items": [i for d in documents for i in d["items"]]})
-    applied = unchanged = 0
-    for packet in packets:
-        taken = take_in(store, parse_packet(packet), candidates, rubrics={rubric.id: rubric})
-        applied, unchanged, candidates = applied + taken.applied, unchanged + taken.unchanged, taken.candidates
-    boards = build_boards(here, Outcome(candidates={task.experiment: tuple(candidates)}), settings)
-    current, _ = newest(candidates, cells_now=cells_now(here, task.experiment, task.suite.group))
-    pending = [c for c in current if c.pending]
+    return packets, said
+
+
+def _passed_over(collected: Collected) -> Iterator[str]:
+    for r in collected.reviews:
+        if r.others:
+            yield (
+                f"  item {r.item}: {r.reviewer} completed it, and the answers of {', '.join(r.others)} are not taken; "
+                "for a verdict of theirs, reopen it in MLflow and have them complete it"
+            )
+    for trace in collected.strange:
+        yield f"  trace {trace} is in the queue and was not put there by --judge-queue"
+
+
+def _declined(collected: Collected, pending: Sequence[LoggedCandidate]) -> Iterator[str]:
     unjudged = {item_id(c.run_id) for c in pending}
-    said += [
-        f"  item {item}: {who or 'somebody'} declined it; left pending, for a packet or another queue"
-        for item, who in collected.declined.items()
-        if item in unjudged
-    ]
-    traces = [
-        {review_trace(task.experiment, queue, item_id(c.run_id), n) for n in range(len(c.outputs or ()))}
-        for c in pending
-    ]
-    there = sum(not collected.waiting.isdisjoint(of_one) for of_one in traces)
-    return StepResult(
-        message=f"applied {applied}, unchanged {unchanged}, still pending {len(pending)} ({there} of them in {queue})",
-        lines=tuple(said),
-        tasks=tuple(here),
-        boards=boards,
-        files=tuple(write_reports(boards)),
-    )
+    for item, who in collected.declined.items():
+        if item in unjudged:
+            yield f"  item {item}: {who or 'somebody'} declined it; left pending, for a packet or another queue"
 
 
 def _document(
