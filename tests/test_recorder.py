@@ -300,6 +300,30 @@ def test_what_a_living_second_writer_may_be_writing_is_not_taken_over(project: P
     assert scenarios_of(recorder.finish([], ["e"])) == ["d1", "t1"]
 
 
+def test_a_session_whose_recorder_was_killed_does_not_wait_for_the_end_of_another(project: Project) -> None:
+    """The other one takes over what the killed one has left, and goes on for as long as its tests do."""
+    recorders = [project.recorder(name) for name in ("one", "two")]
+    for recorder in recorders:
+        recorder.start()
+    killed = recorders[0]._process
+    assert killed is not None
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    left = logged("refused").entry("e")
+    left.record["candidate"]["answers"][0]["started_at"] = -1e9  # before 1970: MLflow takes it from nobody
+    project.ledger.post(project.uri, [left], session="one")
+    keys = project.post("one", ["s1"])
+    deadline = time.monotonic() + 60
+    while len(project.ledger.waiting(project.uri, [], session="one")) > 1 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    answers: list[Outcome] = []
+    asking = threading.Thread(target=lambda: answers.append(recorders[0].finish(keys, ["e"])), daemon=True)
+    asking.start()
+    asking.join(60)
+    assert [scenarios_of(a) for a in answers] == [["s1"]]
+    assert [a.unlogged for a in answers] == [1]
+
+
 def test_a_session_that_is_only_starting_is_left_alone(project: Project) -> None:
     """It has posted candidates, from the cache, before its recorder had its lock; a crashed one is told by its mark."""
     project.post("new", ["n1", "n2"])

@@ -48,19 +48,33 @@ class Work:
         self.refused: set[tuple[str, str]] = set()
 
     def adopt(self) -> None:
-        """Take over what crashed sessions left behind."""
+        """Take over what crashed sessions left behind, and let go of those of which nothing is left."""
         now = time.monotonic()
         if now - self._adopted_at < ADOPT_EVERY_S:
             return
         self._adopted_at = now
-        for session, since in self.ledger.sessions_waiting(self.where.store_name).items():
+        waiting = self.ledger.sessions_waiting(self.where.store_name)
+        self.let_go(but=[session for session in waiting if self._has_more(session)])
+        for session, since in waiting.items():
             begun = self.where.begun(session)
             starting = begun.parent.exists() and not begun.exists() and time.time() - since < STARTING_S
             if session in self.sessions or starting or not self.locks.is_free(second_lock(session)):
                 continue
-            if self.locks.try_acquire(f"session:{session}"):
+            if self._has_more(session) and self.locks.try_acquire(f"session:{session}"):
                 self.sessions.append(session)
                 self.store.forget()
+
+    def let_go(self, *, but: Sequence[str] = ()) -> None:
+        """Give up the sessions that were taken over. One may live, and its new recorder wait for nothing else."""
+        for session in self.sessions[1:]:
+            if session not in but:
+                self.sessions.remove(session)
+                self.locks.release(f"session:{session}")
+
+    def _has_more(self, session: str) -> bool:
+        """Whether a session left anything that MLflow has not refused."""
+        found = self.ledger.pending(self.where.store_name, [session], limit=1 + len(self.refused))
+        return any((e.experiment, e.candidate) not in self.refused for e in found)
 
     def mine(self) -> list[Entry]:
         """The next batch for this process."""
@@ -148,7 +162,8 @@ class Work:
     def _refused_entries(self) -> list[Entry]:
         if not self.refused:
             return []
-        waiting = self.ledger.pending(self.where.store_name, self.sessions, limit=1 << 30)
+        sessions = list(self.ledger.sessions_waiting(self.where.store_name))
+        waiting = self.ledger.pending(self.where.store_name, sessions, limit=1 << 30)
         return [e for e in waiting if (e.experiment, e.candidate) in self.refused]
 
     def judge(self, judgements: Sequence[Judgement]) -> dict[str, Any]:

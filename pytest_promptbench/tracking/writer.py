@@ -92,6 +92,7 @@ def main() -> None:
         except TrackingError as error:
             work.error, busy = str(error), False
             failures += 1
+            work.let_go()  # until MLflow is back: a session that lives must hear of it from a recorder of its own
         question = questions.next()
         if question is not None and "finish" in question:
             asked_at = asked_at or time.monotonic()
