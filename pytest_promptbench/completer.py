@@ -32,6 +32,8 @@ EMBEDDED_TIMEOUT_S = 900.0
 """Embedded models answer one at a time: a request waits for all those before it."""
 CLOSE_S = 1.0
 """How long a connection is given to end."""
+MOST_TOKENS = 10**9
+"""No model takes or writes as many. A count below 0, or one that no database holds, is a mistake of the provider's."""
 GRACE_S = 1.0
 """So long after a request's time is up, it is broken off here: LiteLLM's limit is one on each pause between two bytes,
 and some providers send a blank now and then while a request waits."""
@@ -222,16 +224,14 @@ class LiteLLMCompleter:
             raise PermanentError(
                 f"model {model.name} ({model.model}) answered with an empty text ({why}); {_remedy(reason)}", empty=True
             )
-        usage = getattr(response, "usage", None)
-        # LiteLLM says 0 where the provider said nothing: no request and no text is of 0 tokens.
-        prompt_tokens = getattr(usage, "prompt_tokens", None) or None
-        completion_tokens = getattr(usage, "completion_tokens", None) or None
-        self._longest_reply = max(self._longest_reply, completion_tokens or 0)
+        usage, counted = _usage(getattr(response, "usage", None))
+        self._longest_reply = max(self._longest_reply, usage.completion_tokens or 0)
         cost = (getattr(response, "_hidden_params", None) or {}).get("response_cost")
         return Answer(
             text=text,
-            usage=Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens),
-            cost_usd=float(cost) if cost else None,  # LiteLLM says 0 or nothing for a model that it has no price of
+            usage=usage,
+            # LiteLLM says 0 or nothing for a model that it has no price of.
+            cost_usd=float(cost) if counted and cost and cost > 0 else None,
             latency_s=latency,
             started_at=started,
             finish_reason=reason,
@@ -333,6 +333,17 @@ def _params(request: Request) -> dict[str, Any]:
     if request.sample and isinstance(params.get("seed"), int):
         params["seed"] += request.sample
     return params
+
+
+def _usage(said: Any) -> tuple[Usage, bool]:
+    """What a provider counted, and whether that can be: what cannot is unknown, as is a price that comes of it.
+
+    LiteLLM says 0 where the provider said nothing: no request and no text is of 0 tokens.
+    """
+    prompt, completion = (getattr(said, name, None) or 0 for name in ("prompt_tokens", "completion_tokens"))
+    if 0 <= prompt <= MOST_TOKENS and 0 <= completion <= MOST_TOKENS:
+        return Usage(prompt_tokens=prompt or None, completion_tokens=completion or None), True
+    return Usage(), False
 
 
 def _most_tokens(text: str) -> float:

@@ -41,6 +41,7 @@ Kind = Literal[
     "parts",  # a good answer whose text is a list of parts, as some servers write it
     "no-choices",  # a good answer with an empty list of choices
     "no-usage",  # a good answer that does not say how many tokens it took
+    "usage",  # a good answer that says ``body``, a JSON object, of how many tokens it took
     "context-length",  # 400, as OpenAI words a prompt that is too long
     "hang",  # no answer at all
     "slow",  # a good answer, in small pieces with ``pause_s`` before each
@@ -297,11 +298,15 @@ class ScriptedProvider:
                 text, reason = "", "content_filter"
             case "huge":
                 text = "x" * HUGE
+            case "usage":
+                text = None
         completion = _completion(body, self._text(body) if text is None else text, reason)
         if fault.kind == "no-choices":
             completion["choices"] = []
         elif fault.kind == "no-usage":
             del completion["usage"]
+        elif fault.kind == "usage":
+            completion["usage"] = json.loads(fault.body or "{}")
         elif fault.kind == "refusal":
             completion["choices"][0]["message"] = {"role": "assistant", "content": None, "refusal": fault.body}
         elif fault.kind == "parts":

@@ -66,6 +66,17 @@ def test_tokens_that_the_provider_did_not_count_are_unknown_and_not_0(
     assert ask(completer, provider, "uncounted").usage == Usage(prompt_tokens=None, completion_tokens=None)
 
 
+@pytest.mark.parametrize("count", [-(10**6), 10**400], ids=["below 0", "more than a number of a database"])
+def test_a_count_of_tokens_that_cannot_be_is_unknown_and_so_is_its_price(
+    completer: LiteLLMCompleter, provider: ScriptedProvider, count: int
+) -> None:
+    """A cost below 0 would raise the limit of --bench-max-cost, and MLflow would take the candidate never."""
+    said = {"prompt_tokens": 10, "completion_tokens": count, "total_tokens": 10 + count}
+    provider.script(f"counted {count}", Fault(kind="usage", body=json.dumps(said)))
+    answer = ask(completer, provider, f"counted {count}", model="openai/gpt-4o")
+    assert (answer.usage, answer.cost_usd) == (Usage(), None)
+
+
 def test_a_test_that_freezes_time_leaves_latency_and_start_alone(
     completer: LiteLLMCompleter, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
