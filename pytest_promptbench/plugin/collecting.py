@@ -150,8 +150,9 @@ def open_desk(config: pytest.Config) -> None:
     here.begin(runs_tests=not config.pluginmanager.hasplugin("dsession"))
     if here.plan is not None and TICKER not in config.stash:
         config.stash[TICKER] = Ticker(config, here)
-        config.pluginmanager.register(Attendance(here), "promptbench-attendance")
-        if config.pluginmanager.hasplugin("dsession"):
+        controller = config.pluginmanager.get_plugin("dsession")
+        config.pluginmanager.register(Attendance(here, controller=controller), "promptbench-attendance")
+        if controller is not None:
             config.stash[TICKER].start()
 
 

@@ -47,12 +47,21 @@ class Brake:
 
 
 class Attendance:
-    """Notes which candidates tests have seen, and an interrupt; a plugin of its own, as the hooks name no session."""
+    """Notes which candidates tests have seen, and an interrupt; a plugin of its own, as the hooks name no session.
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    Where xdist is to stop (``-x``, ``--maxfail``), whose ``controller`` waits for the tests that its workers are in, no
+    worker generates any more: each knows of its own failures only.
+    """
+
+    def __init__(self, desk: Desk, *, controller: Any) -> None:
+        self._desk, self._controller = desk, controller
+        self._halted = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        # xdist decides after this hook: it is seen when the failed test reports its teardown.
+        if not self._halted and getattr(self._controller, "shouldstop", False):
+            self._halted = True
+            self._desk.halt()
         about = getattr(report, "promptbench", None)
         if about is not None:
             self._desk.ran(about["experiment"], about["candidate"])
