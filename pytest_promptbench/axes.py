@@ -71,6 +71,15 @@ def not_ours(test: str) -> CatalogError:
     )
 
 
+def two_suites(test: str, one: Any, other: Any) -> CatalogError:
+    """For a test with two markers side by side: pytest would give one of them, and say nothing of the other."""
+    names = " and ".join(f"promptbench({', '.join(map(repr, m.args))})" for m in (one, other))
+    return CatalogError(
+        f"{test}: the markers {names} stand side by side (above one function, on a class and one that it is based on, "
+        "in a module's list, or in a pytest.param), and a test runs one suite; write a test for each"
+    )
+
+
 def not_spread(test: str) -> CatalogError:
     """For a test that pytest never asked to parametrize, which would pass without a candidate."""
     return CatalogError(

@@ -721,6 +721,24 @@ def test_a_place_that_the_end_could_not_write_to_is_told_before_anything_is_gene
             "model is parametrized with a generator; make a list of it",
         ),
         (
+            TEST.replace("@pytest", '@pytest.mark.promptbench("jokes.yaml")\n@pytest'),
+            "test_tip: the markers promptbench('tips.yaml') and promptbench('jokes.yaml') stand side by side",
+        ),
+        (
+            'import pytest\n@pytest.mark.promptbench("tips.yaml")\nclass TestTip:\n'
+            "    def test_tip(self, candidate): ...\n"
+            '@pytest.mark.promptbench("jokes.yaml")\nclass TestMore(TestTip): ...\n',
+            "TestMore::test_tip: the markers promptbench('tips.yaml') and promptbench('jokes.yaml') stand side by side",
+        ),
+        (
+            TEST.replace(
+                "@pytest",
+                'j = pytest.mark.promptbench("jokes.yaml")\n\n'
+                '@pytest.mark.parametrize("n", [pytest.param(1, marks=j)])\n@pytest',
+            ).replace("(candidate)", "(candidate, n)"),
+            "the markers promptbench('tips.yaml') and promptbench('jokes.yaml') stand side by side",
+        ),
+        (
             'import unittest, pytest\n@pytest.mark.promptbench("tips.yaml")\nclass TestTip(unittest.TestCase):\n'
             "    def test_tip(self): pass\n",
             "TestTip::test_tip: the promptbench marker has no effect here: pytest parametrizes no method of a unittest",

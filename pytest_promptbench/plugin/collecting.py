@@ -39,6 +39,7 @@ def spread(metafunc: pytest.Metafunc, marker: pytest.Mark) -> None:
 
 def _parametrize(metafunc: pytest.Metafunc, marker: pytest.Mark) -> None:
     test = metafunc.definition.nodeid
+    _check_alone(metafunc.definition)
     if "candidate" not in metafunc.fixturenames:
         raise axes.no_candidate(test)
     if not {*axes.AXES}.issubset(metafunc.fixturenames):
@@ -55,6 +56,14 @@ def _parametrize(metafunc: pytest.Metafunc, marker: pytest.Mark) -> None:
             parametrize(*args, _param_mark=_param_mark, **kwargs)
 
     metafunc.parametrize = others  # type: ignore[method-assign]
+
+
+def _check_alone(test: pytest.Item) -> None:
+    """A marker nearer to a test goes over one further away, as on its class. Of two on one node neither is nearer."""
+    (node, marker), *further = test.iter_markers_with_node(MARKER)
+    other = next((m for n, m in further if n is node and m != marker), None)
+    if other is not None:
+        raise axes.two_suites(test.nodeid, marker, other)
 
 
 def _suite_file(test: Any, marker: pytest.Mark) -> Path:
@@ -163,11 +172,19 @@ def is_broken(session: pytest.Session) -> bool:
     return found and not config.option.continue_on_collection_errors
 
 
-def refuse_unspread(session: pytest.Session, items: Sequence[pytest.Item]) -> None:
-    """A mistake for each of these tests with the marker that were not parametrized."""
+def refuse_unspread(session: pytest.Session, items: Sequence[pytest.Function]) -> None:
+    """A mistake for each of these tests with the marker that were not parametrized, or not by this marker alone."""
+    refused = set()
     for item in items:
+        function = (item.parent, item.originalname)
         if not _is_spread(item):
             report_mistake(session, axes.not_spread(item.nodeid))
+        elif function not in refused:  # which is many tests
+            try:
+                _check_alone(item)
+            except PromptbenchError as error:
+                refused.add(function)
+                report_mistake(session, error)
 
 
 def _is_spread(item: pytest.Item) -> bool:
