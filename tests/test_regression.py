@@ -104,6 +104,10 @@ def test_a_session_that_skipped_every_eval_is_no_pass_of_what_others_did(judged:
         done = judged.pytest("evals/test_skipped.py", "--bench-compare=base.json", "--bench-save=new.json", *options)
         assert (done.code, "PASS" in done.out) == (4, False), done.text
         assert "ERROR: every selected eval was skipped, so there is nothing to compare or save" in done.out
+    by_a_fixture = "@pytest.fixture(autouse=True)\ndef vpn(): pytest.skip('none')\n\n@pytest.mark.prompt"
+    judged.file("evals/test_skipped.py", TEST.replace("@pytest.mark.prompt", by_a_fixture))
+    done = judged.pytest("evals/test_skipped.py", "--bench-compare=base.json")
+    assert (done.code, "PASS" in done.out) == (4, False), "what was generated ahead, or before, no test has seen"
     done = judged.pytest("evals", "--bench-compare=base.json")
     (judged.root / "evals/test_skipped.py").unlink()
     assert "(10 pairs)" in done.out, "one that ran compares all"

@@ -77,7 +77,7 @@ def _settle(session: pytest.Session, exitstatus: int) -> None:
         if exitstatus in _CLEAN and not only_shows(config):
             _settle_nothing(session, exitstatus)
         return
-    skipped = isinstance(done, Closing) and not done.made and exitstatus in _CLEAN
+    skipped = isinstance(done, Closing) and not done.seen and exitstatus in _CLEAN
     code, config.stash[GATE_LINES] = settle(settings(config), done.boards, done.tasks, skipped=skipped)
     misused = code == pytest.ExitCode.USAGE_ERROR and exitstatus == pytest.ExitCode.TESTS_FAILED
     if code and (exitstatus in _CLEAN or misused):

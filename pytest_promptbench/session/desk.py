@@ -36,7 +36,7 @@ class Closing:
     boards: tuple[Board, ...] = ()
     files: tuple[Path, ...] = ()
     judged: tuple[Judged, ...] = ()
-    made: int = 0  # cells that were generated, tried, or found in the cache
+    seen: int = 0  # candidates that tests have looked at; a fixture may skip one whose cell was generated ahead
     unread: tuple[str, ...] = ()  # why the texts of candidates of earlier sessions are not on the page
     missing: int = 0  # cells that a session which was stopped has not generated
     unlogged: int | None = 0  # as the recorder's outcome has it
@@ -155,8 +155,8 @@ class Desk:
             files=files,
             judged=judged,
             unread=outcome.unread,
-            made=(made := self._made(progress)),
-            missing=max(0, self.plan.cells - made) if stopped else 0,
+            seen=len(set(self._keys)),
+            missing=max(0, self.plan.cells - self._made(progress)) if stopped else 0,
             unlogged=outcome.unlogged,
             problem=problem,
             stuck=outcome.stuck,
