@@ -394,10 +394,18 @@ def test_what_marks_skip_is_not_generated(project: Project, workers: tuple[str, 
     @pytest.mark.skipif("True", reason="always")
     @pytest.mark.promptbench("jokes.yaml")
     def test_joke(candidate): ...
+
+    @pytest.mark.xfail(run=False)
+    @pytest.mark.promptbench("jokes.yaml")
+    def test_known(candidate): ...
+
+    @pytest.mark.xfail("True", reason="always", run=False)
+    @pytest.mark.promptbench("jokes.yaml")
+    def test_known_where(candidate): ...
     """
     project.second_suite().file("evals/test_tips.py", test)
     result = project.pytest(*workers)
-    assert result.outcomes() == {"passed": 6, "skipped": 14}, result.text
+    assert result.outcomes() == {"passed": 6, "skipped": 14, "xfailed": 16}, result.text
     assert project.provider.count == 6
 
 

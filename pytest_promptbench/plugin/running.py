@@ -50,18 +50,20 @@ def _look_ahead(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
 
 
 def may_skip(item: pytest.Item) -> bool:
-    """Whether marks may skip a test: then nothing is generated for it ahead. Should it run after all, it asks itself.
+    """Whether marks may keep a test from running: then nothing is generated ahead. Should it run, it asks itself.
 
     A condition that is a text is evaluated by pytest alone, once the test's turn has come.
     """
     if item.get_closest_marker("skip") is not None:
         return True
-    conditions = [
-        c
-        for m in item.iter_markers("skipif")
-        for c in (*m.args, *([m.kwargs["condition"]] if "condition" in m.kwargs else []))
-    ]
-    return any(conditions)
+    unrun = [m for m in item.iter_markers("xfail") if m.kwargs.get("run") is False]
+    if any(not _conditions(m) for m in unrun):
+        return True
+    return any(c for m in (*item.iter_markers("skipif"), *unrun) for c in _conditions(m))
+
+
+def _conditions(marker: pytest.Mark) -> list[object]:
+    return [*marker.args, *([marker.kwargs["condition"]] if "condition" in marker.kwargs else [])]
 
 
 def end_fork(config: pytest.Config) -> None:
