@@ -10,7 +10,7 @@ import os
 import posixpath
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,8 @@ class Settings:
     root: Path
     identity: Identity
     cwd: Path = Path("/")
+    found_by: tuple[str, ...] = ()
+    """pytest's own options that say which project this is: who goes on with another command has to give them too."""
     worker: int = 0
     experiment: str | None = None
     models: tuple[str, ...] | None = None
@@ -136,6 +138,7 @@ def resolve(
     cwd: Path,
     identity: Identity,
     given: Callable[[str], bool] = lambda _: True,
+    found_by: Sequence[str] = (),
     worker: int = 0,
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
@@ -183,6 +186,7 @@ def resolve(
         root=root,
         identity=identity,
         cwd=cwd,
+        found_by=tuple(found_by),
         worker=worker,
         experiment=option("bench_experiment"),
         models=names("bench_models"),

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -944,6 +945,17 @@ def test_the_command_that_goes_on_names_the_folder_of_the_evals(project: Project
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 pending: pytest checks/ --judge-export packet.json" in done.stdout
+
+
+def test_the_command_that_goes_on_finds_the_same_project(project: Project) -> None:
+    """pytest's root directory, and with it the store, was another than without these options."""
+    project.file("my ci/ci.ini", "[pytest]\n")
+    for options, named in ((("-c", "my ci/ci.ini"), "-c 'my ci/ci.ini'"), (("--rootdir=evals",), "--rootdir evals")):
+        first = project.pytest(*options, "-k", "s0")
+        (said,) = [line for line in first.out.splitlines() if "pending: " in line]
+        assert said == f"4 pending: pytest {named} evals/ --judge-export packet.json"
+        gone_on = project.pytest(*shlex.split(said)[3:])
+        assert (gone_on.code, "exported 4 pending candidates" in gone_on.out) == (0, True), gone_on.text
 
 
 def test_a_parametrize_may_name_what_the_suite_left_out(project: Project) -> None:

@@ -171,6 +171,12 @@ def typed(config: pytest.Config) -> list[str]:
     return [*map(str, config.invocation_params.args), *shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))]
 
 
+def project(config: pytest.Config) -> list[str]:
+    """The options of pytest's own that this session's root directory and configuration file were chosen by."""
+    chosen = (("-c", "inifilename"), ("--rootdir", "rootdir"))
+    return [word for flag, name in chosen if (value := config.getoption(name, default=None)) for word in (flag, value)]
+
+
 def undone(config: pytest.Config) -> list[str]:
     """The options that the session was started with to do something, of one that does nothing or has no evals."""
     from ..settings import STEPS

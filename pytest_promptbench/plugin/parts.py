@@ -87,6 +87,7 @@ def settings(config: pytest.Config) -> Settings:
             config.stash[SETTINGS] = resolve(
                 lambda name: options.value(config, name),
                 given=lambda name: options.given(config, name),
+                found_by=options.project(config),
                 root=config.rootpath,
                 cwd=config.invocation_params.dir,
                 identity=who,

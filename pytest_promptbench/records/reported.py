@@ -54,6 +54,8 @@ class Leaderboard(Record):
     """Candidates left out because their cell has been generated anew from changed files since."""
     evals: str = "evals"
     """The folder of the tests, as a command names it that goes on from here."""
+    found_by: tuple[str, ...] = ()
+    """Options without which pytest, there, would find another project, and another store."""
     automatic_judges: tuple[str, ...] = ()
     """Whose automatic verdicts count: several where another judge has scored only some of the candidates so far."""
     comparisons: tuple[Mapping[str, Any], ...] = ()

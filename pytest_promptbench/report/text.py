@@ -181,7 +181,7 @@ def notes(lb: Leaderboard) -> list[str]:
 
 
 def _pytest(lb: Leaderboard) -> str:
-    return f"pytest {shlex.quote(visible(lb.evals))}/"
+    return f"{shlex.join(['pytest', *map(visible, lb.found_by)])} {shlex.quote(visible(lb.evals))}/"
 
 
 def export_command(lb: Leaderboard) -> str:

@@ -43,12 +43,13 @@ class Board:
         folder: Path,
         cells_now: Mapping[tuple[str, str, str], str] | None = None,
         evals: str = "evals",
+        found_by: tuple[str, ...] = (),
     ) -> Board:
         """The leaderboard of a task's candidates, read with their texts. ``cells_now`` as for ``build_leaderboard``."""
         counting, _ = current_candidates(candidates, rubric, task=task, cells_now=cells_now)
         leaderboard = build_leaderboard(candidates, rubric, experiment=experiment, task=task, cells_now=cells_now)
         return cls(
-            leaderboard=replace(leaderboard, evals=evals),
+            leaderboard=replace(leaderboard, evals=evals, found_by=found_by),
             candidates=candidates,
             counting=counting,
             agreement=agreement_report(counting, rubric, experiment=experiment, task=task),
@@ -92,7 +93,7 @@ def build_boards(
         boards.append(
             Board.of(
                 candidates, suite.rubric, task.experiment, suite.task, folder=folder, cells_now=now,
-                evals=_evals(Path(task.tests or Path(suite.path).parent), settings.cwd),
+                evals=_evals(Path(task.tests or Path(suite.path).parent), settings.cwd), found_by=settings.found_by,
             )
         )  # fmt: skip
     return tuple(boards)
