@@ -48,6 +48,12 @@ def check(settings: Settings) -> None:
     """Refuse, before anything runs, what could only fail at the end. UsageError or BaselineError."""
     for text in settings.compare_fail:
         parse_tolerance(text)
+    for option, path in (("--bench-compare", settings.compare), ("--bench-save", settings.save)):
+        if path is not None and (path.suffix == ".py" or ".py::" in str(path)):
+            raise UsageError(  # and what was meant to be run would not be all that runs
+                f"{option} {path}: that is a test, expected a baseline's file; a bare {option} goes last, or before an "
+                "option"
+            )
     if settings.compare is not None:
         read_baseline(settings.compare)
     if settings.save is not None and (file := file_above(settings.save)) is not None:

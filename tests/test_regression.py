@@ -144,6 +144,8 @@ def test_an_edited_prompt_is_not_passed_on_the_scores_of_its_old_text(judged: Pr
         (("--bench-compare=nowhere.json",), "there is no baseline; write one with --bench-save"),
         (("--bench-compare",), "evals/baseline.json: there is no baseline"),
         (("--bench-compare", "evals/"), "evals: is a folder, expected a baseline's file; a bare --bench-compare goes"),
+        (("--bench-compare", "evals/test_tips.py"), "that is a test, expected a baseline's file; a bare --bench-comp"),
+        (("--bench-save", "evals/test_tips.py::test_tip[haiku-v1-s0]"), "s0]: that is a test, expected a baseline's"),
         (("--bench-save=prompts",), "prompts: that is a folder; name a file, e.g. "),
         (("--bench-save=rubrics/tip-v1.md",), "tip-v1.md: not JSON"),
         (("--bench-compare-fail", "composite:0.5"), "give it together with --bench-compare or --bench-self-test"),
