@@ -86,8 +86,14 @@ def test_a_gate_without_an_eval_is_not_done_and_no_pass(judged: Project) -> None
     gate.parent.mkdir(parents=True, exist_ok=True)
     judged.file("tests/test_unit.py", "def test_unit(): pass\n")
     asked = ("--bench-save=new.json", "--judge-auto")
-    for options, code in (((), 4), (("-n", "2"), 4), (("--bench-shard", "1/2"), 0)):
-        done = judged.pytest("tests", "evals", "-k", "test_unit", *asked, *options)
+    judged.file("options.txt", "\n".join(asked))
+    for options, code in (
+        (asked, 4),
+        (("@options.txt",), 4),
+        ((*asked, "-n", "2"), 4),
+        ((*asked, "--bench-shard", "1/2"), 0),
+    ):
+        done = judged.pytest("tests", "evals", "-k", "test_unit", *options)
         assert (done.code, "NOT DONE: --judge-auto, --bench-save; no eval was selected" in done.out) == (code, True)
     gate.write_text("{}")
     done = judged.pytest("--bench-compare=base.json", "-m", "not promptbench")

@@ -6,7 +6,7 @@ import argparse
 import os
 import shlex
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -182,8 +182,13 @@ def undone(config: pytest.Config) -> list[str]:
     from ..settings import STEPS
 
     deeds = (*STEPS, "judge_auto", "bench_save", "bench_compare")
-    flags = {argument.partition("=")[0] for argument in typed(config)}
-    return [OPTIONS[name][0] for name in deeds if OPTIONS[name][0] in flags]
+    # What stands neither here nor there stands in a file of arguments: pytest @FILE.
+    always = _flags(config.getini("addopts")) - _flags(typed(config))
+    return [flag for name in deeds if given(config, name) and (flag := OPTIONS[name][0]) not in always]
+
+
+def _flags(arguments: Iterable[str]) -> set[str]:
+    return {argument.partition("=")[0] for argument in arguments}
 
 
 def in_use(config: pytest.Config) -> bool:
