@@ -199,9 +199,9 @@ def _unknown(test: str, suite: Suite, scenario: object, known: Sequence[str]) ->
     return f"{test}: {suite.path} has no scenario {scenario!r}{hint}. Known: {', '.join(known)}"
 
 
-def planned(task: Task, model: str, prompt: str, scenario: str) -> Planned:
+def planned(task: Task, model: str, prompt: str, scenario: str, *, skipped: bool = False) -> Planned:
     """The cell behind a test's parameters."""
     suite = task.suite
     m = next(x for x in suite.models if x.name == model)
     p = next(x for x in suite.prompts if x.version == prompt)
-    return Planned(task=task, cell=make_cell(suite, m, p, suite.by_id[scenario]))
+    return Planned(task=task, cell=make_cell(suite, m, p, suite.by_id[scenario]), skipped=skipped)

@@ -1037,6 +1037,33 @@ def test_a_key_is_needed_only_of_models_that_are_asked(project: Project) -> None
     assert "exported 6 pending candidates" in project.pytest("--judge-export", "packet.json").out
 
 
+def test_a_key_is_not_needed_of_models_whose_tests_marks_skip(project: Project) -> None:
+    text = (project.root / "evals/models.yaml").read_text()
+    (project.root / "evals/models.yaml").write_text(text.replace("SCRIPTED_KEY", "MISSING_KEY", 1))
+    of_haiku = """
+    import os
+
+    import pytest
+
+    @pytest.mark.parametrize("model", ["haiku"])
+    @pytest.mark.{}
+    @pytest.mark.promptbench("tips.yaml")
+    def test_tip(candidate): ...
+
+    @pytest.mark.parametrize("model", ["local"])
+    @pytest.mark.promptbench("tips.yaml")
+    def test_other(candidate): ...
+    """
+    for mark in ("skipif('MISSING_KEY' not in os.environ, reason='no key')", "skip", "xfail(run=False)"):
+        project.file("evals/test_tips.py", of_haiku.format(mark))
+        done = project.pytest("--bench-max-cost", "1", "--bench-allow-unpriced")
+        assert done.outcomes() == {"passed": 6, "xfailed" if "xfail" in mark else "skipped": 6}, done.text
+    for mark, option in (("skipif('True', reason='known when it runs')", "-q"), ("xfail(run=False)", "--runxfail")):
+        project.file("evals/test_tips.py", of_haiku.format(mark))
+        done = project.pytest(option)
+        assert (done.code, "MISSING_KEY is not set" in done.out) == (2, True), done.text
+
+
 def test_tests_that_look_at_the_same_cells_share_a_shard(project: Project) -> None:
     project.file("evals/test_tips.py", TEST + TEST.replace("test_tip(", "test_again(").replace("import pytest", ""))
     asked = []

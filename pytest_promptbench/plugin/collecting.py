@@ -25,7 +25,7 @@ from .parts import (
     only_shows,
     settings,
 )
-from .running import may_skip
+from .running import is_skipped, may_skip
 from .watch import Attendance, Brake, Ticker
 
 
@@ -120,7 +120,7 @@ def _plan(config: pytest.Config, items: Sequence[pytest.Item]) -> set[pytest.Ite
                 known[key] = _task(config, item, marker)
             task, own = known[key]
             if all(isinstance(params[a], str) for a in axes.AXES):
-                item.stash[PLANNED] = axes.planned(task, *(params[a] for a in axes.AXES))
+                item.stash[PLANNED] = axes.planned(task, *(params[a] for a in axes.AXES), skipped=is_skipped(item))
             elif axes.left_out(own):  # else nothing was named, and pytest skips the test
                 nothing_left.add(item)
     return nothing_left

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -50,20 +50,27 @@ def _look_ahead(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
 
 
 def may_skip(item: pytest.Item) -> bool:
-    """Whether marks may keep a test from running: then nothing is generated ahead. Should it run, it asks itself.
+    """Whether marks may keep a test from running: then nothing is generated ahead. Should it run, it asks itself."""
+    return any(_conditions(item))
 
-    A condition that is a text is evaluated by pytest alone, once the test's turn has come.
+
+def is_skipped(item: pytest.Item) -> bool:
+    """Whether marks are sure to keep a test from running: then nobody is asked for it."""
+    return any(c for c in _conditions(item) if not isinstance(c, str))
+
+
+def _conditions(item: pytest.Item) -> Iterator[object]:
+    """Each of which, where it is true, keeps a test from running.
+
+    One that is a text is evaluated by pytest alone, once the test's turn has come.
     """
-    if item.get_closest_marker("skip") is not None:
-        return True
-    unrun = [m for m in item.iter_markers("xfail") if m.kwargs.get("run") is False]
-    if any(not _conditions(m) for m in unrun):
-        return True
-    return any(c for m in (*item.iter_markers("skipif"), *unrun) for c in _conditions(m))
-
-
-def _conditions(marker: pytest.Mark) -> list[object]:
-    return [*marker.args, *([marker.kwargs["condition"]] if "condition" in marker.kwargs else [])]
+    for m in item.iter_markers():
+        unrun = m.name == "xfail" and m.kwargs.get("run") is False and not item.config.option.runxfail
+        if m.name == "skip":
+            yield True
+        elif m.name == "skipif" or unrun:
+            given = (*m.args, *([m.kwargs["condition"]] if "condition" in m.kwargs else []))
+            yield from given or [True]
 
 
 def end_fork(config: pytest.Config) -> None:

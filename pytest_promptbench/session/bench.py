@@ -122,19 +122,23 @@ class Bench:
         return [p for p in chosen if (p.task.experiment, *p.cell.names, p.cell.id) in mine]
 
     def _check_ready(self, chosen: Sequence[Planned], *, asks: bool) -> None:
-        """Whoever the selected tests ask can be asked; what -k and the like leave out needs no key, price or judge.
+        """Whoever the selected tests ask can be asked; what -k or a mark leaves out needs no key or price.
 
-        A session that ``asks`` nobody needs none of them; a mistake in a file is one in every session.
+        A session that ``asks`` nobody needs none of them; a mistake in a file is one in every session. A judge is asked
+        at the end, whichever tests ran.
         """
         settings = self.settings
         if chosen and asks:
             check_takes_candidates(settings.tracking_uri)
-        asked: dict[int, tuple[Suite, set[str]]] = {}
+        selected: dict[int, tuple[Suite, dict[str, bool]]] = {}
         for p in chosen:
-            asked.setdefault(id(p.task), (p.task.suite, set()))[1].add(p.cell.model.name)
-        for suite, names in asked.values():
+            names = selected.setdefault(id(p.task), (p.task.suite, {}))[1]
+            name = p.cell.model.name
+            names[name] = names.get(name, False) or not p.skipped
+        for suite, names in selected.values():
             models = [m for m in suite.models if settings.runs_tests and m.name in names]
-            unready = [suite.unready[m.name] for m in models if m.name in suite.unready]
+            asked = [m for m in models if names[m.name]]
+            unready = [suite.unready[m.name] for m in asked if m.name in suite.unready]
             unready += suite.judge_unready.values()
             if unready and asks:
                 raise CatalogError(unready[0])
@@ -142,8 +146,8 @@ class Bench:
             self._check_providers(suite, (*models, *judges))
             if asks:
                 # Their server is started for the whole suite, whichever of its models the selected tests ask.
-                self._check_embedded(suite, (*(suite.models if settings.runs_tests else ()), *judges))
-            self._check_prices(suite, (*(models if asks else ()), *judges))
+                self._check_embedded(suite, (*(suite.models if asked else ()), *judges))
+            self._check_prices(suite, (*(asked if asks else ()), *judges))
 
     def _check_names(self, option: str, names: Sequence[str] | None, collected: set[str], axis: str) -> None:
         for name in names or ():

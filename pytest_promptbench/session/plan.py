@@ -44,10 +44,11 @@ class Plan(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """One test's cell."""
+    """One test's cell. ``skipped``: a mark is sure to keep the test from running."""
 
     task: Task
     cell: Cell
+    skipped: bool = False
 
 
 def merged(tasks: Iterable[Task]) -> tuple[Task, ...]:
