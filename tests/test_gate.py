@@ -291,6 +291,13 @@ def test_unchanged_scores_pass_with_few_pairs_but_only_where_none_is_missing():
     assert len(partly.vanished) == 10
 
 
+def test_scores_that_were_added_up_in_another_order_are_unchanged():
+    before, after = 0.4 + 0.3 + 0.6, 0.4 + 0.6 + 0.3
+    assert before != after
+    found = evaluate_gate(baseline(row([before] * 5)), baseline(row([after] * 5)))
+    assert (found.outcome, found.comparisons[0].p_value) == (GateOutcome.PASS, 1.0)
+
+
 def test_nothing_is_green_on_zero_pairs():
     cases = {
         "no cell": baseline(),

@@ -110,6 +110,39 @@ def test_without_automatic_scores_it_says_how_to_get_them() -> None:
     assert "pytest evals/ --judge-auto, or --bench-promote-policy sit-down" in unmet(found)["automatic"]
 
 
+WEIGHTED = replace(
+    RUBRIC,
+    criteria=tuple(
+        Criterion(name=name, type="scale", min=1, max=5, weight=weight)
+        for name, weight in (("a", 0.4), ("b", 0.3), ("c", 0.3))
+    ),
+)
+
+
+def weighted(prompt: str, number: int, person: tuple[int, int, int], auto: tuple[int, int, int]) -> LoggedCandidate:
+    verdicts = [
+        Verdict(scores=dict(zip("abc", given, strict=True)), judge=Judge(tier=tier, name=tier.value), at="2026")
+        for tier, given in ((Tier.HUMAN, person), (Tier.AUTO, auto))
+    ]
+    return replace(candidate(prompt, number, person=1.0), verdicts=tuple(verdicts))
+
+
+@pytest.mark.parametrize("champion", ["v1", None])
+def test_the_last_bit_of_a_sum_promotes_and_refuses_nothing(champion: str | None) -> None:
+    """Of these weights (1, 2, 1) gives 1.3, and (1, 1, 2) a little less."""
+    more, less = (1, 2, 1), (1, 1, 2)
+    both = [weighted(name, i, given, given) for i in range(8) for name, given in (("v1", less), ("v2", more))]
+    if champion is None:  # it is ahead for a person, and level for the automatic judge
+        both = [
+            weighted(name, i, (points,) * 3, given)
+            for i in range(8)
+            for name, points, given in (("v1", 3, less), ("v2", 2, more))
+        ]
+    named = None if champion is None else (champion, f"sha-{champion}")
+    found = decide(both, WEIGHTED, task="tip", experiment="e", champion=named)
+    assert (found.winner, unmet(found)) == ("v1", {})
+
+
 def test_more_failures_are_refused() -> None:
     failed = candidate("v2", 21, person=None, error="timeout")
     found = decided([*prompt("v1", BASE), *prompt("v2", better(1.0)), failed])

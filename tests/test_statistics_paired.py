@@ -112,6 +112,18 @@ def test_rounding_errors_do_not_decide():
     assert stats.sign_flip_p_value([-0.9, -0.8, 0.5, -0.7]) == stats.sign_flip_p_value([-9, -8, 5, -7]) == 0.25
 
 
+def test_scores_that_were_added_up_in_another_order_are_equal():
+    """A sign-flip test of eight last bits, all of one sign, has p at 0.008."""
+    one, other = 0.4 + 0.6 + 0.3, 0.4 + 0.3 + 0.6
+    assert one != other
+    found = stats.compare(named([max(one, other)] * 8), named([min(one, other)] * 8))
+    assert (found.mean_difference, found.ci, found.p_value, found.mde) == (0.0, (0.0, 0.0), 1.0, None)
+    gaps, _ = stats.on_one_layer(np.array([[one]]), np.array([[other]]), [[0]])
+    assert gaps.tolist() == [0.0]
+    tenth = stats.compare(named([x + 0.1 for x in range(8)]), named(range(8)))
+    assert (tenth.ci, tenth.mde) == ((0.1, 0.1), None), "no spread"
+
+
 def test_the_test_keeps_its_level_on_whole_points():
     rng = np.random.default_rng(7)
     for n in (6, 20):

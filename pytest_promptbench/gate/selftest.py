@@ -80,7 +80,7 @@ def self_test(
                 there = known[k, r]
                 if there.any():
                     mean = float(before[k, r, there].mean())
-                    worse = (sign * (after[k, r, there] - before[k, r, there])).tolist()
+                    worse = (sign * stats.differences(after[k, r, there], before[k, r, there])).tolist()
                     points = min(t.points(mean) for t in tolerances if t.metric == metric)
                     cases.append(Case(worse=worse, tolerance=points, complete=True))
         outcomes = [v.outcome for v in decide(cases, seed=seed)[0]]

@@ -276,7 +276,7 @@ def _sides(cells: Pairing, name: RowName, metric: str, limits: list[Tolerance], 
     after = {s: float(now[s][metric]) for s in both}
     mean = math.fsum(before.values()) / len(both)
     case = Case(
-        worse=[worse * (after[s] - before[s]) for s in both],
+        worse=[worse * gap for gap in stats.differences(list(after.values()), list(before.values())).tolist()],
         tolerance=min(t.points(mean) for t in limits),
         complete=len(both) == len(old),
     )

@@ -43,8 +43,13 @@ def common(a: Cells, b: Cells, tiers: Iterable[Tier]) -> tuple[dict[str, float],
 
 def difference(a: Cells, b: Cells, tiers: Iterable[Tier]) -> tuple[float, int] | None:
     """Mean of a less b over their common scenarios, and how many these are; None without one."""
+    from ..statistics.paired import DIGITS, differences
+
     mine, theirs = common(a, b, tiers)
-    return (math.fsum(mine[s] - theirs[s] for s in mine) / len(mine), len(mine)) if mine else None
+    if not mine:
+        return None
+    gaps = differences(list(mine.values()), [theirs[s] for s in mine])
+    return round(math.fsum(gaps) / len(mine), DIGITS), len(mine)
 
 
 def mean(values: Iterable[float]) -> float | None:
