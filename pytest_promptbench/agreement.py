@@ -94,12 +94,14 @@ def _sides(candidates: Sequence[LoggedCandidate], rubric: Rubric) -> Iterator[tu
             yield "tiers", one.value, other.value, _common(candidates, rubric, _of_tier(one), _of_tier(other))
     for first, second in combinations(everyone, 2):
         rated = _common(candidates, rubric, _of_judge(first), _of_judge(second))
+        if first.tier is second.tier is Tier.AUTO:
+            rated = _each_once(rated)
         yield "judges", judge_name(first), judge_name(second), rated
     twice = {v.judge for c in candidates for v in c.second_verdicts}
     for judge in (j for j in everyone if j in twice):
         rated = _common(candidates, rubric, _of_judge(judge), _again(judge))
-        if judge.tier is Tier.AUTO:  # asked a second time whatever an audit then draws
-            rated = [replace(pair, weight=1.0) for pair in rated]
+        if judge.tier is Tier.AUTO:
+            rated = _each_once(rated)
         yield "self", judge_name(judge), f"{judge_name(judge)} again", rated
 
 
@@ -140,7 +142,12 @@ def _common(candidates: Sequence[LoggedCandidate], rubric: Rubric, a: Pick, b: P
             found.append(RatedPair(scenario=c.scenario, a=given[0], b=given[1], weight=weight))
         else:
             left_out = left_out or c.automatic() is not None
-    return found if left_out else [replace(pair, weight=1.0) for pair in found]
+    return found if left_out else _each_once(found)
+
+
+def _each_once(rated: Iterable[RatedPair]) -> list[RatedPair]:
+    """Unweighed: what automatic judges score, a second time too, they score whatever an audit then draws."""
+    return [replace(pair, weight=1.0) for pair in rated]
 
 
 def _scores(verdict: Verdict, candidate: LoggedCandidate, rubric: Rubric) -> dict[str, float | bool | None]:

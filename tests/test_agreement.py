@@ -174,6 +174,16 @@ def test_a_judge_that_is_always_asked_twice_is_not_weighed_by_an_audit() -> None
     assert weighted == {"human: ann": True, "auto: haiku": False}
 
 
+def test_two_automatic_judges_are_not_weighed_by_an_audit() -> None:
+    """The second has scored nine of ten; an audit drew one of those, where the two differ, for a person."""
+    gpt = Judge(tier=Tier.AUTO, name="gpt")
+    both = [candidate(i, verdict(HAIKU, 3), *([verdict(gpt, 5 if i == 0 else 3)] if i < 9 else [])) for i in range(10)]
+    both[0] = replace(both[0], verdicts=(*both[0].verdicts, verdict(ANN, 3)), sampling_probability=0.1)
+    of_both = next(p.report for p in report(both).pairs if (p.report.a, p.report.b) == ("auto: gpt", "auto: haiku"))
+    assert not of_both.weighted
+    assert of_both.scales[0].bias.value == pytest.approx(2 / 9)
+
+
 def test_of_what_an_edit_superseded_nothing_is_compared(tmp_path: Path) -> None:
     """As on the leaderboard beside it, in a session and through the API."""
     old = [candidate(i, verdict(ANN, 1), verdict(HAIKU, 5), started_at=1) for i in range(4)]
