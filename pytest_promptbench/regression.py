@@ -32,7 +32,7 @@ from .gate import (
 from .report.text import markdown_cell, plural, visible
 from .session import Board, Task
 from .settings import DEFAULT_BASELINE, Settings, file_above
-from .statistics import detectable, p_text
+from .statistics import detectable, p_text, signed
 from .steps import StepResult
 
 GATE = "gate.json"
@@ -281,9 +281,9 @@ def lines(results: Iterable[GateResult]) -> Iterator[tuple[str, Mapping[str, Any
 
 
 def _figures(c: Mapping[str, Any]) -> str:
-    parts = [f"{c['metric']} {c['change']:+.2f}"]
+    parts = [f"{c['metric']} {signed(c['change'])}"]
     if c["ci"]:
-        parts.append(f"[{c['ci'][0]:+.2f}, {c['ci'][1]:+.2f}]")
+        parts.append(f"[{signed(c['ci'][0])}, {signed(c['ci'][1])}]")
     if c["p_value"] is not None:
         parts.append(f"p {p_text(c['p_value'])}")
     parts.append(f"n = {c['n']}")

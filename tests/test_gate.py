@@ -226,6 +226,14 @@ def test_a_drop_beyond_the_tolerance_fails():
     assert "tolerance 0.5: beyond it, significantly (p = 0.000488; it can find 0." in found.reasons[0]
 
 
+def test_a_small_drop_that_fails_is_not_written_as_none():
+    before = [0.9 - 0.01 * i for i in range(20)]
+    after = [x - 0.004 - (0.001 if i % 2 else -0.001) for i, x in enumerate(before)]
+    found = evaluate_gate(baseline(row(before)), baseline(row(after)), (Tolerance(metric="composite", amount=0),))
+    assert found.outcome == "fail"
+    assert "composite: -0.004 points over 20 scenarios, 95 % -0.004 to -0.004, tolerance 0: beyond" in found.reasons[0]
+
+
 def test_a_drop_within_the_tolerance_passes_however_significant():
     found = evaluate_gate(baseline(row(SCORES)), baseline(row(lower(0.4))), HALF)
     assert found.outcome == "pass"

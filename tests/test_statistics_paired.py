@@ -199,10 +199,37 @@ def test_the_minimum_detectable_effect_is_at_the_intervals_own_error_rate() -> N
 
 
 @pytest.mark.parametrize(
-    ("p", "said"), [(None, "-"), (0.00099, "< 0.001"), (0.0, "< 0.001"), (0.001, "= 0.001"), (0.0375, "= 0.037")]
+    ("p", "said"),
+    [
+        (None, "-"),
+        (0.00099, "< 0.001"),
+        (0.0, "< 0.001"),
+        (0.001, "= 0.001"),
+        (0.0375, "= 0.037"),
+        (0.0498, "= 0.050"),
+        (0.05, "= 0.050"),
+        (0.0503, "= 0.0503"),
+        (0.050003, "= 0.050003"),
+    ],
 )
-def test_a_p_value_is_never_written_as_zero(p, said) -> None:
+def test_a_p_value_is_never_written_as_zero_or_as_low_enough_where_it_is_not(p, said) -> None:
     assert stats.p_text(p) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "plain", "with_sign"),
+    [
+        (1.234, "1.23", "+1.23"),
+        (-0.3, "-0.30", "-0.30"),
+        (0.0, "0.00", "0.00"),
+        (-0.0, "0.00", "0.00"),
+        (0.0042, "0.004", "+0.004"),
+        (-0.00003, "-0.00003", "-0.00003"),
+        (-1e-9, "0.00", "0.00"),
+    ],
+)
+def test_a_small_difference_is_not_written_as_none(value, plain, with_sign) -> None:
+    assert (stats.figure(value), stats.signed(value)) == (plain, with_sign)
 
 
 def test_a_detectable_effect_that_there_is_not_has_a_reason() -> None:

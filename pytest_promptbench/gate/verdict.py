@@ -289,12 +289,12 @@ def _comparison(sides: _Sides, decision: Decision, *, tests: int, seed: int) -> 
     change, ci = paired.mean_difference, paired.ci
     assert change is not None
     mde = stats.minimum_detectable_effect(case.worse, alpha=ALPHA / tests)
-    interval = f", 95 % {ci[0]:+.2f} to {ci[1]:+.2f}" if ci else ""
-    finds = f"; it can find {mde:.2f} points" if mde else ""
+    interval = f", 95 % {stats.signed(ci[0])} to {stats.signed(ci[1])}" if ci else ""
+    finds = f"; it can find {stats.figure(mde)} points" if mde else ""
     shared = tests > 1 and paired.n >= stats.fewest_pairs(ALPHA)
     together = f" alone, {decision.p_adjusted:.3g} among {tests} tests" if shared else ""
     reason = (
-        f"{model} x {prompt} {sides.metric}: {change:+.2f} points over {paired.n} "
+        f"{model} x {prompt} {sides.metric}: {stats.signed(change)} points over {paired.n} "
         f"{'scenario' if paired.n == 1 else 'scenarios'}{interval}, tolerance {case.tolerance:.3g}: {decision.why} "
         f"(p = {decision.p_value:.3g}{together}{finds})"
     )

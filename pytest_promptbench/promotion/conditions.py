@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..records import LoggedCandidate, Rubric, Tier
 from ..scores import automatic_judges, automatic_score, judges_in_words, sit_down_score, tier_scores
+from ..statistics import above, detectable, p_text, signed
 from .pairs import Cells, by_scenario, difference, fewest, mean, means
 from .receipt import ALPHA, Condition, Policy
 
@@ -31,11 +32,9 @@ def against_champion(
                 "and have the same tier judge both",
             )
         ]
-    from ..statistics import detectable, p_text
-
-    figures = f"{c.mean_difference:+.2f}"
+    figures = signed(c.mean_difference)
     if c.ci:
-        figures += f" [{c.ci[0]:+.2f}, {c.ci[1]:+.2f}]"
+        figures += f" [{signed(c.ci[0])}, {signed(c.ci[1])}]"
     p = min(1.0, c.p_value * rivals)
     figures += f", p {p_text(p)}" + (f" as the best of {rivals} rivals" if rivals > 1 else "")
     ahead = p <= ALPHA and c.ci is not None and c.ci[0] > 0
@@ -127,7 +126,7 @@ def automatic_agrees(mine: Cells, theirs: Cells) -> Condition:
     return Condition(
         name="automatic",
         met=ahead > 0,
-        found=f"the automatic judge sees {ahead:+.2f} points on {_scenarios(scenarios)}",
+        found=f"the automatic judge sees {signed(ahead)} points on {_scenarios(scenarios)}",
         remedy=None if ahead > 0 else "an audit (--judge-audit) shows which of the two tiers is wrong",
     )
 
@@ -190,13 +189,14 @@ def no_worse(
 
     A figure that one side lacks cannot be held against it.
     """
-    rates = [sum(c.error is not None for c in side) / len(side) if side else 0.0 for side in (mine, theirs)]
+    failed = [sum(c.error is not None for c in side) for side in (mine, theirs)]
+    met = failed[0] * len(theirs) <= failed[1] * len(mine) if theirs else not failed[0]
     found = [
         Condition(
             name="failures",
-            met=rates[0] <= rates[1],
-            found=f"{rates[0]:.0%} of its generations failed, {rates[1]:.0%} of the champion's",
-            remedy=None if rates[0] <= rates[1] else "run the evals again: a cell that succeeds replaces its failure",
+            met=met,
+            found=f"{failed[0]} of its {len(mine)} generations failed, {failed[1]} of the champion's {len(theirs)}",
+            remedy=None if met else "run the evals again: a cell that succeeds replaces its failure",
         )
     ]
     for name, attribute in (("cost", "cost_usd"), ("latency", "latency_s")):
@@ -208,7 +208,8 @@ def no_worse(
         own, other = (math.fsum(side[key] for key in sorted(common)) for side in figures)
         met = own <= bounds[name] * other
         if other > 0:
-            said, remedy = f"{own / other:.2f} times the champion's", math.ceil(own / other * 10) / 10
+            said = f"{above(own / other, bounds[name], digits=2)} times the champion's"
+            remedy = math.ceil(own / other * 10) / 10
             allow = f"allow more with --bench-promote-within {name}:{remedy:g}x"
         else:
             said = "nothing, as the champion's" if met else "more than nothing, which the champion's is"
@@ -235,4 +236,4 @@ def _scenarios(n: int, more: str = "") -> str:
 
 
 def _points(gap: tuple[float, int]) -> str:
-    return f"{gap[0]:+.2f} on {_scenarios(gap[1])}"
+    return f"{signed(gap[0])} on {_scenarios(gap[1])}"

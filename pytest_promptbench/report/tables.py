@@ -8,7 +8,7 @@ from typing import Any
 
 from ..agreement import COMPOSITE, Agreement, JudgePair
 from ..records import Leaderboard
-from ..statistics import detectable, p_text
+from ..statistics import detectable, figure, p_text, signed
 from .text import interval, number, plural, visible
 
 MOST = 12
@@ -72,7 +72,7 @@ def comparisons(lb: Leaderboard) -> Table:
                 visible(c["model"]),
                 visible(c["prompt"]),
                 _signed(c["mean_difference"]),
-                interval(c["ci"]),
+                "" if c["ci"] is None else f"[{', '.join(map(figure, c['ci']))}]",
                 p_text(c["p_holm"]).removeprefix("= "),
                 visible(c["tier"] or "none in common"),
                 str(c["n"]),
@@ -158,8 +158,7 @@ def _estimate(estimate: Any, *, signed: bool = False) -> str:
 
 
 def _signed(value: float | None) -> str:
-    text = number(value)
-    return f"+{text}" if value is not None and value > 0 and text.strip("0.") else text
+    return "-" if value is None else signed(value)
 
 
 def shortened(table: Table) -> tuple[Sequence[tuple[str, ...]], str]:

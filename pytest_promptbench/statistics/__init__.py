@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     )
     from .sequential import BehindTest, earliest_drop
     from .ties import Board, MeanEstimate, compare_estimates, tied_ranks
-    from .wording import detectable, p_text
+    from .wording import above, detectable, figure, p_text, signed
 
 _HOME = {
     "AgreementReport": "agreement",
@@ -40,6 +40,7 @@ _HOME = {
     "PairedComparison": "paired",
     "RatedPair": "agreement",
     "ScaleAgreement": "agreement",
+    "above": "wording",
     "calibrated_mean": "calibration",
     "cluster_means": "paired",
     "compare": "paired",
@@ -48,6 +49,7 @@ _HOME = {
     "differences": "paired",
     "earliest_drop": "sequential",
     "fewest_pairs": "paired",
+    "figure": "wording",
     "holm": "paired",
     "mean_interval": "intervals",
     "measure_agreement": "agreement",
@@ -55,6 +57,7 @@ _HOME = {
     "on_one_layer": "paired",
     "p_text": "wording",
     "sign_flip_p_value": "paired",
+    "signed": "wording",
     "tied_ranks": "ties",
     "wilson_interval": "intervals",
 }
@@ -70,6 +73,7 @@ __all__ = [
     "PairedComparison",
     "RatedPair",
     "ScaleAgreement",
+    "above",
     "calibrated_mean",
     "cluster_means",
     "compare",
@@ -78,6 +82,7 @@ __all__ = [
     "differences",
     "earliest_drop",
     "fewest_pairs",
+    "figure",
     "holm",
     "mean_interval",
     "measure_agreement",
@@ -85,6 +90,7 @@ __all__ = [
     "on_one_layer",
     "p_text",
     "sign_flip_p_value",
+    "signed",
     "tied_ranks",
     "wilson_interval",
 ]
