@@ -180,6 +180,10 @@ def broken(change) -> str:
             gate.baseline_json([baseline(row([7.25]))]).replace("7.25", "9" * 400),
             "scores.s00.composite is 9999",
         ),
+        (
+            gate.baseline_json([baseline(row([7.25]))]).replace("7.25", "-7.25e200"),
+            "scores.s00.composite is -7.25e+200, and no rubric gives more than 1,000,000",
+        ),
         (gate.baseline_json([baseline(row([7.25]))]).replace("7.25", "9" * 5000), "a whole number of thousands"),
         ("[" * 100_000, "it is nested too deeply"),
         (

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .. import statistics as stats
+from ..catalog.rubric import LARGEST
 from ..errors import BaselineError
 from ..records import (
     DuplicateKeyError,
@@ -299,6 +300,9 @@ def _parse_suite(data: Any, place: str, refuse: Callable[[str], BaselineError]) 
                 check(score, f"{at}.scores.{scenario}.{metric}", (int, float), "a number")
                 if not is_number(score):  # 1e999 reads as infinity, and no float holds 400 digits
                     raise refuse(f"{at}.scores.{scenario}.{metric} is {score!r:.80}, expected a number")
+                if abs(score) > LARGEST:  # its square would be infinite, and so would figures of the gate
+                    most = f"no rubric gives more than {LARGEST:,.0f}"
+                    raise refuse(f"{at}.scores.{scenario}.{metric} is {score!r:.40}, and {most}")
     baseline = Baseline.from_json(data)
     repeated = _first_repeated([row.name for row in baseline.rows])
     if repeated:
