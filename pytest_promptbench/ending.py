@@ -131,7 +131,10 @@ def settle(
             results = regression.compare(settings, boards_, tasks)
             said += regression.lines(results)
             code = max(r.exit_code for r in results)
-        if settings.save is not None:
+        if settings.save is not None and code and regression.compared_with_itself(settings):
+            kept = f"baseline: {settings.save} stays as it was, since this session did not pass against it; to take "
+            said.append((kept + "its scores all the same, give --bench-save without --bench-compare", _WARN))
+        elif settings.save is not None:
             said += [(line, {}) for line in regression.save(settings, boards_, tasks, now=utc_now())]
     except UsageError as error:
         return 4, [*said, (f"gate: ERROR: {error}", _LOUD)]

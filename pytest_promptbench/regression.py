@@ -127,6 +127,12 @@ def save(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task], *, 
     ]
 
 
+def compared_with_itself(settings: Settings) -> bool:
+    """Whether --bench-save writes over what --bench-compare reads: after a failure, the next session would pass."""
+    save, compare = settings.save, settings.compare
+    return save is not None and compare is not None and save.exists() and save.samefile(compare)
+
+
 def _check_new(path: Path, new: Sequence[Baseline], there: Sequence[Baseline]) -> None:
     """UsageError for a baseline that could not be read again, or would replace scores by none."""
     keys = [(b.task, b.rubric_sha256) for b in new]

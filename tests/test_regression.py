@@ -61,6 +61,18 @@ def test_a_real_drop_fails_and_is_appended_to_the_step_summary(judged: Project, 
     assert "Gate of tip: fail" in (tmp_path / "summary.md").read_text()
 
 
+def test_a_baseline_is_not_replaced_by_what_has_just_failed_against_it(judged: Project) -> None:
+    """Else the second try would pass. After the test above: its scores have dropped."""
+    before = (judged.root / "base.json").read_text()
+    for _ in range(2):
+        again = judged.pytest("--bench-compare=base.json", "--bench-save=./evals/../base.json")
+        assert (again.code, "gate of tip: FAIL" in again.out) == (1, True), again.text
+        assert "base.json stays as it was, since this session did not pass against it" in again.out
+        assert (judged.root / "base.json").read_text() == before
+    elsewhere = judged.pytest("--bench-compare=base.json", "--bench-save=now.json")
+    assert (elsewhere.code, (judged.root / "now.json").exists()) == (1, True), elsewhere.text
+
+
 def test_what_cannot_be_compared_is_exit_4_and_never_green(judged: Project) -> None:
     rubric = judged.root / "rubrics/tip-v1.md"
     before = rubric.read_text()
