@@ -12,6 +12,7 @@ import pytest
 from pytest_promptbench.errors import UsageError
 from pytest_promptbench.promotion import Policy, Promotion, decide, parse_bound
 from pytest_promptbench.records import Criterion, Judge, LoggedCandidate, Rubric, Tier, Verdict
+from pytest_promptbench.statistics import mean_interval
 
 RUBRIC = Rubric(
     id="r", text="t", sha256="rubric", criteria=(Criterion(name="score", type="scale", min=0, max=10, weight=1),)
@@ -296,6 +297,8 @@ def test_several_rivals_are_corrected_for_in_what_is_said_too() -> None:
     assert one.comparison is not None
     assert three.comparison is not None
     assert f"p = {min(1.0, 3 * three.comparison['p_value']):.3f} as the best of 3 rivals" in unmet(three)["ahead"]
+    gaps = [a - b for a, b in zip(noisy, BASE[:12], strict=True)]
+    assert three.comparison["ci"] == pytest.approx(mean_interval(gaps, level=1 - 0.05 / 3))
 
     def asked(found: Promotion) -> int:
         return int(unmet(found)["ahead"].split("about ")[1].split()[0])

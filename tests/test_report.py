@@ -41,6 +41,7 @@ from pytest_promptbench.report.text import (
     markdown_cell,
     notes,
     number,
+    percent,
     points,
     row_points,
     var_text,
@@ -233,6 +234,7 @@ def test_a_markdown_cell_stays_one_literal_cell() -> None:
 
 def test_figures() -> None:
     assert [number(x) for x in (None, -0.001, 12.749, 0.0)] == ["-", "0.00", "12.75", "0.00"]
+    assert [percent(x) for x in (0.0, 1 / 300, 0.08, 299 / 300, 1.0)] == ["0%", "<1%", "8%", ">99%", "100%"]
     assert points(12.75, (12.1, 13.3)) == "12.75 [12.10, 13.30]"
     assert points(12.75, None) == "12.75"
     assert points(None, None) == "-"
@@ -514,6 +516,7 @@ def test_an_interval_beyond_the_rubric_squeezes_nothing() -> None:
         (Criterion(name="x", type="scale", min=0, max=0.5, weight=1), [0.5, 0.1], "0.30", 10),
         (RUBRIC.criteria[3], [True, False, True, True], "25% bad", 2),
         (RUBRIC.criteria[4], [True, 0.5], "75% bad", 2),
+        (RUBRIC.criteria[3], [True] * 299 + [False], "<1% bad", 2),
     ],
 )
 def test_histograms(criterion: Criterion, given: list[Score], mean: str, bars: int) -> None:

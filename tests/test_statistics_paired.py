@@ -103,6 +103,8 @@ def test_a_thousand_tests_together_can_still_find_a_drop(n):
     assert 2.0**-n < p < 0.05 / 1000
     if n <= 30:
         assert p == 2 / 2.0**n
+    else:  # Hoeffding's bound, of either side
+        assert p == pytest.approx(2 * np.exp(-(d.sum() ** 2) / (2 * (d**2).sum())), rel=1e-6)
 
 
 def test_rounding_errors_do_not_decide():
@@ -153,6 +155,12 @@ def test_the_minimum_detectable_effect_is_found_in_four_of_five():
     effect = stats.minimum_detectable_effect(d.tolist())
     found = sum(stats.sign_flip_p_value((rng.normal(0, 1, 20) + effect).tolist()) <= 0.05 for _ in range(500))
     assert 0.74 <= found / 500 <= 0.88
+
+
+def test_a_one_sided_test_detects_more():
+    d = [1.0, 2.0, 3.0, 4.0, 6.0]
+    one = stats.minimum_detectable_effect(d, sides=1)
+    assert one == pytest.approx((t.ppf(0.95, 4) + t.ppf(0.8, 4)) * np.std(d, ddof=1) / 5**0.5)
 
 
 def test_no_minimum_detectable_effect_where_nothing_can_be_detected():

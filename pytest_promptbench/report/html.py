@@ -23,6 +23,7 @@ from .text import (
     interval,
     notes,
     number,
+    percent,
     plural,
     ranks,
     unscored,
@@ -345,7 +346,7 @@ def _score(criterion: Criterion, score: Score) -> _ScoreView:
         )
     share = float(score)
     lost = (criterion.penalty or 0.0) * (share if criterion.bad else 1 - share)
-    value = {0.0: "no", 1.0: "yes"}.get(share, f"{share:.0%}")
+    value = {0.0: "no", 1.0: "yes"}.get(share, percent(share))
     return _ScoreView(name=name, value=f"{value}, -{number(lost).removesuffix('.00')}" if lost else value, bad=lost > 0)
 
 

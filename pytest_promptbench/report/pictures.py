@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..records import Criterion, Leaderboard, Row
-from .text import number, plural, visible
+from .text import number, percent, plural, visible
 
 _BINS = 10
 """Bars of a histogram whose scale has no whole levels, and the most levels that get a bar each."""
@@ -188,8 +188,8 @@ def histogram(criterion: Criterion, values: Sequence[float], mean: float | None)
     if criterion.type == "flag":
         bad = mean if criterion.bad else 1 - mean
         return Histogram(
-            mean=f"{bad:.0%} bad",
-            label=f"true in {mean:.0%}, {plural(len(values), 'score')}",
+            mean=f"{percent(bad)} bad",
+            label=f"true in {percent(mean)}, {plural(len(values), 'score')}",
             bars=[
                 Bar(x="0", y="35", width="100", height="30", bad=False),
                 Bar(x="0", y="35", width=f"{100 * bad:.1f}", height="30", bad=True),

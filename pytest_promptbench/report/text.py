@@ -117,6 +117,14 @@ def duration(value: float | None) -> str:
     return f"{value:.1f} s" if value >= 0.1 or value == 0 else f"{value * 1000:.0f} ms"
 
 
+def percent(share: float) -> str:
+    """``8%``; what rounds to none or to all and is not is ``<1%`` or ``>99%``."""
+    text = f"{share:.0%}"
+    if text == "0%" and share > 0:
+        return "<1%"
+    return ">99%" if text == "100%" and share < 1 else text
+
+
 def amount(value: int) -> str:
     """A count in few letters: ``950``, ``45.2k``, ``3.1M``."""
     if value < 1000:
