@@ -237,6 +237,17 @@ def test_many_rows_are_corrected_for():
     assert false <= 12  # at 5 % each of 15 pairs by itself, 40 or more
 
 
+@pytest.mark.parametrize("n", [7, 20, 320])
+def test_the_p_of_ranks_is_that_at_which_the_interval_ends_at_zero(n) -> None:
+    values = np.random.default_rng(n).gamma(1.0, 2.0, size=n)
+    values -= values.mean() - 1.7 * values.std() / np.sqrt(n)
+    mean, boot, a = float(values.mean()), resampling.bootstrap_means(values, seed=0), resampling.acceleration(-values)
+    p = resampling.bca_p_value(mean, boot, a, n=n)
+    assert 0.01 < p < 0.4
+    low, _ = resampling.bca_interval(mean, boot, a, n=n, level=1 - p)
+    assert low == pytest.approx(0.0, abs=0.01 * values.std() / np.sqrt(n))
+
+
 def test_many_scenarios_follow_the_expansion_of_the_bootstrap() -> None:
     """At 300 scenarios of skewed scores the expansion's quantiles are those of 10,000 resamples."""
     rng = np.random.default_rng(5)
