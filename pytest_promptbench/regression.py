@@ -29,6 +29,7 @@ from .gate import (
     self_test,
     snapshot,
 )
+from .records import Tier
 from .report.text import markdown_cell, plural, visible
 from .session import Board, Task
 from .settings import DEFAULT_BASELINE, Settings, file_above
@@ -218,9 +219,11 @@ def compare(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task]) 
     for board in boards:
         task, rubric = board.leaderboard.task, board.leaderboard.rubric
         _check_known(settings.compare, task, known)
+        baseline = by_rubric.get((task, rubric.sha256)) or by_name.get((task, rubric.id)) or known[task]
+        automatic = {row.name for row in baseline.rows if row.tier == Tier.AUTO}
         result = evaluate_gate(
-            by_rubric.get((task, rubric.sha256)) or by_name.get((task, rubric.id)) or known[task],
-            _snapshot(board, tasks, ""),
+            baseline,
+            _snapshot(board, tasks, "", by_automatic=automatic),
             tolerances,
             strict=settings.strict,
             selected=_selected(settings, tasks, task),
@@ -265,11 +268,18 @@ def run_self_test(settings: Settings, tasks: Sequence[Task], n: int) -> StepResu
     )
 
 
-def _snapshot(board: Board, tasks: Sequence[Task], now: str) -> Baseline:
+def _snapshot(board: Board, tasks: Sequence[Task], now: str, *, by_automatic: Collection[RowName] = ()) -> Baseline:
     task, rubric = board.leaderboard.task, board.leaderboard.rubric
     group = task, rubric.sha256
     suites = [t.suite for t in tasks if (t.experiment, t.suite.group) == (board.leaderboard.experiment, group)]
-    return snapshot(board.leaderboard, board.counting, suites, cells_now=board.cells_now or {}, saved_at=now)
+    return snapshot(
+        board.leaderboard,
+        board.counting,
+        suites,
+        cells_now=board.cells_now or {},
+        by_automatic=by_automatic,
+        saved_at=now,
+    )
 
 
 def lines(results: Iterable[GateResult]) -> Iterator[tuple[str, Mapping[str, Any]]]:

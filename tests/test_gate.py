@@ -763,9 +763,25 @@ def test_a_row_of_which_an_audit_labelled_a_part_rests_on_its_automatic_scores()
     result = evaluate_gate(found, found, HALF)
     assert result.outcome is GateOutcome.PASS
     assert result.reasons[-1] == (
-        "haiku x v1 rests on its automatic scores: an audit drew its 2 sit-down labels, and there are candidates "
-        "without one"
+        "haiku x v1 is compared by its automatic scores, on which the baseline rests: its 2 sit-down labels are left "
+        "aside"
     )
+
+
+def test_labels_that_came_since_do_not_part_a_row_from_its_automatic_baseline():
+    """A person has labelled one candidate, or all of them: their automatic scores are what both sides have."""
+    plain = [candidate(s, 4) for s in "abcdefghij"]
+    labelled = [replace(c, verdicts=(*c.verdicts, *candidate("x", 2, tier=Tier.HUMAN).verdicts)) for c in plain]
+    before = gate.snapshot(build_leaderboard(plain, RUBRIC, experiment="e", task="tip"), plain, [SUITE])
+    for now, said in ((labelled[:1] + plain[1:], "1 sit-down label is"), (labelled, "10 sit-down labels are")):
+        leaderboard = build_leaderboard(now, RUBRIC, experiment="e", task="tip")
+        result = evaluate_gate(before, gate.snapshot(leaderboard, now, [SUITE], by_automatic={("haiku", "v1")}), HALF)
+        assert (result.outcome, result.pairs) == (GateOutcome.PASS, 10)
+        assert said in result.reasons[-1]
+    people = [replace(c, verdicts=c.verdicts[1:]) for c in labelled]
+    leaderboard = build_leaderboard(people, RUBRIC, experiment="e", task="tip")
+    other = evaluate_gate(before, gate.snapshot(leaderboard, people, [SUITE], by_automatic={("haiku", "v1")}), HALF)
+    assert "the baseline was judged by auto, this session by human" in other.reasons[0]
 
 
 def test_other_people_are_named_and_no_error():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -40,8 +40,7 @@ class BaselineRow(Record):
 
     tier: whose verdicts these are. judge: the judge's fingerprint within the tier (for the automatic tier: model,
     parameters, rubric and judge prompt in one hash). tiers: scenario -> tier, where the row has several. judges: of the
-    sit-down tiers, who judged. aside: how many sit-down labels were left aside for automatic scores, as an audit drew
-    them and they are not all there could be.
+    sit-down tiers, who judged. aside: how many sit-down labels were left aside for automatic scores.
     """
 
     model: str
@@ -96,22 +95,30 @@ def snapshot(
     suites: Sequence[Suite],
     *,
     cells_now: Mapping[tuple[str, str, str], str] | None = None,
+    by_automatic: Collection[RowName] = (),
     saved_at: str = "",
 ) -> Baseline:
     """A session's scores as a Baseline, to be saved or to be compared with one.
 
     Composites and criteria are means over the verdicts of ``candidates``, which should be those that the leaderboard
     counts, of the tier that its row rests on. A row of which an audit has labelled a part rests on its automatic scores
-    here: the labels were picked. ``suites``: all that share the leaderboard. ``cells_now``: (model, prompt, scenario)
-    -> the content that the files give today; what another content was scored says nothing about them. A scenario
-    without a score that counts is there as unscored.
+    here: the labels were picked. So do rows of ``by_automatic`` that have any, as what they are to be compared with
+    has no others. ``suites``: all that share the leaderboard. ``cells_now``: (model, prompt, scenario) -> the content
+    that the files give today; what another content was scored says nothing about them. A scenario without a score that
+    counts is there as unscored.
     """
     cells: dict[RowName, list[LoggedCandidate]] = {(row.model, row.prompt): [] for row in board.rows}
     for candidate in candidates:
         if (candidate.model, candidate.prompt) in cells:
             cells[candidate.model, candidate.prompt].append(candidate)
     rows = [
-        _row(row, cells[row.model, row.prompt], board.rubric, cells_now)
+        _row(
+            row,
+            cells[row.model, row.prompt],
+            board.rubric,
+            cells_now,
+            by_automatic=(row.model, row.prompt) in by_automatic and row.auto_composite is not None,
+        )
         for row in sorted(board.rows, key=lambda r: (r.model, r.prompt))
     ]
     return Baseline(
@@ -145,9 +152,11 @@ def _row(
     candidates: Sequence[LoggedCandidate],
     rubric: Rubric,
     cells_now: Mapping[tuple[str, str, str], str] | None,
+    *,
+    by_automatic: bool,
 ) -> BaselineRow:
     partly = row.calibrated is not None and bool(row.calibrated["audited"])
-    automatic = partly or row.tier == Tier.AUTO
+    automatic = partly or by_automatic or row.tier == Tier.AUTO
     found: dict[str, list[tuple[str, float]]] = {c.scenario: [] for c in candidates}
     counting: list[tuple[LoggedCandidate, Verdict]] = []
     tiers: dict[str, set[str]] = {}
@@ -168,7 +177,7 @@ def _row(
         judge=_automatic_judge(v for _, v in counting) if automatic else None,
         tiers={s: "+".join(sorted(of)) for s, of in sorted(tiers.items())} if several else {},
         judges={} if automatic else _judges(v for _, v in counting),
-        aside=row.judged if partly else 0,
+        aside=row.judged if automatic else 0,
         scores={scenario: stats.cluster_means(named) for scenario, named in sorted(found.items())},
     )
 

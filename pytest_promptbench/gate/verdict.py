@@ -150,9 +150,8 @@ def evaluate_gate(
         if names:
             reasons.append(f"{len(names)} {word} {'cell' if len(names) == 1 else 'cells'}: {_listed(names)}")
     reasons += [
-        f"{' x '.join(row.name)} rests on its automatic scores: an audit drew its {row.aside} sit-down "
-        f"{'label' if row.aside == 1 else 'labels'}, and "
-        "there are candidates without one"
+        f"{' x '.join(row.name)} is compared by its automatic scores, on which the baseline rests: its {row.aside} "
+        f"sit-down {'label is' if row.aside == 1 else 'labels are'} left aside"
         for name, row in sorted(cells.now.items())
         if row.aside and name in cells.old
     ]
