@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -263,6 +264,26 @@ def test_a_narrowed_session_saves_and_compares_what_it_was_asked_for(tmp_path: P
         assert project.pytest(*narrowed).code == 0
         _, kept = json.loads((tmp_path / "base.json").read_text())["suites"][0]["rows"]
         assert list(kept["scores"]) == ["s0"], "a score of what the scenario was before is none of the present one"
+
+
+def test_one_label_does_not_part_a_session_from_its_automatic_baseline(tmp_path: Path) -> None:
+    def answer(body: dict[str, Any]) -> str:
+        text = "".join(str(m["content"]) for m in body["messages"])
+        if "Score it now" not in text:
+            return f"A tip: {text[-11:]}"
+        return json.dumps({"rationale": "", "relevance": 3, "actionability": 4, "tone": 3, "format_ok": True})
+
+    migrated_database(tmp_path / "mlflow.db")
+    with ScriptedProvider(reply=answer) as provider:
+        suite = "judge: {model: haiku}\n"
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=7, suite=suite).write()
+        assert project.pytest("--judge-auto", "--bench-save=base.json").code == 0
+        project.pytest("--judge-export", "packet.json")
+        project.score(value=5, only=1)
+        labelled = project.pytest("--judge-apply", "packet.json", "--bench-compare=base.json")
+    assert labelled.code == 0, labelled.text
+    assert "gate of tip: PASS (7 pairs)" in labelled.out
+    assert "by its automatic scores, on which the baseline rests: its 1 sit-down label is left aside" in labelled.out
 
 
 def test_a_baseline_of_the_same_task_by_another_rubric_stays(tmp_path: Path) -> None:
