@@ -559,6 +559,29 @@ def test_a_calibrated_row_and_one_of_another_tier_are_compared_by_the_automatic_
     assert (difference["tier"], difference["n"]) == ("auto", 40)
 
 
+def test_estimates_on_the_scales_of_two_tiers_rank_by_the_automatic_judge() -> None:
+    """Claude Code gives 1.5 points more than the person does, to answers of which the automatic judge says the same."""
+    milder = [
+        replace(c, verdicts=(c.verdicts[0], *(judged(float(v.scores["relevance"] or 0) + 1.5) for v in c.verdicts[1:])))
+        for c in audited("mild", 3.0, seed=1)
+    ]
+    found = ranked(*audited("strict", 3.0, seed=1), *milder)
+    assert [(r.prompt, r.tier, r.estimated) for r in found.rows] == [
+        ("mild", "claude-code", True),
+        ("strict", "human", True),
+    ]
+    assert [r.rank for r in found.rows] == [1, 1]
+    (difference,) = found.comparisons
+    assert (difference["tier"], difference["mean_difference"]) == ("auto", 0.0)
+    # Claude Code has labelled the strict one's scenarios, too: an audit's picks, which stand for nothing but themselves.
+    both = [
+        replace(c, verdicts=(*c.verdicts, judged(1.0))) if len(c.verdicts) > 1 else c
+        for c in audited("strict", 3.0, seed=1)
+    ]
+    (difference,) = ranked(*both, *milder).comparisons
+    assert (difference["tier"], difference["n"], difference["mean_difference"]) == ("auto", 40, 0.0)
+
+
 def test_both_ways_to_pair_two_sides_are_one_rule() -> None:
     """What the ranks rest on (arrays, many rows at once) and what comparisons rest on (two tables)."""
     draw = random.Random(5)
