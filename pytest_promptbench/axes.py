@@ -39,6 +39,8 @@ def suite_path(args: Sequence[Any], kwargs: Mapping[str, Any], *, test: str, fil
     if not isinstance(kwargs.get("experiment", ""), str):
         raise CatalogError(f"{test}: the promptbench marker's experiment={kwargs['experiment']!r}; expected a name")
     path = file.parent / args[0]
+    if "\0" in str(path):
+        raise CatalogError(f"{test}: the promptbench marker names {str(args[0])!r}, which no file can be called")
     return path.parent.resolve() / path.name
 
 

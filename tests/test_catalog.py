@@ -209,11 +209,35 @@ def test_hidden_files_are_no_prompts_and_bad_versions_are_named(tmp_path: Path) 
         load(tmp_path)
 
 
+def test_a_suite_whose_name_is_too_long_is_no_traceback(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match="cannot be read: File name too long"):
+        load_suite(tmp_path / ("x" * 400), root=tmp_path, environ={})
+
+
 @pytest.mark.parametrize("name", ["", "evals", "evals/test_tips.py"])
 def test_a_test_file_and_a_folder_are_no_suites(tmp_path: Path, name: str) -> None:
     write(tmp_path)
     with pytest.raises(CatalogError, match=r"is no suite; name the \.yaml file"):
         load_suite(tmp_path / name, root=tmp_path, environ={})
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"), [("link", "a link that leads to no file"), ("folder", "a folder"), ("pipe", "no regular file")]
+)
+@pytest.mark.parametrize(
+    "name", ["evals/tips.yaml", "evals/models.yaml", "evals/cases.csv", "prompts/tip/v2.yaml", "rubrics/tip-v1.md"]
+)
+def test_what_has_a_files_name_and_is_none_is_named(tmp_path: Path, name: str, kind: str, what: str) -> None:
+    """Left out, a prompt would be missing from the leaderboard, and a models.yaml further up be read instead."""
+    suite = write(
+        tmp_path, suite=SUITE[: SUITE.index("scenarios:")] + "scenarios: cases.csv\n", cases_csv="id,situation\na,x\n"
+    )
+    (tmp_path / "models.yaml").write_text(textwrap.dedent(MODELS))
+    file = tmp_path / name
+    file.unlink()
+    {"link": lambda: file.symlink_to("nowhere"), "folder": file.mkdir, "pipe": lambda: os.mkfifo(file)}[kind]()
+    with pytest.raises(CatalogError, match=rf"^{re.escape(str(file))}: is ({what}|no suite)"):
+        load_suite(suite, root=tmp_path, environ={})
 
 
 @pytest.mark.parametrize("ending", ["yml", "YAML"])
@@ -248,6 +272,11 @@ CASES: list[tuple[str, dict[str, str], list[str]]] = [
         "duplicate scenario id",
         {"suite": SUITE + "      - {id: exam, vars: {situation: again}}\n"},
         ["tips.yaml:6", "'exam' stands twice", "tips.yaml:5"],
+    ),
+    (
+        "a task whose name is too long for the system",
+        {"suite": SUITE.replace("task: tip", "task: " + "x" * 400)},
+        ["tips.yaml:1", "there are no prompts for task 'xxx"],
     ),
     ("empty suite", {"suite": "task: tip\nrubric: tip-v1\nscenarios: []\n"}, ["tips.yaml:3", "at least one"]),
     ("empty file", {"suite": ""}, ["tips.yaml", "expected keys with values: task, rubric, scenarios"]),

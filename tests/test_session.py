@@ -701,6 +701,7 @@ def test_a_place_that_the_end_could_not_write_to_is_told_before_anything_is_gene
     ("test", "message"),
     [
         (TEST.replace('"tips.yaml"', ""), "wants one suite file"),
+        (TEST.replace("tips.yaml", r"tips\0.yaml"), r"names 'tips\x00.yaml', which no file can be called"),
         (TEST.replace("tips.yaml", "jokes.yaml"), "evals/jokes.yaml, which does not exist; the path is relative to"),
         (
             TEST.replace("tips.yaml", "tip.yaml"),

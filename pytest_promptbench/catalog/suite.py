@@ -16,7 +16,7 @@ from .prompts import check_placeholders, read_prompt, versions
 from .rubric import load_rubric
 from .scenarios import load_scenarios
 from .schema import JudgeFile, SuiteFile, hint, validate
-from .yamlfile import Located, Where, check_open, is_file, parse, read_text
+from .yamlfile import Located, Where, check_open, is_file, is_folder, parse, read_text
 
 T = TypeVar("T")
 N = TypeVar("N", Model, Prompt)
@@ -62,7 +62,7 @@ def load_suite(
     names it, or the judge in ``Suite.judge_skipped``. CatalogError names file, line or key of any mistake.
     """
     choice = choice or Choice()
-    if file.suffix == ".py" or file.is_dir():
+    if file.suffix == ".py" or is_folder(file):
         raise CatalogError(f"{file}: is no suite; name the .yaml file with its task, rubric and scenarios")
     document = parse(read_text(file), file)
     shape = validate(SuiteFile, document)
@@ -178,7 +178,7 @@ def prompt_folder(suite: Path, root: Path, task: str) -> Path | None:
     """Where a task's prompts are for a suite; None where there is no such folder. CatalogError for a closed one."""
     for folder in _folders(suite, root, "prompts"):
         check_open(folder)
-        if (folder / task).is_dir():
+        if is_folder(folder / task):
             return folder / task
     return None
 

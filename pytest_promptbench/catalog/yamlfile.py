@@ -66,21 +66,32 @@ class Located:
 
 
 def is_file(path: Path) -> bool:
-    """``Path.is_file``, and False where the system cannot even look (a name that is too long, a closed folder)."""
-    try:
-        return path.is_file()
-    except OSError:
+    """Whether a file is there; False where the system cannot even look (a name that is too long, a closed folder).
+
+    CatalogError for what is there and is none: its writer takes it for one, and would miss it in what was read.
+    """
+    if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for a name too long
+        return True
+    if not os.path.lexists(path):
         return False
+    what = "a link that leads to no file" if path.is_symlink() else "a folder" if path.is_dir() else "no regular file"
+    raise CatalogError(f"{path}: is {what}; expected a file, so put one there or take it away")
+
+
+def is_folder(path: Path) -> bool:
+    """``Path.is_dir``, and False for a name that is too long."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for it
 
 
 def check_open(folder: Path, how: int = os.X_OK) -> None:
     """CatalogError for a folder that is there and closed: what is in it would be taken for missing."""
-    if os.path.isdir(folder) and not os.access(folder, how):  # noqa: PTH112 - Path.is_dir raises for a name too long
+    if is_folder(folder) and not os.access(folder, how):
         raise CatalogError(f"{folder}: cannot be read: Permission denied")
 
 
 def read_text(file: Path) -> str:
     """A user's file as text with plain newlines; CatalogError where it is missing, too large or not UTF-8."""
+    is_file(file)  # a pipe would be waited for
     try:
         with file.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
