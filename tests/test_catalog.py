@@ -249,6 +249,16 @@ def test_a_prompt_of_another_ending_is_not_passed_over(tmp_path: Path, ending: s
         load(tmp_path)
 
 
+# An optional key without a value: file, place, path and name of the key, the file's text.
+EMPTY = [
+    ("suite", "tips.yaml:6", "", "models", SUITE + "    models:\n      # - a\n"),
+    ("suite", "tips.yaml:6", "", "prompts", SUITE + "    prompts:\n"),
+    ("suite", "tips.yaml:6", "", "judge", SUITE + "    judge: ~\n"),
+    ("models", "models.yaml:2", "models.a.", "api_key_env", "models:\n  a: {model: x, api_key_env: }\n"),
+    ("models", "models.yaml:2", "models.a.", "api_base", "models:\n  a: {model: x, api_base: }\n"),
+    ("rubric", "tip-v1.md:4", "criteria.0.", "weight", RUBRIC.replace("weight: 1", "weight: ")),
+    ("rubric", "tip-v1.md:5", "criteria.1.", "check", RUBRIC.replace("check: {max_words: 60}", "check: ")),
+]
 CASES: list[tuple[str, dict[str, str], list[str]]] = [
     ("unknown model", {"suite": SUITE + "    models: [a, c]\n"}, ["tips.yaml:6", "no model 'c'", "has: a, b"]),
     ("unknown prompt", {"suite": SUITE + "    prompts: [v1, v3]\n"}, ["tips.yaml:6", "no prompt 'v3'", "has: v1, v2"]),
@@ -327,6 +337,14 @@ CASES: list[tuple[str, dict[str, str], list[str]]] = [
         "a bound in quotes",
         {"v2": PROMPT + "params: {max_completion_tokens: '200'}\n"},
         ["v2.yaml", "params max_completion_tokens is '200'"],
+    ),
+    *(
+        (
+            f"no value behind {key}",
+            {name: text},
+            [f"{place}: {path}{key}", "must have a value; write one, or take the key"],
+        )
+        for name, place, path, key, text in EMPTY
     ),
     (
         "model without a model",

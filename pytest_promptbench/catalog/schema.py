@@ -8,7 +8,17 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import ErrorDetails
 
 from ..errors import CatalogError
@@ -120,6 +130,17 @@ Params = Annotated[dict[str, Any], AfterValidator(_params)]
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _written(cls, value: object, info: ValidationInfo) -> object:
+        """What may be left out is not left out by a key without a value.
+
+        ``models:`` whose last entry became a comment is no wish for all of them.
+        """
+        if value is None and info.field_name and cls.model_fields[info.field_name].default is None:
+            raise ValueError("must have a value; write one, or take the key away")
+        return value
 
 
 class ModelFile(_Strict):
