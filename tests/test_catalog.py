@@ -269,6 +269,11 @@ CASES: list[tuple[str, dict[str, str], list[str]]] = [
         ["prompt tip/v2", "{{ situaton }}", "'bad-sleep'", "did you mean 'situation'"],
     ),
     (
+        "a var without a value",
+        {"suite": SUITE.replace("Exam tomorrow", "")},
+        ["v1.yaml:2: prompt tip/v1", "no value in scenario 'exam' (", "tips.yaml:5), where it is empty or null; write"],
+    ),
+    (
         "no var of that name, whatever is in the braces",
         {"v2": "messages:\n  - {role: user, content: '{{ situation | upper }}'}\n"},
         ["prompt tip/v2", "{{ situation | upper }}", "has no value", "its vars are: situation"],

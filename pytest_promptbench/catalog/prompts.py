@@ -60,11 +60,13 @@ def check_placeholders(
             )
         for name in placeholders([message]):
             for scenario in scenarios:
-                if name not in scenario.vars:
+                if scenario.vars.get(name) is None:
                     have = ", ".join(scenario.vars) or "none"
+                    why = f"{hint(name, list(scenario.vars))}; its vars are: {have}"
+                    if name in scenario.vars:
+                        why = ', where it is empty or null; write "" for no text'
                     raise CatalogError(
                         f"{document.file}:{document.line(('messages', i, 'content'))}: prompt {prompt.task}/"
                         f"{prompt.version}: the placeholder {{{{ {name} }}}} has no value in scenario "
-                        f"{scenario.id!r} ({places[scenario.id]}){hint(name, list(scenario.vars))}; "
-                        f"its vars are: {have}"
+                        f"{scenario.id!r} ({places[scenario.id]}){why}"
                     )
