@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -287,6 +288,17 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, name: str, mess
         write_packet(tmp_path / name, packet())
     assert str(tmp_path) in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["a-file"]
+
+
+@pytest.mark.parametrize("name", ["pipe", "stdout"])
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path, name: str) -> None:
+    """For root, who may write into ``/dev``, ``--judge-export /dev/null`` would be the end of it."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "stdout").symlink_to("pipe")
+    with pytest.raises(PacketError, match=f"{name}: the packet cannot be written: it is no regular file$"):
+        write_packet(tmp_path / name, packet())
+    assert (tmp_path / name).is_fifo()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["pipe", "stdout"]
 
 
 HEAD = '{"schema": "promptbench/packet/1"'
