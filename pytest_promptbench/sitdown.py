@@ -226,7 +226,11 @@ def _asked_twice(
 
 def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> StepResult:
     """Take in a scored packet, all of it or nothing. PacketError names what is wrong with it."""
-    packet = parse_packet(read_packet(path))
+    data = read_packet(path)
+    try:
+        packet = parse_packet(data)
+    except PacketError as error:
+        raise PacketError(f"{path}: {error}") from None
     if settings.experiment is not None and settings.experiment != packet.experiment:
         raise PacketError(
             f"{path}: the packet is from experiment {packet.experiment!r}, and --bench-experiment says "

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -302,6 +303,28 @@ def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path, name: str) -> No
 
 
 HEAD = '{"schema": "promptbench/packet/1"'
+
+
+@pytest.mark.parametrize(
+    ("value", "remedy"),
+    [
+        ("True", "write true or false, in small letters"),
+        ("None", "a score that is not known is null"),
+        ("“fits”", "put texts in straight double quotes"),
+        ("'fits'", "put texts in straight double quotes"),
+        ("3,5", "a number has a decimal point, no comma"),
+        ("4,\n ", "take the comma before the bracket away"),
+        ('"says "no" twice"', r"a comma is missing, or the backslash of a quote inside a text (\")"),
+        ('4 "b": 5', r"a comma is missing, or the backslash of a quote inside a text (\")"),
+        ('"one\ntwo"', r"a text stays on its line; a new line in it is \n"),
+    ],
+)
+def test_what_hands_make_of_json_comes_with_its_remedy(tmp_path: Path, value: str, remedy: str) -> None:
+    (tmp_path / "p.json").write_text(f'{{"a":\n "x", "b": {value}}}', encoding="utf-8")
+    with pytest.raises(PacketError) as caught:
+        read_packet(tmp_path / "p.json")
+    assert re.search(r"p\.json: not JSON \(line [23], column \d+: .*\); ", str(caught.value))
+    assert str(caught.value).endswith(remedy)
 
 
 @pytest.mark.parametrize(

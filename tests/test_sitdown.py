@@ -186,13 +186,16 @@ def test_an_export_keeps_the_scores_that_stand_in_its_place(two: Project) -> Non
 
 
 @pytest.mark.parametrize("two", ["tip-v1"], indirect=True)
-def test_nothing_is_taken_in_where_the_reports_cannot_go(two: Project) -> None:
+def test_nothing_is_taken_in_of_a_wrong_packet_or_where_the_reports_cannot_go(two: Project) -> None:
     assert two.pytest("--judge-export", "p.json", *EXPERIMENT, "-k", "not test_joke").code == 0
     two.score("p.json")
     refused = two.pytest("--judge-apply", "p.json", "--bench-report", "evals/tips.yaml")
     assert refused.code == 4
     assert "evals/tips.yaml is a file, not a folder" in refused.err
     assert "Traceback" not in refused.text
+    two.score("p.json", judge_kind="Human")
+    refused = two.pytest("--judge-apply", "p.json")
+    assert (refused.code, f'{two.root}/p.json: judge_kind is "Human"; a packet is' in refused.err) == (4, True)
     assert all(c.pending for c in two.store.read("e"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,18 @@ from ..records import DuplicateKeyError, unique_keys
 from .document import check_schema, plain, shown
 
 MAX_BYTES = 200 * 1024 * 1024
+
+
+_REMEDIES = {
+    r"\|(?i:true|false)\b": "write true or false, in small letters",
+    r"\|(?i:none|n/a)\b": "a score that is not known is null",
+    r"\|['\u2018-\u201f]": "put texts in straight double quotes",
+    r",\|[0-9]": "a number has a decimal point, no comma",
+    r",\|[}\]]|Illegal trailing comma": "take the comma before the bracket away",
+    r"Expecting ',' delimiter": r"a comma is missing, or the backslash of a quote inside a text (\")",
+    r"Invalid control character": r"a text stays on its line; a new line in it is \n",
+}
+"""What people make of JSON by hand: the reader's message, the last character before the place, ``|``, what follows."""
 
 
 class NoJsonError(PacketError):
@@ -95,7 +108,9 @@ def _decoded(raw: bytes) -> object:
         where = f"line {error.lineno}, column {error.colno}"
         if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
             raise NoJsonError(f"not complete JSON: it ends too early or a string is open ({where})") from None
-        raise NoJsonError(f"not JSON ({where}: {error.msg})") from None
+        around = f"{error.msg}: {text[: error.pos].rstrip()[-1:]}|{text[error.pos : error.pos + 10]}"
+        remedy = next((f"; {remedy}" for sign, remedy in _REMEDIES.items() if re.search(sign, around)), "")
+        raise NoJsonError(f"not JSON ({where}: {error.msg}){remedy}") from None
     except DuplicateKeyError as error:
         raise PacketError(f"the key {shown(error.key)} stands twice in one object") from None
     except ValueError:  # CPython's limit on the digits of an integer
