@@ -60,6 +60,7 @@ def export_packet(
     found: dict[str, list[LoggedCandidate]] = {}
     chosen: list[tuple[Task, list[LoggedCandidate]]] = []
     missing: list[UsageError] = []
+    said: list[str] = []
     for task in by_group(tasks).values():
         now = cells_now(tasks, task.experiment, task.suite.group)
         left_out = [names for names in now if (task.experiment, *names) not in selected]
@@ -73,6 +74,11 @@ def export_packet(
         if experiment not in found:
             found[experiment] = store.read(experiment)
         mine, _ = current_candidates(found[experiment], task.suite.rubric, task=task.suite.task, cells_now=now)
+        if not mine:  # as after an edit of the rubric: what was logged under its old text is not what waits
+            said.append(
+                f"{experiment} holds no candidate of {task.suite.path} under the rubric {task.suite.rubric.id} as it "
+                "is now; run the evals first, what was answered before comes from the cache"
+            )
         if settings.audit is None:
             mine = pending_of(settings, mine, now, selected, experiment=task.experiment)
         chosen.append((dataclasses.replace(task, experiment=experiment), mine))
@@ -83,16 +89,16 @@ def export_packet(
     names = labels([t for t, _ in groups])
     packets = [_packet(settings, store, task, candidates) for task, candidates in groups]
     paths = [path] if len(groups) == 1 else [path.with_name(f"{path.stem}-{n}{path.suffix}") for n in names]
-    kept = [line for file in paths for line in _keep_scored(file)]
+    said += [line for file in paths for line in _keep_scored(file)]
     for file, made in zip(paths, packets, strict=True):
         write_packet(file, made.packet)
     if not any(made.packet["items"] for made in packets):
         message = f"nothing is pending in {groups[0][0].experiment}; {path} is an empty packet"
-        return StepResult(message=message, lines=tuple(kept))
+        return StepResult(message=message, lines=tuple(said))
     audits = [made.audit for made in packets if made.audit is not None]
     return StepResult(
         message="\n".join(made.exported_to(file) for file, made in zip(paths, packets, strict=True)),
-        lines=(*kept, *(f"audit {a.id}: round {a.round}, seed {a.seed}" for a in audits)),
+        lines=(*said, *(f"audit {a.id}: round {a.round}, seed {a.seed}" for a in audits)),
     )
 
 

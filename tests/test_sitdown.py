@@ -199,6 +199,25 @@ def test_nothing_is_taken_in_of_a_wrong_packet_or_where_the_reports_cannot_go(tw
     assert all(c.pending for c in two.store.read("e"))
 
 
+@pytest.mark.parametrize("two", ["joke-v1"], indirect=True)
+def test_what_an_edited_rubric_has_no_candidates_of_is_said(two: Project) -> None:
+    """It is not that nothing waits: all of it does, once the evals have run."""
+    rubric = two.root / "rubrics/tip-v1.md"
+    rubric.write_text(rubric.read_text() + "\nA tie goes to the shorter one.\n")
+    line = (
+        f"e holds no candidate of {two.root}/evals/tips.yaml under the rubric tip-v1 as it is now; run the evals first"
+    )
+    beside = two.pytest("--judge-export", "p.json", *EXPERIMENT)
+    assert (beside.code, line in beside.out, "exported 2 pending" in beside.out) == (0, True, True), beside.text
+    alone = two.pytest("--judge-export", "p.json", *EXPERIMENT, "-k", "not test_joke")
+    assert (alone.code, line in alone.out, "nothing is pending in e" in alone.out) == (0, True, True), alone.text
+    asked = two.provider.count
+    assert two.pytest(*EXPERIMENT).code == 0
+    assert two.provider.count == asked
+    now = two.pytest("--judge-export", "p.json", *EXPERIMENT, "-k", "not test_joke")
+    assert ("exported 3 pending" in now.out, line in now.out) == (True, False), now.text
+
+
 def test_scores_stand_where_the_artifacts_are_gone(tmp_path: Path) -> None:
     migrated_database(tmp_path / "mlflow.db")
     suite = "judge: {model: haiku}\n"
