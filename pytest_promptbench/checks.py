@@ -23,6 +23,10 @@ _SENTENCE_END = re.compile(
 )
 
 
+_POSIX_CLASS = re.compile(r"\[:\^?(?:alnum|alpha|blank|cntrl|digit|graph|lower|print|punct|space|upper|word|xdigit):\]")
+"""What grep and sed know: in Python it is a set of these very letters, so that the check would fail for every text."""
+
+
 def _words(text: str) -> int:
     """White space separates words."""
     return len(text.split())
@@ -93,8 +97,13 @@ def _wrong_value(key: str, value: Any) -> str | None:
     if key in ("matches", "not_matches"):
         if not isinstance(value, str):
             return f"{key} is {value!r}; it takes a regular expression"
+        posix = _POSIX_CLASS.search(value)
+        if posix:
+            return f"{key} is {value!r}; Python has no {posix[0]}, spell the class out, as in [A-Za-z], \\d or \\s"
         try:
             re.compile(value)
+        except FutureWarning as warning:  # where the session makes errors of warnings
+            return f"{key} is {value!r}, which is ambiguous: {warning}; write a backslash before the character"
         except (re.error, OverflowError, RecursionError) as error:
             return f"{key} is {value!r}, which is no regular expression: {error}"
         return None

@@ -87,9 +87,19 @@ def test_a_flag_stands_at_its_bad_value_exactly_when_its_check_is_violated(
             {"matches": "a{99999999999}"},
             "matches is 'a{99999999999}', which is no regular expression: the repetition number is too large",
         ),
+        (
+            {"matches": "^[[:alpha:]]+$"},
+            r"matches is '^[[:alpha:]]+$'; Python has no [:alpha:], spell the class out, as in [A-Za-z], \d or \s",
+        ),
+        (
+            {"matches": "[[a]"},
+            "matches is '[[a]', which is ambiguous: Possible nested set at position 1; write a backslash before the "
+            "character",
+        ),
         ({"is_json": "yes"}, "is_json is 'yes'; it takes true or false"),
     ],
 )  # fmt: skip
+@pytest.mark.filterwarnings("error")
 def test_a_check_that_cannot_be_run_is_named_with_what_is_allowed(check: dict[str, Any], problem: str) -> None:
     assert validate_check(check) == problem
 
