@@ -160,6 +160,15 @@ def test_a_judge_is_not_called_as_a_tier_is(tmp_path: Path, name: str) -> None:
         load(tmp_path, models=f"models:\n  {name}: {{model: x}}\n", suite=SUITE + f"    judge: {{model: {name}}}\n")
 
 
+def test_an_optional_embedded_model_is_left_out_where_it_cannot_run(tmp_path: Path) -> None:
+    models = "models:\n  a: {model: openai/a}\n  b: {model: embedded/b, optional: true}\n  c: {model: embedded/c}\n"
+    suite = load_suite(
+        write(tmp_path, models=models), root=tmp_path, environ={}, lacking=lambda name: f"{name} is not here"
+    )
+    assert [m.name for m in suite.models] == ["a", "c"], "c is no option: whoever asks it is told"
+    assert suite.skipped == {"b": "embedded/b is not here"}
+
+
 def test_a_server_is_asked_once_however_many_models_it_has(tmp_path: Path) -> None:
     names = "".join(f"  m{i}: {{model: x, api_base: 'http://h:1', optional: true}}\n" for i in range(3))
     suite = write(tmp_path, models=f"models:\n{names}", suite=SUITE + "    judge: {model: m0}\n")

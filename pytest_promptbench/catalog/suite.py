@@ -50,6 +50,7 @@ def load_suite(
     root: Path,
     environ: Mapping[str, str],
     reachable: Callable[[str], bool] = server_answers,
+    lacking: Callable[[str], str | None] = lambda _: None,
     choice: Choice | None = None,
 ) -> Suite:
     """Read ``evals/<suite>.yaml`` and the files that it names.
@@ -58,8 +59,9 @@ def load_suite(
     ``rubrics/<id>.md`` are looked for beside the suite's folder, in it, and in ``root``; the first that exists is read.
     Of a suite that is a link, what it leads to is looked around in after that.
     ``environ`` says which keys are set, ``reachable`` whether an optional model's server is there; it is asked once an
-    address. An optional model that cannot be asked is named with the reason in ``Suite.skipped``, even where the suite
-    names it, or the judge in ``Suite.judge_skipped``. CatalogError names file, line or key of any mistake.
+    address. ``lacking`` says what an embedded model needs to run here, None where it has all. An optional model that
+    cannot be asked is named with the reason in ``Suite.skipped``, even where the suite names it, or the judge in
+    ``Suite.judge_skipped``. CatalogError names file, line or key of any mistake.
     """
     choice = choice or Choice()
     if file.suffix == ".py" or is_folder(file):
@@ -71,7 +73,7 @@ def load_suite(
     prompts = _load_prompts(shape, document, root, choice)
     for prompt, prompt_document in prompts:
         check_placeholders(prompt, prompt_document, scenarios, places)
-    directory = _Directory.read(file, root, environ, cache(reachable), choice)
+    directory = _Directory.read(file, root, environ, cache(reachable), lacking, choice)
     models, skipped, unready = _load_models(shape, document, directory, choice)
     judge, judge_skipped, judge_unready = _load_judge(shape.judge, document, directory, choice)
     return Suite(
@@ -118,19 +120,33 @@ class _Directory:
     document: Located
     environ: Mapping[str, str]
     reachable: Callable[[str], bool]
+    lacking: Callable[[str], str | None]
     defers: bool
 
     @classmethod
     def read(
-        cls, suite: Path, root: Path, environ: Mapping[str, str], reachable: Callable[[str], bool], choice: Choice
+        cls,
+        suite: Path,
+        root: Path,
+        environ: Mapping[str, str],
+        reachable: Callable[[str], bool],
+        lacking: Callable[[str], str | None],
+        choice: Choice,
     ) -> _Directory:
         models, document = read_models(find_models(suite, root))
         known = {m.name: m for m in models}
-        return cls(known=known, document=document, environ=environ, reachable=reachable, defers=choice.defers)
+        return cls(
+            known=known,
+            document=document,
+            environ=environ,
+            reachable=reachable,
+            lacking=lacking,
+            defers=choice.defers,
+        )
 
     def available(self, models: Sequence[Model]) -> _Available:
         """As :func:`.models.available` has it; CatalogError for one without its key, unless that is yet to be seen."""
-        found = available(models, self.document, self.environ, self.reachable)
+        found = available(models, self.document, self.environ, self.reachable, self.lacking)
         if found[2] and not self.defers:
             raise CatalogError(next(iter(found[2].values())))
         return found

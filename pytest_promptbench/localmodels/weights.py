@@ -54,6 +54,11 @@ def installed(name: str) -> str | None:
     )
 
 
+def lacking(name: str) -> str | None:
+    """As ``installed``, and None for a name that is unknown: a mistake that no installation mends."""
+    return installed(name) if name in EMBEDDED else None
+
+
 def threads() -> int:
     """CPU threads of the server: 1, as more of them starve beside busy workers, unless the environment says else."""
     text = os.environ.get(THREADS_ENV, "1")

@@ -18,7 +18,7 @@ from ..clock import utc_now
 from ..completer import LiteLLMCompleter, no_provider, without_provider
 from ..errors import UsageError
 from ..grid import select
-from ..localmodels import installed
+from ..localmodels import installed, lacking
 from ..promotion import Policy, parse_bound
 from ..records import Model, Prompt, Suite
 from ..session import where
@@ -138,7 +138,7 @@ def _new(args: argparse.Namespace, root: Path) -> Job:
 
 
 def _suite(path: Path, root: Path, models: Sequence[str] | None) -> Suite:
-    suite = load_suite(path, root=root, environ=os.environ, choice=Choice(only_models=models))
+    suite = load_suite(path, root=root, environ=os.environ, lacking=lacking, choice=Choice(only_models=models))
     try:
         return select(suite, models, None)
     except UsageError as error:

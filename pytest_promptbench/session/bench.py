@@ -20,7 +20,7 @@ from ..files import try_folder
 from ..generation import Completer, Generator, Limits
 from ..grid import shard, unknown_name
 from ..ledger import Ledger
-from ..localmodels import installed
+from ..localmodels import installed, lacking
 from ..locks import LockFile
 from ..quiet import quiet_environment
 from ..records import Candidate, Cell, Model, Suite
@@ -84,7 +84,7 @@ class Bench:
                 asks_judge=settings.judge_auto or settings.audit is not None,
                 defers=True,
             )
-            suite = load_suite(path, root=settings.root, environ=os.environ, choice=choice)
+            suite = load_suite(path, root=settings.root, environ=os.environ, lacking=lacking, choice=choice)
             self._tasks[key] = Task(suite=suite, experiment=settings.experiment_of(suite.task, experiment), tests=tests)
         return self._tasks[key]
 
@@ -184,7 +184,8 @@ class Bench:
         for model in models:
             reason = installed(model.model) if model.embedded else None
             if reason:
-                raise CatalogError(f"{suite.path}: model {model.name}: {reason}")
+                place = model_place(Path(suite.path), self.settings.root, model.name)
+                raise CatalogError(f"{place}: model {model.name}: {reason}")
 
     def _check_providers(self, suite: Suite, models: Sequence[Model]) -> None:
         stranger = without_provider(models) if self._completer is None else None
