@@ -183,6 +183,27 @@ def test_anything_else_is_no_verdict(reply: str, problem: str) -> None:
         parse_reply(reply, RUBRIC, "text")
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "kind", "value"),
+    [
+        (1.0, 5.0, "a whole number from 1 to 5", 4),
+        (0.0, 2.0, "a whole number from 0 to 2", 1),
+        (0.0, 20.0, "a whole number from 0 to 20", 19),
+        (0.0, 1.0, "a number from 0 to 1", 0.7),  # as most scores that are no points
+        (0.5, 4.5, "a number from 0.5 to 4.5", 1.25),
+        (0.0, 100.0, "a number from 0 to 100", 62.5),
+    ],
+)
+def test_a_scale_of_few_whole_points_is_scored_in_them_and_any_other_in_between(
+    low: float, high: float, kind: str, value: float
+) -> None:
+    scale = replace(RUBRIC, criteria=(Criterion(name="depth", type="scale", min=low, max=high, weight=1.0),))
+    assert f'"depth" ({kind})' in question(candidate(), "walk", scale, JUDGE).messages[1].content
+    schema = reply_schema(scale.criteria)["properties"]["depth"]
+    assert schema["type"] == ("integer" if "whole" in kind else "number")
+    assert parse_reply(json.dumps({"rationale": "", "depth": value}), scale, "walk")[0] == {"depth": value}
+
+
 @pytest.mark.parametrize("after", ["", "\n```", "\n" * 500])
 def test_a_reply_that_was_cut_after_its_object_is_taken(after: str) -> None:
     scores, _ = parse_reply(f"```json\n{json.dumps(GOOD)}{after}", RUBRIC, "text", cut=True)

@@ -95,9 +95,9 @@ class Criterion(Record):
 
     @property
     def stepped(self) -> bool:
-        """Whether it is a scale of few whole points, at most 21: a judge picks one of them."""
+        """Whether it is a scale of few whole points, 3 to 21: a judge picks one of them. 0 to 1 is meant in between."""
         low, high = self.min, self.max
-        return low is not None and high is not None and low.is_integer() and high.is_integer() and high - low <= 20
+        return low is not None and high is not None and low.is_integer() and high.is_integer() and 2 <= high - low <= 20
 
     @property
     def allowed(self) -> str:
