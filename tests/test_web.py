@@ -387,7 +387,9 @@ def test_pages_are_no_wider_than_a_phone(logged: Project, browser: Browser) -> N
 @needs_chromium
 def test_the_keys_that_are_told_are_those_of_the_rubric(logged: Project, tmp_path: Path, browser: Browser) -> None:
     root = copy_of(logged, tmp_path / "project")
-    (root / "rubrics/tip-v1.md").write_text(RUBRIC.lstrip("\n").replace("min: 1, max: 5", "min: 0, max: 10"), "utf-8")
+    scales = RUBRIC.lstrip("\n").replace("min: 1, max: 5", "min: 0, max: 10")
+    scales = scales.replace("tone, type: scale, min: 0, max: 10", "tone, type: scale, min: 0, max: 1")
+    (root / "rubrics/tip-v1.md").write_text(scales, "utf-8")
     assert Project(root, logged.provider).pytest("--bench-experiment", EXPERIMENT).code == 0
     with served(root) as address:
         browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
@@ -397,6 +399,8 @@ def test_the_keys_that_are_told_are_those_of_the_rubric(logged: Project, tmp_pat
         browser.press("Ada" + ENTER + "09")
         checked = "[...document.querySelectorAll('input:checked')].map((i) => i.value)"
         assert browser.run(f"return {checked}") == ["0", "9"]
+        numbers = "[...document.querySelectorAll('input[type=number]')].map((i) => [i.min, i.max])"
+        assert browser.run(f"return {numbers}") == [["0", "1"]], "what lies between 0 and 1 can be said"
 
 
 @pytest.mark.browser

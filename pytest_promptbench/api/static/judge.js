@@ -49,8 +49,9 @@
   const entry = () => packet.items[steps[position].item].candidates[steps[position].output];
   const complete = (candidate) => judged().every((c) => candidate.scores[c.name] !== null);
   const itemDone = (index) => packet.items[index].candidates.every(complete);
+  // What a scale's buttons say; null where it has too many points for them, or is meant in between, as 0 to 1 is.
   const levels = (c) =>
-    c.type === "scale" && Number.isInteger(c.min) && Number.isInteger(c.max) && c.max - c.min < 11
+    c.type === "scale" && Number.isInteger(c.min) && Number.isInteger(c.max) && c.max - c.min > 1 && c.max - c.min < 11
       ? Array.from({ length: c.max - c.min + 1 }, (_, i) => c.min + i)
       : null;
 
