@@ -266,6 +266,22 @@ def test_terminal_golden(width: int) -> None:
     golden(f"terminal-{width}.txt", text)
 
 
+def test_the_readme_shows_a_leaderboard_as_a_terminal_does() -> None:
+    rows = tuple(
+        Row(
+            rank=rank, model="haiku", prompt=prompt, composite=mean, ci95=ci95, tier="claude-code", candidates=20,
+            judged=20, pending=0, failed=0, cost_usd=cost,
+        )
+        for rank, prompt, mean, ci95, cost in (
+            (1, "v3-few-shot", 12.75, (12.1, 13.3), 0.012),
+            (2, "v1", 10.9, (10.05, 11.65), 0.0094),
+        )
+    )  # fmt: skip
+    lb = dataclasses.replace(board(), rows=rows, superseded=0)
+    shown = terminal.render_leaderboard(lb, width=100, color=False)
+    assert shown in (Path(__file__).parent.parent / "README.md").read_text(), shown
+
+
 @pytest.mark.parametrize("color", [False, True])
 @pytest.mark.parametrize("width", [0, 20, 33, 60, 80, 100, 200])
 def test_no_width_breaks_the_terminal(width: int, color: bool) -> None:
