@@ -137,6 +137,17 @@ def test_imports_point_downwards(path: Path) -> None:
             assert there == here or level(there) > level(here), f"{path.name}:{line}: {here} imports {there} above it"
 
 
+def test_the_page_lists_every_module_above_what_it_imports() -> None:
+    text = (PACKAGE.parent / "docs/architecture.md").read_text(encoding="utf-8")
+    order = [line.split()[0].rstrip("/").removesuffix(".py") for line in text.split("```")[1].strip().splitlines()]
+    assert {*order, "__init__", "__main__"} == {unit(p) for p in modules()}
+    for path in modules():
+        for line, name in imports(path):
+            here, there = unit(path), name.partition("pytest_promptbench.")[2].partition(".")[0]
+            if here != there and here in order and there in order:
+                assert order.index(here) < order.index(there), f"{path.name}:{line}: {here} is listed below {there}"
+
+
 @pytest.mark.parametrize("path", modules(), ids=lambda p: p.relative_to(PACKAGE).as_posix())
 def test_each_third_party_world_has_one_door(path: Path) -> None:
     place = path.relative_to(PACKAGE).as_posix()
