@@ -52,6 +52,16 @@ def test_the_page_of_options_lists_every_option_and_no_other() -> None:
     assert named == {flag for flag, _ in OPTIONS.values()}
 
 
+def test_the_page_of_files_names_every_key() -> None:
+    from pytest_promptbench.catalog import schema
+
+    shapes = (x for x in vars(schema).values() if isinstance(x, type) and issubclass(x, schema.BaseModel))
+    keys = {key for shape in shapes for key in shape.model_fields}
+    assert {"description", "penalty", "optional"} <= keys
+    text = (ROOT / "docs" / "files.md").read_text()
+    assert [key for key in sorted(keys) if not re.search(rf"\b{key}\b", text)] == []
+
+
 def test_the_example_of_a_ci_job_is_yaml_with_options_that_exist() -> None:
     from pytest_promptbench.plugin.options import OPTIONS
 
