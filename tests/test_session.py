@@ -144,7 +144,7 @@ def test_cells_that_a_crashed_worker_had_are_not_said_to_be_missing(project: Pro
                 while len(list(pathlib.Path().glob("seen-*"))) < 3:
                     time.sleep(0.05)
                 time.sleep(0.5)  # it is reported
-                for file in pathlib.Path(".promptbench").glob("sessions/*/progress-*.json"):
+                for file in pathlib.Path(".promptbench").glob("sessions/*/*-*.*"):
                     file.unlink()  # it never came to that
                 os._exit(3)
         """,
@@ -455,6 +455,63 @@ def test_a_cell_that_two_tests_look_at_is_one_that_was_generated(project: Projec
     assert result.outcomes() == {"passed": 5, "failed": 1}, result.text
     assert project.provider.count == 3
     assert "not generated" not in result.out
+
+
+def test_cells_that_several_workers_have_hide_none_that_were_not_generated(project: Project) -> None:
+    """Each worker has a test of every cell, and finds in the ledger what the other one has asked for.
+
+    xdist waits for the test that is waiting for a rate limit: it stops generating with the other one.
+    """
+    project.provider.script("", Fault(429, headers={"Retry-After": "60"}), model="local")
+    project.file(
+        "evals/test_tips.py",
+        """
+        import time, pytest
+
+        @pytest.mark.promptbench("tips.yaml")
+        def test_tip(candidate):
+            if candidate.scenario == "s2":
+                time.sleep(2)  # the other worker has found all that there is
+                assert False
+
+        @pytest.mark.promptbench("tips.yaml")
+        def test_more(candidate):
+            if candidate.scenario == "s2":
+                time.sleep(5)
+        """,
+    )
+    result = project.pytest("-n", "2", "--maxfail=1", "--bench-prompts", "v1")
+    assert result.code == 2, result.text
+    assert len(project.runs()) == 3
+    assert "stopped: 3 of 6 cells were not generated" in result.out
+
+
+def test_what_a_killed_worker_had_asked_for_is_not_waited_for(project: Project) -> None:
+    for scenario in (1, 2):
+        project.provider.script(f"situation-{scenario}", Fault(kind="hang"))
+    project.file(
+        "evals/test_tips.py",
+        """
+        import os, pathlib, time, pytest
+
+        @pytest.mark.promptbench("tips.yaml")
+        def test_tip(candidate):
+            crashed = pathlib.Path("crashed")
+            if candidate.scenario == "s0":
+                time.sleep(1)  # its worker has told how much it waits for
+                crashed.touch()
+                os._exit(3)
+            while not crashed.exists():
+                time.sleep(0.05)
+            time.sleep(0.5)
+            assert False
+        """,
+    )
+    cases = "".join(f"  - {{id: s{i}, vars: {{situation: situation-{i}}}}}\n" for i in range(6))
+    project.file("evals/tips.yaml", f"task: tip\nrubric: tip-v1\nscenarios:\n{cases}")
+    result = project.pytest("-n", "2", "--maxfail=2", "--bench-models", "haiku", "--bench-prompts", "v1")
+    assert (result.code, "crashed while running" in result.out) == (2, True), result.text
+    assert "waiting for answers" not in result.out
 
 
 def test_a_prompt_that_asks_the_same_of_every_scenario_is_named(project: Project) -> None:

@@ -130,6 +130,10 @@ class Generator:
         """A snapshot; safe to call from any thread."""
         return replace(self._orders.progress, in_flight=self._queues.in_flight, waiting=self._waiting)
 
+    def made(self, *, since: int) -> list[str]:
+        """The marks of the cells that are made, without the first ``since``; safe to call from any thread."""
+        return self._orders.made[since:]
+
     def stop(self, reason: str | None = None) -> None:
         """Start no further request. Answers on their way are waited for (``grace_s``), since they are paid for.
 

@@ -14,7 +14,7 @@ from .progress import Progress
 
 
 class Orders:
-    """The orders of a process's cells. In the loop's thread, but for :meth:`done` and a look at ``progress``.
+    """The orders of a process's cells. In the loop's thread, but for :meth:`done` and looks at ``progress``, ``made``.
 
     ``landed`` is called with finished candidates before anybody else sees them; what arrives together shares a call.
     Where the ledger takes them no more, ``stop`` is called with the reason. ``redact`` cleans the text of an error.
@@ -31,6 +31,7 @@ class Orders:
         self._orders: dict[tuple[str, ...], Order] = {}
         self._landing: list[tuple[Order, Candidate]] = []
         self.progress = Progress()
+        self.made: list[str] = []  # the marks of all cells that somebody was asked about, or that were answered before
 
     def find(self, cell: Cell) -> Order | None:
         return self._orders.get(cell.identity)
@@ -101,6 +102,7 @@ class Orders:
         if candidate.unasked:
             order.future.set_result(candidate)  # there is nothing to log
             return
+        self.made.append(order.cell.mark)
         if not self._landing:
             asyncio.get_running_loop().call_soon(self.land)
         self._landing.append((order, candidate))

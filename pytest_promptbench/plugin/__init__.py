@@ -203,6 +203,12 @@ def pytest_xdist_node_collection_finished(node: Any) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    if parts.DESK in node.config.stash:
+        parts.desk(node.config).ended(parts.number_of(node.gateway.id))
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Work stealing where there are evals and the user chose no distribution; see ``scheduling``."""
     args = (*options.typed(config), *config.getini("addopts"))

@@ -65,6 +65,11 @@ def is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
+def number_of(worker: str) -> int:
+    """The number of one of xdist's workers, by its name."""
+    return int("".join(c for c in worker if c.isdigit()) or 0)
+
+
 def only_shows(config: pytest.Config) -> bool:
     """Whether this session shows what there is and runs no test."""
     modes = ("collectonly", "showfixtures", "show_fixtures_per_test", "setupplan")
@@ -80,7 +85,7 @@ def settings(config: pytest.Config) -> Settings:
         worker = getattr(config, "workerinput", None)
         if worker is not None:
             who = Identity.from_json(worker["promptbench"])
-            number = int("".join(c for c in worker["workerid"] if c.isdigit()) or 0)
+            number = number_of(worker["workerid"])
         else:
             who, number = identity(config), 0
         try:

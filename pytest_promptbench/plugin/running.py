@@ -30,7 +30,8 @@ def candidate(item: pytest.Item) -> GeneratedCandidate:
     made = bench(config).candidate(planned, again=again, tick=_tick(config))
     item.stash[ERROR] = made.error  # noted here, since a fixture of the user's may make something else of it
     if not made.unasked:
-        item.stash[ABOUT] = {"experiment": planned.task.experiment, "candidate": bench(config).key(planned, made)}
+        key = bench(config).key(planned, made)
+        item.stash[ABOUT] = {"experiment": planned.task.experiment, "candidate": key, "cell": planned.cell.mark}
     return GeneratedCandidate(made)
 
 

@@ -64,7 +64,7 @@ class Attendance:
             self._desk.halt()
         about = getattr(report, "promptbench", None)
         if about is not None:
-            self._desk.ran(about["experiment"], about["candidate"])
+            self._desk.ran(about["experiment"], about["candidate"], about["cell"])
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_keyboard_interrupt(self) -> None:

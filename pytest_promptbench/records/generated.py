@@ -99,6 +99,11 @@ class Cell(Record):
         """Task, names and content: what tells the cells of a session apart."""
         return (self.task, *self.names, self.content)
 
+    @cached_property
+    def mark(self) -> str:
+        """The first 16 digits of the hash of its identity: what processes tell each other of it."""
+        return sha256(list(self.identity))[:16]
+
 
 def content_of(cell: str, context_sha256: str) -> str:
     return f"{cell}+{context_sha256}" if context_sha256 else cell

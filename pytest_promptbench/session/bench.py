@@ -17,7 +17,7 @@ from ..clock import steady
 from ..completer import LiteLLMCompleter, no_provider, spare_loopback_from_proxies, without_provider
 from ..errors import CatalogError, PromptbenchError, UsageError
 from ..files import try_folder
-from ..generation import Completer, Generator, Limits
+from ..generation import Completer, Generator, Limits, Progress
 from ..grid import shard, unknown_name
 from ..ledger import Ledger
 from ..localmodels import installed, lacking
@@ -49,6 +49,7 @@ class Bench:
         self._closing = threading.Event()
         self._reporter: threading.Thread | None = None
         self._owners: dict[tuple[str, ...], list[Task]] = {}
+        self._told = 0
         self._pid = os.getpid()
 
     @property
@@ -287,13 +288,19 @@ class Bench:
 
     def _report(self) -> None:
         """Tell the desk how far this process is, and look for its stop sign."""
-        name = f"progress-{self.settings.worker}.json"
         while not self._closing.wait(PROGRESS_EVERY_S):
             assert self._generator is not None
             with contextlib.suppress(OSError):
-                self._folder.write(name, self._generator.progress().to_json())
+                self._tell(self._generator, self._generator.progress())
                 if self._folder.read("stop.json") is not None:
                     self._generator.halt("the session was stopped")
+
+    def _tell(self, generator: Generator, progress: Progress) -> None:
+        fresh = generator.made(since=self._told)
+        self._folder.write(f"progress-{self.settings.worker}.json", progress.to_json())
+        if fresh:
+            self._folder.add_made(self.settings.worker, fresh)
+            self._told += len(fresh)
 
     def halt(self, reason: str) -> None:
         """Start no further request."""
@@ -310,8 +317,7 @@ class Bench:
         if self._reporter is not None:
             self._reporter.join(5)
         with contextlib.suppress(OSError):
-            done = replace(self._generator.progress(), in_flight=0, waiting=0)
-            self._folder.write(f"progress-{self.settings.worker}.json", done.to_json())
+            self._tell(self._generator, replace(self._generator.progress(), in_flight=0, waiting=0))
         assert self._ledger is not None
         assert self._locks is not None
         self._ledger.close()

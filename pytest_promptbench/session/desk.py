@@ -59,6 +59,7 @@ class Desk:
         self.plan: Plan | None = None
         self.started_at = steady()
         self._keys: list[tuple[str, str]] = []
+        self._seen: set[str] = set()
         self._imports_early = False
         self._imports = threading.Thread(target=_load_what_reports_need, name="promptbench-imports", daemon=True)
 
@@ -90,14 +91,20 @@ class Desk:
         except (PromptbenchError, OSError) as error:
             self._folder.write("embedded.json", {"error": str(error)})
 
-    def ran(self, experiment: str, key: str) -> None:
-        """A test has seen this candidate, so at the end it has to be in MLflow."""
+    def ran(self, experiment: str, key: str, cell: str) -> None:
+        """A test has seen this candidate, so at the end it has to be in MLflow. ``cell``: the mark of its cell."""
         self._keys.append((experiment, key))
+        self._seen.add(cell)
         if self._imports_early and self._imports.ident is None:
             self._imports.start()
 
     def progress(self) -> Progress:
         return self._folder.progress()
+
+    def ended(self, worker: int) -> None:
+        """A worker has ended. One that was killed had no time to say that it waits for no answer any more."""
+        with contextlib.suppress(OSError):
+            self._folder.end_progress(worker)
 
     def halt(self) -> None:
         """Have every process start no further request."""
@@ -130,7 +137,7 @@ class Desk:
         if self.plan is None or self._recorder is None:
             return Closing()
         tasks = self.plan.tasks
-        progress = self.progress()
+        made = self._made()
         judged: tuple[Judged, ...] = ()
         if self._imports.ident is None:
             self._imports.start()
@@ -156,7 +163,7 @@ class Desk:
             judged=judged,
             unread=outcome.unread,
             seen=len(set(self._keys)),
-            missing=max(0, self.plan.cells - self._made(progress)) if stopped else 0,
+            missing=max(0, self.plan.cells - made) if stopped else 0,
             unlogged=outcome.unlogged,
             problem=problem,
             stuck=outcome.stuck,
@@ -165,9 +172,12 @@ class Desk:
             server=server,
         )
 
-    def _made(self, progress: Progress) -> int:
-        """How many cells were generated: a worker that crashed has told of fewer than its tests have seen."""
-        return max(progress.done - progress.unasked, len(set(self._keys)))
+    def _made(self) -> int:
+        """How many cells were generated: each once, though several workers have it, whose tests look at it.
+
+        A worker that crashed has told of fewer than its tests have seen.
+        """
+        return len(self._folder.made() | self._seen)
 
     def _judge(self, outcome: Outcome, say: Callable[[str], None]) -> tuple[Outcome, tuple[Judged, ...]]:
         """Ask the suites' automatic judges about what they have not scored; of a shard, about its own candidates."""

@@ -15,6 +15,9 @@ from ..records import Cell, Record, Suite
 from ..settings import Settings
 from ..tracking.recorder import Where
 
+MARK = 16
+"""The length of a cell's mark."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task(Record):
@@ -92,6 +95,23 @@ class Folder:
             value = self.read(file.name)
             total += Progress.from_json(value) if value else Progress()
         return total
+
+    def end_progress(self, worker: int) -> None:
+        """A worker has ended, however it did: nothing of it is on its way any more."""
+        name = f"progress-{worker}.json"
+        value = self.read(name)
+        if value is not None:
+            self.write(name, replace(Progress.from_json(value), in_flight=0, waiting=0).to_json())
+
+    def add_made(self, worker: int, marks: Iterable[str]) -> None:
+        """Note cells that a worker has made. A line that was broken off stays by itself."""
+        with (self.path / f"made-{worker}.txt").open("a", encoding="ascii") as file:
+            file.write("\n" + "\n".join(marks))
+
+    def made(self) -> set[str]:
+        """The marks of the cells that any worker has made."""
+        lines = (line for file in self.path.glob("made-*.txt") for line in file.read_text("ascii").split("\n"))
+        return {line for line in lines if len(line) == MARK}
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
