@@ -573,7 +573,7 @@ def test_estimates_on_the_scales_of_two_tiers_rank_by_the_automatic_judge() -> N
     assert [r.rank for r in found.rows] == [1, 1]
     (difference,) = found.comparisons
     assert (difference["tier"], difference["mean_difference"]) == ("auto", 0.0)
-    # Claude Code has labelled the strict one's scenarios, too: an audit's picks, which stand for nothing but themselves.
+    # Claude Code has labelled the strict one's scenarios, too: an audit's picks, which stand for themselves alone.
     both = [
         replace(c, verdicts=(*c.verdicts, judged(1.0))) if len(c.verdicts) > 1 else c
         for c in audited("strict", 3.0, seed=1)
