@@ -98,6 +98,12 @@ def test_the_compose_files_image_has_what_its_installation_reads() -> None:
     assert read | {name.partition("/")[0] for name in [*wheel["packages"], *wheel["force-include"]]} == copied
 
 
+def test_a_source_distribution_is_the_whole_repository() -> None:
+    """Without settings, hatchling packs whatever git does not ignore, and so what these tests and the README name."""
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "sdist" not in about["tool"]["hatch"]["build"]["targets"]
+
+
 @pytest.mark.parametrize("name", ["constraints.txt", "constraints-lowest.txt", "constraints-airflow.txt"])
 def test_constraints_pin_versions_without_addresses(name: str) -> None:
     lines = [x for x in (ROOT / name).read_text().splitlines() if x and not x.startswith("#")]
