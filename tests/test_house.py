@@ -98,6 +98,11 @@ def test_the_compose_files_image_has_what_its_installation_reads() -> None:
     assert read | {name.partition("/")[0] for name in [*wheel["packages"], *wheel["force-include"]]} == copied
 
 
+def test_the_page_of_benchmarks_names_each() -> None:
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    assert [p.name for p in sorted(ROOT.glob("benchmarks/*.py")) if p.name not in text] == []
+
+
 def test_a_source_distribution_is_the_whole_repository() -> None:
     """Without settings, hatchling packs whatever git does not ignore, and so what these tests and the README name."""
     about = tomllib.loads((ROOT / "pyproject.toml").read_text())
