@@ -98,6 +98,15 @@ def test_the_compose_files_image_has_what_its_installation_reads() -> None:
     assert read | {name.partition("/")[0] for name in [*wheel["packages"], *wheel["force-include"]]} == copied
 
 
+def test_the_page_of_judging_names_every_tag() -> None:
+    from pytest_promptbench.tracking import entry
+
+    tags = [x for name, x in vars(entry).items() if name.isupper() and isinstance(x, str)]
+    assert {"judge_pending", "promptbench.cell"} <= set(tags)
+    text = (ROOT / "docs" / "judging.md").read_text()
+    assert [tag for tag in tags if f"`{tag}" not in text] == []
+
+
 def test_the_page_of_benchmarks_names_each() -> None:
     text = (ROOT / "benchmarks" / "README.md").read_text()
     assert [p.name for p in sorted(ROOT.glob("benchmarks/*.py")) if p.name not in text] == []
