@@ -52,6 +52,18 @@ def test_the_page_of_options_lists_every_option_and_no_other() -> None:
     assert named == {flag for flag, _ in OPTIONS.values()}
 
 
+def test_the_page_of_the_prompt_loop_lists_every_option_and_no_other() -> None:
+    import argparse
+
+    from pytest_promptbench.optimize.command import add_arguments
+
+    parser = argparse.ArgumentParser(add_help=False)
+    add_arguments(parser)
+    options = {flag for action in parser._actions for flag in action.option_strings}
+    table = (ROOT / "docs" / "optimize.md").read_text().partition("## Options")[2]
+    assert set(re.findall(r"`(--[a-z-]+)", table)) - {"--bench-promote-policy", "--bench-promote-within"} == options
+
+
 def test_the_page_of_files_names_every_key() -> None:
     from pytest_promptbench.catalog import schema
 
