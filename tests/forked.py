@@ -1,51 +1,63 @@
-"""Pytest sessions in processes that are forked from one which has imported LiteLLM and MLflow.
+"""Processes of Python that are forked from one which has imported LiteLLM and MLflow.
 
-Half of the time of a short session is importing the two. The sessions stay what they are: a process each, real pytest,
-the plugin loaded by its entry point, a working folder and an environment of their own. Python's fork server serves.
+Most of the time of a short session is importing the two: in the session, in its recorder, in each worker of xdist. They
+stay what they are: a process each, real pytest, the plugin loaded by its entry point, a working folder, an environment,
+pipes of their own. Python's fork server serves.
 """
 
 from __future__ import annotations
 
 import atexit
 import functools
+import json
 import multiprocessing
 import os
+import runpy
+import shlex
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, NoReturn
 
 _AT_IMPORT = ("PYTHON", "LITELLM_", "MLFLOW_", "LC_", "LANG")
 """Variables that the interpreter or the libraries read as they start."""
 _LATER = {"MLFLOW_TRACKING_URI", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"}
 """But for these."""
+_RECORDER = ["-P", "-m", "pytest_promptbench.tracking.writer"]
+_WORKER = ["-u", "-c", "import sys;exec(eval(sys.stdin.readline()))"]
+"""As the plugin starts the one and execnet the other, behind the interpreter's name."""
 
 
 def serves(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
-    """Whether a session may be forked: not with workers of xdist, new interpreters anyway, nor with other settings."""
+    """Whether a process may be forked: not with other settings of the interpreter or the libraries."""
     special = {k for k in environ if k.startswith(_AT_IMPORT)} - _LATER
-    special |= {"-n", "--tx", "-W"} & {*arguments}
+    special |= {"--tx", "-W"} & {*arguments}
     return sys.platform == "linux" and "PROMPTBENCH_COLD" not in os.environ and not special
 
 
 def run(
-    arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float
+    command: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float
 ) -> subprocess.CompletedProcess[str]:
-    """``python -m pytest ARGUMENTS``, as :func:`subprocess.run` would with its output captured."""
+    """``python COMMAND``, as :func:`subprocess.run` would with its output captured."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tests.preload"])
         paths = [f"/proc/{os.getpid()}/fd/{x.fileno()}" for x in (out, err)]
-        process = context.Process(target=_session, args=(list(arguments), str(cwd), dict(env), paths, _search_path()))
+        process = context.Process(target=_first, args=([*command], str(cwd), dict(env), paths, _search_path()))
         process.start()
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
-            raise subprocess.TimeoutExpired(list(arguments), timeout)
+            raise subprocess.TimeoutExpired([*command], timeout)
         out.seek(0)
         err.seek(0)
-        return subprocess.CompletedProcess(list(arguments), process.exitcode, out.read(), err.read())
+        return subprocess.CompletedProcess([*command], process.exitcode, out.read(), err.read())
 
 
 @functools.cache
@@ -60,20 +72,108 @@ def _search_path() -> list[str]:
     return done.stdout.splitlines()
 
 
-def _session(arguments: list[str], cwd: str, env: dict[str, str], outputs: list[str], search: list[str]) -> None:
+def _first(command: list[str], cwd: str, env: dict[str, str], outputs: list[str], search: list[str]) -> None:
     for descriptor, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), descriptor)
+    for name in [x for x in sys.modules if x.split(".")[0] in ("tests", "pytest_promptbench", "conftest")]:
+        del sys.modules[name]
+    if command[1] == "pytest":
+        # It would rewrite the asserts of every installed plugin's package, and of those that are imported it warns.
+        command[2:2] = ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
+    options = [*shlex.split(env.get("PYTEST_ADDOPTS", "")), *command]
+    workers = int(options[options.index("-n") + 1]) if "-n" in options else 0
+    for _ in range(1 + workers):
+        _Popen.spares.append(_Spare(search))
+    subprocess.Popen = _Popen  # type: ignore[misc]
+    try:
+        _interpreter(command, cwd, env, search)
+    finally:
+        for spare in _Popen.spares:
+            spare.dismiss()
+
+
+def _interpreter(command: Sequence[str], cwd: str, env: Mapping[str, str], search: list[str]) -> None:
+    """Be ``python COMMAND``, whose options end with ``-m MODULE`` or ``-c CODE``."""
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
-    sys.path[:] = [cwd, *search]
-    for name in [x for x in sys.modules if x.split(".")[0] in ("tests", "pytest_promptbench", "conftest")]:
-        del sys.modules[name]
+    sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in env  # the fork server has it of the suite's interpreter
+    at = next(i for i, word in enumerate(command) if word in ("-m", "-c"))
+    kind, what = command[at : at + 2]
+    sys.argv = [kind, *command[at + 2 :]]
+    first = [] if "-P" in command[:at] else [cwd if kind == "-m" else ""]
+    sys.path[:] = [*first, *search]
+    try:
+        if kind == "-m":
+            runpy.run_module(what, run_name="__main__", alter_sys=True)
+        else:
+            sys.modules["__main__"] = ModuleType("__main__")
+            exec(what, vars(sys.modules["__main__"]))
+    finally:  # what an interpreter does at its end and a fork leaves out
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
 
-    import pytest
 
-    sys.argv = [pytest.__file__, *arguments]
-    # pytest would rewrite the asserts of every installed plugin's package, and of those that are imported it warns.
-    code = int(pytest.main(["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning", *arguments]))
-    atexit._run_exitfuncs()  # what is registered runs at the end of a session; multiprocessing would leave it out
-    raise SystemExit(code)
+class _Spare:
+    """A fork of a process before it has opened anything, which waits to become its recorder or a worker of xdist."""
+
+    def __init__(self, search: list[str]) -> None:
+        self._line, theirs = socket.socketpair()
+        self.pid = os.fork()
+        if self.pid == 0:
+            for spare in (*_Popen.spares, self):
+                spare._line.close()  # its end tells the other one that the process is gone
+            self._wait(theirs, search)
+        theirs.close()
+
+    def dismiss(self) -> None:
+        self._line.close()
+        os.waitpid(self.pid, 0)
+
+    def become(self, command: Sequence[str], cwd: str, env: Mapping[str, str], pipes: list[int], leads: bool) -> None:
+        """``pipes``: its standard input, output and error. ``leads``: a session, in the system's sense, of its own."""
+        socket.send_fds(self._line, [b"x"], pipes)
+        self._line.sendall(json.dumps([[*command], cwd, dict(env), leads]).encode())
+        self._line.close()
+
+    @staticmethod
+    def _wait(line: socket.socket, search: list[str]) -> NoReturn:
+        code = 1
+        try:
+            _, pipes, _, _ = socket.recv_fds(line, 1, 3)
+            if not pipes:
+                os._exit(0)
+            for to, descriptor in enumerate(pipes):
+                os.dup2(descriptor, to)
+                os.close(descriptor)
+            with line, line.makefile() as told:
+                command, cwd, env, leads = json.loads(told.read())
+            if leads:
+                os.setsid()
+            sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
+            sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+            _interpreter(command, cwd, env, search)
+            sys.stdout.flush()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+
+class _Popen(subprocess.Popen):  # type: ignore[type-arg]
+    """What a process's spare ones can become, they become. All others that it starts are new interpreters."""
+
+    spares: ClassVar[list[_Spare]] = []
+
+    def _execute_child(self, args: Any, *rest: Any) -> None:
+        command = [*args][1:]
+        if command not in (_RECORDER, _WORKER) or not _Popen.spares:
+            super()._execute_child(args, *rest)  # type: ignore[misc]
+            return
+        cwd, env, pipes, leads = rest[4], rest[5], rest[9:15], rest[20]
+        given = [theirs if theirs != -1 else own for own, theirs in enumerate((pipes[0], pipes[3], pipes[5]))]
+        spare = _Popen.spares.pop()
+        spare.become(command, cwd or str(Path.cwd()), env or os.environ, given, leads)
+        self.pid, self._child_created = spare.pid, True
+        self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]

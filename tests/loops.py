@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,12 +50,8 @@ def loop_project(root: Path, provider: ScriptedProvider, *, priced: bool = False
     return project
 
 
-def optimize(project: Project, *args: str, timeout: float = 240) -> Result:
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest_promptbench", "optimize", *args], cwd=project.root, env=project.environment(),
-        capture_output=True, text=True, timeout=timeout, check=False,
-    )  # fmt: skip
-    return Result(done.returncode, done.stdout, done.stderr)
+def optimize(project: Project, *args: str) -> Result:
+    return project.python("-m", "pytest_promptbench", "optimize", *args)
 
 
 def loop_of(result: Result) -> str:

@@ -8,11 +8,17 @@ os.environ.update(
 )
 gc.disable()
 
-import litellm  # noqa: E402, F401
+import litellm  # noqa: E402
+import litellm._service_logger  # noqa: E402
+import litellm.proxy._types  # noqa: E402, F401
 import mlflow  # noqa: E402
-import mlflow.store.tracking.sqlalchemy_store  # noqa: E402, F401
+import mlflow.store.tracking.sqlalchemy_store  # noqa: E402
+import mlflow.tracing.client  # noqa: E402
+import mlflow.tracking  # noqa: E402, F401
 import numpy  # noqa: E402, F401
+import openai.resources.chat.completions.completions  # noqa: E402, F401
 import pytest  # noqa: E402, F401
+import rich._emoji_codes  # noqa: E402, F401
 import scipy.special  # noqa: E402, F401
 
 gc.enable()

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,14 @@ class Result:
         return {w.split()[1]: int(w.split()[0]) for w in words if len(w.split()) == 2}
 
 
+def _new(
+    command: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command], cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
 @dataclass
 class Project:
     """``evals/`` with one suite of ``models`` x ``prompts`` x ``scenarios`` against the provider."""
@@ -127,14 +136,12 @@ class Project:
     def pytest(self, *args: str, timeout: float = 240) -> Result:
         """Run pytest in the project, in a process of its own; ``evals/`` unless arguments name something else."""
         given = args if any(a.startswith("evals") for a in args) else ("evals/", *args)
-        if forked.serves(args, self.environ):
-            command = self.command(*given)[3:]
-            done = forked.run(command, cwd=self.root, env=self.environment(), timeout=timeout)
-            return Result(done.returncode, done.stdout, done.stderr)
-        done = subprocess.run(
-            self.command(*given), cwd=self.root, env=self.environment(), capture_output=True, text=True,
-            timeout=timeout, check=False,
-        )  # fmt: skip
+        return self.python(*self.command(*given)[1:], timeout=timeout)
+
+    def python(self, *command: str, timeout: float = 240) -> Result:
+        """Run ``python COMMAND`` in the project."""
+        run = forked.run if forked.serves(command, self.environ) else _new
+        done = run(command, cwd=self.root, env=self.environment(), timeout=timeout)
         return Result(done.returncode, done.stdout, done.stderr)
 
     def start(self, *args: str) -> subprocess.Popen[str]:

@@ -82,6 +82,7 @@ def test_what_a_module_of_the_user_has_not_written_out_is_written_at_the_end(pro
         "evals/conftest.py",
         "import helper, pytest\n\n@pytest.fixture(autouse=True)\ndef noted():\n    helper.note()\n",
     )
+    project.environ["PYTHONHASHSEED"] = "0"  # a new interpreter: a fork has no such end
     assert project.pytest("-n", workers).code == 0
     assert sum(len(file.read_text()) for file in project.root.glob("log-*")) == 12
 
