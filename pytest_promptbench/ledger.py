@@ -132,8 +132,21 @@ class Ledger:
 
     def answers(self, keys: Sequence[str], *, session: str | None = None) -> dict[str, Answer]:
         """Request key -> the answer to exactly this request, if it was ever paid for; with ``session``, in that one."""
-        found = self._select_by_key("key, answer", keys, session)
-        return {key: Answer.from_json(json.loads(answer)) for key, answer in found}
+        found = self._select_by_key("key, answer", list(dict.fromkeys(keys)), session)
+        return {key: self._read_answer(key, answer) for key, answer in found}
+
+    def _read_answer(self, key: str, text: str) -> Answer:
+        try:
+            value = json.loads(text)
+            if isinstance(value.get("text"), str) and isinstance(value.get("usage"), dict):
+                return Answer.from_json(value)
+            problem = "it has no text or no usage"
+        except (AttributeError, TypeError, ValueError) as error:
+            problem = str(error)
+        raise LedgerError(
+            f"{self._path}: the answer with the key {key} cannot be read ({problem}); mend its row in the table "
+            "answers, or delete it to have the provider asked again"
+        )
 
     def answer(self, key: str, *, session: str | None = None) -> Answer | None:
         """The answer to exactly this request, as ``answers`` finds it."""
@@ -141,9 +154,11 @@ class Ledger:
 
     def has_answers(self, keys: Sequence[str], *, session: str | None = None) -> bool:
         """Whether every one of these requests has an answer."""
-        return len(self._select_by_key("key", keys, session)) == len(set(keys))
+        wanted = list(dict.fromkeys(keys))
+        return len(self._select_by_key("key", wanted, session)) == len(wanted)
 
     def _select_by_key(self, columns: str, keys: Sequence[str], session: str | None) -> list[Any]:
+        """A row for each of the keys, of which no two are equal, that has an answer."""
         which = " AND session = ?" if session is not None else ""
         rows: list[Any] = []
         for start in range(0, len(keys), KEYS_A_QUERY):

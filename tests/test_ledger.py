@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_promptbench.errors import LedgerError, UsageError
-from pytest_promptbench.ledger import Entry, Ledger
+from pytest_promptbench.ledger import KEYS_A_QUERY, Entry, Ledger
 from pytest_promptbench.records import Answer, Usage
 
 from .scripted import cell
@@ -37,6 +37,26 @@ def test_an_answer_survives_the_process_and_is_found_by_its_exact_request(ledger
     assert again.answer(request.key) == answer
     assert again.answer(dataclasses.replace(request, sample=1).key) is None
     assert again.answer(request.key, session="two") is None
+
+
+@pytest.mark.parametrize("spoilt", ['{"text": "cut o', "{}", "[]", '{"text": null}', '{"text": "x", "usage": null}'])
+def test_an_answer_that_cannot_be_read_is_named_with_its_remedy(ledger: Ledger, spoilt: str) -> None:
+    request = cell().requests[0]
+    ledger.keep([(request, Answer(text="x"))], session="one")
+    ledger._db.execute("UPDATE answers SET answer = ?", (spoilt,))
+    with pytest.raises(LedgerError, match=rf"ledger\.sqlite3: the answer with the key {request.key} .*delete it"):
+        ledger.answer(request.key)
+
+
+def test_all_are_answered_also_where_many_tests_look_at_the_same_cells(ledger: Ledger) -> None:
+    """LiteLLM is imported for whatever is not, which takes seconds. Keys are looked up some hundreds at a time."""
+    requests = [cell(f"s{i}").requests[0] for i in range(KEYS_A_QUERY * 3 // 4)]
+    keys = [r.key for r in requests]
+    ledger.keep([(r, Answer(text="x")) for r in requests[1:]], session="one")
+    assert not ledger.has_answers([*keys, *keys])
+    assert not ledger.has_answers([*keys, keys[1]])
+    ledger.keep([(requests[0], Answer(text="x"))], session="one")
+    assert ledger.has_answers([*keys, *keys])
 
 
 def test_two_sessions_that_hand_over_one_candidate_make_one_row(ledger: Ledger) -> None:
