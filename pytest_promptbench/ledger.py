@@ -58,6 +58,7 @@ _WAITING = "FROM outbox INDEXED BY outbox_waiting WHERE store = ? AND state = 'p
 class Entry:
     """One candidate on its way to MLflow, as plain JSON; ``run_id`` is where it was logged before, if it was.
 
+    ``failure``: the run of its cell's failure, where this project has logged one.
     ``text``: the record as the ledger has it, if it comes from there.
     """
 
@@ -66,6 +67,7 @@ class Entry:
     record: dict[str, Any]
     session: str = ""
     run_id: str | None = None
+    failure: str | None = None
     text: str | None = field(default=None, repr=False)
 
 
@@ -253,6 +255,18 @@ class Ledger:
         with self._at_work():
             rows = self._db.execute(f"SELECT experiment, candidate, session {_WAITING}", (store,)).fetchall()
         return {(r[0], r[1]) for r in rows if r[2] == session or (r[0], r[1]) in wanted}
+
+    def handed_over(
+        self, store: str, keys: Iterable[tuple[str, str]]
+    ) -> dict[tuple[str, str], tuple[str | None, str | None]]:
+        """(Experiment, candidate) -> the session that it waits from, if it does, and the run that it was logged as."""
+        query = (
+            "SELECT iif(state = 'pending', session, NULL), run_id FROM outbox "
+            "WHERE store = ? AND experiment = ? AND candidate = ?"
+        )
+        with self._at_work():
+            rows = [(key, self._db.execute(query, (store, *key)).fetchone()) for key in keys]
+        return {key: (row[0], row[1]) for key, row in rows if row is not None}
 
     def done(self, store: str, logged: Iterable[tuple[Entry, str, str | None]]) -> None:
         """Mark (entry, run id, texts) as being in MLflow.

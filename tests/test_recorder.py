@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_promptbench.ledger import Ledger
+from pytest_promptbench.ledger import HEX, Ledger
 from pytest_promptbench.locks import LockFile
 from pytest_promptbench.tracking.recorder import Outcome, Recorder, Where
 from pytest_promptbench.tracking.work import WAIT_FOR_OTHERS_S, Work
@@ -298,6 +298,26 @@ def test_what_a_living_second_writer_may_be_writing_is_not_taken_over(project: P
     while project.ledger.waiting(project.uri, [], session="dead") and time.monotonic() < deadline:
         time.sleep(0.1)
     assert scenarios_of(recorder.finish([], ["e"])) == ["d1", "t1"]
+
+
+def test_an_answer_completes_the_run_of_a_failure_that_the_other_writer_has_logged(project: Project) -> None:
+    """As where a rerun of the test asks again. Which writer takes a candidate is up to its key alone."""
+    first = Work(project.where("one"))
+    second = Work(project.where("one"))
+    for work in (first, second):
+        work.store.open()
+        assert work.store.log([logged("before").entry("e")]), "each has looked which runs there are"
+    failures = [failed(f"s{i}").entry("e") for i in range(3)]
+    answers = [logged(f"s{i}").entry("e") for i in range(3)]
+    project.ledger.post(project.uri, [*failures, *answers], session="one")
+    second.share = "".join({e.candidate[-1] for e in answers} - {e.candidate[-1] for e in failures})
+    assert second.mine() == [], "their failures are not in MLflow yet"
+    first.log([e for e in first.mine() if e.record["candidate"]["error"]])
+    second.share = HEX
+    second.log(second.mine())
+    found = {c.scenario: c.error for c in first.store.read("e")}
+    assert found == dict.fromkeys(["before", "s0", "s1", "s2"]), "and no run of a failure is left"
+    assert runs_in(project.folder / "mlflow.db") == 4
 
 
 def test_a_session_whose_recorder_was_killed_does_not_wait_for_the_end_of_another(project: Project) -> None:

@@ -43,7 +43,8 @@ SAMPLING = "promptbench.sampling_probability"
 MANY = (VERDICT, SECOND_VERDICT, FAILED_VERDICT, AUDIT)
 """The prefixes of which a run may have many tags."""
 
-
+FAILURE = "failure"
+"""In the record of an answer that waits: the key of its cell's failure."""
 AUTO = "auto/"
 """Prefix of the metrics that an automatic judge's verdict sets."""
 
@@ -64,8 +65,10 @@ class Logged(Record):
 
         The last is the rubric, and the scenario's vars that only judges see.
         """
+        return self._key(None if self.candidate.failed else list(self.candidate.outputs))
+
+    def _key(self, outputs: list[str] | None) -> str:
         cell = self.candidate.cell
-        outputs = None if self.candidate.failed else list(self.candidate.outputs)
         return sha256([cell.task, *cell.names, cell.content, outputs, self.rubric.sha256])
 
     @property
@@ -73,7 +76,10 @@ class Logged(Record):
         return judged_text(self.rubric.sha256, self.candidate.cell.scenario.vars, self.candidate.outputs)
 
     def entry(self, experiment: str) -> Entry:
-        return Entry(experiment=experiment, candidate=self.key, record=self.to_json(), session=self.session)
+        """To be handed over. ``failure``: the key that the cell's failure has, whose run an answer completes."""
+        failure = {} if self.candidate.failed else {FAILURE: self._key(None)}
+        record = {**self.to_json(), **failure}
+        return Entry(experiment=experiment, candidate=self.key, record=record, session=self.session)
 
 
 def judged_text(rubric_sha256: str, context: Mapping[str, Any], outputs: tuple[str, ...]) -> str:

@@ -104,7 +104,7 @@ class CandidateLog:
                 else:
                     assert record is not None
                     tags, carried = record.tags, judged.get(record.key)
-                    run_id = self._write_run(record, experiment_id, run_id or None, known, carried)
+                    run_id = self._write_run(record, experiment_id, run_id or None, known, carried, item.failure)
                     begun.append(_Begun(record, experiment_id, run_id, carried))
                     if record.candidate.failed:
                         known[_cell_of(record)] = _Known(run_id, "FAILED", tags)
@@ -132,13 +132,19 @@ class CandidateLog:
 
     def _finished(self, entry: Entry) -> bool:
         """Whether the run that this entry was logged as before is still there, and whole."""
+        assert entry.run_id is not None
+        run = self._active(entry.run_id)
+        return run is not None and _ended(entry, run.info.status)
+
+    def _active(self, run_id: str) -> Any:
+        """MLflow's run of that id; None where it was deleted."""
         try:
-            info = self._store.client.get_run(entry.run_id).info
+            run = self._store.client.get_run(run_id)
         except Exception as error:
             if code_of(error) != "RESOURCE_DOES_NOT_EXIST":  # else it would be logged a second time
                 raise
-            return False
-        return _ended(entry, info.status) and info.lifecycle_stage == "active"
+            return None
+        return run if run.info.lifecycle_stage == "active" else None
 
     def _write_run(
         self,
@@ -147,11 +153,15 @@ class CandidateLog:
         run_id: str | None,
         known: dict[str, _Known],
         carried: Run | None = None,
+        failure: str | None = None,
     ) -> str:
-        """Everything of a run but its trace and its end. ``carried``: the run whose sit-down verdicts it takes over."""
+        """Everything of a run but its trace and its end. ``carried``: the run whose sit-down verdicts it takes over.
+
+        ``failure``: the run of its cell's failure, should another writer have logged that since we looked.
+        """
         candidate, cell = record.candidate, record.candidate.cell
         runs, tags = self._store.runs, _tags_of(record, carried)
-        run = self._begun_before(record, run_id, known)
+        run = self._begun_before(record, run_id, known, failure)
         mended = run is not None and not candidate.failed and _shows_failure(run)
         if run is None:
             name = storable(" · ".join(cell.names))[:250]
@@ -179,7 +189,7 @@ class CandidateLog:
         self._store.artifacts.write(run_id, artifacts, files_of(record))
         return run_id
 
-    def _begun_before(self, record: Logged, run_id: str | None, known: dict[str, _Known]) -> Any:
+    def _begun_before(self, record: Logged, run_id: str | None, known: dict[str, _Known], failure: str | None) -> Any:
         """MLflow's run that this record completes: one that was broken off, or its cell's failure; None for neither."""
         run = self._store.client.get_run(run_id) if run_id is not None else None
         if run is not None and run.data.tags.get(names.CANDIDATE) == record.key:
@@ -188,9 +198,9 @@ class CandidateLog:
         # answer now, its run is completed, not doubled.
         cell_key = _cell_of(record)
         if cell_key in known and not record.candidate.failed:
-            run = self._store.client.get_run(known.pop(cell_key).run_id)
-            return run if _is_failure(run.info.status, run.data.tags) else None
-        return None
+            failure = known.pop(cell_key).run_id
+        run = self._active(failure) if failure is not None else None
+        return run if run is not None and _is_failure(run.info.status, run.data.tags) else None
 
     def _judged_before(self, records: Iterable[Logged]) -> dict[str, Run]:
         """Candidate key -> the run, of any experiment, whose same text was judged under the same rubric.

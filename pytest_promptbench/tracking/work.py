@@ -14,7 +14,7 @@ from ..ledger import HEX, Entry, Ledger
 from ..locks import LockFile
 from ..quiet import without_collections
 from ..records import LoggedCandidate
-from .entry import Logged
+from .entry import FAILURE, Logged
 from .recorder import Judgement, Outcome, Where, write_judgements
 
 BATCH = 20
@@ -22,6 +22,8 @@ SECOND_SHARE = HEX[8:]
 """The last digits of the keys of those candidates that a second writer takes."""
 ADOPT_EVERY_S = 2.0
 WAIT_FOR_OTHERS_S = 120.0
+WAIT_FOR_FAILURE_S = 60.0
+"""So long an answer waits until the other writer has logged its cell's failure, which MLflow may have refused."""
 STARTING_S = 60.0
 """So long after its first candidate, a session whose recorder has not begun is no longer taken for one that starts."""
 
@@ -44,6 +46,7 @@ class Work:
         self.error: str | None = None
         self.error_of_others: str | None = None
         self._adopted_at = 0.0
+        self._seen_at: dict[tuple[str, str], float] = {}
         self._left, self._moved_at = -1, 0.0
         self.refused: set[tuple[str, str]] = set()
 
@@ -80,7 +83,27 @@ class Work:
         """The next batch for this process."""
         most = BATCH + len(self.refused)
         batch = self.ledger.pending(self.where.store_name, self.sessions, limit=most, share=self.share)
-        return [e for e in batch if (e.experiment, e.candidate) not in self.refused][:BATCH]
+        return self._behind_failures([e for e in batch if (e.experiment, e.candidate) not in self.refused][:BATCH])
+
+    def _behind_failures(self, batch: Sequence[Entry]) -> list[Entry]:
+        """Those of a batch whose cell's failure, in the same session, waits for no other writer; with its run.
+
+        An answer completes that run, and each writer knows of its own runs only, and of those that were there before.
+        """
+        keys = [(e.experiment, e.record[FAILURE]) if FAILURE in e.record else None for e in batch]
+        found = self.ledger.handed_over(self.where.store_name, {key for key in keys if key is not None})
+        own = {(e.experiment, e.candidate) for e in batch} | self.refused
+        now, ready = time.monotonic(), []
+        for item, key in zip(batch, keys, strict=True):
+            if key in found:
+                waits_from, run_id = found[key]
+                others = waits_from == self.where.session and key not in own
+                if others and now - self._seen_at.setdefault(key, now) < WAIT_FOR_FAILURE_S:
+                    continue
+                ready.append(dataclasses.replace(item, failure=run_id))
+            else:
+                ready.append(item)
+        return ready
 
     def needs_help(self, above: int) -> bool:
         """Whether more than so many of this session's candidates are not in MLflow yet."""
