@@ -645,7 +645,8 @@ def test_a_home_that_cannot_be_used_is_named(project: Project, workers: str) -> 
     (project.root / ".promptbench").write_text("a file")
     result = project.pytest("-n", workers)
     assert (result.code, "INTERNALERROR" in result.out) == (2, False), result.text
-    assert f"{project.root}/.promptbench" in result.out
+    home = f"{project.root}/.promptbench"
+    assert f"{home}: File exists; answers are kept in {home}, before a test sees them: make it a folder" in result.out
     assert project.provider.count == 0
 
 

@@ -138,14 +138,21 @@ def begin(session: pytest.Session) -> None:
             regression.check_tasks(settings(config), list({id(p.task): p.task for p in planned}.values()))
         bench(config).start(planned, ahead)
     except (PromptbenchError, OSError) as error:
-        home = settings(config).home
-        report_mistake(session, OSError(f"{home}: {error}") if isinstance(error, OSError) else error)
+        report_mistake(session, _no_home(settings(config).home, error) if isinstance(error, OSError) else error)
         _leave_out_evals(session.items)
         return
     config.pluginmanager.register(Brake(session, bench(config)), "promptbench-brake")
     if not is_worker(config):
         bench(config).look_ahead(ahead)
         open_desk(config)
+
+
+def _no_home(home: Path, error: OSError) -> OSError:
+    reason = f"{error.filename or home}: {error.strerror or error}"
+    return OSError(
+        f"{reason}; answers are kept in {home}, before a test sees them: make it a folder that can be written to, or "
+        "have another root directory by --rootdir"
+    )
 
 
 def _leave_out_evals(items: list[pytest.Item]) -> None:
