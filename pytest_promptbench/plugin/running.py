@@ -66,7 +66,7 @@ def _conditions(item: pytest.Item) -> Iterator[object]:
     One that is a text is evaluated by pytest alone, once the test's turn has come.
     """
     for m in item.iter_markers():
-        unrun = m.name == "xfail" and m.kwargs.get("run") is False and not item.config.option.runxfail
+        unrun = m.name == "xfail" and m.kwargs.get("run") is False and not item.config.getoption("runxfail", True)
         if m.name == "skip":
             yield True
         elif m.name == "skipif" or unrun:
