@@ -47,8 +47,9 @@ _MARKUP: Mapping[GateOutcome, Mapping[str, Any]] = {
 
 def check(settings: Settings) -> None:
     """Refuse, before anything runs, what could only fail at the end. UsageError or BaselineError."""
-    for text in settings.compare_fail:
-        parse_tolerance(text)
+    if settings.compare is not None or settings.self_test is not None:
+        for text in settings.compare_fail:
+            parse_tolerance(text)
     for option, path in (("--bench-compare", settings.compare), ("--bench-save", settings.save)):
         if path is not None and (path.suffix == ".py" or ".py::" in str(path)):
             raise UsageError(  # and what was meant to be run would not be all that runs

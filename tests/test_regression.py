@@ -117,6 +117,21 @@ def test_a_gate_without_an_eval_is_not_done_and_no_pass(judged: Project) -> None
         assert (quiet.code, "NOT DONE" in quiet.out) == (0, False), "the configuration waits until it is of use"
 
 
+def test_what_the_configuration_says_of_a_gate_waits_for_an_eval_and_not_for_its_end(judged: Project) -> None:
+    judged.file("tests/test_unit.py", "def test_unit(): pass\n")
+    before = judged.provider.count
+    for line, said in (
+        ("addopts=--bench-compare=nowhere.json", "nowhere.json: there is no baseline"),
+        ("bench_compare=nowhere.json", "nowhere.json: there is no baseline"),
+        ("bench_save=prompts", "prompts: that is a folder; name a file"),
+        ("bench_save=rubrics/tip-v1.md", "tip-v1.md: not JSON"),
+    ):
+        assert judged.pytest("tests", "evals", "-k", "test_unit", "-o", line).code == 0, line
+        refused = judged.pytest("tests", "evals", "--bench-no-cache", "-o", line)
+        assert (refused.code, said in refused.text, "passed" in refused.out) == (4, True, False), refused.text
+    assert judged.provider.count == before
+
+
 def test_a_session_that_skipped_every_eval_is_no_pass_of_what_others_did(judged: Project) -> None:
     judged.file("evals/test_skipped.py", TEST.replace("@pytest", "@pytest.mark.skip('no key')\n@pytest", 1))
     for options in ((), ("-n", "2"), ("-o", "bench_compare=base.json")):

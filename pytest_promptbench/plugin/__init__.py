@@ -37,11 +37,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _check_options(config: pytest.Config) -> None:
-    """A mistake in an option is said before anything is collected."""
+    """A mistake in an option is said before anything is collected; one in ``addopts`` waits until there are evals."""
     settings = parts.settings(config)
     if not settings.runs_tests:
         config.option.dist, config.option.tx, config.option.numprocesses = "no", [], None
-    if any(options.given(config, name) for name in ("bench_save", "bench_compare", "bench_compare_fail")):
+    if any(options.of_this_session(config, name) for name in ("bench_save", "bench_compare", "bench_compare_fail")):
         from .. import regression
         from ..errors import UsageError
 

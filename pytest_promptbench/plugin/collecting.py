@@ -134,8 +134,8 @@ def begin(session: pytest.Session) -> None:
         return
     ahead = [i.stash[PLANNED].cell for i in session.items if PLANNED in i.stash and not may_skip(i)]
     try:
-        if settings(config).compare is not None:
-            regression.check_tasks(settings(config), list({id(p.task): p.task for p in planned}.values()))
+        regression.check(settings(config))
+        regression.check_tasks(settings(config), list({id(p.task): p.task for p in planned}.values()))
         bench(config).start(planned, ahead)
     except (PromptbenchError, OSError) as error:
         report_mistake(session, _no_home(settings(config).home, error) if isinstance(error, OSError) else error)

@@ -182,9 +182,16 @@ def undone(config: pytest.Config) -> list[str]:
     from ..settings import STEPS
 
     deeds = (*STEPS, "judge_auto", "bench_save", "bench_compare")
-    # What stands neither here nor there stands in a file of arguments: pytest @FILE.
+    return [OPTIONS[name][0] for name in deeds if of_this_session(config, name)]
+
+
+def of_this_session(config: pytest.Config, name: str) -> bool:
+    """Whether this session was started with the option, which the configuration file's ``addopts`` gives to every one.
+
+    What is given and stands in neither of the two stands in a file of arguments: pytest @FILE.
+    """
     always = _flags(config.getini("addopts")) - _flags(typed(config))
-    return [flag for name in deeds if given(config, name) and (flag := OPTIONS[name][0]) not in always]
+    return given(config, name) and OPTIONS[name][0] not in always
 
 
 def _flags(arguments: Iterable[str]) -> set[str]:
