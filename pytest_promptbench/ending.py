@@ -109,12 +109,18 @@ def automatic(judged_: tuple[Judged, ...]) -> Iterator[Line]:
 
 
 def settle(
-    settings: Settings, boards_: tuple[Board, ...], tasks: tuple[Task, ...], *, skipped: bool = False
+    settings: Settings,
+    boards_: tuple[Board, ...],
+    tasks: tuple[Task, ...],
+    *,
+    skipped: bool = False,
+    stopped: bool = False,
 ) -> tuple[int, list[Line]]:
     """Save and compare as asked for: the exit code that follows (0: none), and what to say.
 
     Nothing is compared or saved, and that is not green, where ``boards_`` is empty, as the candidates of ``tasks``
-    could not be read back, and where every eval was ``skipped``, whatever MLflow holds of earlier sessions.
+    could not be read back, and where every eval was ``skipped``, whatever MLflow holds of earlier sessions. A session
+    that was ``stopped`` saves nothing: the scenarios that it has not come to would be gone from the baseline.
     """
     if skipped or not boards_:
         asked = [
@@ -131,7 +137,11 @@ def settle(
             results = regression.compare(settings, boards_, tasks)
             said += regression.lines(results)
             code = max(r.exit_code for r in results)
-        if settings.save is not None and code and regression.compared_with_itself(settings):
+        if settings.save is not None and stopped:
+            said.append(
+                (f"baseline: {settings.save} is not written, as this session was stopped before its end", _WARN)
+            )
+        elif settings.save is not None and code and regression.compared_with_itself(settings):
             kept = f"baseline: {settings.save} stays as it was, since this session did not pass against it; to take "
             said.append((kept + "its scores all the same, give --bench-save without --bench-compare", _WARN))
         elif settings.save is not None:

@@ -74,6 +74,20 @@ def test_a_baseline_is_not_replaced_by_what_has_just_failed_against_it(judged: P
     assert (elsewhere.code, (judged.root / "now.json").exists()) == (1, True), elsewhere.text
 
 
+def test_a_session_that_was_stopped_leaves_the_baseline_alone(judged: Project) -> None:
+    """The verdicts of what it has generated are there, so that its four scenarios would stand for all ten."""
+    before = (judged.root / "base.json").read_text()
+    test = judged.file("evals/test_tips.py", TEST.replace("candidate.text.strip()", "candidate.scenario.id != 's1'"))
+    judged.provider.latency_s = 1.0
+    stop = ("-x", "--bench-no-cache", "--bench-concurrency=1", "--bench-experiment=stopped")
+    stopped = judged.pytest(*stop, "--bench-save=base.json")
+    judged.provider.latency_s = 0.0
+    test.write_text(TEST)
+    assert (stopped.code, "cells were not generated" in stopped.out) == (1, True), stopped.text
+    assert "base.json is not written, as this session was stopped before its end" in stopped.out
+    assert (judged.root / "base.json").read_text() == before
+
+
 def test_what_cannot_be_compared_is_exit_4_and_never_green(judged: Project) -> None:
     rubric = judged.root / "rubrics/tip-v1.md"
     before = rubric.read_text()

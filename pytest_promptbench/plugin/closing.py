@@ -78,7 +78,8 @@ def _settle(session: pytest.Session, exitstatus: int) -> None:
             _settle_nothing(session, exitstatus)
         return
     skipped = isinstance(done, Closing) and not done.seen and exitstatus in _CLEAN
-    code, config.stash[GATE_LINES] = settle(settings(config), done.boards, done.tasks, skipped=skipped)
+    stopped = isinstance(done, Closing) and (exitstatus not in _WENT_THROUGH or done.missing > 0)
+    code, config.stash[GATE_LINES] = settle(settings(config), done.boards, done.tasks, skipped=skipped, stopped=stopped)
     misused = code == pytest.ExitCode.USAGE_ERROR and exitstatus == pytest.ExitCode.TESTS_FAILED
     if code and (exitstatus in _CLEAN or misused):
         session.exitstatus = code
