@@ -160,6 +160,12 @@ def test_once_everything_is_labelled_each_counts_once() -> None:
     assert pair.report.scales[0].bias.value == pytest.approx((4 * 1 + 4 * 4) / 8)
 
 
+def test_a_label_that_no_audit_could_have_drawn_leaves_nothing_out() -> None:
+    drawn = [candidate(i, verdict(ANN, 4), verdict(HAIKU, 3), sampling_probability=0.2 + 0.1 * i) for i in range(4)]
+    (pair,) = report([*drawn, candidate(4, verdict(ANN, 5))]).pairs
+    assert not pair.report.weighted, "the automatic judge has scored four, and all have a label"
+
+
 def test_a_judge_that_is_always_asked_twice_is_not_weighed_by_an_audit() -> None:
     """The automatic judge is asked again before an audit draws; a person sees again some of what was drawn."""
     seen = [

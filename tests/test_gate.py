@@ -29,6 +29,7 @@ from pytest_promptbench.records import (
     Tier,
     Verdict,
 )
+from pytest_promptbench.statistics import minimum_detectable_effect
 
 HALF = (Tolerance(metric="composite", amount=0.5),)
 
@@ -381,6 +382,10 @@ def test_holm_shares_the_five_percent():
     )
     assert alone.comparisons[0].p_adjusted == pytest.approx(2 / 64)
     assert with_other.comparisons[0].p_adjusted == pytest.approx(4 / 64)
+    assert alone.comparisons[0].mde is not None
+    assert with_other.comparisons[0].mde is None, "of two tests, six scenarios can find nothing"
+    worse = [b - a for a, b in zip(lower(0), SCORES, strict=True)]
+    assert with_other.comparisons[1].mde == pytest.approx(minimum_detectable_effect(worse, alpha=0.05 / 2))
     assert (alone.outcome, with_other.outcome) == ("fail", "inconclusive")
 
 

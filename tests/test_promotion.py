@@ -164,6 +164,22 @@ def test_cost_and_latency_stay_within_their_bounds(details: dict[str, float], na
     assert decided(candidates, bounds={name: 3.0}).granted
 
 
+def test_failures_are_compared_as_shares() -> None:
+    def with_failures(mine: int, theirs: int) -> dict[str, str]:
+        failed = [candidate("v2", 100 + i, person=None, error="timeout") for i in range(mine)]
+        failed += [candidate("v1", 100 + i, person=None, error="timeout") for i in range(theirs)]
+        return unmet(decided([*prompt("v1", BASE[:10]), *prompt("v2", better(1.0)), *failed]))
+
+    assert with_failures(4, 2) == {}  # 4 of 24, 2 of 12
+    assert with_failures(5, 2)["failures"].startswith("5 of its 25 generations failed, 2 of the champion's 12")
+
+
+def test_a_lead_whose_interval_reaches_zero_is_refused_whatever_its_p() -> None:
+    lead = [-3.0, -2.0, 6.0, 6.0, 4.0, 6.0, 6.0, 5.0]
+    found = decided([*prompt("v1", [3.0] * 8), *prompt("v2", [3.0 + x for x in lead])])
+    assert re.match(r"\+3\.50 \[-0\.75, \+5\.75\], p = 0\.047 points", unmet(found)["ahead"])
+
+
 def test_an_unknown_price_is_not_held_against_a_prompt() -> None:
     assert decided([*prompt("v1", BASE), *prompt("v2", better(1.0), cost_usd=None)]).granted
 
@@ -179,7 +195,9 @@ def test_an_edited_champion_is_not_the_champion() -> None:
     assert "the champion v1 has no sit-down score in e" in unmet(found)["scenarios"]
 
 
-@pytest.mark.parametrize("twin", [prompt("old", [None] * 20), prompt("old", better(2.0, 10))])
+@pytest.mark.parametrize(
+    "twin", [prompt("old", [None] * 20), prompt("old", better(2.0, 10)), prompt("w", better(2.0, 10))]
+)
 def test_a_champion_under_two_names_is_compared_under_the_one_that_is_scored_most(twin: list[LoggedCandidate]) -> None:
     """Its file was renamed after a run that failed, or that was judged in part."""
     twin = [replace(c, prompt_sha256="sha-v1", error="failed" if c.pending else None) for c in twin]

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, bootstrap, t
+from scipy.stats import binomtest, bootstrap, t, ttest_1samp
 
 from pytest_promptbench import statistics as stats
 from pytest_promptbench.statistics import resampling
@@ -225,6 +225,23 @@ def test_an_order_that_the_common_scenarios_contradict_is_a_tie(rows):
     better = {s: v + 2 + 0.1 * i for i, (s, v) in enumerate(hard.items())}
     filler = [{f"s{i}": 1.0 + i % 3 for i in range(10)}] * (rows - 2)
     assert tied([{**hard, **easy}, better, *filler])[:2] == [1, 1]
+
+
+def test_two_rows_differ_where_students_t_and_bca_both_say_so():
+    d = [3.0, 3.0, 2.0, -2.0, 2.0, 4.0, 1.0, 2.0]
+    boot, a = resampling.bootstrap_means(np.array(d), seed=0), resampling.acceleration(-np.array(d))
+    assert ttest_1samp(d, 0).pvalue < 0.03
+    assert resampling.bca_p_value(float(np.mean(d)), boot, a, n=8) > 0.08
+    assert tied(table([10 + x for x in d], [10.0] * 8)) == [1, 1]
+
+
+def test_pairs_that_do_not_compare_take_no_share_of_the_error_rate():
+    d = np.linspace(-1, 1, 12)
+    d += 2.4 * d.std(ddof=1) / 12**0.5  # p is 0.035: enough for one pair, not for three
+    rows = table((10 + d).tolist(), [10.0] * 12)
+    assert tied(rows) == [1, 2]
+    assert tied([*rows, {"s0": 5.0, "elsewhere": 5.0}])[:2] == [1, 2]
+    assert tied([*rows, {"s0": 12.0, "s1": 6.0}])[:2] == [1, 1]
 
 
 def test_many_rows_are_corrected_for():

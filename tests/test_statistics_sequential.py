@@ -14,6 +14,14 @@ from pytest_promptbench.statistics import BehindTest, earliest_drop
 Draw = Callable[[np.random.Generator], np.ndarray]
 
 
+def test_evidence_is_never_negative_whatever_the_order_of_the_rooms() -> None:
+    for rooms in itertools.permutations([5.0, 0.1, 0.2, 3.0]):
+        test = BehindTest(rooms)
+        for room in rooms:
+            test.update(room, room=room)
+            assert test.wealth >= 0
+
+
 def looks_until(differences: Sequence[float], room: float, *, alpha: float = 0.05) -> int | None:
     """After how many the first side is found to be behind."""
     test = BehindTest([room] * len(differences), alpha=alpha)
