@@ -493,6 +493,11 @@ CASES: list[tuple[str, dict[str, str], list[str]]] = [
         ["models.yaml:2", "'http://h:99999/v1'; it is not an address such as"],
     ),
     (
+        "an address of an embedded model",
+        {"models": "models:\n  a: {model: embedded/x, api_base: 'http://h:8080/v1'}\n"},
+        ["models.yaml:2: models.a.api_base is 'http://h:8080/v1'; it would not be asked", "there write openai/x"],
+    ),
+    (
         "space in an address",
         {"models": "models:\n  a: {model: x, api_base: 'http://h :8080/v1'}\n"},
         ["models.yaml:2", "'http://h :8080/v1'; it is not an address such as"],

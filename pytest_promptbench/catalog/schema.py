@@ -151,6 +151,15 @@ class ModelFile(_Strict):
     timeout: Annotated[float, Field(gt=0)] | None = None
     optional: bool = False
 
+    @field_validator("api_base")
+    @classmethod
+    def _asked_there(cls, address: str | None, info: ValidationInfo) -> str | None:
+        model = str(info.data.get("model"))
+        if model.startswith("embedded/"):
+            there = "openai/" + model.removeprefix("embedded/")
+            raise ValueError(f"would not be asked: the session serves {model} itself; for a server there write {there}")
+        return address
+
 
 class ModelsFile(_Strict):
     models: Annotated[dict[Name, ModelFile], Field(min_length=1)]
