@@ -249,7 +249,7 @@ def test_what_has_a_files_name_and_is_none_is_named(tmp_path: Path, name: str, k
         load_suite(suite, root=tmp_path, environ={})
 
 
-@pytest.mark.parametrize("ending", ["yml", "YAML"])
+@pytest.mark.parametrize("ending", ["yml", "YAML", "yaml.txt", "yml.TXT"])
 def test_a_prompt_of_another_ending_is_not_passed_over(tmp_path: Path, ending: str) -> None:
     write(tmp_path)
     folder = tmp_path / "prompts" / "tip"

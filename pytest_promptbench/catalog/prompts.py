@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from ..records import Message, Prompt, Scenario, sha256
 from .schema import PromptFile, hint, name_problem, validate
 from .template import placeholders, stray
 from .yamlfile import Located, check_open, is_file, parse, read_text
+
+_MEANT = re.compile(r"([^.].*)\.(?:yml|yaml)(?:\.txt)?", re.IGNORECASE | re.DOTALL)
+"""The name of a file whose writer takes it for a prompt."""
 
 
 def load_prompt(file: Path, task: str) -> Prompt:
@@ -34,12 +38,14 @@ def read_prompt(file: Path, task: str) -> tuple[Prompt, Located]:
 def versions(folder: Path) -> Mapping[str, Path]:
     """The prompts of a folder by version, in the order of their names. Hidden files are an editor's, not a prompt.
 
-    CatalogError for a ``.yml`` or ``.YAML``, which its writer takes for one of them, and for a closed folder.
+    CatalogError for a ``.yml``, ``.YAML`` or ``.yaml.txt``, which its writer takes for one of them (Windows hides what
+    its editor puts behind a name), and for a closed folder.
     """
     check_open(folder, os.R_OK | os.X_OK)
     for file in sorted(folder.glob("*")):
-        if file.suffix.lower() in (".yml", ".yaml") and file.suffix != ".yaml" and not file.name.startswith("."):
-            raise CatalogError(f"{file}: a prompt's file ends in .yaml; rename it to {file.stem}.yaml, or take it away")
+        meant = _MEANT.fullmatch(file.name)
+        if meant and file.suffix != ".yaml":
+            raise CatalogError(f"{file}: a prompt's file ends in .yaml; rename it to {meant[1]}.yaml, or take it away")
     return {f.stem: f for f in sorted(folder.glob("*.yaml")) if not f.name.startswith(".") and is_file(f)}
 
 
