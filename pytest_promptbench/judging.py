@@ -210,7 +210,8 @@ def parse_reply(reply: str, rubric: Rubric, output: str, *, cut: bool = False) -
     unknown = sorted(set(data) - set(judged) - {"rationale"})
     if unknown:
         name = unknown[0] if len(unknown[0]) <= 60 else unknown[0][:59] + "…"
-        raise ReplyError(f"it has a key {name!r}, which the rubric does not")
+        why = "a program fills" if any(c.name == name for c in rubric.criteria) else "the rubric does not have"
+        raise ReplyError(f"it has a key {name!r}, which {why}")
     scores: dict[str, Score] = {}
     for c in rubric.criteria:
         scores[c.name] = run_check(c, output) if c.check is not None else _score(data, c)

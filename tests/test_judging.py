@@ -174,8 +174,8 @@ def test_a_valid_reply_becomes_scores_with_checks_filled_in(reply: str) -> None:
         (json.dumps({**GOOD, "depth": 0.6}), "depth is 0.6; it must be a number from 0 to 0.5"),
         (json.dumps({**GOOD, "format_ok": 1}), "format_ok is 1; it must be true or false"),
         (json.dumps({k: v for k, v in GOOD.items() if k != "depth"}), "depth is missing"),
-        (json.dumps({**GOOD, "overlong": False}), "it has a key 'overlong'"),
-        (json.dumps({**GOOD, "bonus": 5}), "it has a key 'bonus'"),
+        (json.dumps({**GOOD, "overlong": False}), "it has a key 'overlong', which a program fills"),
+        (json.dumps({**GOOD, "bonus": 5}), "it has a key 'bonus', which the rubric does not have"),
     ],
 )
 def test_anything_else_is_no_verdict(reply: str, problem: str) -> None:

@@ -65,7 +65,7 @@ def test_a_prompt_that_is_ahead_on_both_tiers_is_promoted() -> None:
     assert (found.winner, found.granted, unmet(found)) == ("v2", True, {})
     names = ["scenarios", "ahead", "labels", "automatic", "judge", "failures", "cost", "latency"]
     assert [c.name for c in found.conditions] == names
-    assert re.search(r"p < 0.001 points .* on 20 scenarios, detectable: 0\.\d\d$", found.conditions[1].found)
+    assert re.search(r" points against v1 on 20 scenarios, p < 0\.001, detectable: 0\.\d\d$", found.conditions[1].found)
     assert found.comparison is not None
     assert found.comparison["mean_difference"] == pytest.approx(1.0)
 
@@ -177,7 +177,7 @@ def test_failures_are_compared_as_shares() -> None:
 def test_a_lead_whose_interval_reaches_zero_is_refused_whatever_its_p() -> None:
     lead = [-3.0, -2.0, 6.0, 6.0, 4.0, 6.0, 6.0, 5.0]
     found = decided([*prompt("v1", [3.0] * 8), *prompt("v2", [3.0 + x for x in lead])])
-    assert re.match(r"\+3\.50 \[-0\.75, \+5\.75\], p = 0\.047 points", unmet(found)["ahead"])
+    assert re.match(r"\+3\.50 \[-0\.75, \+5\.75\] points against v1 on 8 scenarios, p = 0\.047, ", unmet(found)["ahead"])
 
 
 def test_an_unknown_price_is_not_held_against_a_prompt() -> None:

@@ -32,18 +32,17 @@ def against_champion(
                 "and have the same tier judge both",
             )
         ]
-    figures = signed(c.mean_difference)
-    if c.ci:
-        figures += f" [{signed(c.ci[0])}, {signed(c.ci[1])}]"
+    interval = f" [{signed(c.ci[0])}, {signed(c.ci[1])}]" if c.ci else ""
     p = min(1.0, c.p_value * rivals)
-    figures += f", p {p_text(p)}" + (f" as the best of {rivals} rivals" if rivals > 1 else "")
+    chance = f"p {p_text(p)}" + (f" as the best of {rivals} rivals" if rivals > 1 else "")
     ahead = p <= ALPHA and c.ci is not None and c.ci[0] > 0
     return [
         enough_scenarios(c.n, f"the comparison with {champion}", rivals),
         Condition(
             name="ahead",
             met=ahead,
-            found=f"{figures} points against {champion} on {_scenarios(c.n)}, detectable: {detectable(c.mde, c.ci)}",
+            found=f"{signed(c.mean_difference)}{interval} points against {champion} on {_scenarios(c.n)}, {chance}, "
+            f"detectable: {detectable(c.mde, c.ci)}",
             remedy=None if ahead else _more(c, rivals),
         ),
     ]
