@@ -14,6 +14,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -651,10 +652,10 @@ def test_a_home_that_cannot_be_used_is_named(project: Project, workers: str) -> 
 
 
 def test_two_sessions_at_once_share_the_work(project: Project) -> None:
-    project.provider.latency_s = 0.2
-    processes = [project.start("-n", "2"), project.start("-n", "0")]
-    outputs = [p.communicate(timeout=120)[0] for p in processes]
-    assert [p.returncode for p in processes] == [0, 0], "\n".join(outputs)
+    project.provider.latency_s = 2.0  # the one that is ready first still generates when the other one begins
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda workers: project.pytest("-n", workers), ("2", "0")))
+    assert [d.code for d in done] == [0, 0], "\n".join(d.text for d in done)
     assert project.provider.count == 12
     assert len(project.runs()) == 12
 
@@ -1019,12 +1020,9 @@ def test_the_command_that_goes_on_names_the_folder_of_the_evals(project: Project
     (project.root / "evals").rename(project.root / "suites")
     (project.root / "suites" / "test_tips.py").unlink()
     project.file("checks/test_tips.py", TEST.replace("tips.yaml", "../suites/tips.yaml"))
-    done = subprocess.run(
-        project.command("checks", "-k", "s0"), cwd=project.root, env=project.environment(), capture_output=True,
-        text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 pending: pytest checks/ --judge-export packet.json" in done.stdout
+    done = project.python(*project.command("checks", "-k", "s0")[1:])
+    assert done.code == 0, done.text
+    assert "4 pending: pytest checks/ --judge-export packet.json" in done.out
 
 
 def test_the_command_that_goes_on_finds_the_same_project(project: Project) -> None:
@@ -1256,8 +1254,6 @@ def test_without_evals_the_plugin_imports_and_writes_nothing(
 
 
 def run_plain(project: Project, workers: str):  # type: ignore[no-untyped-def]
-    import subprocess
-
     from .project import Result
 
     done = subprocess.run(
@@ -1284,12 +1280,7 @@ def run_plain_in(project: Project) -> str:
     project.file(
         "tests/test_plain.py", "import pytest\n\n@pytest.mark.parametrize('i', range(4))\ndef test_x(i):\n    pass\n"
     )
-    import subprocess
-
-    command = project.command("tests/", "-n", "2", "-v")
-    return subprocess.run(
-        command, cwd=project.root, env=project.environment(), capture_output=True, text=True, check=False, timeout=60
-    ).stdout
+    return project.python(*project.command("tests/", "-n", "2", "-v")[1:]).out
 
 
 # -- judging
