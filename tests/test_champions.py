@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,9 +73,10 @@ def test_the_whole_life_of_a_champion(project: Project) -> None:
         'v1 is champion of tip: version 1 in MLflow, mlflow.genai.load_prompt("prompts:/tip@champion")' in promoted.out
     )
     uri = f"sqlite:///{project.root}/mlflow.db"
-    loaded = subprocess.run([sys.executable, "-c", LOAD, uri], capture_output=True, text=True, check=True)
-    assert "be v1" in loaded.stdout
-    assert "Tip: rain" in loaded.stdout
+    loaded = project.python("-c", LOAD, uri)
+    assert loaded.code == 0, loaded.text
+    assert "be v1" in loaded.out
+    assert "Tip: rain" in loaded.out
 
     again = project.pytest("--bench-promote", "tip", "--bench-promote-policy", "sit-down")
     assert again.code == 0
@@ -109,8 +108,7 @@ def test_the_whole_life_of_a_champion(project: Project) -> None:
     back = project.pytest("--bench-rollback", "tip")
     assert back.code == 0, back.text
     assert "v1 is champion of tip again (version 1 in MLflow); it was v3 (version 2)" in back.out
-    loaded = subprocess.run([sys.executable, "-c", LOAD, uri], capture_output=True, text=True, check=True)
-    assert "be v1" in loaded.stdout
+    assert "be v1" in project.python("-c", LOAD, uri).out
     further = project.pytest("--bench-rollback", "tip")
     assert further.code == 4
     assert "v1 (version 1) is the first champion; there is none to go back to" in further.text

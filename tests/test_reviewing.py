@@ -14,7 +14,7 @@ from pytest_promptbench.packet import item_id
 from pytest_promptbench.tracking.reviews import review_trace
 from pytest_promptbench.tracking.spans import trace_id
 
-from .project import TEST, Project
+from .project import TEST, Project, migrated_database
 from .provider import ScriptedProvider
 from .test_server import server
 from .test_web import Browser, needs_chromium
@@ -50,16 +50,10 @@ def review(
     project: Project, uri: str, experiment: str, answers: list[dict[str, Any]], *, by: list[str] | None = None
 ) -> list[Any]:
     """Answer as a person would in MLflow's pages: feedback on the trace, then the item is complete. ``by`` ann."""
-    import subprocess
-    import sys
-
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, uri, experiment, json.dumps(answers),
-         json.dumps(by or ["ann"] * len(answers))],
-        env=project.environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found: list[Any] = json.loads(done.stdout.splitlines()[-1])
+    said = (json.dumps(answers), json.dumps(by or ["ann"] * len(answers)))
+    done = project.python("-c", SCRIPT, uri, experiment, *said)
+    assert done.code == 0, done.text
+    found: list[Any] = json.loads(done.out.splitlines()[-1])
     return found
 
 
@@ -111,21 +105,22 @@ def take_steps(project: Project, experiment: str, queue: str, *steps: tuple[int,
     (0, "edit", options) has the question about the tone ask for these instead; (0, "add", trace) puts one in, complete,
     and (0, "reopen", trace) has it wait.
     """
-    import subprocess
-    import sys
-
     uri = f"sqlite:///{project.root}/mlflow.db"
-    done = subprocess.run(
-        [sys.executable, "-c", STEPS, uri, experiment, queue, json.dumps(steps)],
-        env=project.environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = project.python("-c", STEPS, uri, experiment, queue, json.dumps(steps))
+    assert done.code == 0, done.text
 
 
-def test_nobodys_answers_become_another_persons_verdict(tmp_path: Path) -> None:
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Of a project whose MLflow is a file in it."""
+    migrated_database(tmp_path / "mlflow.db")
+    return tmp_path
+
+
+def test_nobodys_answers_become_another_persons_verdict(root: Path) -> None:
     """Several people answer on one item; the verdict is of who completed it, from what they answered themselves."""
     with ScriptedProvider() as provider:
-        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=4).write()
+        project = Project(root, provider, models=("haiku",), prompts=("v1",), scenarios=4).write()
         named = ("--bench-experiment", "e")
         assert project.pytest(*named).code == 0
         assert project.pytest("--judge-queue", "q", *named).code == 0
@@ -158,10 +153,10 @@ def test_nobodys_answers_become_another_persons_verdict(tmp_path: Path) -> None:
         assert "applied 1, unchanged 2, still pending 1" in again.out, again.text
 
 
-def test_a_question_that_was_edited_in_mlflow_is_not_read_as_the_rubrics(tmp_path: Path) -> None:
+def test_a_question_that_was_edited_in_mlflow_is_not_read_as_the_rubrics(root: Path) -> None:
     """4 is the best of 0 to 4, and not of 1 to 5."""
     with ScriptedProvider() as provider:
-        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=2).write()
+        project = Project(root, provider, models=("haiku",), prompts=("v1",), scenarios=2).write()
         named = ("--bench-experiment", "e")
         assert project.pytest(*named).code == 0
         assert project.pytest("--judge-queue", "q", *named).code == 0
@@ -176,9 +171,9 @@ def test_a_question_that_was_edited_in_mlflow_is_not_read_as_the_rubrics(tmp_pat
         assert "applied 1, unchanged 0, still pending 1" in project.pytest("--judge-collect", "q", *named).out
 
 
-def test_collecting_again_does_not_bring_back_what_a_person_has_since_revised(tmp_path: Path) -> None:
+def test_collecting_again_does_not_bring_back_what_a_person_has_since_revised(root: Path) -> None:
     with ScriptedProvider() as provider:
-        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=1).write()
+        project = Project(root, provider, models=("haiku",), prompts=("v1",), scenarios=1).write()
         named = ("--bench-experiment", "e")
         assert project.pytest(*named).code == 0
         assert project.pytest("--judge-queue", "q", *named).code == 0
@@ -200,10 +195,10 @@ def test_collecting_again_does_not_bring_back_what_a_person_has_since_revised(tm
         assert run.data.metrics["composite"] == 14, "what she says later still, in MLflow, is her verdict"
 
 
-def test_a_trace_that_others_put_into_a_queue_holds_up_no_other(tmp_path: Path) -> None:
+def test_a_trace_that_others_put_into_a_queue_holds_up_no_other(root: Path) -> None:
     """A queue takes any id: that of a trace which is of something else, or of none."""
     with ScriptedProvider() as provider:
-        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=1).write()
+        project = Project(root, provider, models=("haiku",), prompts=("v1",), scenarios=1).write()
         named = ("--bench-experiment", "e")
         assert project.pytest(*named).code == 0
         assert project.pytest("--judge-queue", "q", *named).code == 0
@@ -218,9 +213,9 @@ def test_a_trace_that_others_put_into_a_queue_holds_up_no_other(tmp_path: Path) 
             assert f"trace {trace} is in the queue and was not put there by --judge-queue" in collected.out
 
 
-def test_who_declined_an_item_is_named_until_somebody_judges_it(tmp_path: Path) -> None:
+def test_who_declined_an_item_is_named_until_somebody_judges_it(root: Path) -> None:
     with ScriptedProvider() as provider:
-        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=2).write()
+        project = Project(root, provider, models=("haiku",), prompts=("v1",), scenarios=2).write()
         named = ("--bench-experiment", "e")
         assert project.pytest(*named).code == 0
         assert project.pytest("--judge-queue", "q", *named).code == 0
@@ -363,9 +358,9 @@ def test_mistakes(tmp_path: Path, server: str, args: list[str], message: str) ->
         assert message in result.text
 
 
-def test_a_queue_holds_what_is_selected_and_is_of_the_selected_suite(tmp_path: Path) -> None:
+def test_a_queue_holds_what_is_selected_and_is_of_the_selected_suite(root: Path) -> None:
     with ScriptedProvider() as provider:
-        project = Project(tmp_path, provider, prompts=("v1",), scenarios=2).write().second_suite()
+        project = Project(root, provider, prompts=("v1",), scenarios=2).write().second_suite()
         weekly = TEST.replace('"tips.yaml"', '"tips.yaml", experiment="weekly"').replace("test_tip", "test_weekly")
         project.file("evals/test_weekly.py", weekly)
         assert project.pytest().code == 0
@@ -379,10 +374,10 @@ def test_a_queue_holds_what_is_selected_and_is_of_the_selected_suite(tmp_path: P
         assert "applied 0, unchanged 0, still pending 4 (2 of them in mine)" in collected.out, collected.text
 
 
-def test_of_an_item_that_stands_in_a_queue_twice_the_later_answers_count(tmp_path: Path) -> None:
+def test_of_an_item_that_stands_in_a_queue_twice_the_later_answers_count(root: Path) -> None:
     """MLflow lets people put a trace of one queue into another, such as their own."""
     with ScriptedProvider() as provider:
-        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=2).write()
+        project = Project(root, provider, models=("haiku",), prompts=("v1",), scenarios=2).write()
         named = ("--bench-experiment", "e")
         assert project.pytest(*named).code == 0
         for queue in ("mine", "other"):
@@ -401,10 +396,10 @@ def test_of_an_item_that_stands_in_a_queue_twice_the_later_answers_count(tmp_pat
         assert [r.data.metrics["tone"] for r in project.runs("e")] == [5, 5]
 
 
-def test_what_a_filled_queue_says_works_on_another_day(tmp_path: Path) -> None:
+def test_what_a_filled_queue_says_works_on_another_day(root: Path) -> None:
     """Reviewing takes days, and a session of today has another experiment than that of the queue."""
     with ScriptedProvider() as provider:
-        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=1).write()
+        project = Project(root, provider, models=("haiku",), prompts=("v1",), scenarios=1).write()
         assert project.pytest("--bench-experiment", "tip-bench-2026-11-20").code == 0
         filled = project.pytest("--judge-queue", "round 1")
         (said,) = [line for line in filled.out.splitlines() if "reviewed: " in line]
