@@ -23,6 +23,7 @@ from pytest_promptbench.locks import LockFile
 from pytest_promptbench.tracking.recorder import Outcome, Recorder, Where
 from pytest_promptbench.tracking.work import WAIT_FOR_OTHERS_S, Work
 
+from .project import migrated_database
 from .test_tracking import failed, logged
 
 
@@ -58,6 +59,7 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
+    migrated_database(tmp_path / "mlflow.db")
     made = Project(tmp_path)
     yield made
     for recorder in made.recorders:
@@ -69,6 +71,7 @@ def scenarios_of(outcome: Outcome) -> list[str]:
 
 
 def test_all_that_was_posted_is_in_mlflow_when_finish_returns(project: Project) -> None:
+    (project.folder / "mlflow.db").unlink()  # the recorder makes it
     recorder = project.recorder("one")
     recorder.start()
     keys = project.post("one", [f"s{i}" for i in range(50)])
@@ -198,6 +201,7 @@ def test_what_a_dead_session_left_has_the_tags_of_the_next_too(project: Project)
 
 
 def test_two_living_sessions_log_a_shared_candidate_once(project: Project) -> None:
+    (project.folder / "mlflow.db").unlink()  # one of them makes it
     recorders = [project.recorder(name) for name in ("one", "two")]
     for recorder in recorders:
         recorder.start()
@@ -366,6 +370,7 @@ def test_a_session_that_is_only_starting_is_left_alone(project: Project) -> None
 
 
 def test_a_recorder_has_its_lock_before_it_imports_anything_slow(project: Project) -> None:
+    (project.folder / "mlflow.db").unlink()
     begun = project.where("a").begun("a")
     begun.parent.mkdir(parents=True)
     project.recorder("a").start()

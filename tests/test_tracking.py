@@ -62,6 +62,7 @@ HOSTILE = "NUL \x00, lone \ud800, \x1b[31mred\x1b[0m, <script>alert(1)</script>,
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> TrackingStore:
     folder = tmp_path_factory.mktemp("mlflow")
+    migrated_database(folder / "mlflow.db")
     store = TrackingStore(f"sqlite:///{folder}/mlflow.db", artifact_root=folder / "mlartifacts")
     store.open()
     return store
@@ -673,8 +674,9 @@ def test_what_is_written_together_is_what_single_calls_write(tmp_path: Path, way
             found.append((info.status, info.run_name, times, data, assessments, files, len(trace.data.spans)))
         return found
 
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        migrated_database(tmp_path / name / "mlflow.db")
     one = TrackingStore(f"sqlite:///{tmp_path}/a/mlflow.db", artifact_root=tmp_path / "a")
     other = TrackingStore(f"sqlite:///{tmp_path}/b/mlflow.db", artifact_root=tmp_path / "b")
     other.runs._store = runs_module._thrifty_store(other.uri, share=False) if way != "the client" else None
@@ -708,6 +710,7 @@ def test_what_is_refused_leaves_nothing_of_what_was_written_together(store: Trac
 
 
 def test_what_mlflow_refuses_of_a_verdict_is_said_once(tmp_path: Path) -> None:
+    migrated_database(tmp_path / "mlflow.db")
     store = TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path)
     store.log([logged().entry("e")])
     (candidate,) = store.read("e")
@@ -727,6 +730,7 @@ def test_what_mlflow_refuses_of_a_verdict_is_said_once(tmp_path: Path) -> None:
 def test_two_sessions_may_bring_one_judges_reply_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, valid: bool
 ) -> None:
+    migrated_database(tmp_path / "mlflow.db")
     store, other = (TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path) for _ in range(2))
     store.log([logged().entry("at once")])
     (c,) = store.read("at once")
