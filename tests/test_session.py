@@ -1201,6 +1201,18 @@ def test_every_option_has_a_key_that_waits_until_it_is_of_use(project: Project) 
     assert (project.root / "evals/out/leaderboard.json").exists(), "paths are relative to the file"
 
 
+def test_addopts_wait_until_they_are_of_use_as_the_keys_do(project: Project) -> None:
+    project.second_suite().file("tests/test_unit.py", "def test_unit(): pass\n")
+    step = "--judge-export=packet.json"
+    for always in ("--judge-auto", "--bench-read", "--judge-collect=queue", "--bench-strict", "--judge-audit=3"):
+        told = project.pytest("evals", step if "audit" not in always else "--bench-read", "-o", f"addopts={always}")
+        assert "MLflow has no experiment" in told.err, told.text  # the step was taken
+    for always in ("--bench-strict", "--judge-reveal", "--bench-compare-fail=composite:1"):
+        assert project.pytest("tests", "evals", "-k", "test_unit", "-o", f"addopts={always}").code == 0, always
+    refused = project.pytest("evals", step, "--judge-auto", "-o", "addopts=--judge-auto")
+    assert (refused.code, "--judge-auto belongs to a session that runs tests" in refused.err) == (4, True), refused.text
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

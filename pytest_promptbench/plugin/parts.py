@@ -91,7 +91,7 @@ def settings(config: pytest.Config) -> Settings:
         try:
             config.stash[SETTINGS] = resolve(
                 lambda name: options.value(config, name),
-                given=lambda name: options.given(config, name),
+                given=lambda name: options.of_this_session(config, name),
                 found_by=options.project(config),
                 root=config.rootpath,
                 cwd=config.invocation_params.dir,
