@@ -300,7 +300,9 @@ class LiteLLMCompleter:
             return TransientError(message, retry_after=_retry_after(error), throttled=True)
         if isinstance(error, kinds.AuthenticationError | kinds.PermissionDeniedError) or status in (401, 403):
             key = model.api_key_env or "the provider's usual variable"
-            return PermanentError(f"{message}; check the key in {key}", whole_model=True)
+            either = status == 403  # which is also how some refuse one text
+            remedy = f"check the key in {key}" + (", or it is this text that is refused" if either else "")
+            return PermanentError(f"{message}; {remedy}", whole_model=True, refused=either)
         if isinstance(error, kinds.NotFoundError) or status == 404:
             what = "the name and api_base" if model.api_base else "the name"
             return PermanentError(f"{message}; check {what} in models.yaml", whole_model=True)

@@ -186,6 +186,21 @@ def test_a_wrong_key_is_asked_about_once_for_the_whole_model(rig: Rig) -> None:
     assert len(completer.asked) == 1
 
 
+def test_a_403_to_a_model_that_has_answered_is_about_one_text(rig: Rig) -> None:
+    """Some providers and routers say so that their moderation will not have it."""
+
+    def act(request: Request, attempt: int) -> None:
+        if "s3" in str(request.messages):
+            raise PermanentError("403", whole_model=True, refused=True)
+
+    completer = ScriptedCompleter(act=act)
+    generator = rig.start(completer, concurrency=1)
+    made = [generator.candidate(cell(f"s{i}")).result(5) for i in (*range(6), 3)]
+    assert [c.error for c in made] == [None, None, None, "403", None, None, "403"]
+    first = rig.start(ScriptedCompleter(act=act), concurrency=1)
+    assert [first.candidate(cell(f"s{i}", model="other")).result(5).error for i in (3, 4)] == ["403", "403"]
+
+
 def test_models_of_one_name_in_two_files_do_not_break_each_other(rig: Rig) -> None:
     def act(request: Request, attempt: int) -> None:
         if request.model.api_base == "http://a/v1":

@@ -177,7 +177,9 @@ def test_failures_are_compared_as_shares() -> None:
 def test_a_lead_whose_interval_reaches_zero_is_refused_whatever_its_p() -> None:
     lead = [-3.0, -2.0, 6.0, 6.0, 4.0, 6.0, 6.0, 5.0]
     found = decided([*prompt("v1", [3.0] * 8), *prompt("v2", [3.0 + x for x in lead])])
-    assert re.match(r"\+3\.50 \[-0\.75, \+5\.75\] points against v1 on 8 scenarios, p = 0\.047, ", unmet(found)["ahead"])
+    assert re.match(
+        r"\+3\.50 \[-0\.75, \+5\.75\] points against v1 on 8 scenarios, p = 0\.047, ", unmet(found)["ahead"]
+    )
 
 
 def test_an_unknown_price_is_not_held_against_a_prompt() -> None:

@@ -61,6 +61,7 @@ class Generator:
         self._jobs: dict[tuple[str, Lane], Job] = {}
         self._queues = Queues(concurrency=limits.concurrency)
         self._broken: dict[Lane, PermanentError] = {}
+        self._answered: set[Lane] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting = 0
         self._unsaved: list[tuple[Job, Answer]] = []
@@ -332,6 +333,7 @@ class Generator:
             job.reserved = self._budget.reserve(request, may_wait=self._stopping is None)
             answer = replace(await self._completer.complete(request), attempts=job.attempts)
             limit.succeeded()
+            self._answered.add(job.lane)
             self._unsaved.append((job, answer))
             self._save()
             return
@@ -350,7 +352,7 @@ class Generator:
         except PermanentError as error:
             self._budget.release(request, error)
             failure = error
-            if error.whole_model:
+            if error.whole_model and not (error.refused and job.lane in self._answered):
                 self._broken.setdefault(job.lane, error)
         except NotGeneratedError as error:
             failure = error
