@@ -12,7 +12,7 @@ from .errors import TrackingError, UsageError
 from .files import replace_file
 from .leaderboard import current_candidates
 from .promotion import PROMOTION_SCHEMA, Policy, Promotion, decide, parse_bound
-from .records import Prompt
+from .records import LoggedCandidate, Prompt
 from .session import Task, by_group, cells_now, where
 from .settings import Settings
 from .steps import StepResult, experiment_of
@@ -25,44 +25,22 @@ def promote(settings: Settings, tasks: Sequence[Task], name: str) -> StepResult:
     The receipt is ``promotion.json`` beside the leaderboard, and an artifact in MLflow where the alias moved. Exit code
     1 for a refusal. UsageError where there is nothing to decide on.
     """
-    mine = [t for t in tasks if t.suite.task == name]
-    if not mine:
-        known = (
-            ", ".join(sorted({t.suite.task for t in tasks})) or "none was collected: name the evals, pytest evals/ ..."
-        )
-        raise UsageError(f"--bench-promote {name}: there is no such task; there are: {known}")
-    groups = by_group(mine)
-    if len(groups) > 1:
-        listed = ", ".join(f"{t.experiment} by {t.suite.rubric.id} ({t.suite.path})" for t in groups.values())
-        raise UsageError(
-            f"--bench-promote {name}: the task has {len(groups)} leaderboards: {listed}. Name the test file of one in "
-            "place of evals/, or the experiment of all with --bench-experiment"
-        )
+    mine = _suites_of(tasks, name)
     policy = Policy(settings.promote_policy)
     store = where(settings).store()
     registry = PromptRegistry(store)
     experiment = experiment_of(store, settings, mine[0], option="--bench-promote")
-    rubric = mine[0].suite.rubric
-    prompts = [p for t in mine for p in t.suite.prompts]
-    now = cells_now(mine, mine[0].experiment, mine[0].suite.group)
-    candidates, _ = current_candidates(store.read(experiment), rubric, task=name, cells_now=now)
-    selected = {m.name for t in mine for m in t.suite.models}, {p.version for p in prompts}
     champion = registry.champion(name)
-    candidates = [
-        c
-        for c in candidates
-        if c.model in selected[0]
-        and (c.prompt in selected[1] or (champion is not None and c.prompt_sha256 == champion.sha256))
-    ]
     decision = decide(
-        candidates,
-        rubric,
+        _rivals(store.read(experiment), mine, champion),
+        mine[0].suite.rubric,
         task=name,
         experiment=experiment,
         champion=None if champion is None else (champion.version, champion.sha256),
         policy=policy,
         bounds=dict(parse_bound(text) for text in settings.promote_within),
     )
+    prompts = [p for t in mine for p in t.suite.prompts]
     prompt = next((p for p in prompts if p.sha256 == decision.winner_sha256), None)
     if decision.granted and not decision.stays and prompt is None:
         raise UsageError(
@@ -77,6 +55,37 @@ def promote(settings: Settings, tasks: Sequence[Task], name: str) -> StepResult:
         )
     registered = settle(registry, decision, prompt, settings.report)
     return _said(decision, registered)
+
+
+def _suites_of(tasks: Sequence[Task], name: str) -> list[Task]:
+    """The collected suites of the task ``name``, which share one leaderboard. UsageError for none, and for several."""
+    mine = [t for t in tasks if t.suite.task == name]
+    if not mine:
+        known = (
+            ", ".join(sorted({t.suite.task for t in tasks})) or "none was collected: name the evals, pytest evals/ ..."
+        )
+        raise UsageError(f"--bench-promote {name}: there is no such task; there are: {known}")
+    groups = by_group(mine)
+    if len(groups) > 1:
+        listed = ", ".join(f"{t.experiment} by {t.suite.rubric.id} ({t.suite.path})" for t in groups.values())
+        raise UsageError(
+            f"--bench-promote {name}: the task has {len(groups)} leaderboards: {listed}. Name the test file of one in "
+            "place of evals/, or the experiment of all with --bench-experiment"
+        )
+    return mine
+
+
+def _rivals(
+    everyone: Sequence[LoggedCandidate], mine: Sequence[Task], champion: Registered | None
+) -> list[LoggedCandidate]:
+    """The candidates that count, of the suites' models and prompts; the champion's also where no file has its text."""
+    task, rubric = mine[0].suite.task, mine[0].suite.rubric
+    now = cells_now(mine, mine[0].experiment, mine[0].suite.group)
+    current, _ = current_candidates(everyone, rubric, task=task, cells_now=now)
+    models = {m.name for t in mine for m in t.suite.models}
+    versions = {p.version for t in mine for p in t.suite.prompts}
+    reigning = None if champion is None else champion.sha256
+    return [c for c in current if c.model in models and (c.prompt in versions or c.prompt_sha256 == reigning)]
 
 
 def settle(registry: PromptRegistry, decision: Promotion, prompt: Prompt | None, folder: Path) -> Registered | None:

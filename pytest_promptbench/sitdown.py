@@ -57,6 +57,30 @@ def export_packet(
     if not selected and settings.shard is None:  # a shard may be empty
         raise UsageError("--judge-export: no promptbench test was selected; name what -k and the like are to leave")
     store = where(settings).store()
+    groups, said = _groups(settings, store, tasks, selected)
+    names = labels([t for t, _ in groups])
+    packets = [_packet(settings, store, task, candidates) for task, candidates in groups]
+    paths = [path] if len(groups) == 1 else [path.with_name(f"{path.stem}-{n}{path.suffix}") for n in names]
+    said += [line for file in paths for line in _keep_scored(file)]
+    for file, made in zip(paths, packets, strict=True):
+        write_packet(file, made.packet)
+    if not any(made.packet["items"] for made in packets):
+        message = f"nothing is pending in {groups[0][0].experiment}; {path} is an empty packet"
+        return StepResult(message=message, lines=tuple(said))
+    audits = [made.audit for made in packets if made.audit is not None]
+    return StepResult(
+        message="\n".join(made.exported_to(file) for file, made in zip(paths, packets, strict=True)),
+        lines=(*said, *(f"audit {a.id}: round {a.round}, seed {a.seed}" for a in audits)),
+    )
+
+
+def _groups(
+    settings: Settings, store: TrackingStore, tasks: Sequence[Task], selected: Collection[tuple[str, ...]]
+) -> tuple[list[tuple[Task, list[LoggedCandidate]]], list[str]]:
+    """What goes into each packet: a task in its experiment, and the candidates that wait, or that an audit draws from.
+
+    Beside them, lines to be said. UsageError where no suite that was asked for ever ran.
+    """
     found: dict[str, list[LoggedCandidate]] = {}
     chosen: list[tuple[Task, list[LoggedCandidate]]] = []
     missing: list[UsageError] = []
@@ -85,21 +109,7 @@ def export_packet(
     if not chosen:
         raise missing[0]
     # A suite that no automatic judge has scored holds no other's audit up.
-    groups = [(t, c) for t, c in chosen if (c if settings.audit is None else auditable(c))] or chosen[:1]
-    names = labels([t for t, _ in groups])
-    packets = [_packet(settings, store, task, candidates) for task, candidates in groups]
-    paths = [path] if len(groups) == 1 else [path.with_name(f"{path.stem}-{n}{path.suffix}") for n in names]
-    said += [line for file in paths for line in _keep_scored(file)]
-    for file, made in zip(paths, packets, strict=True):
-        write_packet(file, made.packet)
-    if not any(made.packet["items"] for made in packets):
-        message = f"nothing is pending in {groups[0][0].experiment}; {path} is an empty packet"
-        return StepResult(message=message, lines=tuple(said))
-    audits = [made.audit for made in packets if made.audit is not None]
-    return StepResult(
-        message="\n".join(made.exported_to(file) for file, made in zip(paths, packets, strict=True)),
-        lines=(*said, *(f"audit {a.id}: round {a.round}, seed {a.seed}" for a in audits)),
-    )
+    return [(t, c) for t, c in chosen if (c if settings.audit is None else auditable(c))] or chosen[:1], said
 
 
 def pending_of(

@@ -42,11 +42,9 @@ AUDITED = "promptbench.audited"
 SAMPLING = "promptbench.sampling_probability"
 MANY = (VERDICT, SECOND_VERDICT, FAILED_VERDICT, AUDIT)
 """The prefixes of which a run may have many tags."""
-
-FAILURE = "failure"
-"""In the record of an answer that waits: the key of its cell's failure."""
 AUTO = "auto/"
 """Prefix of the metrics that an automatic judge's verdict sets."""
+_FAILURE = "failure"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +74,15 @@ class Logged(Record):
         return judged_text(self.rubric.sha256, self.candidate.cell.scenario.vars, self.candidate.outputs)
 
     def entry(self, experiment: str) -> Entry:
-        """To be handed over. ``failure``: the key that the cell's failure has, whose run an answer completes."""
-        failure = {} if self.candidate.failed else {FAILURE: self._key(None)}
+        """To be handed over; see :func:`failure_of`."""
+        failure = {} if self.candidate.failed else {_FAILURE: self._key(None)}
         record = {**self.to_json(), **failure}
         return Entry(experiment=experiment, candidate=self.key, record=record, session=self.session)
+
+
+def failure_of(entry: Entry) -> str | None:
+    """Of an answer: the key that its cell's failure has, whose run it completes."""
+    return entry.record.get(_FAILURE)
 
 
 def judged_text(rubric_sha256: str, context: Mapping[str, Any], outputs: tuple[str, ...]) -> str:

@@ -14,7 +14,7 @@ from ..ledger import HEX, Entry, Ledger
 from ..locks import LockFile
 from ..quiet import without_collections
 from ..records import LoggedCandidate
-from .entry import FAILURE, Logged
+from .entry import Logged, failure_of
 from .recorder import Judgement, Outcome, Where, write_judgements
 
 BATCH = 20
@@ -90,7 +90,7 @@ class Work:
 
         An answer completes that run, and each writer knows of its own runs only, and of those that were there before.
         """
-        keys = [(e.experiment, e.record[FAILURE]) if FAILURE in e.record else None for e in batch]
+        keys = [(e.experiment, failure) if (failure := failure_of(e)) else None for e in batch]
         found = self.ledger.handed_over(self.where.store_name, {key for key in keys if key is not None})
         own = {(e.experiment, e.candidate) for e in batch} | self.refused
         now, ready = time.monotonic(), []
