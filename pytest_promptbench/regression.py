@@ -108,11 +108,13 @@ def save(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task], *, 
     """Write this session's scores as the baseline; other tasks and rubrics in the file stay. Returns what to tell."""
     assert settings.save is not None
     selected = {b.leaderboard.task: _selected(settings, tasks, b.leaderboard.task, saving=True) for b in boards}
-    new = [_of_selected(_snapshot(b, tasks, now), selected[b.leaderboard.task]) for b in boards]
     empty = [b.leaderboard.task for b in boards if all(row.composite is None for row in b.leaderboard.rows)]
     there = read_baseline(settings.save) if settings.save.exists() else ()
-    _check_new(settings.save, new, there)
     by_rubric = {(b.task, b.rubric_sha256): b for b in there}
+    compared = read_baseline(settings.compare) if settings.compare else ()
+    whole = {(b.task, b.rubric_sha256, name) for b in (*compared, *there) for name in _automatic(b)}
+    new = [_of_selected(_saved(b, tasks, now, whole), selected[b.leaderboard.task]) for b in boards]
+    _check_new(settings.save, new, there)
     before = [by_rubric.get((b.task, b.rubric_sha256)) for b in new]
     kept = [_unselected(old, b, selected[b.task]) for old, b in zip(before, new, strict=True)]
     new = [_with_rows(b, rows, old) for b, rows, old in zip(new, kept, before, strict=True)]
@@ -221,10 +223,9 @@ def compare(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task]) 
         task, rubric = board.leaderboard.task, board.leaderboard.rubric
         _check_known(settings.compare, task, known)
         baseline = by_rubric.get((task, rubric.sha256)) or by_name.get((task, rubric.id)) or known[task]
-        automatic = {row.name for row in baseline.rows if row.tier == Tier.AUTO}
         result = evaluate_gate(
             baseline,
-            _snapshot(board, tasks, "", by_automatic=automatic),
+            _snapshot(board, tasks, "", by_automatic=_automatic(baseline)),
             tolerances,
             strict=settings.strict,
             selected=_selected(settings, tasks, task),
@@ -281,6 +282,24 @@ def _snapshot(board: Board, tasks: Sequence[Task], now: str, *, by_automatic: Co
         by_automatic=by_automatic,
         saved_at=now,
     )
+
+
+def _saved(board: Board, tasks: Sequence[Task], now: str, whole: Collection[tuple[str, str, RowName]]) -> Baseline:
+    """A session's scores, to be saved. ``whole``: (task, rubric, row) of those that rested on automatic scores.
+
+    A few labels since do not take the place of these.
+    """
+    plain = _snapshot(board, tasks, now)
+    names = {row.name for row in plain.rows if (plain.task, plain.rubric_sha256, row.name) in whole}
+    both = zip(plain.rows, _snapshot(board, tasks, now, by_automatic=names).rows, strict=True)
+    return dataclasses.replace(
+        plain, rows=tuple(max(rows, key=lambda row: sum(map(bool, row.scores.values()))) for rows in both)
+    )
+
+
+def _automatic(baseline: Baseline) -> set[RowName]:
+    """The rows that rest on automatic scores alone."""
+    return {row.name for row in baseline.rows if row.tier == Tier.AUTO}
 
 
 def lines(results: Iterable[GateResult]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -309,10 +309,19 @@ def test_one_label_does_not_part_a_session_from_its_automatic_baseline(tmp_path:
         assert project.pytest("--judge-auto", "--bench-save=base.json").code == 0
         project.pytest("--judge-export", "packet.json")
         project.score(value=5, only=1)
-        labelled = project.pytest("--judge-apply", "packet.json", "--bench-compare=base.json")
-    assert labelled.code == 0, labelled.text
-    assert "gate of tip: PASS (7 pairs)" in labelled.out
-    assert "by its automatic scores, on which the baseline rests: its 1 sit-down label is left aside" in labelled.out
+        both = ("--bench-compare=base.json", "--bench-save=base.json")
+        applied = ("--judge-apply", "packet.json", "--bench-compare=base.json")
+        for asked in (applied, (*both[:1], "--bench-save=new.json"), ("--bench-compare=new.json",), both, both):
+            labelled = project.pytest(*asked)
+            assert labelled.code == 0, labelled.text
+            assert "gate of tip: PASS (7 pairs)" in labelled.out
+            said = "by its automatic scores, on which the baseline rests: its 1 sit-down label is left aside"
+            assert said in labelled.out
+        project.pytest("--judge-export", "packet.json")
+        project.score(value=5)
+        assert project.pytest("--judge-apply", "packet.json").code == 0
+        assert project.pytest("--bench-save=base.json").code == 0
+    assert json.loads((tmp_path / "base.json").read_text())["suites"][0]["rows"][0]["tier"] == "claude-code"
 
 
 def test_a_baseline_of_the_same_task_by_another_rubric_stays(tmp_path: Path) -> None:
