@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import re
 import secrets
 from pathlib import Path
 
@@ -15,7 +17,7 @@ def replace_file(path: Path, content: str | bytes) -> None:
     another thing that is no file and would be gone; ValueError for a path or text that cannot be.
     """
     data = content.encode() if isinstance(content, str) else content
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if path.exists() and not path.is_dir() and not is_regular(path):
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
     draft = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
@@ -26,6 +28,15 @@ def replace_file(path: Path, content: str | bytes) -> None:
     finally:
         with contextlib.suppress(OSError, ValueError):
             draft.unlink()
+
+
+def is_regular(path: Path) -> bool:
+    """Whether a file is there, under a name of its own.
+
+    ``/dev/stdout`` is none, even where the output goes into a file, as it does while pytest captures it.
+    """
+    names = [path, path.parent / path.readlink()] if path.is_symlink() else [path]
+    return path.is_file() and not any(re.fullmatch(r"/proc/\d+/fd", os.path.realpath(p.parent)) for p in names)
 
 
 def try_folder(folder: Path) -> None:

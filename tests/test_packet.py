@@ -24,6 +24,7 @@ from pytest_promptbench.packet import (
     match_verdicts,
     parse_packet,
     read_packet,
+    set_aside,
     write_packet,
 )
 from pytest_promptbench.records import Criterion, Judge, LoggedCandidate, Rubric, Tier, Verdict, sha256
@@ -300,6 +301,24 @@ def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path, name: str) -> No
         write_packet(tmp_path / name, packet())
     assert (tmp_path / name).is_fifo()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["pipe", "stdout"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="as Linux has it")
+def test_a_stream_that_goes_into_a_file_is_no_file(tmp_path: Path) -> None:
+    """As ``/dev/stdout`` does in every session whose output pytest captures."""
+    (tmp_path / "real.json").write_text("output")
+    with (tmp_path / "real.json").open() as stream:
+        link = tmp_path / "stdout"
+        link.symlink_to(f"/proc/self/fd/{stream.fileno()}")
+        assert link.is_file()
+        assert set_aside(link, tmp_path / "stdout.scored") is None
+        with pytest.raises(PacketError, match=r"stdout: the packet cannot be written: it is no regular file$"):
+            write_packet(link, packet())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["real.json", "stdout"]
+    link.unlink()
+    link.symlink_to("real.json")
+    write_packet(link, packet())
+    assert read_packet(link)["items"]
 
 
 HEAD = '{"schema": "promptbench/packet/1"'

@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 
 from ..errors import PacketError
+from ..files import is_regular
 from .document import parse_packet
 from .file import read_packet
 
@@ -15,7 +16,7 @@ def set_aside(file: Path, aside: Path) -> Path | None:
 
     Where it is now; None where nothing is there that is to be kept. OSError.
     """
-    if not file.is_file() or _is_unscored(file):
+    if not is_regular(file) or _is_unscored(file):
         return None
     numbers = itertools.chain([""], (f"-{i}" for i in itertools.count(2)))
     aside = next(p for n in numbers if not (p := aside.with_name(f"{aside.stem}{n}{aside.suffix}")).exists())
