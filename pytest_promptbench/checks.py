@@ -23,8 +23,13 @@ _SENTENCE_END = re.compile(
 )
 
 
-_POSIX_CLASS = re.compile(r"\[:\^?(?:alnum|alpha|blank|cntrl|digit|graph|lower|print|punct|space|upper|word|xdigit):\]")
-"""What grep and sed know: in Python it is a set of these very letters, so that the check would fail for every text."""
+_POSIX_CLASS = re.compile(
+    r"(?<!\\)\[:\^?(?:alnum|alpha|blank|cntrl|digit|graph|lower|print|punct|space|upper|word|xdigit):\]"
+)
+"""What grep and sed know: in Python it is a set of these very letters, so that the check would fail for every text.
+
+Behind a backslash it is a text.
+"""
 
 
 def _words(text: str) -> int:

@@ -41,6 +41,7 @@ def flag(check: dict[str, Any] | None, *, name: str = "flag", bad: bool = True) 
         ({"not_contains": "AI"}, "ai", "as an AI"),
         ({"not_contains": ["x", "y"]}, "z", "only y"),
         ({"matches": r"^Tip: \w+"}, "Tip: drink", "A Tip: drink"),
+        ({"matches": r"\[:digit:]"}, "class [:digit:]", "d1:"),
         ({"not_matches": r"(?i)sorry"}, "gladly", "I am SORRY"),
         ({"is_json": True}, ' {"a": [1, null]}\n', "{'a': 1}"),
         ({"is_json": True}, "3", "NaN"),
