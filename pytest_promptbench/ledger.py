@@ -191,7 +191,7 @@ class Ledger:
 
         One that waits already, from any session, stays as it is but for the tags, to which this session's are added.
         One that was logged is handed over again, with the run id as a hint: whether MLflow still has it is for the
-        recorder to ask.
+        recorder to ask. It waits from now on, behind what was handed over before.
         """
         created = now()
         entries = list(entries)
@@ -200,7 +200,8 @@ class Ledger:
             self._db.executemany(
                 "INSERT INTO outbox (store, experiment, candidate, state, session, record, created) "
                 "VALUES (?, ?, ?, 'pending', ?, ?, ?) ON CONFLICT DO UPDATE SET "
-                "state = 'pending', session = excluded.session, record = excluded.record WHERE state = 'done'",
+                "state = 'pending', session = excluded.session, record = excluded.record, created = excluded.created "
+                "WHERE state = 'done'",
                 rows,
             )
             for item in entries:

@@ -76,6 +76,17 @@ def test_a_logged_candidate_handed_over_again_comes_with_its_run(ledger: Ledger)
     assert (again.run_id, again.record) == ("run-7", {"text": "c1"})
 
 
+def test_what_is_handed_over_again_waits_from_then_on(ledger: Ledger) -> None:
+    """By when it was first handed over, it would come before a failure that it waits for, and hold that up."""
+    ledger.post(STORE, [entry("answer-1")], session="one")
+    ledger.done(STORE, [(entry("answer-1"), "run-7", None)])
+    ledger._db.execute("UPDATE outbox SET created = 1.0")
+    ledger.post(STORE, [entry("failure-1")], session="two")
+    ledger.post(STORE, [entry("answer-1")], session="two")
+    assert [e.candidate for e in ledger.pending(STORE, ["two"], limit=9)] == ["failure-1", "answer-1"]
+    assert ledger.sessions_waiting(STORE)["two"] > 1.0
+
+
 def tagged(**tags: str) -> Entry:
     return dataclasses.replace(entry(), record={"text": "c1", "tags": tags})
 
