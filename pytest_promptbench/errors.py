@@ -88,7 +88,8 @@ class PermanentError(GenerationError):
     ``whole_model`` is true where no request to this model can succeed (wrong key, unknown model), so that the
     session need not ask again. ``refused`` is true where the provider refused this request for what is in it (HTTP
     400, 413, 422): the same question put otherwise may be answered. Both are where it may be either (HTTP 403): then it
-    is the model that cannot be asked unless it has answered before. ``empty`` is true where it answered with no text.
+    is the model that cannot be asked unless it has answered, or does so in the requests that are on their way.
+    ``empty`` is true where it answered with no text.
     """
 
     def __init__(self, message: str, *, whole_model: bool = False, refused: bool = False, empty: bool = False) -> None:

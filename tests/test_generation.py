@@ -201,6 +201,27 @@ def test_a_403_to_a_model_that_has_answered_is_about_one_text(rig: Rig) -> None:
     assert [first.candidate(cell(f"s{i}", model="other")).result(5).error for i in (3, 4)] == ["403", "403"]
 
 
+@pytest.mark.parametrize("wrong_key", [False, True])
+def test_a_403_before_the_first_answer_waits_for_what_is_on_its_way(rig: Rig, wrong_key: bool) -> None:
+    refusal = PermanentError("403", whole_model=True, refused=True)
+
+    class Moderated(ScriptedCompleter):
+        async def complete(self, request: Request) -> Answer:
+            if "s1" not in str(request.messages):
+                return await super().complete(request)
+            self.asked.append(request)
+            raise refusal  # which takes less time than an answer
+
+    completer = Moderated(latency_s=0.1, act=fail_times(99, refusal) if wrong_key else lambda *_: None)
+    generator = rig.start(completer, concurrency=4)
+    cells = [cell(f"s{i}") for i in range(10)]
+    generator.plan(cells)
+    made = [generator.candidate(c).result(5) for c in cells]
+    assert [c.error for c in made] == (["403"] * 10 if wrong_key else [None, "403", *[None] * 8])
+    assert len(completer.asked) <= (4 if wrong_key else 10)
+    assert not made[9].refused, "it is nothing about this one text"
+
+
 def test_models_of_one_name_in_two_files_do_not_break_each_other(rig: Rig) -> None:
     def act(request: Request, attempt: int) -> None:
         if request.model.api_base == "http://a/v1":

@@ -351,9 +351,7 @@ class Generator:
                 failure = PermanentError(f"{error} (tried {job.attempts} times)")
         except PermanentError as error:
             self._budget.release(request, error)
-            failure = error
-            if error.whole_model and not (error.refused and job.lane in self._answered):
-                self._broken.setdefault(job.lane, error)
+            failure = self._about(error, job)
         except NotGeneratedError as error:
             failure = error
         except LedgerError as error:  # what comes now would be paid for and lost
@@ -371,6 +369,20 @@ class Generator:
             self._queues.delay(job, steady() + again)
         elif lacks_money:
             self._queues.hold(job, steady() + POLL_S)
+
+    def _about(self, error: PermanentError, job: Job) -> PermanentError:
+        """The error, once it is decided whether it is about this one text or about the model, which then is broken."""
+        if error.whole_model and error.refused:
+            limit = self._queues.limit(job)
+            if job.lane in self._answered:
+                return error
+            if limit.in_flight > 1:
+                limit.doubted = True  # those that are on their way will tell
+                return error
+            error = PermanentError(str(error), whole_model=True)
+        if error.whole_model:
+            self._broken.setdefault(job.lane, error)
+        return error
 
     def _leave(self, job: Job) -> None:
         """Make room for the next request: this one is answered and kept, or has failed."""

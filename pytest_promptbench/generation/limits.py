@@ -55,19 +55,24 @@ class RetryPolicy:
 
 
 class AdaptiveLimit:
-    """How many requests may be in flight to one model: additive increase, multiplicative decrease."""
+    """How many requests may be in flight to one model: additive increase, multiplicative decrease.
+
+    ``doubted``: it may be that no request can succeed. Until one does, none starts beside another.
+    """
 
     def __init__(self, ceiling: int, *, decrease: float = 0.8) -> None:
         self.ceiling, self.decrease = float(ceiling), decrease
         self.limit = self.ceiling
         self.in_flight = 0
+        self.doubted = False
         self.resume_at = 0.0
         self._decreased_at = 0.0
 
     def has_room(self, now: float) -> bool:
-        return self.in_flight < max(1, int(self.limit)) and now >= self.resume_at
+        return self.in_flight < (1 if self.doubted else max(1, int(self.limit))) and now >= self.resume_at
 
     def succeeded(self) -> None:
+        self.doubted = False
         self.limit = min(self.ceiling, self.limit + 1.0 / max(1.0, self.limit))
 
     def throttled(self, *, started: float, now: float, retry_after: float | None) -> None:
