@@ -239,10 +239,17 @@ class Ledger:
             for session in sessions:
                 mine = share if session == sessions[0] else HEX
                 rows += self._db.execute(query, (store, session, mine, limit - len(rows)))
-        return [
-            Entry(experiment=r[0], candidate=r[1], record=json.loads(r[2]), session=r[3], run_id=r[4], text=r[2])
-            for r in rows
-        ]
+        return [_entry(*row) for row in rows]
+
+    def entries(self, store: str, keys: Iterable[tuple[str, str]]) -> list[Entry]:
+        """Those among (experiment, candidate) that are not in MLflow yet."""
+        query = (
+            "SELECT experiment, candidate, record, session, run_id FROM outbox "
+            "WHERE store = ? AND experiment = ? AND candidate = ? AND state = 'pending'"
+        )
+        with self._at_work():
+            rows = [self._db.execute(query, (store, *key)).fetchone() for key in keys]
+        return [_entry(*row) for row in rows if row is not None]
 
     def left(self, store: str, session: str, *, share: str = HEX, at_most: int = -1) -> int:
         """How many candidates of a session's share are not in MLflow yet; counts no further than ``at_most``."""
@@ -337,3 +344,14 @@ class Ledger:
         """Within a transaction: a request's money, and the session's total with it, which no request adds up again."""
         rows = [(session, request, usd), (session, ALL, total)]
         self._db.executemany("INSERT OR REPLACE INTO spend VALUES (?, ?, ?)", rows)
+
+
+def _entry(experiment: str, candidate: str, record: str, session: str, run_id: str | None) -> Entry:
+    return Entry(
+        experiment=experiment,
+        candidate=candidate,
+        record=json.loads(record),
+        session=session,
+        run_id=run_id,
+        text=record,
+    )

@@ -21,7 +21,7 @@ import pytest
 from pytest_promptbench.ledger import HEX, Ledger
 from pytest_promptbench.locks import LockFile
 from pytest_promptbench.tracking.recorder import Outcome, Recorder, Where
-from pytest_promptbench.tracking.work import WAIT_FOR_OTHERS_S, Work
+from pytest_promptbench.tracking.work import BATCH, WAIT_FOR_OTHERS_S, Work
 
 from .project import migrated_database
 from .test_tracking import failed, logged
@@ -322,6 +322,19 @@ def test_an_answer_completes_the_run_of_a_failure_that_the_other_writer_has_logg
     found = {c.scenario: c.error for c in first.store.read("e")}
     assert found == dict.fromkeys(["before", "s0", "s1", "s2"]), "and no run of a failure is left"
     assert runs_in(project.folder / "mlflow.db") == 4
+
+
+def test_an_answer_completes_the_run_of_a_failure_that_a_dead_session_left(project: Project) -> None:
+    """As where MLflow was down while the provider was, too. What a dead session left is logged last by itself."""
+    names = [f"s{i}" for i in range(BATCH + 5)]
+    project.ledger.post(project.uri, [failed(name).entry("e") for name in names], session="dead")
+    project.ledger.post(project.uri, [logged(name).entry("e") for name in names], session="one")
+    work = Work(project.where("one"))
+    work.store.open()
+    while work.step():
+        pass
+    assert {c.scenario: c.error for c in work.store.read("e")} == dict.fromkeys(names)
+    assert runs_in(project.folder / "mlflow.db") == len(names), "and no run of a failure is left"
 
 
 def test_a_session_whose_recorder_was_killed_does_not_wait_for_the_end_of_another(project: Project) -> None:

@@ -23,7 +23,7 @@ SECOND_SHARE = HEX[8:]
 ADOPT_EVERY_S = 2.0
 WAIT_FOR_OTHERS_S = 120.0
 WAIT_FOR_FAILURE_S = 60.0
-"""So long an answer waits until the other writer has logged its cell's failure, which MLflow may have refused."""
+"""So long an answer waits until another writer has logged its cell's failure, which MLflow may have refused."""
 STARTING_S = 60.0
 """So long after its first candidate, a session whose recorder has not begun is no longer taken for one that starts."""
 
@@ -86,18 +86,21 @@ class Work:
         return self._behind_failures([e for e in batch if (e.experiment, e.candidate) not in self.refused][:BATCH])
 
     def _behind_failures(self, batch: Sequence[Entry]) -> list[Entry]:
-        """Those of a batch whose cell's failure, in the same session, waits for no other writer; with its run.
+        """Those of a batch whose cell's failure waits for no other writer; with its run, or behind it.
 
         An answer completes that run, and each writer knows of its own runs only, and of those that were there before.
         """
         keys = [(e.experiment, failure) if (failure := failure_of(e)) else None for e in batch]
         found = self.ledger.handed_over(self.where.store_name, {key for key in keys if key is not None})
         own = {(e.experiment, e.candidate) for e in batch} | self.refused
-        now, ready = time.monotonic(), []
+        # Those of a session that crashed come last by themselves.
+        sooner = [key for key, (waits_from, _) in found.items() if waits_from in self.sessions[1:] and key not in own]
+        own.update(sooner)
+        now, ready = time.monotonic(), self.ledger.entries(self.where.store_name, sooner)
         for item, key in zip(batch, keys, strict=True):
             if key in found:
                 waits_from, run_id = found[key]
-                others = waits_from == self.where.session and key not in own
+                others = waits_from is not None and key not in own
                 if others and now - self._seen_at.setdefault(key, now) < WAIT_FOR_FAILURE_S:
                     continue
                 ready.append(dataclasses.replace(item, failure=run_id))
