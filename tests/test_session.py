@@ -488,6 +488,34 @@ def test_cells_that_several_workers_have_hide_none_that_were_not_generated(proje
     assert "stopped: 3 of 6 cells were not generated" in result.out
 
 
+def test_cells_that_a_mark_may_skip_stand_for_none_that_were_not_generated(project: Project) -> None:
+    """The first are not counted among those to be generated, so not among those that were, either."""
+    project.file(
+        "evals/test_tips.py",
+        """
+        import pytest
+
+        @pytest.mark.skipif("False")
+        @pytest.mark.parametrize("prompt", ["v1"])
+        @pytest.mark.promptbench("tips.yaml")
+        def test_maybe(candidate):
+            assert candidate.scenario != "s2"
+
+        @pytest.mark.parametrize("prompt", ["v2"])
+        @pytest.mark.promptbench("tips.yaml")
+        def test_tip(candidate):
+            pass
+        """,
+    )
+    project.provider.latency_s = 0.3
+    result = project.pytest("-x", "-p", "no:randomly", "--bench-concurrency", "1", "--bench-save=base.json")
+    assert result.outcomes() == {"failed": 1, "passed": 2}, result.text
+    made = len([r for r in project.runs() if r.data.params["prompt"] == "v2"])
+    assert made < 6
+    assert f"stopped: {6 - made} of 6 cells were not generated" in result.out
+    assert not (project.root / "base.json").exists()
+
+
 def test_what_a_killed_worker_had_asked_for_is_not_waited_for(project: Project) -> None:
     for scenario in (1, 2):
         project.provider.script(f"situation-{scenario}", Fault(kind="hang"))

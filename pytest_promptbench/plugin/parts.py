@@ -33,7 +33,7 @@ MISUSED: pytest.StashKey[bool] = pytest.StashKey()
 
 PLANNED: pytest.StashKey[Planned] = pytest.StashKey()
 """Of a test: its cell."""
-ABOUT: pytest.StashKey[dict[str, str]] = pytest.StashKey()
+ABOUT: pytest.StashKey[dict[str, str | None]] = pytest.StashKey()
 """Of a test: which candidate it has seen."""
 ERROR: pytest.StashKey[str | None] = pytest.StashKey()
 """Of a test: why there is no candidate."""

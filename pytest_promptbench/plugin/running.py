@@ -31,7 +31,8 @@ def candidate(item: pytest.Item) -> GeneratedCandidate:
     item.stash[ERROR] = made.error  # noted here, since a fixture of the user's may make something else of it
     if not made.unasked:
         key = bench(config).key(planned, made)
-        item.stash[ABOUT] = {"experiment": planned.task.experiment, "candidate": key, "cell": planned.cell.mark}
+        mark = planned.cell.mark if bench(config).expects(planned.cell) else None
+        item.stash[ABOUT] = {"experiment": planned.task.experiment, "candidate": key, "cell": mark}
     return GeneratedCandidate(made)
 
 

@@ -49,6 +49,7 @@ class Bench:
         self._closing = threading.Event()
         self._reporter: threading.Thread | None = None
         self._owners: dict[tuple[str, ...], list[Task]] = {}
+        self._expected: frozenset[str] = frozenset()
         self._told = 0
         self._pid = os.getpid()
 
@@ -219,8 +220,9 @@ class Bench:
         _check_places(settings)
         quiet_environment()
         tasks = merged({id(p.task): p.task for p in planned}.values())
+        self._expected = frozenset(cell.mark for cell in ahead)
         if self._folder.read("plan.json") is None:
-            self._folder.write("plan.json", Plan(tasks=tasks, cells=len({cell.identity for cell in ahead})).to_json())
+            self._folder.write("plan.json", Plan(tasks=tasks, cells=len(self._expected)).to_json())
         self._ledger = Ledger(settings.home / "ledger.sqlite3")
         self._locks = LockFile(settings.home / "locks")
         models = [m for t in tasks for m in t.suite.models]
@@ -295,11 +297,15 @@ class Bench:
                 if self._folder.read("stop.json") is not None:
                     self._generator.halt("the session was stopped")
 
+    def expects(self, cell: Cell) -> bool:
+        """Whether the cell is one of those that are counted: of a test that no mark may skip."""
+        return cell.mark in self._expected
+
     def _tell(self, generator: Generator, progress: Progress) -> None:
         fresh = generator.made(since=self._told)
         self._folder.write(f"progress-{self.settings.worker}.json", progress.to_json())
         if fresh:
-            self._folder.add_made(self.settings.worker, fresh)
+            self._folder.add_made(self.settings.worker, [mark for mark in fresh if mark in self._expected])
             self._told += len(fresh)
 
     def halt(self, reason: str) -> None:

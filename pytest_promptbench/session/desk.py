@@ -91,10 +91,14 @@ class Desk:
         except (PromptbenchError, OSError) as error:
             self._folder.write("embedded.json", {"error": str(error)})
 
-    def ran(self, experiment: str, key: str, cell: str) -> None:
-        """A test has seen this candidate, so at the end it has to be in MLflow. ``cell``: the mark of its cell."""
+    def ran(self, experiment: str, key: str, cell: str | None) -> None:
+        """A test has seen this candidate, so at the end it has to be in MLflow.
+
+        ``cell``: the mark of its cell, where it is one that the plan counts.
+        """
         self._keys.append((experiment, key))
-        self._seen.add(cell)
+        if cell is not None:
+            self._seen.add(cell)
         if self._imports_early and self._imports.ident is None:
             self._imports.start()
 
