@@ -499,7 +499,7 @@ def test_cells_that_a_mark_may_skip_stand_for_none_that_were_not_generated(proje
         @pytest.mark.parametrize("prompt", ["v1"])
         @pytest.mark.promptbench("tips.yaml")
         def test_maybe(candidate):
-            assert candidate.scenario != "s2"
+            assert not candidate.text
 
         @pytest.mark.parametrize("prompt", ["v2"])
         @pytest.mark.promptbench("tips.yaml")
@@ -507,12 +507,12 @@ def test_cells_that_a_mark_may_skip_stand_for_none_that_were_not_generated(proje
             pass
         """,
     )
-    project.provider.latency_s = 0.3
+    project.provider.latency_s = 0.5
     result = project.pytest("-x", "-p", "no:randomly", "--bench-concurrency", "1", "--bench-save=base.json")
-    assert result.outcomes() == {"failed": 1, "passed": 2}, result.text
-    made = len([r for r in project.runs() if r.data.params["prompt"] == "v2"])
-    assert made < 6
-    assert f"stopped: {6 - made} of 6 cells were not generated" in result.out
+    assert result.outcomes() == {"failed": 1}, result.text
+    made = sum("v2" in r["messages"][0]["content"] for r in project.provider.requests)
+    assert 0 < made < 6
+    assert f"stopped: {6 - made} of 6 cells w" in result.out
     assert not (project.root / "base.json").exists()
 
 
