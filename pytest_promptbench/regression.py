@@ -291,6 +291,8 @@ def _saved(board: Board, tasks: Sequence[Task], now: str, whole: Collection[tupl
     """
     plain = _snapshot(board, tasks, now)
     names = {row.name for row in plain.rows if (plain.task, plain.rubric_sha256, row.name) in whole}
+    if not names:
+        return plain
     both = zip(plain.rows, _snapshot(board, tasks, now, by_automatic=names).rows, strict=True)
     return dataclasses.replace(
         plain, rows=tuple(max(rows, key=lambda row: sum(map(bool, row.scores.values()))) for rows in both)

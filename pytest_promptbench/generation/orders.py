@@ -59,8 +59,7 @@ class Orders:
             return
         del self._orders[cell.identity]
         p = self.progress
-        unasked = p.unasked - int(future.result().unasked)
-        self.progress = replace(p, done=p.done - 1, failed=p.failed - 1, unasked=unasked)
+        self.progress = replace(p, done=p.done - 1, failed=p.failed - 1)
 
     def finished(self, job: Job) -> None:
         """A job has its answer or its error: whatever waited for nothing else is complete."""
@@ -97,7 +96,6 @@ class Orders:
             done=p.done + 1,
             failed=p.failed + int(bool(errors)),
             cached=p.cached + int(bool(answers) and all(a.cached for a in answers)),
-            unasked=p.unasked + int(candidate.unasked),
         )
         if candidate.unasked:
             order.future.set_result(candidate)  # there is nothing to log

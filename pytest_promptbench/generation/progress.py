@@ -11,13 +11,12 @@ from ..records import Record
 class Progress(Record):
     """How far a process is. Tokens and US dollars are of answers it paid for itself, cached ones not counted.
 
-    Of the cells that are ``done``, ``failed`` have no answer, and ``unasked`` of those were never asked for.
+    Of the cells that are ``done``, ``failed`` have no answer.
     """
 
     done: int = 0
     failed: int = 0
     cached: int = 0
-    unasked: int = 0
     in_flight: int = 0
     waiting: int = 0
     requests: int = 0
@@ -30,7 +29,6 @@ class Progress(Record):
             done=self.done + other.done,
             failed=self.failed + other.failed,
             cached=self.cached + other.cached,
-            unasked=self.unasked + other.unasked,
             in_flight=self.in_flight + other.in_flight,
             waiting=self.waiting + other.waiting,
             requests=self.requests + other.requests,

@@ -105,6 +105,7 @@ def question(
     names = placeholders([message])
     fence = sha256([loop, message.content, answers, rubric.body])[:12]
     history = ("\nTried before:\n" + "\n".join(f"- {line}" for line in tried) + "\n") if tried else ""
+    mark = _mark(message)
     text = QUESTION.format(
         role=message.role,
         text=message.content,
@@ -114,9 +115,9 @@ def question(
         answers=answers,
         tried=history,
         fence=fence,
-        mark=_mark(message),
+        mark=mark,
     )
-    return (Message(role="system", content=SYSTEM.format(mark=_mark(message))), Message(role="user", content=text))
+    return (Message(role="system", content=SYSTEM.format(mark=mark)), Message(role="user", content=text))
 
 
 def _mark(message: Message) -> str:

@@ -6,13 +6,14 @@ Everything that crosses a process, a file or the network is one of these. They h
 
 from __future__ import annotations
 
-from .generated import REPLY_LIMITS, Answer, Candidate, Cell, Request, Usage, reply_limit
+from .generated import MARK, REPLY_LIMITS, Answer, Candidate, Cell, Request, Usage, reply_limit
 from .judged import Draw, Fingerprint, Judge, LoggedCandidate, Score, Tier, Verdict, composite, mean_scores
 from .record import DuplicateKeyError, Record, canonical_json, is_number, sha256, unique_keys
 from .reported import Leaderboard, Row
 from .written import Criterion, Group, Message, Model, Prompt, Rubric, Scenario, Suite
 
 __all__ = [
+    "MARK",
     "REPLY_LIMITS",
     "Answer",
     "Candidate",

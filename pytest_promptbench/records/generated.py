@@ -11,6 +11,8 @@ from typing import Any
 from .record import Record, plain, sha256
 from .written import Message, Model, Prompt, Scenario
 
+MARK = 16
+"""The length of a cell's mark."""
 REPLY_LIMITS = ("max_tokens", "max_completion_tokens")
 
 
@@ -101,8 +103,8 @@ class Cell(Record):
 
     @cached_property
     def mark(self) -> str:
-        """The first 16 digits of the hash of its identity: what processes tell each other of it."""
-        return sha256(list(self.identity))[:16]
+        """The first digits of the hash of its identity: what processes tell each other of it."""
+        return sha256(list(self.identity))[:MARK]
 
 
 def content_of(cell: str, context_sha256: str) -> str:

@@ -271,6 +271,10 @@ class Bench:
         """The candidate's identity in its experiment."""
         return self._logged(planned.task, candidate).key
 
+    def expects(self, cell: Cell) -> bool:
+        """Whether the cell is one of those that are counted: of a test that no mark may skip."""
+        return cell.mark in self._expected
+
     def _logged(self, task: Task, candidate: Candidate) -> Logged:
         rubric = task.suite.rubric
         checks = {} if candidate.failed else fill_checks(rubric, candidate.outputs)
@@ -296,10 +300,6 @@ class Bench:
                 self._tell(self._generator, self._generator.progress())
                 if self._folder.read("stop.json") is not None:
                     self._generator.halt("the session was stopped")
-
-    def expects(self, cell: Cell) -> bool:
-        """Whether the cell is one of those that are counted: of a test that no mark may skip."""
-        return cell.mark in self._expected
 
     def _tell(self, generator: Generator, progress: Progress) -> None:
         fresh = generator.made(since=self._told)

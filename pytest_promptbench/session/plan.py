@@ -11,12 +11,9 @@ from typing import Any
 
 from ..files import replace_file
 from ..generation import Progress
-from ..records import Cell, Record, Suite
+from ..records import MARK, Cell, Record, Suite
 from ..settings import Settings
 from ..tracking.recorder import Where
-
-MARK = 16
-"""The length of a cell's mark."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +57,18 @@ class Work:
             return
         self._adopted_at = now
         waiting = self.ledger.sessions_waiting(self.where.store_name)
-        self.let_go(but=[session for session in waiting if self._has_more(session)])
-        for session, since in waiting.items():
+        unfinished = {session: since for session, since in waiting.items() if self._has_more(session)}
+        self.let_go(but=unfinished)
+        for session, since in unfinished.items():
             begun = self.where.begun(session)
             starting = begun.parent.exists() and not begun.exists() and time.time() - since < STARTING_S
             if session in self.sessions or starting or not self.locks.is_free(second_lock(session)):
                 continue
-            if self._has_more(session) and self.locks.try_acquire(f"session:{session}"):
+            if self.locks.try_acquire(f"session:{session}"):
                 self.sessions.append(session)
                 self.store.forget()
 
-    def let_go(self, *, but: Sequence[str] = ()) -> None:
+    def let_go(self, *, but: Collection[str] = ()) -> None:
         """Give up the sessions that were taken over. One may live, and its new recorder wait for nothing else."""
         for session in self.sessions[1:]:
             if session not in but:
