@@ -337,6 +337,7 @@ def account(scene: Scene, rerun_failed: str) -> Loss:
         if not children_of(scene.root):
             break
         time.sleep(0.1)
+    left = children_of(scene.root)
     return Loss(
         kind=scene.kind,
         missing=CELLS - len(cells),
@@ -345,8 +346,8 @@ def account(scene: Scene, rerun_failed: str) -> Loss:
         traces=abs(CELLS - traces),
         paid_twice=max(0, sum(asked.values()) - expected - scene.allowed),
         verdicts=CELLS - judged,
-        orphans=len(children_of(scene.root)),
-        note=scene.note or rerun_failed,
+        orphans=len(left),
+        note=scene.note or rerun_failed or "; ".join(left),
     )
 
 
