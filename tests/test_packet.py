@@ -406,6 +406,13 @@ def test_a_packet_that_is_not_there_a_folder_or_too_large_is_named(tmp_path: Pat
     assert read_packet(path, max_bytes=size) == packet()
     with pytest.raises(PacketError, match=rf"the packet is too large; at most {size - 1:,} bytes are read$"):
         read_packet(path, max_bytes=size - 1)
+    write_packet(path, packet(), max_bytes=size)
+    path.unlink()
+    with pytest.raises(
+        PacketError, match=rf"p\.json: the packet would have {size:,} bytes, and at most {size - 1:,} can"
+    ):
+        write_packet(path, packet(), max_bytes=size - 1)
+    assert not path.exists()
 
 
 def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from ..records import DuplicateKeyError, unique_keys
 from .document import check_schema, plain, shown
 
 MAX_BYTES = 200 * 1024 * 1024
-
+MAX_WRITTEN_BYTES = MAX_BYTES * 3 // 4
+"""What is written leaves room for a judge's scores and rationales: a packet must be readable once it is scored."""
 
 _REMEDIES = {
     r"\|(?i:true|false)\b": "write true or false, in small letters",
@@ -33,15 +34,21 @@ class NoJsonError(PacketError):
     """A packet's text is no JSON, or none that can be read."""
 
 
-def write_packet(path: Path, packet: Mapping[str, Any]) -> None:
+def write_packet(path: Path, packet: Mapping[str, Any], *, max_bytes: int = MAX_WRITTEN_BYTES) -> None:
     """Write a packet, making the folder where there is none. A reader sees the old file or the new, never a part.
 
-    PacketError where the place cannot be written to, or the packet holds what JSON cannot.
+    PacketError where the place cannot be written to, or the packet holds what JSON cannot, or more than could be read
+    back.
     """
     try:
         data = _encoded(packet)
     except (TypeError, ValueError, RecursionError) as error:
         raise PacketError(f"{path}: this packet cannot be written as JSON: {error}") from None
+    if len(data) > max_bytes:
+        raise PacketError(
+            f"{path}: the packet would have {len(data):,} bytes, and at most {max_bytes:,} can be brought back with "
+            "scores: export it in parts, with -k, --bench-models or --bench-prompts"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, data)
