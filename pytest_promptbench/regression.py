@@ -287,16 +287,25 @@ def _snapshot(board: Board, tasks: Sequence[Task], now: str, *, by_automatic: Co
 def _saved(board: Board, tasks: Sequence[Task], now: str, whole: Collection[tuple[str, str, RowName]]) -> Baseline:
     """A session's scores, to be saved. ``whole``: (task, rubric, row) of those that rested on automatic scores.
 
-    A few labels since do not take the place of these.
+    A few labels since do not take the place of these. Nor do labels that are too few for a gate ever to fail by them.
     """
+    from .statistics import fewest_pairs  # not at start-up: NumPy
+
     plain = _snapshot(board, tasks, now)
-    names = {row.name for row in plain.rows if (plain.task, plain.rubric_sha256, row.name) in whole}
+    names = {
+        row.name
+        for row in plain.rows
+        if (plain.task, plain.rubric_sha256, row.name) in whole or _scored(row) < fewest_pairs()
+    }
     if not names:
         return plain
     both = zip(plain.rows, _snapshot(board, tasks, now, by_automatic=names).rows, strict=True)
-    return dataclasses.replace(
-        plain, rows=tuple(max(rows, key=lambda row: sum(map(bool, row.scores.values()))) for rows in both)
-    )
+    return dataclasses.replace(plain, rows=tuple(max(rows, key=_scored) for rows in both))
+
+
+def _scored(row: BaselineRow) -> int:
+    """Of how many scenarios there are scores."""
+    return sum(map(bool, row.scores.values()))
 
 
 def _automatic(baseline: Baseline) -> set[RowName]:

@@ -317,6 +317,10 @@ def test_one_label_does_not_part_a_session_from_its_automatic_baseline(tmp_path:
             assert "gate of tip: PASS (7 pairs)" in labelled.out
             said = "by its automatic scores, on which the baseline rests: its 1 sit-down label is left aside"
             assert said in labelled.out
+        assert project.pytest("--bench-save=first.json").code == 0  # where no baseline was
+        first = project.pytest("--bench-compare=first.json")
+        assert "gate of tip: PASS (7 pairs)" in first.out, first.text
+        assert said in first.out
         project.pytest("--judge-export", "packet.json")
         project.score(value=5)
         assert project.pytest("--judge-apply", "packet.json").code == 0
