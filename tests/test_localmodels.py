@@ -91,10 +91,11 @@ def test_one_thread_unless_the_environment_says_else(monkeypatch: pytest.MonkeyP
     assert threads() == 2
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "two", "", "1.5", "²"])
+@pytest.mark.parametrize("value", ["0", "-1", "two", "", "1.5", "²", "1025", "9" * 5000])
 def test_a_wrong_number_of_threads(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROMPTBENCH_LOCAL_THREADS", value)
-    with pytest.raises(UsageError, match=f"^PROMPTBENCH_LOCAL_THREADS is '{value}'; it must be a whole number of"):
+    said = f"^PROMPTBENCH_LOCAL_THREADS is '{value}'; it must be a whole number of threads from 1 to 1024$"
+    with pytest.raises(UsageError, match=said):
         threads()
 
 
@@ -396,6 +397,13 @@ def test_by_hand_an_unknown_model_is_a_usage_error() -> None:
     out = by_hand("llama")
     assert out.returncode == 2
     assert f"there is no embedded model 'embedded/llama'; there is: {SMOLLM2}" in out.stderr
+
+
+@embedded
+def test_by_hand_without_a_standard_input_it_says_why_it_ends() -> None:
+    out = by_hand("smollm2-135m")
+    assert out.returncode == 2
+    assert "standard input is at its end, and the server ends with it" in out.stderr
 
 
 @embedded

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
 import socket
 import sys
 import threading
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     if options.port and (reason := _taken(options.port)):
         parser.error(reason)
+    if _at_end(0):
+        parser.error("standard input is at its end, and the server ends with it: keep it open, as a terminal does")
     announce = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever the engine prints is no announcement
     threading.Thread(target=_end_with_stdin, daemon=True).start()  # before the load: the parent may end meanwhile
@@ -61,6 +64,14 @@ def _taken(port: int) -> str | None:
         except OSError as error:
             return f"cannot listen at 127.0.0.1:{port}: {error.strerror}; name another --port, or none for a free one"
     return None
+
+
+def _at_end(descriptor: int) -> bool:
+    """Whether nothing can come any more: a file or pipe at its end, or none at all."""
+    try:
+        return bool(select.select([descriptor], [], [], 0)[0]) and not os.read(descriptor, 4096)
+    except OSError:
+        return True
 
 
 def _end_with_stdin() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ..errors import UsageError
 
 PREFIX = "embedded/"
 THREADS_ENV = "PROMPTBENCH_LOCAL_THREADS"
+MOST_THREADS = 1024  # with several thousand the engine gives no answer within a minute
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,6 @@ def lacking(name: str) -> str | None:
 def threads() -> int:
     """CPU threads of the server: 1, as more of them starve beside busy workers, unless the environment says else."""
     text = os.environ.get(THREADS_ENV, "1")
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise UsageError(f"{THREADS_ENV} is {text!r}; it must be a whole number of threads from 1")
+    if not (re.fullmatch("[0-9]{1,9}", text) and 1 <= int(text) <= MOST_THREADS):
+        raise UsageError(f"{THREADS_ENV} is {text!r}; it must be a whole number of threads from 1 to {MOST_THREADS}")
     return int(text)
