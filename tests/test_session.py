@@ -849,6 +849,21 @@ def test_mistakes_in_the_marker(project: Project, test: str, message: str) -> No
     assert (result.code, message in result.out) == (2, True), result.text
 
 
+def test_a_marker_that_a_hook_puts_in_front_is_a_mistake_too(project: Project) -> None:
+    """pytest has parametrized the test by the other one before, whose scenarios this suite need not have."""
+    scenarios = "scenarios: [{id: j, vars: {situation: x}}]\n"
+    project.file("evals/jokes.yaml", f"task: tip\nrubric: tip-v1\n{scenarios}")
+    project.file(
+        "evals/conftest.py",
+        "import pytest\n@pytest.hookimpl(tryfirst=True)\ndef pytest_collection_modifyitems(items):\n"
+        "    for item in items:\n        item.add_marker(pytest.mark.promptbench('jokes.yaml'), append=False)\n",
+    )
+    result = project.pytest("--continue-on-collection-errors")
+    assert result.code == 1, result.text
+    assert "the markers promptbench('jokes.yaml') and promptbench('tips.yaml') stand side by side" in result.out
+    assert project.provider.count == 0
+
+
 def test_a_mistake_in_a_file_is_a_collection_error_and_nothing_is_generated(project: Project) -> None:
     project.file("evals/tips.yaml", "task: tip\nrubric: tip-v1\nscenarios: [\n")
     for workers in ("0", "2"):

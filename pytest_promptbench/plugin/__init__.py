@@ -97,7 +97,8 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     if marked or parts.BENCH in config.stash:
         from . import collecting
 
-        collecting.refuse_unspread(session, marked)
+        refused = collecting.refuse_unspread(session, marked)
+        items[:] = [i for i in items if i not in refused]
         if parts.BENCH in config.stash:
             collecting.select(session, items)
 

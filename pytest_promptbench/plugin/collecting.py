@@ -179,19 +179,26 @@ def is_broken(session: pytest.Session) -> bool:
     return found and not config.option.continue_on_collection_errors
 
 
-def refuse_unspread(session: pytest.Session, items: Sequence[pytest.Function]) -> None:
-    """A mistake for each of these tests with the marker that were not parametrized, or not by this marker alone."""
-    refused = set()
+def refuse_unspread(session: pytest.Session, items: Sequence[pytest.Function]) -> set[pytest.Item]:
+    """A mistake for each of these tests with the marker that were not parametrized, or not by this marker alone.
+
+    Returns the latter: which of its suites such a test is to run, nobody knows.
+    """
+    refused: set[pytest.Item] = set()
+    told = set()
     for item in items:
         function = (item.parent, item.originalname)
         if not _is_spread(item):
             report_mistake(session, axes.not_spread(item.nodeid))
-        elif function not in refused:  # which is many tests
-            try:
-                _check_alone(item)
-            except PromptbenchError as error:
-                refused.add(function)
+            continue
+        try:
+            _check_alone(item)
+        except PromptbenchError as error:
+            refused.add(item)
+            if function not in told:  # which is many tests
+                told.add(function)
                 report_mistake(session, error)
+    return refused
 
 
 def _is_spread(item: pytest.Item) -> bool:
