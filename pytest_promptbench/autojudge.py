@@ -143,6 +143,7 @@ class _Open:
     scores: dict[int, dict[str, Score]] = field(default_factory=dict)
     rationales: dict[int, str] = field(default_factory=dict)
     problem: str | None = None
+    invalid: bool = False
     left: int = 0
 
 
@@ -252,6 +253,7 @@ class _Work:
                 again = ask_again(asked.cell, reply.outputs[0], problem)
                 self._send(replace(asked, cell=again, tries=asked.tries + 1))
                 return None
+            about.invalid = True
             return self._failed(asked, f"no valid reply in {TRIES} tries: {problem}")
         about.scores[asked.output] = scores
         about.rationales[asked.output] = rationale
@@ -284,6 +286,7 @@ class _Work:
             judge=judge,
             verdict=verdict,
             problem=about.problem,
+            invalid=about.invalid,
             second=self._second,
         )
 
@@ -292,15 +295,16 @@ class _Work:
 class Judged(Record):
     """What judging some candidates of an experiment came to.
 
-    ``failed`` of them got no valid verdict, the first for the reason ``problem``; ``unavailable`` says why others could
-    not be asked about at all; ``interrupted`` whether that was because somebody ended it. ``before``: how many others
-    it had scored already.
+    ``failed`` of them got no valid verdict, the first for the reason ``problem``; ``invalid`` of those as its replies
+    were none, which are in the cache. ``unavailable`` says why others could not be asked about at all; ``interrupted``
+    whether that was because somebody ended it. ``before``: how many others it had scored already.
     """
 
     judge: str
     experiment: str
     scored: int = 0
     failed: int = 0
+    invalid: int = 0
     problem: str | None = None
     unavailable: str | None = None
     interrupted: bool = False
@@ -360,7 +364,7 @@ def judge_and_write(
     asking again; an interrupt ends it here, after what was judged is written. Raises TrackingError where writing fails.
     """
     changed = {c.run_id: c for c in candidates}
-    scored = failed = 0
+    scored = failed = invalid = 0
     problem = unavailable = None
     batch: list[Judgement] = []
     writing = interrupted = False
@@ -381,6 +385,7 @@ def judge_and_write(
             batch.append(judgement)
             scored += judgement.verdict is not None
             failed += judgement.verdict is None
+            invalid += judgement.invalid
             problem = problem or judgement.problem
             if len(batch) == BATCH:
                 flush()
@@ -397,6 +402,7 @@ def judge_and_write(
         experiment=experiment,
         scored=scored,
         failed=failed,
+        invalid=invalid,
         problem=problem,
         unavailable=unavailable,
         interrupted=interrupted,

@@ -99,11 +99,12 @@ def automatic(judged_: tuple[Judged, ...]) -> Iterator[Line]:
         yield (f"automatic judge {j.judge}: {j.scored} scored in {j.experiment}", {})
         if j.failed:
             none = "NOT JUDGED: none of its verdicts is valid. " if j.useless else ""
-            yield (
-                f"{none}{j.failed} without a valid verdict, which count as unscored; the first: {j.problem}",
-                _LOUD if none else _WARN,
-            )
-            yield ("Its invalid replies are kept. To ask it again: --bench-read --judge-auto --bench-no-cache", _WARN)
+            which = "which counts as unscored" if j.failed == 1 else "which count as unscored; the first"
+            yield (f"{none}{j.failed} without a valid verdict, {which}: {j.problem}", _LOUD if none else _WARN)
+            again = "Its invalid replies are kept. To ask it again: --bench-read --judge-auto --bench-no-cache"
+            if not j.invalid:  # a refusal is not kept
+                again = "To ask it again: --bench-read --judge-auto"
+            yield (again, _WARN)
         if j.unavailable:
             yield (f"NOT JUDGED: {j.unavailable}", _LOUD)
 

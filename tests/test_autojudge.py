@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from pytest_promptbench.autojudge import JudgeUnavailableError, judge_candidates, unscored
+from pytest_promptbench.autojudge import Judged, JudgeUnavailableError, judge_candidates, unscored
 from pytest_promptbench.catalog.rubric import load_rubric
+from pytest_promptbench.ending import automatic
 from pytest_promptbench.errors import TrackingError
 from pytest_promptbench.localmodels import installed
 from pytest_promptbench.records import Answer, Candidate, Cell, LoggedCandidate, Model, Rubric, Suite
@@ -191,6 +192,28 @@ def test_what_a_judge_of_others_refuses_is_no_outage_in_the_next_session_either(
             assert f"automatic judge judge: {scored} scored" in result.out
             assert "2 without a valid verdict, which count as unscored; the first: model judge" in result.out
             assert "NOT JUDGED" not in result.out
+            assert "To ask it again: --bench-read --judge-auto\n" in result.out, "no reply is kept that would stand"
+            assert "replies are kept" not in result.out
+
+
+@pytest.mark.parametrize(
+    ("failed", "invalid", "said"),
+    [
+        (1, 1, ["1 without a valid verdict, which counts as unscored: why", "Its invalid replies are kept."]),
+        (2, 1, ["2 without a valid verdict, which count as unscored; the first: why", "Its invalid replies are kept."]),
+        (
+            1,
+            0,
+            ["1 without a valid verdict, which counts as unscored: why", "To ask it again: --bench-read --judge-auto"],
+        ),
+    ],
+)
+def test_what_got_no_verdict_is_said_with_what_asks_again(failed: int, invalid: int, said: list[str]) -> None:
+    judged = Judged(judge="j", experiment="e", scored=5, failed=failed, invalid=invalid, problem="why")
+    lines = [line for line, _ in automatic((judged,))][1:]
+    assert len(lines) == len(said)
+    assert all(line.startswith(start) for line, start in zip(lines, said, strict=True)), lines
+    assert ("--bench-no-cache" in lines[-1]) is bool(invalid)
 
 
 def test_a_judge_without_one_valid_verdict_is_no_pass(tmp_path: Path) -> None:

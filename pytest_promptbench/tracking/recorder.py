@@ -73,7 +73,8 @@ class Outcome(Record):
 class Judgement(Record):
     """What an automatic judge said of a candidate: a verdict, or the ``problem`` with its replies.
 
-    ``second``: it saw the candidate once more, which shows how well it agrees with itself.
+    ``invalid``: there were replies, none of them a valid verdict. ``second``: it saw the candidate once more, which
+    shows how well it agrees with itself.
     """
 
     candidate: LoggedCandidate
@@ -81,6 +82,7 @@ class Judgement(Record):
     judge: Judge
     verdict: Verdict | None = None
     problem: str | None = None
+    invalid: bool = False
     second: bool = False
 
 
