@@ -687,3 +687,23 @@ def test_automatic_judges_that_scored_a_part_each_are_named() -> None:
     assert any("strict they are: pytest evals/ --bench-read --judge-auto has" in note for note in notes(mixed))
     whole = board(candidate("s1", first, second), candidate("s2", first, second))
     assert not any("automatic judges" in note for note in notes(whole))
+
+
+def test_a_row_that_the_automatic_judge_has_scored_in_part_is_named() -> None:
+    """Its replies about the others were no verdicts; ``judged`` counts the sit-down tier alone."""
+
+    def said(*candidates: LoggedCandidate) -> list[str]:
+        return [note for note in notes(board(*candidates)) if "without an automatic score" in note]
+
+    scored = judged(5, AUTO)
+    whole = [candidate(s, scored) for s in ("s1", "s2")]
+    part = [candidate("s1", scored, prompt="v2"), candidate("s2", prompt="v2")]
+    assert said(*whole) == []
+    assert said(*whole, *part) == [
+        "1 candidate without an automatic score counts in no automatic figure: m x v2 has 1 of 2."
+    ]
+    assert said(*whole, candidate("s3", error="429")) == [], "a failure has no text to score"
+    assert said(*whole, candidate("s1", prompt="v3")) == [], "a row without any has none to be misread"
+    assert said(candidate("s1", scored, judged(4)), candidate("s2", judged(4))), "the figure under auto"
+    many = [candidate(s, *([scored] if s == "s1" else []), model=f"m{i}") for i in range(5) for s in ("s1", "s2")]
+    assert said(*many)[0].endswith("m0 x v1 has 1 of 2, m1 x v1 has 1 of 2, m2 x v1 has 1 of 2, and 2 rows more.")

@@ -74,6 +74,7 @@ class RowTable:
             by_tier={tier.value: found for tier, found in by_tier.items()},
             calibrated=calibrated,
             estimated=estimated,
+            auto_judged=sum(automatic_score(of_tiers) is not None for _, of_tiers in scored),
         )
 
     def _criteria(self, counting: Sequence[tuple[LoggedCandidate, Verdict]], rubric: Rubric) -> dict[str, float | None]:

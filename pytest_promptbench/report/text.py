@@ -12,6 +12,9 @@ from typing import Final
 from ..records import Leaderboard, Row
 from ..scores import judges_in_words
 
+NAMED = 3
+"""So many rows one sentence below a leaderboard names."""
+
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 _INVISIBLE = (
     *range(0x80, 0xA0),  # C1 controls, among them the one-byte CSI
@@ -177,6 +180,7 @@ def notes(lb: Leaderboard) -> list[str]:
             f"{len(lb.automatic_judges)} automatic judges ({names}) have scored a part each, and may differ in how "
             f"strict they are: {_pytest(lb)} --bench-read --judge-auto has the suite's own score the rest."
         )
+    found += _of_a_part(lb)
     if failed:
         found.append(f"{plural(failed, 'generation')} failed and {'is' if failed == 1 else 'are'} not scored.")
     if lb.superseded:
@@ -186,6 +190,27 @@ def notes(lb: Leaderboard) -> list[str]:
             "generated anew from changed files since."
         )
     return found
+
+
+def _of_a_part(lb: Leaderboard) -> list[str]:
+    """Rows of which the automatic judge has scored a part, as where its replies were invalid.
+
+    Else nothing says so: ``judged`` counts the sit-down tier alone.
+    """
+    rows = [row for row in lb.rows if 0 < row.auto_judged < row.candidates - row.failed]
+    if not rows:
+        return []
+    left = sum(row.candidates - row.failed - row.auto_judged for row in rows)
+    some = [
+        f"{visible(row.model)} x {visible(row.prompt)} has {row.auto_judged} of {row.candidates - row.failed}"
+        for row in sorted(rows, key=lambda row: row.auto_judged / (row.candidates - row.failed))
+    ]
+    more = f", and {plural(len(some) - NAMED, 'row')} more" if len(some) > NAMED else ""
+    counts = "counts" if left == 1 else "count"
+    return [
+        f"{plural(left, 'candidate')} without an automatic score {counts} in no automatic figure: "
+        f"{', '.join(some[:NAMED])}{more}."
+    ]
 
 
 def _pytest(lb: Leaderboard) -> str:
