@@ -707,3 +707,18 @@ def test_a_row_that_the_automatic_judge_has_scored_in_part_is_named() -> None:
     assert said(candidate("s1", scored, judged(4)), candidate("s2", judged(4))), "the figure under auto"
     many = [candidate(s, *([scored] if s == "s1" else []), model=f"m{i}") for i in range(5) for s in ("s1", "s2")]
     assert said(*many)[0].endswith("m0 x v1 has 1 of 2, m1 x v1 has 1 of 2, m2 x v1 has 1 of 2, and 2 rows more.")
+
+
+def test_a_judge_that_is_one_of_the_models_is_named_while_its_verdicts_decide() -> None:
+    def said(*candidates: LoggedCandidate) -> list[str]:
+        return [note for note in notes(board(*candidates)) if "favour" in note]
+
+    scored = judged(5, AUTO, by="haiku")
+    own, other = candidate("s1", scored, model="haiku"), candidate("s1", scored, model="local")
+    (note,) = said(own, other)
+    assert note.startswith("haiku has judged its own texts beside others', and models tend to favour their own")
+    assert said(own, candidate("s1", scored, model="haiku", prompt="v2")) == [], "nobody else stands beside it"
+    assert said(other, candidate("s1", scored, model="gpt")) == []
+    label = judged(4, HUMAN)
+    labelled = [candidate("s1", scored, label, model=model) for model in ("haiku", "local")]
+    assert said(*labelled) == [], "a person decides"

@@ -181,6 +181,7 @@ def notes(lb: Leaderboard) -> list[str]:
             f"strict they are: {_pytest(lb)} --bench-read --judge-auto has the suite's own score the rest."
         )
     found += _of_a_part(lb)
+    found += _of_its_own(lb)
     if failed:
         found.append(f"{plural(failed, 'generation')} failed and {'is' if failed == 1 else 'are'} not scored.")
     if lb.superseded:
@@ -210,6 +211,20 @@ def _of_a_part(lb: Leaderboard) -> list[str]:
     return [
         f"{plural(left, 'candidate')} without an automatic score {counts} in no automatic figure: "
         f"{', '.join(some[:NAMED])}{more}."
+    ]
+
+
+def _of_its_own(lb: Leaderboard) -> list[str]:
+    """Judges that stand among the models, where the automatic tier decides: beside others, their own rows may gain."""
+    judges = set(lb.automatic_judges)
+    own = sorted({row.model for row in lb.rows if row.tier == "auto" and row.model in judges})
+    if not own or {row.model for row in lb.rows} <= set(own):
+        return []
+    its = "its own texts" if len(own) == 1 else "their own texts"
+    have = "has" if len(own) == 1 else "have"
+    return [
+        f"{visible(', '.join(own))} {have} judged {its} beside others', and models tend to favour their own: an audit "
+        "(--judge-audit) tells."
     ]
 
 
