@@ -103,6 +103,25 @@ def test_a_weight_is_as_many_candidates_but_is_counted_once():
         _same(getattr(one.flags[0], name), getattr(many.flags[0], name))
 
 
+def test_equal_weights_are_a_plain_sample_also_in_alpha():
+    """As an audit that drew all of its labels at random gives them; the report says that nothing was weighed."""
+    a, b = (1.0, 2.0, 3.0, 5.0, 4.0), (2.0, 2.0, 5.0, 4.0, 4.0)
+
+    def measured(weight: float) -> stats.AgreementReport:
+        pairs = [
+            stats.RatedPair(scenario=f"s{i}", a={"relevance": x}, b={"relevance": y}, weight=weight)
+            for i, (x, y) in enumerate(zip(a, b, strict=True))
+        ]
+        return stats.measure_agreement(pairs, [SCALE])
+
+    found = measured(24 / 9)
+    assert not found.weighted
+    assert found == measured(1.0)
+    assert found.scales[0].alpha.value == pytest.approx(
+        krippendorff.alpha(np.array([a, b]), level_of_measurement="ordinal", value_domain=[1, 2, 3, 4, 5])
+    )
+
+
 def _same(a: stats.Estimate, b: stats.Estimate) -> None:
     assert a.value == pytest.approx(b.value)
     assert a.ci == pytest.approx(b.ci)

@@ -129,6 +129,9 @@ def measure_agreement(
     weight = np.array([pair.weight for pair in pairs], dtype=np.float64)
     if not (np.isfinite(weight) & (weight > 0)).all():
         raise ValueError("a weight is not a positive number: give 1 / the probability of each candidate")
+    weighted = bool(len(pairs)) and bool(np.ptp(weight) > 0)
+    if not weighted:  # alpha alone depends on how many there are: of a plain sample, that is how many were scored
+        weight[:] = 1.0
     common = np.zeros(len(pairs), dtype=bool)
     for criterion in criteria:
         x, y = (
@@ -151,7 +154,7 @@ def measure_agreement(
         candidates=int(common.sum()),
         scenarios=len(np.unique(scenario[common])),
         level=level,
-        weighted=bool(len(pairs)) and bool(np.ptp(weight) > 0),
+        weighted=weighted,
         scales=tuple(scales),
         flags=tuple(flags),
     )
