@@ -319,6 +319,13 @@ def test_smaller_tables_break_no_word_and_no_figure(width: int, color: bool) -> 
         assert words <= {word.rstrip(",") for word in text.split()}
 
 
+def test_a_row_that_is_written_out_names_no_figure_that_it_has_not() -> None:
+    head = ("model", "prompt", "difference", "95 %", "p", "tier", "scenarios", "detectable")
+    row = ("haiku", "v3-few-shot", "-2.00", "", "1.000", "claude-code", "1", "none: too few pairs")
+    text = terminal.render_tables([Table(title="t", note="", head=head, rows=(row,), names=2)], width=50, color=False)
+    assert "difference -2.00, p 1.000, tier claude-code," in text
+
+
 def test_columns_give_way_in_the_stated_order() -> None:
     def columns(width: int) -> set[str]:
         text = terminal.render_leaderboard(board(), width=width, color=False)

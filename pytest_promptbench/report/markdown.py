@@ -33,7 +33,7 @@ def render_leaderboard(lb: Leaderboard, agreement: Agreement | None = None) -> s
     else:
         lines.append("No candidates yet.")
     pending = sum(row.pending for row in lb.rows)
-    remarks = [f"{pending} pending: {_code(export_command(lb))}"] if pending else []
+    remarks = [f"{pending:,} pending: {_code(export_command(lb))}"] if pending else []
     remarks += [markdown_cell(note) for note in notes(lb)]
     if remarks:
         lines += ["", *(f"- {remark}" for remark in remarks)]

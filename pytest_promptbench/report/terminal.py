@@ -85,7 +85,7 @@ def render_leaderboard(lb: Leaderboard, *, width: int, color: bool) -> str:
         say("no candidates yet")
     pending = sum(row.pending for row in lb.rows)
     if pending:
-        say(f"{pending} pending: {export_command(lb)}", "yellow")
+        say(f"{pending:,} pending: {export_command(lb)}", "yellow")
     for note in notes(lb):
         say(note, "dim")
     return _printed(console)
@@ -119,7 +119,7 @@ def render_tables(tables: Sequence[Table], *, width: int, color: bool) -> str:
         else:
             for row in rows:
                 figures = zip(table.head[table.names :], row[table.names :], strict=True)
-                said = ", ".join(f"{title} {cell}" for title, cell in figures)
+                said = ", ".join(f"{title} {cell}" for title, cell in figures if cell)
                 console.print(Text(" x ".join(row[: table.names]), overflow="fold"), highlight=False)
                 console.print(Padding(Text(said, overflow="fold"), (0, 0, 0, 2)), highlight=False)
         if left:
