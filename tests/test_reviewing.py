@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from pytest_promptbench.catalog.rubric import load_rubric
 from pytest_promptbench.packet import item_id
-from pytest_promptbench.tracking.reviews import review_trace
+from pytest_promptbench.tracking.reviews import ReviewItem, ReviewQueues, review_trace
 from pytest_promptbench.tracking.spans import trace_id
 
 from .project import TEST, Project, migrated_database
@@ -372,6 +373,29 @@ def test_a_queue_holds_what_is_selected_and_is_of_the_selected_suite(root: Path)
         assert "2 pending candidates of tip-bench-" in filled.out
         collected = project.pytest("--judge-collect", "mine", "-k", "not (joke or weekly)")
         assert "applied 0, unchanged 0, still pending 4 (2 of them in mine)" in collected.out, collected.text
+
+
+def test_the_order_of_a_queue_does_not_tell_models_apart(root: Path) -> None:
+    """MLflow shows items by when they were added, 100 at once, and traces by their time."""
+    project = Project(root, ScriptedProvider(), models=("haiku", "local"), prompts=("v1",), scenarios=1).write()
+    rubric = load_rubric(project.root / "rubrics/tip-v1.md")
+    store = project.store
+    store.open()
+    store.client.create_experiment("e")
+    generated = [f"{model} {n}" for model in ("haiku", "local") for n in range(60)]  # as they were started
+    items = [ReviewItem(item=item_id(t), output=0, context={}, text=t) for t in generated]
+    queues = ReviewQueues(store)
+    queues.fill("e", "q", items, rubric)
+    experiment = store.experiment("e")
+    assert experiment is not None
+    queue = queues._find(experiment, "q")
+    added = [i.item_id for i in queues._items(queues._module(), queue.queue_id)]
+    text = {review_trace("e", "q", i.item, i.output): i.text for i in items}
+    assert set(added) == set(text)
+    assert {text[t].split()[0] for t in added[:20]} == {"haiku", "local"}, "the 20 that were added last"
+    spans = {t: store.client.get_trace(t).data.spans[0].start_time_ns for t in added}
+    by_time = [text[t] for t in sorted(spans, key=lambda t: spans[t])]
+    assert {t.split()[0] for t in by_time[:20]} == {t.split()[0] for t in by_time[-20:]} == {"haiku", "local"}
 
 
 def test_of_an_item_that_stands_in_a_queue_twice_the_later_answers_count(root: Path) -> None:

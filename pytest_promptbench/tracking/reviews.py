@@ -74,7 +74,7 @@ class ReviewQueues:
         """Put these items into the queue, which is made if there is none. What is there already stays as it is.
 
         A trace is written for an item that is not in the queue yet, and for no other: what a reviewer has before them
-        does not change.
+        does not change. Their order says nothing about where the texts came from.
         """
         reviews = self._module()
         experiment_id = self._experiment_id(experiment)
@@ -92,9 +92,9 @@ class ReviewQueues:
                 )
             else:
                 there = {item.item_id for item in self._items(reviews, found.queue_id)}
-            fresh = {
-                trace: i for i in items if (trace := review_trace(experiment, queue, i.item, i.output)) not in there
-            }
+            all_of_it = ((review_trace(experiment, queue, i.item, i.output), i) for i in items)
+            # By their hashes: pages show items and traces by time, and as generated each model's stand together.
+            fresh = {t: i for t, i in sorted(all_of_it, key=lambda one: one[0]) if t not in there}
             if fresh:
                 self._store.traces.log_spans(experiment_id, [_span(t, i, rubric) for t, i in fresh.items()])
                 ids = list(fresh)
