@@ -722,3 +722,19 @@ def test_a_judge_that_is_one_of_the_models_is_named_while_its_verdicts_decide() 
     label = judged(4, HUMAN)
     labelled = [candidate("s1", scored, label, model=model) for model in ("haiku", "local")]
     assert said(*labelled) == [], "a person decides"
+
+
+def test_rows_that_share_no_scenario_with_the_first_are_one_sentence_which_is_true() -> None:
+    """A person who judged a few of each at random: all of it is on one scale."""
+
+    def said(rows: int) -> str:
+        seen = [candidate(f"s{i}", judged(5 - i % 2, HUMAN), model=f"m{i}") for i in range(rows)]
+        (note,) = [note for note in notes(board(*seen)) if "not compared" in note]
+        return note
+
+    why = "with the first row: no tier of judges has scored a scenario"
+    assert said(2) == f"m1 x v1 is not compared {why} of both, so their order says nothing."
+    assert said(6) == (
+        f"m2 x v1, m4 x v1, m1 x v1, and 2 rows more are not compared {why} of theirs and of its, "
+        "so their order says nothing."
+    )

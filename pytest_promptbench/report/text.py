@@ -168,12 +168,13 @@ def notes(lb: Leaderboard) -> list[str]:
             "An estimate without an interval has labels of one scenario only, or of scenarios that stand for too "
             "unequal shares of all."
         )
-    found += [
-        f"{visible(c['model'])} x {visible(c['prompt'])} is not compared with the first row: no tier of judges has "
-        "scored a scenario of both. They share no scale, so their order says nothing."
-        for c in lb.comparisons
-        if c["tier"] is None
-    ]
+    alone = [f"{visible(c['model'])} x {visible(c['prompt'])}" for c in lb.comparisons if c["tier"] is None]
+    if alone:
+        are, both = ("is", "of both") if len(alone) == 1 else ("are", "of theirs and of its")
+        found.append(
+            f"{_first_of(alone)} {are} not compared with the first row: no tier of judges has scored a scenario "
+            f"{both}, so their order says nothing."
+        )
     if len(lb.automatic_judges) > 1:
         names = visible(judges_in_words(lb.automatic_judges))
         found.append(
@@ -206,12 +207,15 @@ def _of_a_part(lb: Leaderboard) -> list[str]:
         f"{visible(row.model)} x {visible(row.prompt)} has {row.auto_judged} of {row.candidates - row.failed}"
         for row in sorted(rows, key=lambda row: row.auto_judged / (row.candidates - row.failed))
     ]
-    more = f", and {plural(len(some) - NAMED, 'row')} more" if len(some) > NAMED else ""
     counts = "counts" if left == 1 else "count"
     return [
-        f"{plural(left, 'candidate')} without an automatic score {counts} in no automatic figure: "
-        f"{', '.join(some[:NAMED])}{more}."
+        f"{plural(left, 'candidate')} without an automatic score {counts} in no automatic figure: {_first_of(some)}."
     ]
+
+
+def _first_of(rows: Sequence[str]) -> str:
+    more = f", and {plural(len(rows) - NAMED, 'row')} more" if len(rows) > NAMED else ""
+    return ", ".join(rows[:NAMED]) + more
 
 
 def _of_its_own(lb: Leaderboard) -> list[str]:
