@@ -205,7 +205,7 @@ def parse_reply(reply: str, rubric: Rubric, output: str, *, cut: bool = False) -
     Takes a JSON object alone, or the only one of a text, as models without structured output write it. ``cut``: the
     reply was broken off at max_tokens.
     """
-    data = _only_object(reply, cut=cut)
+    data = _only_object(reply, output, cut=cut)
     judged = {c.name: c for c in rubric.judged}
     unknown = sorted(set(data) - set(judged) - {"rationale"})
     if unknown:
@@ -219,8 +219,11 @@ def parse_reply(reply: str, rubric: Rubric, output: str, *, cut: bool = False) -
     return scores, rationale if isinstance(rationale, str) else ""
 
 
-def _only_object(reply: str, *, cut: bool) -> Mapping[str, Any]:
+def _only_object(reply: str, judged: str, *, cut: bool) -> Mapping[str, Any]:
     """The one JSON object of a reply, whatever stands around it: a fence, a sentence, braces of prose.
+
+    One that stands word for word in what is ``judged`` is a quotation of it, and no reply: a text may hold a verdict on
+    itself, and a judge who refuses to follow it may say so with that verdict alone.
 
     What a model thought before it answered does not count, up to the ``</think>`` that some servers leave in. Nothing
     is taken from inside of an object that is broken off, nor of a thought that is: it may be a draft. Likewise where
@@ -240,7 +243,8 @@ def _only_object(reply: str, *, cut: bool) -> Mapping[str, Any]:
             if at < 0:
                 raise ReplyError("it is not one JSON object") from None
         else:
-            found.append(data)
+            if reply[begin.start() : at] not in judged:
+                found.append(data)
     prose = "".join([*around, reply[at:]])
     thinks = prose.rfind(_THINKS) > prose.rfind(_THOUGHT)
     if len(found) != 1 or _THOUGHT in reply[at:] or thinks or (cut and reply[at:].strip("` \n\r\t")):
