@@ -222,20 +222,22 @@ def parse_reply(reply: str, rubric: Rubric, output: str, *, cut: bool = False) -
 def _only_object(reply: str, judged: str, *, cut: bool) -> Mapping[str, Any]:
     """The one JSON object of a reply, whatever stands around it: a fence, a sentence, braces of prose.
 
-    One that stands word for word in what is ``judged`` is a quotation of it, and no reply: a text may hold a verdict on
-    itself, and a judge who refuses to follow it may say so with that verdict alone.
+    In prose, one that stands word for word in what is ``judged`` is a quotation of it, and no reply: a text may hold a
+    verdict on itself, and a judge who refuses to follow it may say so with that verdict alone.
 
     What a model thought before it answered does not count, up to the ``</think>`` that some servers leave in. Nothing
     is taken from inside of an object that is broken off, nor of a thought that is: it may be a draft. Likewise where
     a reply was ``cut`` in what it said after its first object.
     """
     found: list[Mapping[str, Any]] = []
+    quoted: list[Mapping[str, Any]] = []
     around: list[str] = []
     at = 0
     while (begin := _OBJECT.search(reply, at)) is not None:
         around.append(reply[at : begin.start()])
         if _THOUGHT in around[-1]:
             found.clear()
+            quoted.clear()
         try:
             data, at = _DECODER.raw_decode(reply, begin.start())
         except (ValueError, RecursionError):
@@ -243,9 +245,10 @@ def _only_object(reply: str, judged: str, *, cut: bool) -> Mapping[str, Any]:
             if at < 0:
                 raise ReplyError("it is not one JSON object") from None
         else:
-            if reply[begin.start() : at] not in judged:
-                found.append(data)
+            (quoted if reply[begin.start() : at] in judged else found).append(data)
     prose = "".join([*around, reply[at:]])
+    if not prose.rpartition(_THOUGHT)[2].replace("```json", "").strip("` \n\r\t"):  # it is all that was said
+        found += quoted
     thinks = prose.rfind(_THINKS) > prose.rfind(_THOUGHT)
     if len(found) != 1 or _THOUGHT in reply[at:] or thinks or (cut and reply[at:].strip("` \n\r\t")):
         raise ReplyError("it is not one JSON object")
