@@ -36,6 +36,8 @@ def fill_queue(
     now = cells_now(here, task.experiment, task.suite.group)
     current, _ = newest(candidates, cells_now=now)
     pending = store.texts(pending_of(settings, current, now, selected, experiment=tasks[0].experiment))
+    if not pending:  # an empty queue would have people look for what is not there
+        return StepResult(message=f"nothing is pending in {task.experiment}; {queue} is not filled")
     prompts = store.messages(pending) if settings.reveal else [()] * len(pending)
     items = [
         ReviewItem(

@@ -154,10 +154,11 @@ class _Made:
 
     def exported_to(self, file: Path) -> str:
         twice = len(self.packet["items"]) - self.candidates
+        of_them, them = ("", "it") if self.candidates == 1 else (f"{twice} of them ", "them")
         return (
             f"exported {self.what} of {self.packet['experiment']} to {file}"
-            + (f", {twice} of them twice" if twice else "")
-            + f"; score them against the rubric {self.packet['rubric']['id']}, then: "
+            + (f", {of_them}twice" if twice else "")
+            + f"; score {them} against the rubric {self.packet['rubric']['id']}, then: "
             f"--judge-apply {shlex.quote(_from_here(file))}"
         )
 

@@ -443,3 +443,18 @@ def test_candidates_of_several_outputs_are_counted_once(tmp_path: Path) -> None:
         assert project.pytest("--judge-queue", "q").code == 0
         collected = project.pytest("--judge-collect", "q")
         assert "still pending 2 (2 of them in q)" in collected.out, collected.text
+
+
+def test_where_nothing_is_pending_no_queue_is_filled(root: Path) -> None:
+    with ScriptedProvider() as provider:
+        project = Project(root, provider, models=("haiku",), prompts=("v1",), scenarios=1).write()
+        named = ("--bench-experiment", "e")
+        assert project.pytest(*named).code == 0
+        exported = project.pytest("--judge-export", "p.json", "--judge-duplicates", "1", *named)
+        assert f"exported 1 pending candidate of e to {root / 'p.json'}, twice; score it against" in exported.out
+        project.score("p.json")
+        assert project.pytest("--judge-apply", "p.json").code == 0
+        filled = project.pytest("--judge-queue", "q", *named)
+        assert (filled.code, "nothing is pending in e; q is not filled" in filled.out) == (0, True), filled.text
+        collected = project.pytest("--judge-collect", "q", *named)
+        assert "e has no review queue of this name" in collected.text
