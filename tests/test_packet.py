@@ -561,6 +561,7 @@ def test_an_item_that_is_null_all_over_stays_pending_its_check_included() -> Non
         ("claude-code", None, Judge(tier=Tier.CLAUDE_CODE, name="desk")),
         ("human", None, Judge(tier=Tier.HUMAN, name="desk")),
         ("human", " Zoë 🙂 ", Judge(tier=Tier.HUMAN, name="Zoë 🙂")),
+        ("human", "Zoe\u0308 🙂", Judge(tier=Tier.HUMAN, name="Zo\u00eb 🙂")),  # as some keyboards and files spell it
     ],
 )
 def test_who_judged_is_what_the_packet_says(kind: str, by: str | None, judge: Judge) -> None:

@@ -140,7 +140,8 @@ def _object(
 def _judge_name(value: object) -> str | None:
     if value is None:
         return None
-    name = _typed(value, str, "judged_by", "a name").strip()
+    # One spelling of a letter with an accent, whichever keyboard it came from: two would be two judges.
+    name = unicodedata.normalize("NFC", _typed(value, str, "judged_by", "a name").strip())
     if not name or len(name) > NAME_LIMIT:
         raise PacketError(f"judged_by is {shown(value)}; it must have 1 to {NAME_LIMIT} characters")
     if any(c in _BIDI or unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name):

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import time
+import unicodedata
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
@@ -290,8 +291,8 @@ def _review(info: Any, item: Any, rubric: Rubric) -> Review:
 
 
 def _person(name: str | None) -> str:
-    """A reviewer's name as MLflow keeps it with an item that they completed."""
-    return (name or "").strip().lower()
+    """A reviewer's name as MLflow keeps it with an item that they completed, its letters spelt as a packet's are."""
+    return unicodedata.normalize("NFC", (name or "").strip().lower())
 
 
 def _said_at(assessment: Any) -> int:
