@@ -119,6 +119,7 @@ def test_a_row_says_all_that_is_known() -> None:
         cost_usd=0.75,
         latency_s=3.0,
         scenario_scores={"s1": 1.0, "s2": 8.0},
+        judges=("j",),
         by_tier={"claude-code": {"s1": 1.0, "s2": 8.0}},
     )
 
@@ -722,6 +723,23 @@ def test_a_judge_that_is_one_of_the_models_is_named_while_its_verdicts_decide() 
     label = judged(4, HUMAN)
     labelled = [candidate("s1", scored, label, model=model) for model in ("haiku", "local")]
     assert said(*labelled) == [], "a person decides"
+
+
+def test_rows_that_no_judge_has_in_common_are_named() -> None:
+    """Packets went out model by model: who is strict makes the model weak, and no tier tells them apart."""
+
+    def said(*by: tuple[str, Tier, str]) -> list[str]:
+        seen = [candidate(f"s{i}", judged(5, tier, by=name), model=model) for i, (model, tier, name) in enumerate(by)]
+        return [note for note in notes(board(*seen)) if "was judged by" in note]
+
+    (note,) = said(("haiku", HUMAN, "ann"), ("local", HUMAN, "bob"), ("local", HUMAN, "eva"))
+    assert note.startswith(
+        "haiku x v1 was judged by ann, local x v1 by bob, eva, who may differ in how strict they are"
+    )
+    assert said(("haiku", HUMAN, "ann"), ("local", HUMAN, "bob"), ("local", HUMAN, "ann")) == []
+    assert said(("haiku", HUMAN, "ann"), ("haiku", HUMAN, "bob")) == [], "one row"
+    assert said(("haiku", HUMAN, "ann"), ("local", Tier.CLAUDE_CODE, "opus")) == [], "they are not compared"
+    assert said(("haiku", AUTO, "gpt"), ("local", AUTO, "opus")) == [], "that has a sentence of its own"
 
 
 def test_rows_that_share_no_scenario_with_the_first_are_one_sentence_which_is_true() -> None:

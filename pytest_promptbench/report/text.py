@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -181,6 +182,7 @@ def notes(lb: Leaderboard) -> list[str]:
             f"{len(lb.automatic_judges)} automatic judges ({names}) have scored a part each, and may differ in how "
             f"strict they are: {_pytest(lb)} --bench-read --judge-auto has the suite's own score the rest."
         )
+    found += _of_others(lb)
     found += _of_a_part(lb)
     found += _of_its_own(lb)
     if failed:
@@ -192,6 +194,20 @@ def notes(lb: Leaderboard) -> list[str]:
             "generated anew from changed files since."
         )
     return found
+
+
+def _of_others(lb: Leaderboard) -> list[str]:
+    """The first two rows of one tier that no judge has in common, as where packets went out model by model."""
+    for a, b in itertools.combinations((row for row in lb.rows if row.judges), 2):
+        if a.tier == b.tier and set(a.judges).isdisjoint(b.judges):
+            (first, by), (second, others) = (
+                (f"{visible(row.model)} x {visible(row.prompt)}", visible(", ".join(row.judges))) for row in (a, b)
+            )
+            return [
+                f"{first} was judged by {by}, {second} by {others}, who may differ in how strict they are: give each "
+                "judge candidates of all rows, as --bench-shard does."
+            ]
+    return []
 
 
 def _of_a_part(lb: Leaderboard) -> list[str]:
