@@ -464,7 +464,7 @@ CASES: list[tuple[str, dict[str, str], list[str]]] = [
     (
         "vars left empty",
         {"suite": "task: tip\nrubric: tip-v1\nscenarios:\n  - {id: a, vars: }\n"},
-        ["tips.yaml:4: scenarios.0.vars is empty; expected keys with values"],
+        ["tips.yaml:4: scenarios.0.vars is empty; expected keys with values, as in {situation: "],
     ),
     (
         "a name too long for the system",

@@ -240,6 +240,13 @@ def validate(shape: type[Shape], document: Located) -> Shape:
     raise CatalogError("\n".join(messages[:10]) + more)
 
 
+_EXAMPLES = {
+    "check": ", as in {is_json: true}",
+    "params": ", as in {temperature: 0.7}",
+    "vars": ', as in {situation: "Slept 4 hours"}',
+}
+
+
 def _message(error: ErrorDetails, shape: type[BaseModel], document: Located) -> str:
     where = _real(error["loc"], document.data)
     key = ".".join(str(x) for x in where) or document.name
@@ -261,7 +268,7 @@ def _message(error: ErrorDetails, shape: type[BaseModel], document: Located) -> 
     quotes = " (put it in quotes)" if isinstance(value, int | float) else ""
     expected = {
         "string_type": f"a text{quotes}",
-        "dict_type": "keys with values",
+        "dict_type": f"keys with values{_EXAMPLES.get(key.rpartition('.')[2], '')}",
         "model_type": f"keys with values: {', '.join(_keys(shape, where))}",
         "list_type": "a list",
         "bool_type": "true or false",
