@@ -47,7 +47,7 @@ def write_packet(path: Path, packet: Mapping[str, Any], *, max_bytes: int = MAX_
     if len(data) > max_bytes:
         raise PacketError(
             f"{path}: the packet would have {len(data):,} bytes, and at most {max_bytes:,} can be brought back with "
-            "scores: export it in parts, with -k, --bench-models or --bench-prompts"
+            "scores: export it in parts, with --bench-shard 1/2 and so on"
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
