@@ -17,7 +17,7 @@ from .report.text import plural
 from .session import Task, build_boards, by_group, cells_now, where, write_reports
 from .settings import Settings
 from .sitdown import pending_of, take_in
-from .steps import StepResult, experiment_of
+from .steps import StepResult, experiment_of, nothing_under_rubric
 from .tracking.recorder import Outcome
 from .tracking.reviews import Collected, Review, ReviewItem, ReviewQueues, review_trace
 from .tracking.verdicts import milliseconds
@@ -37,7 +37,10 @@ def fill_queue(
     current, _ = newest(candidates, cells_now=now)
     pending = store.texts(pending_of(settings, current, now, selected, experiment=tasks[0].experiment))
     if not pending:  # an empty queue would have people look for what is not there
-        return StepResult(message=f"nothing is pending in {task.experiment}; {queue} is not filled")
+        return StepResult(
+            message=f"nothing is pending in {task.experiment}; {queue} is not filled",
+            lines=() if candidates else (nothing_under_rubric(task.experiment, task),),
+        )
     prompts = store.messages(pending) if settings.reveal else [()] * len(pending)
     items = [
         ReviewItem(

@@ -33,7 +33,7 @@ from .session import (
     write_reports,
 )
 from .settings import Settings
-from .steps import StepResult, experiment_of
+from .steps import StepResult, experiment_of, nothing_under_rubric
 from .tracking.artifacts import file_name
 from .tracking.entry import AUDIT, AUDITED, SAMPLING
 from .tracking.recorder import Outcome
@@ -98,11 +98,8 @@ def _groups(
         if experiment not in found:
             found[experiment] = store.read(experiment)
         mine, _ = current_candidates(found[experiment], task.suite.rubric, task=task.suite.task, cells_now=now)
-        if not mine:  # as after an edit of the rubric: what was logged under its old text is not what waits
-            said.append(
-                f"{experiment} holds no candidate of {task.suite.path} under the rubric {task.suite.rubric.id} as it "
-                "is now; run the evals first, what was answered before comes from the cache"
-            )
+        if not mine:
+            said.append(nothing_under_rubric(experiment, task))
         if settings.audit is None:
             mine = pending_of(settings, mine, now, selected, experiment=task.experiment)
         chosen.append((dataclasses.replace(task, experiment=experiment), mine))

@@ -40,3 +40,11 @@ def experiment_of(store: TrackingStore, settings: Settings, task: Task, *, optio
         f"{option}: MLflow has no experiment {task.experiment!r}.{known} "
         "Run the evals first, or name one with --bench-experiment"
     )
+
+
+def nothing_under_rubric(experiment: str, task: Task) -> str:
+    """What is said where a rubric was edited: what was logged under its old text is not what waits."""
+    return (
+        f"{experiment} holds no candidate of {task.suite.path} under the rubric {task.suite.rubric.id} as it is now; "
+        "run the evals first, what was answered before comes from the cache"
+    )

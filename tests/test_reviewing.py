@@ -456,5 +456,9 @@ def test_where_nothing_is_pending_no_queue_is_filled(root: Path) -> None:
         assert project.pytest("--judge-apply", "p.json").code == 0
         filled = project.pytest("--judge-queue", "q", *named)
         assert (filled.code, "nothing is pending in e; q is not filled" in filled.out) == (0, True), filled.text
+        rubric = root / "rubrics/tip-v1.md"
+        rubric.write_text(rubric.read_text() + "\nA tie goes to the shorter one.\n")
+        edited = project.pytest("--judge-queue", "q", *named)
+        assert "tips.yaml under the rubric tip-v1 as it is now; run the evals first" in edited.out, edited.text
         collected = project.pytest("--judge-collect", "q", *named)
         assert "e has no review queue of this name" in collected.text
