@@ -12,6 +12,7 @@ import pytest
 from pytest_promptbench import gate
 from pytest_promptbench.errors import BaselineError, UsageError
 from pytest_promptbench.gate import Baseline, BaselineRow, GateOutcome, Tolerance, evaluate_gate
+from pytest_promptbench.gate.verdict import Case, decide
 from pytest_promptbench.leaderboard import build_leaderboard
 from pytest_promptbench.records import (
     Criterion,
@@ -286,15 +287,48 @@ def test_too_few_pairs_are_inconclusive_whatever_they_show(n):
         assert f"too few pairs to tell: {n}, and the one test needs 6" in found.reasons[0]
 
 
-def test_six_pairs_are_enough_for_one_row_and_eight_for_six():
-    def outcome(n, rows):
+@pytest.mark.parametrize("rows", [1, 4, 6, 40])
+def test_six_scenarios_are_enough_for_any_number_of_rows(rows):
+    """All of 4 rows x 7 scenarios fell from 12 to 3, and exit code 0 said that 4 tests together need 8."""
+
+    def outcome(n, fallen):
         before = baseline(*(row(SCORES[:n], prompt=f"v{k}") for k in range(rows)))
-        after = baseline(*(row(lower(3.0)[:n] if k == 0 else lower(0)[:n], prompt=f"v{k}") for k in range(rows)))
+        after = baseline(*(row(lower(3.0)[:n] if k in fallen else SCORES[:n], prompt=f"v{k}") for k in range(rows)))
         return evaluate_gate(before, after, HALF)
 
-    assert outcome(6, 1).outcome == "fail"
-    assert "7, and 6 tests together need 8" in outcome(7, 6).reasons[0]
-    assert outcome(8, 6).outcome == "fail"
+    for n in (6, 7, 8, 12):
+        assert outcome(n, range(rows)).outcome == outcome(n, [0]).outcome == "fail"
+    found = outcome(5, range(rows))
+    assert found.outcome == "inconclusive"
+    assert all("too few pairs to tell: 5, and the one test needs 6" in c.reason for c in found.comparisons)
+
+
+def test_scenarios_of_all_rows_together_choose_the_correction():
+    """Rows of other scenarios each: flipping all 12 together is more patterns than are needed, so Holm's it is."""
+
+    def rows(scores):
+        others = {f"s{i:02}": x for i, x in enumerate(scores[6:], 6)}
+        return baseline(row(scores[:6], prompt="v0"), row(others, prompt="v1"))
+
+    before, after = rows(SCORES), rows(lower(3.0))
+    found = evaluate_gate(before, after, HALF)
+    assert found.outcome == "inconclusive"
+    assert "6, and 2 tests together need 7" in found.reasons[0]
+
+
+@pytest.mark.parametrize(("rows", "n"), [(4, 6), (4, 7), (12, 8)])
+def test_few_scenarios_of_many_rows_keep_the_error_rate(rows, n):
+    rng = np.random.default_rng(5)
+    shared = rng.normal(size=(2000, 1, n))
+    drawn = np.round(shared + rng.normal(size=(2000, rows, n)), 1)
+    names = [f"s{i}" for i in range(n)]
+    failed = 0
+    for session in drawn:
+        decisions, _ = decide(
+            [Case(scenarios=names, worse=w, tolerance=0, complete=True) for w in session.tolist()], seed=0
+        )
+        failed += any(d.outcome == "fail" for d in decisions)
+    assert failed / 2000 <= 0.025 + 3 * (0.025 * 0.975 / 2000) ** 0.5
 
 
 def test_unchanged_scores_pass_with_few_pairs_but_only_where_none_is_missing():

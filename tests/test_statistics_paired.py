@@ -244,3 +244,16 @@ def test_a_detectable_effect_that_there_is_not_has_a_reason() -> None:
     assert stats.detectable(0.531, (0.1, 0.2)) == "0.53"
     assert stats.detectable(None, (0.1, 0.2)) == stats.detectable(None, None) == "none: too few pairs"
     assert stats.detectable(None, (1.0, 1.0)) == "no spread to tell by"
+
+
+def test_tests_flipped_together_are_adjusted_step_by_step():
+    assert stats.flipped_together([]) == []
+    assert stats.flipped_together([[9.0] * 7] * 4) == [2 / 128] * 4
+    assert stats.flipped_together([[1.0] * 6, [-5.0, 0.1, 0.1, 0.1, 0.1, 0.1], [0.0] * 6]) == [2 / 64, 1.0, 1.0]
+    opposite = stats.flipped_together([[1.0] * 6, [-1.0] * 6])
+    assert opposite == [4 / 64, 1.0], "all flipped, it is the other test that rose"
+    (alone,) = stats.flipped_together([[3.0, 1.0, 2.0, -0.5, 4.0, 1.5, 2.5]])
+    assert alone == pytest.approx(stats.sign_flip_p_value([3.0, 1.0, 2.0, -0.5, 4.0, 1.5, 2.5]))
+    first, second = stats.flipped_together([[1.0] * 7, [2.0, -1.0, 1.0, 3.0, 2.0, 1.0, 2.0]])
+    assert first == 2 / 128
+    assert second == pytest.approx(stats.sign_flip_p_value([2.0, -1.0, 1.0, 3.0, 2.0, 1.0, 2.0]))

@@ -82,7 +82,8 @@ def self_test(
                     mean = float(before[k, r, there].mean())
                     worse = (sign * stats.differences(after[k, r, there], before[k, r, there])).tolist()
                     points = min(t.points(mean) for t in tolerances if t.metric == metric)
-                    cases.append(Case(worse=worse, tolerance=points, complete=True))
+                    names = [s for s, scored in zip(scenarios, there, strict=True) if scored]
+                    cases.append(Case(scenarios=names, worse=worse, tolerance=points, complete=True))
         outcomes = [v.outcome for v in decide(cases, seed=seed)[0]]
         unclear = GateOutcome.FAIL not in outcomes and GateOutcome.INCONCLUSIVE in outcomes
         failures += GateOutcome.FAIL in outcomes or (strict and unclear)

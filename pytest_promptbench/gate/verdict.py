@@ -35,9 +35,9 @@ class GateComparison(Record):
 
     n: scenarios scored on both sides. change: mean of current - baseline over them, in points, with its 95 % interval
     ``ci`` (not corrected for the number of rows). worse_by: the change in the bad direction. tolerance: in points.
-    p_value: two-sided; p_adjusted: of the change for the worse after Holm, 1 where there is none. mde: the true
-    change that this gate, with so many rows, scenarios and so much spread, finds significant with 80 % probability.
-    None: cannot be told.
+    p_value: two-sided; p_adjusted: of the change for the worse among all the gate's tests, 1 where there is none.
+    mde: the true change that this gate, with so many rows, scenarios and so much spread, finds significant with 80 %
+    probability. None: cannot be told.
     """
 
     model: str
@@ -175,49 +175,65 @@ def _listed(cells: Sequence[CellName], most: int = 6) -> str:
 class Case(NamedTuple):
     """One test of the gate: how much worse each scenario got, in points."""
 
+    scenarios: list[str]
     worse: list[float]
     tolerance: float
     complete: bool
 
 
 class Decision(NamedTuple):
-    """What became of one case. ``p_adjusted``: after Holm; 1 for a case that takes no part in the correction."""
+    """What became of one case. ``p_adjusted``: 1 for a case that takes no part in the correction.
+
+    level: the two-sided error rate that its p_value has to reach, roughly, for the whole gate to keep its own.
+    """
 
     outcome: GateOutcome
     why: str
     p_value: float
     p_adjusted: float
+    level: float
 
 
 def decide(cases: Sequence[Case], *, seed: int) -> tuple[list[Decision], int]:
     """The decision of every case, and the number of tests that share the 5 %.
 
-    A case that could not reach 5 % even by itself (under 6 scenarios) takes no part in Holm's correction: it can
-    reject nothing (Tarone 1990).
+    A case that could not reach 5 % even by itself (under 6 scenarios) takes no part in the correction: it can reject
+    nothing (Tarone 1990). The correction is Holm's, except where its tests have fewer scenarios in all than it needs to
+    reject anything: there the signs of all are flipped together. Which one it is follows from the numbers of tests and
+    scenarios alone, never from a score, so that either keeps the error rate.
     """
     able = [len(c.worse) >= stats.fewest_pairs(ALPHA) for c in cases]
     tests = max(1, sum(able))
     p_values = [stats.sign_flip_p_value(c.worse, seed=seed) for c in cases]
     worsened = [p if _total(c) > 0 else 1.0 for c, p in zip(cases, p_values, strict=True)]
-    adjusted = iter(stats.holm([p for p, can in zip(worsened, able, strict=True) if can]))
+    taking_part = [case for case, can in zip(cases, able, strict=True) if can]
+    scenarios = sorted({s for case in taking_part for s in case.scenarios})
     needed = stats.fewest_pairs(ALPHA / tests)
+    together = len(scenarios) < needed
+    if together:
+        needed = stats.fewest_pairs(ALPHA)
+        rows = [dict(zip(case.scenarios, case.worse, strict=True)) for case in taking_part]
+        adjusted = iter(stats.flipped_together([[row.get(s, 0.0) for s in scenarios] for row in rows]))
+    else:
+        adjusted = iter(stats.holm([p for p, can in zip(worsened, able, strict=True) if can]))
     decisions = []
     for case, p, can in zip(cases, p_values, able, strict=True):
         p_adjusted = next(adjusted) if can else 1.0
+        level = 2.0 ** (1 - len(case.worse)) if together and can else ALPHA / tests
         mean = _total(case) / len(case.worse)
         beyond = mean > case.tolerance + 1e-9
         if case.complete and not any(case.worse):
-            decision = Decision(GateOutcome.PASS, "every score is unchanged", p, p_adjusted)
+            decision = Decision(GateOutcome.PASS, "every score is unchanged", p, p_adjusted, level)
         elif beyond and p_adjusted <= ALPHA:
-            decision = Decision(GateOutcome.FAIL, "beyond it, significantly", p, p_adjusted)
+            decision = Decision(GateOutcome.FAIL, "beyond it, significantly", p, p_adjusted, level)
         elif len(case.worse) < needed:
             family = "the one test needs" if tests == 1 else f"{tests} tests together need"
             why = f"too few pairs to tell: {len(case.worse)}, and {family} {needed}"
-            decision = Decision(GateOutcome.INCONCLUSIVE, why, p, p_adjusted)
+            decision = Decision(GateOutcome.INCONCLUSIVE, why, p, p_adjusted, level)
         elif beyond:
-            decision = Decision(GateOutcome.INCONCLUSIVE, "beyond it, but not significantly", p, p_adjusted)
+            decision = Decision(GateOutcome.INCONCLUSIVE, "beyond it, but not significantly", p, p_adjusted, level)
         else:
-            decision = Decision(GateOutcome.PASS, "within the tolerance", p, p_adjusted)
+            decision = Decision(GateOutcome.PASS, "within the tolerance", p, p_adjusted, level)
         decisions.append(decision)
     return decisions, tests
 
@@ -275,6 +291,7 @@ def _sides(cells: Pairing, name: RowName, metric: str, limits: list[Tolerance], 
     after = {s: float(now[s][metric]) for s in both}
     mean = math.fsum(before.values()) / len(both)
     case = Case(
+        scenarios=both,
         worse=[worse * gap for gap in stats.differences(list(after.values()), list(before.values())).tolist()],
         tolerance=min(t.points(mean) for t in limits),
         complete=len(both) == len(old),
@@ -287,7 +304,7 @@ def _comparison(sides: _Sides, decision: Decision, *, tests: int, seed: int) -> 
     paired = stats.compare(sides.after, sides.before, seed=seed)
     change, ci = paired.mean_difference, paired.ci
     assert change is not None
-    mde = stats.minimum_detectable_effect(case.worse, alpha=ALPHA / tests)
+    mde = stats.minimum_detectable_effect(case.worse, alpha=decision.level)
     interval = f", 95 % {stats.signed(ci[0])} to {stats.signed(ci[1])}" if ci else ""
     finds = f"; it can find {stats.figure(mde)} points" if mde else ""
     shared = tests > 1 and paired.n >= stats.fewest_pairs(ALPHA)
