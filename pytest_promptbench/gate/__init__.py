@@ -4,8 +4,9 @@ Pure: it reads no file, prints nothing and exits nowhere. What it tests, for eve
 metric with a tolerance, over the scenarios scored on both sides:
 
 * the estimate: is the mean worse than the baseline's by more than the tolerance?
-* the test: is it worse at all? Sign-flip permutation test at 5 % two-sided, Holm-corrected over all the gate's tests.
-  As only a change for the worse fails, two sessions of the same thing fail the whole gate at most 2.5 times in 100.
+* the test: is it worse at all? Sign-flip permutation test at 5 % two-sided, corrected for the number of the gate's
+  tests (:func:`.verdict.decide`). As only a change for the worse fails, two sessions of the same thing fail the whole
+  gate at most 2.5 times in 100.
 
 ``fail`` needs both. The estimate without the test, or too few scenarios for the test to ever reach 5 %, is
 ``inconclusive``. What cannot be compared at all is ``error``. No pair is never a ``pass``.
