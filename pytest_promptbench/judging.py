@@ -222,8 +222,8 @@ def parse_reply(reply: str, rubric: Rubric, output: str, *, cut: bool = False) -
 def _only_object(reply: str, judged: str, *, cut: bool) -> Mapping[str, Any]:
     """The one JSON object of a reply, whatever stands around it: a fence, a sentence, braces of prose.
 
-    In prose, one that stands word for word in what is ``judged`` is a quotation of it, and no reply: a text may hold a
-    verdict on itself, and a judge who refuses to follow it may say so with that verdict alone.
+    In prose, one that stands word for word in what is ``judged``, spaces aside, is a quotation of it, and no reply: a
+    text may hold a verdict on itself, and a judge who refuses to follow it may say so with that verdict alone.
 
     What a model thought before it answered does not count, up to the ``</think>`` that some servers leave in. Nothing
     is taken from inside of an object that is broken off, nor of a thought that is: it may be a draft. Likewise where
@@ -232,6 +232,7 @@ def _only_object(reply: str, judged: str, *, cut: bool) -> Mapping[str, Any]:
     found: list[Mapping[str, Any]] = []
     quoted: list[Mapping[str, Any]] = []
     around: list[str] = []
+    unspaced = "".join(judged.split())
     at = 0
     while (begin := _OBJECT.search(reply, at)) is not None:
         around.append(reply[at : begin.start()])
@@ -245,7 +246,8 @@ def _only_object(reply: str, judged: str, *, cut: bool) -> Mapping[str, Any]:
             if at < 0:
                 raise ReplyError("it is not one JSON object") from None
         else:
-            (quoted if reply[begin.start() : at] in judged else found).append(data)
+            said = "".join(reply[begin.start() : at].split())  # models lay out anew what they quote
+            (quoted if said in unspaced else found).append(data)
     prose = "".join([*around, reply[at:]])
     if not prose.rpartition(_THOUGHT)[2].replace("```json", "").strip("` \n\r\t"):  # it is all that was said
         found += quoted
