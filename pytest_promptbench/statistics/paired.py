@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..records import Record
 from .intervals import finite, mean_interval
-from .resampling import Floats, flipped_share, sign_patterns
+from .resampling import Floats, flipped_share
 
 DIGITS = 9
 """Decimals of a difference; what is smaller is the rounding of sums: 0.4 + 0.6 + 0.3 against 0.4 + 0.3 + 0.6."""
@@ -167,13 +167,20 @@ def flipped_together(differences: Sequence[Sequence[float]]) -> list[float]:
     size = np.sqrt((d**2).sum(axis=1))
     d = d / np.where(size > 0, size, 1.0)[:, None]
     observed = d.sum(axis=1)
-    signs = sign_patterns(d.shape[1])
-    largest = np.full(len(signs), -np.inf)
+    largest = np.full(2 ** d.shape[1], -np.inf)
     order = np.argsort(observed, kind="stable")
     share = np.empty(len(d))
     for test in order:  # from the least, so that each is compared with the largest of those up to itself
-        largest = np.maximum(largest, signs @ d[test])
-        share[test] = (largest >= observed[test] - 10.0**-DIGITS).mean()
+        np.maximum(largest, _flipped_sums(d[test]), out=largest)
+        share[test] = np.count_nonzero(largest >= observed[test] - 10.0**-DIGITS) / len(largest)
     share[order[::-1]] = np.maximum.accumulate(share[order[::-1]])
     adjusted: list[float] = np.where(observed > 0, np.minimum(1.0, 2 * share), 1.0).tolist()
     return adjusted
+
+
+def _flipped_sums(differences: Floats) -> Floats:
+    """The sum of each of the 2**n sign patterns, in one order of patterns for all tests."""
+    sums = np.zeros(1)
+    for x in differences:  # a product with all patterns takes ten times as long, for 15 scenarios
+        sums = np.concatenate((sums + x, sums - x))
+    return sums

@@ -252,7 +252,7 @@ def _drawn_sums(differences: Floats, rng: np.random.Generator) -> Floats:
     for size, count in zip(sizes[alike], counts[alike], strict=True):
         sums += size * (2 * rng.binomial(count, 0.5, FLIPS) - count)
     rest = np.repeat(sizes[~alike], counts[~alike])
-    for of_eight in np.append(rest, np.zeros(-len(rest) % 8)).reshape(-1, 8) @ sign_patterns(8).T:
+    for of_eight in np.append(rest, np.zeros(-len(rest) % 8)).reshape(-1, 8) @ _signs(8).T:
         sums += of_eight[rng.integers(0, 256, size=FLIPS, dtype=np.uint8)]
     return sums
 
@@ -260,14 +260,14 @@ def _drawn_sums(differences: Floats, rng: np.random.Generator) -> Floats:
 def _exact_share(differences: Floats, reach: float) -> float:
     """Of all sign patterns: each half's sums are listed, and for each of one half, those of the other are counted."""
     n = len(differences)
-    some = np.sort(sign_patterns(n // 2) @ differences[: n // 2])
-    others = np.sort(sign_patterns(n - n // 2) @ differences[n // 2 :])
+    some = np.sort(_signs(n // 2) @ differences[: n // 2])
+    others = np.sort(_signs(n - n // 2) @ differences[n // 2 :])
     beyond = len(others) * len(some) - int(np.searchsorted(others, reach - some).sum())
     return 2 * beyond / 2.0**n
 
 
 @lru_cache(maxsize=4)
-def sign_patterns(n: int) -> Floats:
+def _signs(n: int) -> Floats:
     """All 2**n patterns of n signs, shape (patterns, n)."""
     bits = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
     return np.asarray(1.0 - 2.0 * bits, dtype=np.float64)
