@@ -720,6 +720,10 @@ def test_a_judge_that_is_one_of_the_models_is_named_while_its_verdicts_decide() 
     assert note.startswith("haiku has judged its own texts beside others', and models tend to favour their own")
     assert said(own, candidate("s1", scored, model="haiku", prompt="v2")) == [], "nobody else stands beside it"
     assert said(other, candidate("s1", scored, model="gpt")) == []
+    gpt = judged(5, AUTO, by="gpt")
+    assert said(candidate("s1", gpt, model="haiku"), other) == [], "another scored its texts"
+    both = [candidate(s, v, model=m) for m in ("gpt", "haiku") for s, v in (("s1", gpt), ("s2", scored))]
+    assert said(*both)[0].startswith("gpt, haiku have judged their own texts beside others'")
     label = judged(4, HUMAN)
     labelled = [candidate("s1", scored, label, model=model) for model in ("haiku", "local")]
     assert said(*labelled) == [], "a person decides"
@@ -738,6 +742,8 @@ def test_rows_that_no_judge_has_in_common_are_named() -> None:
     )
     assert said(("haiku", HUMAN, "ann"), ("local", HUMAN, "bob"), ("local", HUMAN, "ann")) == []
     assert said(("haiku", HUMAN, "ann"), ("haiku", HUMAN, "bob")) == [], "one row"
+    also = (("haiku", HUMAN, "ann"), ("local", HUMAN, "bob"), ("local", Tier.CLAUDE_CODE, "opus"))
+    assert said(*also)[0].startswith("haiku x v1 was judged by ann, local x v1 by bob, opus, who"), "a tier in common"
     assert said(("haiku", HUMAN, "ann"), ("local", Tier.CLAUDE_CODE, "opus")) == [], "they are not compared"
     assert said(("haiku", AUTO, "gpt"), ("local", AUTO, "opus")) == [], "that has a sentence of its own"
 
@@ -753,6 +759,7 @@ def test_rows_that_share_no_scenario_with_the_first_are_one_sentence_which_is_tr
     why = "with the first row: no tier of judges has scored a scenario"
     assert said(2) == f"m1 x v1 is not compared {why} of both, so their order says nothing."
     assert said(6) == (
-        f"m2 x v1, m4 x v1, m1 x v1, and 2 rows more are not compared {why} of theirs and of its, "
+        f"m2 x v1, m4 x v1, m1 x v1, and 2 rows more are not compared {why} that it shares "
+        "with one of them, "
         "so their order says nothing."
     )

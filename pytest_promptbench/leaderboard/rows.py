@@ -74,7 +74,7 @@ class RowTable:
             by_tier={tier.value: found for tier, found in by_tier.items()},
             calibrated=calibrated,
             estimated=estimated,
-            judges=tuple(sorted({v.judge.name for _, v in sit_down})),
+            judges=tuple(sorted({v.judge.name for _, v in counting})),
             auto_judged=sum(automatic_score(of_tiers) is not None for _, of_tiers in scored),
         )
 

@@ -20,7 +20,7 @@ class Row(Record):
     to its composite, ``by_tier`` a tier to its own such map. ``calibrated`` estimates the sit-down tier's composite
     from its few labels and the automatic tier's many, as ``statistics.Calibrated`` has it; None where there is nothing
     to gain, or nothing to go by. ``estimated``: ``composite`` and ``ci95`` are that estimate, not the labels' mean.
-    ``auto_judged``: so many candidates the automatic tier has scored. ``judges``: whose sit-down verdicts count.
+    ``auto_judged``: so many candidates the automatic tier has scored. ``judges``: whose verdicts count, of ``tier``.
     """
 
     rank: int | None

@@ -171,7 +171,7 @@ def notes(lb: Leaderboard) -> list[str]:
         )
     alone = [f"{visible(c['model'])} x {visible(c['prompt'])}" for c in lb.comparisons if c["tier"] is None]
     if alone:
-        are, both = ("is", "of both") if len(alone) == 1 else ("are", "of theirs and of its")
+        are, both = ("is", "of both") if len(alone) == 1 else ("are", "that it shares with one of them")
         found.append(
             f"{_first_of(alone)} {are} not compared with the first row: no tier of judges has scored a scenario "
             f"{both}, so their order says nothing."
@@ -197,17 +197,25 @@ def notes(lb: Leaderboard) -> list[str]:
 
 
 def _of_others(lb: Leaderboard) -> list[str]:
-    """The first two rows of one tier that no judge has in common, as where packets went out model by model."""
-    for a, b in itertools.combinations((row for row in lb.rows if row.judges), 2):
-        if a.tier == b.tier and set(a.judges).isdisjoint(b.judges):
-            (first, by), (second, others) = (
+    """The first two rows with a sit-down tier in common but no judge, as where packets went out model by model."""
+    first: dict[tuple[str, ...], Row] = {}  # of many rows few differ in this
+    for row in lb.rows:
+        if row.tier not in (None, "auto"):
+            first.setdefault((str(row.tier), *row.judges), row)
+    for a, b in itertools.combinations(first.values(), 2):
+        if _tiers(a) & _tiers(b) and set(a.judges).isdisjoint(b.judges):
+            (one, by), (another, others) = (
                 (f"{visible(row.model)} x {visible(row.prompt)}", visible(", ".join(row.judges))) for row in (a, b)
             )
             return [
-                f"{first} was judged by {by}, {second} by {others}, who may differ in how strict they are: give each "
+                f"{one} was judged by {by}, {another} by {others}, who may differ in how strict they are: give each "
                 "judge candidates of all rows, as --bench-shard does."
             ]
     return []
+
+
+def _tiers(row: Row) -> set[str]:
+    return set((row.tier or "").split("+"))
 
 
 def _of_a_part(lb: Leaderboard) -> list[str]:
@@ -236,9 +244,8 @@ def _first_of(rows: Sequence[str]) -> str:
 
 def _of_its_own(lb: Leaderboard) -> list[str]:
     """Judges that stand among the models, where the automatic tier decides: beside others, their own rows may gain."""
-    judges = set(lb.automatic_judges)
-    own = sorted({row.model for row in lb.rows if row.tier == "auto" and row.model in judges})
-    if not own or {row.model for row in lb.rows} <= set(own):
+    own = sorted({row.model for row in lb.rows if row.tier == "auto" and row.model in row.judges})
+    if not own or len({row.model for row in lb.rows}) == 1:
         return []
     its = "its own texts" if len(own) == 1 else "their own texts"
     have = "has" if len(own) == 1 else "have"
