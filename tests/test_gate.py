@@ -303,8 +303,21 @@ def test_six_scenarios_are_enough_for_any_number_of_rows(rows):
     assert all("too few pairs to tell: 5, and the one test needs 6" in c.reason for c in found.comparisons)
 
 
-def test_scenarios_of_all_rows_together_choose_the_correction():
-    """Rows of other scenarios each: flipping all 12 together is more patterns than are needed, so Holm's it is."""
+def test_a_scenario_that_each_row_lacks_is_no_reason_to_pass():
+    """Four rows over eight scenarios, each without another one, as where an answer of each failed."""
+
+    def rows(scores):
+        lacking = [[*scores[:k], None, *scores[k + 1 :]] for k in range(4)]
+        return baseline(*(row(some, prompt=f"v{k}") for k, some in enumerate(lacking)))
+
+    found = evaluate_gate(rows(SCORES[:8]), rows(lower(3.0)[:8]), HALF)
+    assert found.outcome == "fail", found.reasons
+    assert found.comparisons[0].n == 7
+    assert {c.outcome for c in found.comparisons} == {"fail"}
+
+
+def test_rows_of_other_scenarios_each_are_corrected_by_holm():
+    """Flipping all 12 together could reject nothing either, and then there are too few pairs to tell."""
 
     def rows(scores):
         others = {f"s{i:02}": x for i, x in enumerate(scores[6:], 6)}
@@ -316,17 +329,21 @@ def test_scenarios_of_all_rows_together_choose_the_correction():
     assert "6, and 2 tests together need 7" in found.reasons[0]
 
 
-@pytest.mark.parametrize(("rows", "n"), [(4, 6), (4, 7), (12, 8)])
-def test_few_scenarios_of_many_rows_keep_the_error_rate(rows, n):
+@pytest.mark.parametrize(("rows", "n", "lacking"), [(4, 6, False), (4, 7, False), (12, 8, False), (4, 8, True)])
+def test_few_scenarios_of_many_rows_keep_the_error_rate(rows, n, lacking):
     rng = np.random.default_rng(5)
     shared = rng.normal(size=(2000, 1, n))
     drawn = np.round(shared + rng.normal(size=(2000, rows, n)), 1)
     names = [f"s{i}" for i in range(n)]
     failed = 0
     for session in drawn:
-        decisions, _ = decide(
-            [Case(scenarios=names, worse=w, tolerance=0, complete=True) for w in session.tolist()], seed=0
-        )
+        cases = []
+        for k, worse in enumerate(session.tolist()):
+            there = [i for i in range(n) if not lacking or i != k]
+            cases.append(
+                Case(scenarios=[names[i] for i in there], worse=[worse[i] for i in there], tolerance=0, complete=True)
+            )
+        decisions, _ = decide(cases, seed=0)
         failed += any(d.outcome == "fail" for d in decisions)
     assert failed / 2000 <= 0.025 + 3 * (0.025 * 0.975 / 2000) ** 0.5
 

@@ -19,6 +19,9 @@ GATE_SCHEMA = "promptbench/gate/1"
 ALPHA = 0.05
 """Two-sided error rate of all a gate's tests together; as only a change for the worse fails, half of it on nothing."""
 
+MOST_TOGETHER = 18
+"""Scenarios whose signs are flipped together, all patterns of which are gone through."""
+
 
 class GateOutcome(enum.StrEnum):
     """What a comparison came to; the gate's own outcome is the worst of its comparisons', in this order."""
@@ -198,22 +201,20 @@ def decide(cases: Sequence[Case], *, seed: int) -> tuple[list[Decision], int]:
     """The decision of every case, and the number of tests that share the 5 %.
 
     A case that could not reach 5 % even by itself (under 6 scenarios) takes no part in the correction: it can reject
-    nothing (Tarone 1990). The correction is Holm's, except where its tests have fewer scenarios in all than it needs to
-    reject anything: there the signs of all are flipped together. Which one it is follows from the numbers of tests and
-    scenarios alone, never from a score, so that either keeps the error rate.
+    nothing (Tarone 1990). The correction is Holm's, except where none of its tests has the scenarios that it needs to
+    reject anything, and flipping the signs of all together can reject each. Which one it is follows from which
+    scenarios are scored, never from how, so that either keeps the error rate.
     """
     able = [len(c.worse) >= stats.fewest_pairs(ALPHA) for c in cases]
     tests = max(1, sum(able))
     p_values = [stats.sign_flip_p_value(c.worse, seed=seed) for c in cases]
     worsened = [p if _total(c) > 0 else 1.0 for c, p in zip(cases, p_values, strict=True)]
     taking_part = [case for case, can in zip(cases, able, strict=True) if can]
-    scenarios = sorted({s for case in taking_part for s in case.scenarios})
     needed = stats.fewest_pairs(ALPHA / tests)
-    together = len(scenarios) < needed
+    together = all(len(case.worse) < needed for case in taking_part) and _found_together(taking_part)
     if together:
         needed = stats.fewest_pairs(ALPHA)
-        rows = [dict(zip(case.scenarios, case.worse, strict=True)) for case in taking_part]
-        adjusted = iter(stats.flipped_together([[row.get(s, 0.0) for s in scenarios] for row in rows]))
+        adjusted = iter(stats.flipped_together(_table(taking_part)))
     else:
         adjusted = iter(stats.holm([p for p, can in zip(worsened, able, strict=True) if can]))
     decisions = []
@@ -236,6 +237,20 @@ def decide(cases: Sequence[Case], *, seed: int) -> tuple[list[Decision], int]:
             decision = Decision(GateOutcome.PASS, "within the tolerance", p, p_adjusted, level)
         decisions.append(decision)
     return decisions, tests
+
+
+def _found_together(cases: Sequence[Case]) -> bool:
+    """Whether flipping signs together finds each of these, where every score got worse by as much."""
+    alike = {tuple(row) for row in _table([case._replace(worse=[1.0] * len(case.worse)) for case in cases])}
+    few = all(len(row) <= MOST_TOGETHER for row in alike)
+    return bool(alike) and few and max(stats.flipped_together(sorted(alike))) <= ALPHA
+
+
+def _table(cases: Sequence[Case]) -> list[list[float]]:
+    """How much worse each case got in each scenario of them all, 0 where it lacks one."""
+    scenarios = sorted({s for case in cases for s in case.scenarios})
+    rows = [dict(zip(case.scenarios, case.worse, strict=True)) for case in cases]
+    return [[row.get(s, 0.0) for s in scenarios] for row in rows]
 
 
 def _total(case: Case) -> float:
