@@ -303,6 +303,16 @@ def test_six_scenarios_are_enough_for_any_number_of_rows(rows):
     assert all("too few pairs to tell: 5, and the one test needs 6" in c.reason for c in found.comparisons)
 
 
+def test_of_few_scenarios_of_several_rows_it_is_said_what_can_be_found():
+    before = baseline(*(row(SCORES[:6], prompt=f"v{k}") for k in range(4)))
+    up_and_down = [x - y for x, y in zip(SCORES, (3, 2, -1, 4, 2, 1), strict=False)]
+    after = baseline(*(row(up_and_down, prompt=f"v{k}") for k in range(4)))
+    found = evaluate_gate(before, after, HALF)
+    assert found.outcome == "inconclusive"
+    assert all("beyond it, but not significantly" in c.reason for c in found.comparisons)
+    assert all(c.mde is not None and "it can find" in c.reason for c in found.comparisons)
+
+
 def test_a_scenario_that_each_row_lacks_is_no_reason_to_pass():
     """Four rows over eight scenarios, each without another one, as where an answer of each failed."""
 

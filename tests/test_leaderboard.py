@@ -707,6 +707,8 @@ def test_a_row_that_the_automatic_judge_has_scored_in_part_is_named() -> None:
     assert said(*whole, candidate("s1", prompt="v3")) == [], "a row without any has none to be misread"
     assert said(candidate("s1", scored, judged(4)), candidate("s2", judged(4))), "the figure under auto"
     many = [candidate(s, *([scored] if s == "s1" else []), model=f"m{i}") for i in range(5) for s in ("s1", "s2")]
+    third = [candidate(s, *([scored] if s == "s1" else []), model="z") for s in ("s1", "s2", "s3")]
+    assert ": z x v1 has 1 of 3, m0 x v1 has 1 of 2, " in said(*many, *third)[0], "the least first"
     assert said(*many)[0].endswith("m0 x v1 has 1 of 2, m1 x v1 has 1 of 2, m2 x v1 has 1 of 2, and 2 rows more.")
 
 
@@ -727,6 +729,8 @@ def test_a_judge_that_is_one_of_the_models_is_named_while_its_verdicts_decide() 
     label = judged(4, HUMAN)
     labelled = [candidate("s1", scored, label, model=model) for model in ("haiku", "local")]
     assert said(*labelled) == [], "a person decides"
+    by_name = [candidate("s1", judged(4, HUMAN, by="haiku"), model=model) for model in ("haiku", "local")]
+    assert said(*by_name) == [], "and is no model, whatever the name"
 
 
 def test_rows_that_no_judge_has_in_common_are_named() -> None:

@@ -407,6 +407,20 @@ def test_by_hand_without_a_standard_input_it_says_why_it_ends() -> None:
 
 
 @embedded
+def test_a_standard_input_that_may_still_say_something_is_not_at_its_end() -> None:
+    from pytest_promptbench.localmodels.__main__ import _at_end
+
+    here, there = os.pipe()
+    assert not _at_end(here), "nothing yet, as of a terminal"
+    os.write(there, b"x")
+    assert not _at_end(here)
+    os.close(there)
+    assert _at_end(here)
+    os.close(here)
+    assert _at_end(here), "there is none"
+
+
+@embedded
 def test_by_hand_a_wrong_number_of_threads_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROMPTBENCH_LOCAL_THREADS", "x")
     out = by_hand("smollm2-135m")

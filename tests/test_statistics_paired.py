@@ -257,3 +257,6 @@ def test_tests_flipped_together_are_adjusted_step_by_step():
     first, second = stats.flipped_together([[1.0] * 7, [2.0, -1.0, 1.0, 3.0, 2.0, 1.0, 2.0]])
     assert first == 2 / 128
     assert second == pytest.approx(stats.sign_flip_p_value([2.0, -1.0, 1.0, 3.0, 2.0, 1.0, 2.0]))
+    unlike = [[2.0, 3.0, 2.0, 1.0, -1.0, 4.0], [4.0, 3.0, 0.0, 3.0, 2.0, -1.0]]
+    assert stats.flipped_together(unlike) == [10 / 64] * 2, "never less than that of a test with a larger sum"
+    assert stats.flipped_together([[-0.6, 1.1, -0.2, -0.4, 0.8, 3.3]]) == [24 / 64], "sums alike but for rounding"

@@ -174,7 +174,7 @@ def flipped_together(differences: Sequence[Sequence[float]]) -> list[float]:
         np.maximum(largest, _flipped_sums(d[test]), out=largest)
         share[test] = np.count_nonzero(largest >= observed[test] - 10.0**-DIGITS) / len(largest)
     share[order[::-1]] = np.maximum.accumulate(share[order[::-1]])
-    adjusted: list[float] = np.where(observed > 0, np.minimum(1.0, 2 * share), 1.0).tolist()
+    adjusted: list[float] = np.minimum(1.0, 2 * share).tolist()  # 1 for a fall: half of all patterns are above it
     return adjusted
 
 
