@@ -412,6 +412,8 @@ def test_a_packet_that_is_not_there_a_folder_or_too_large_is_named(tmp_path: Pat
         PacketError, match=rf"p\.json: the packet would have {size:,} bytes, and at most {size - 1:,} can"
     ):
         write_packet(path, packet(), max_bytes=size - 1)
+    with pytest.raises(PacketError, match="scores: draw fewer, with a smaller --judge-audit, and again when"):
+        write_packet(path, packet() | {"audit": "a" * 12}, max_bytes=size)
     assert not path.exists()
 
 

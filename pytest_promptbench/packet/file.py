@@ -45,9 +45,12 @@ def write_packet(path: Path, packet: Mapping[str, Any], *, max_bytes: int = MAX_
     except (TypeError, ValueError, RecursionError) as error:
         raise PacketError(f"{path}: this packet cannot be written as JSON: {error}") from None
     if len(data) > max_bytes:
+        parts = "export it in parts, with --bench-shard 1/2 and so on"
+        if packet.get("audit") is not None:  # which draws from all, whatever the shard
+            parts = "draw fewer, with a smaller --judge-audit, and again when these are scored"
         raise PacketError(
             f"{path}: the packet would have {len(data):,} bytes, and at most {max_bytes:,} can be brought back with "
-            "scores: export it in parts, with --bench-shard 1/2 and so on"
+            f"scores: {parts}"
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
