@@ -206,7 +206,7 @@ def _rows(rows: Iterable[BaselineRow]) -> str:
 
 
 def _has_scores(baseline: Baseline) -> bool:
-    return any(metrics for row in baseline.rows for metrics in row.scores.values())
+    return any(map(_scored, baseline.rows))
 
 
 def compare(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task]) -> tuple[GateResult, ...]:

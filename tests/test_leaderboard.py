@@ -763,7 +763,6 @@ def test_rows_that_share_no_scenario_with_the_first_are_one_sentence_which_is_tr
     why = "with the first row: no tier of judges has scored a scenario"
     assert said(2) == f"m1 x v1 is not compared {why} of both, so their order says nothing."
     assert said(6) == (
-        f"m2 x v1, m4 x v1, m1 x v1, and 2 rows more are not compared {why} that it shares "
-        "with one of them, "
+        f"m2 x v1, m4 x v1, m1 x v1, and 2 rows more are not compared {why} that it shares with one of them, "
         "so their order says nothing."
     )

@@ -245,6 +245,7 @@ _EXAMPLES = {
     "params": ", as in {temperature: 0.7}",
     "vars": ', as in {situation: "Slept 4 hours"}',
 }
+"""What a key takes whose keys are the user's own."""
 
 
 def _message(error: ErrorDetails, shape: type[BaseModel], document: Located) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ def self_test(
     for k in range(len(metrics)):
         rows = known[k].any(axis=1)
         expected[k], noise[k] = _effects(table[k], known[k], int(rows.sum()), rng)
+    names = [[list(itertools.compress(scenarios, there)) for there in rows] for rows in known]
     failures = inconclusive = 0
     for _ in range(n):
         before, after = (expected + noise[:, :, rng.integers(0, len(scenarios), len(scenarios))] for _ in range(2))
@@ -82,8 +84,7 @@ def self_test(
                     mean = float(before[k, r, there].mean())
                     worse = (sign * stats.differences(after[k, r, there], before[k, r, there])).tolist()
                     points = min(t.points(mean) for t in tolerances if t.metric == metric)
-                    names = [s for s, scored in zip(scenarios, there, strict=True) if scored]
-                    cases.append(Case(scenarios=names, worse=worse, tolerance=points, complete=True))
+                    cases.append(Case(scenarios=names[k][r], worse=worse, tolerance=points, complete=True))
         outcomes = [v.outcome for v in decide(cases, seed=seed)[0]]
         unclear = GateOutcome.FAIL not in outcomes and GateOutcome.INCONCLUSIVE in outcomes
         failures += GateOutcome.FAIL in outcomes or (strict and unclear)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from ..records import Leaderboard, Row
+from ..records import Leaderboard, Row, Tier
 from ..scores import judges_in_words
 
 NAMED = 3
@@ -200,7 +200,7 @@ def _of_others(lb: Leaderboard) -> list[str]:
     """The first two rows with a sit-down tier in common but no judge, as where packets went out model by model."""
     first: dict[tuple[str, ...], Row] = {}  # of many rows few differ in this
     for row in lb.rows:
-        if row.tier not in (None, "auto"):
+        if row.tier not in (None, Tier.AUTO):
             first.setdefault((str(row.tier), *row.judges), row)
     for a, b in itertools.combinations(first.values(), 2):
         if _tiers(a) & _tiers(b) and set(a.judges).isdisjoint(b.judges):
@@ -223,13 +223,14 @@ def _of_a_part(lb: Leaderboard) -> list[str]:
 
     Else nothing says so: ``judged`` counts the sit-down tier alone.
     """
-    rows = [row for row in lb.rows if 0 < row.auto_judged < row.candidates - row.failed]
-    if not rows:
+    counted = [(row, row.auto_judged, row.candidates - row.failed) for row in lb.rows]
+    partly = [(row, scored, sound) for row, scored, sound in counted if 0 < scored < sound]
+    if not partly:
         return []
-    left = sum(row.candidates - row.failed - row.auto_judged for row in rows)
+    left = sum(sound - scored for _, scored, sound in partly)
     some = [
-        f"{visible(row.model)} x {visible(row.prompt)} has {row.auto_judged} of {row.candidates - row.failed}"
-        for row in sorted(rows, key=lambda row: row.auto_judged / (row.candidates - row.failed))
+        f"{visible(row.model)} x {visible(row.prompt)} has {scored} of {sound}"
+        for row, scored, sound in sorted(partly, key=lambda one: one[1] / one[2])
     ]
     counts = "counts" if left == 1 else "count"
     return [
@@ -244,7 +245,7 @@ def _first_of(rows: Sequence[str]) -> str:
 
 def _of_its_own(lb: Leaderboard) -> list[str]:
     """Judges that stand among the models, where the automatic tier decides: beside others, their own rows may gain."""
-    own = sorted({row.model for row in lb.rows if row.tier == "auto" and row.model in row.judges})
+    own = sorted({row.model for row in lb.rows if row.tier == Tier.AUTO and row.model in row.judges})
     if not own or len({row.model for row in lb.rows}) == 1:
         return []
     its = "its own texts" if len(own) == 1 else "their own texts"
