@@ -16,7 +16,7 @@ from .records import LoggedCandidate, Prompt
 from .session import Task, by_group, cells_now, where
 from .settings import Settings
 from .steps import StepResult, experiment_of
-from .tracking.registry import CHAMPION, PromptRegistry, Registered
+from .tracking.registry import CHAMPION, OvertakenError, PromptRegistry, Registered
 
 
 def promote(settings: Settings, tasks: Sequence[Task], name: str) -> StepResult:
@@ -47,13 +47,12 @@ def promote(settings: Settings, tasks: Sequence[Task], name: str) -> StepResult:
             f"--bench-promote {name}: the file of {decision.winner} has changed since it was judged; run the evals "
             "with it as it is now, and have it judged"
         )
-    reigning = registry.champion(name) if decision.granted else champion
-    if (champion and champion.sha256) != (reigning and reigning.sha256):
-        found = f"{reigning.version} has become champion" if reigning else "the champion was taken away"
+    try:
+        registered = settle(registry, decision, prompt, settings.report, weighed=champion)
+    except OvertakenError as error:
         raise UsageError(
-            f"--bench-promote {name}: {found} meanwhile, and {decision.winner} was not weighed against it; do it again"
-        )
-    registered = settle(registry, decision, prompt, settings.report)
+            f"--bench-promote {name}: {error} meanwhile, and {decision.winner} was not weighed against it; do it again"
+        ) from None
     return _said(decision, registered)
 
 
@@ -88,10 +87,13 @@ def _rivals(
     return [c for c in current if c.model in models and (c.prompt in versions or c.prompt_sha256 == reigning)]
 
 
-def settle(registry: PromptRegistry, decision: Promotion, prompt: Prompt | None, folder: Path) -> Registered | None:
+def settle(
+    registry: PromptRegistry, decision: Promotion, prompt: Prompt | None, folder: Path, *, weighed: Registered | None
+) -> Registered | None:
     """Write the receipt to ``folder``; where every condition is met, keep it in MLflow and move the alias.
 
-    UsageError where the receipt cannot be written, which says whether the alias has moved.
+    weighed: the champion that the decision was made by. OvertakenError, and nothing done, where it is granted and
+    another is champion by now. UsageError where the receipt cannot be written, which says whether the alias has moved.
     """
     granted = decision.granted and not decision.stays and prompt is not None
     receipt: dict[str, object] = {
@@ -103,10 +105,12 @@ def settle(registry: PromptRegistry, decision: Promotion, prompt: Prompt | None,
     registered = None
     if granted and prompt is not None:
         message = f"promoted by {decision.policy.value} from {decision.experiment}"
-        registry.register(decision.task, prompt, message=message)  # a text that MLflow refuses has no receipt
-        receipt["receipt_run"] = run = registry.keep_receipt(decision.task, receipt)
-        lineage = _lineage(decision, receipt)
-        registered = registry.promote(decision.task, prompt, lineage=lineage, message=message)
+        with registry.alone():
+            registry.check(decision.task, weighed)
+            registry.register(decision.task, prompt, message=message)  # a text that MLflow refuses has no receipt
+            receipt["receipt_run"] = run = registry.keep_receipt(decision.task, receipt)
+            lineage = _lineage(decision, receipt)
+            registered = registry.promote(decision.task, prompt, lineage=lineage, message=message)
         with contextlib.suppress(TrackingError):  # it is champion, whether or not its receipt's run can be ended
             registry.finish_receipt(run)
         receipt["registry_version"] = registered.number

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pytest_promptbench.champions import settle
 from pytest_promptbench.errors import TrackingError, UsageError
 from pytest_promptbench.promotion import Condition, Policy, Promotion
 from pytest_promptbench.records import Message, Prompt, sha256
-from pytest_promptbench.tracking.registry import HISTORY, PromptRegistry, Registered
+from pytest_promptbench.tracking.registry import HISTORY, OvertakenError, PromptRegistry, Registered
 from pytest_promptbench.tracking.store import TrackingStore
 
 from .project import Project, migrated_database
@@ -57,6 +58,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 def receipt(project: Project) -> dict[str, Any]:
     value: dict[str, Any] = json.loads((project.root / ".promptbench/report/promotion.json").read_text())
     return value
+
+
+def first_champion(version: str, *, met: bool = True) -> Promotion:
+    """A decision on a task without a champion, with one condition. The prompt's hash is its version."""
+    return Promotion(
+        task="tip", experiment="e", rubric="r", rubric_sha256="x", policy=Policy.AUTO, winner=version,
+        winner_sha256=version, champion=None, champion_sha256=None,
+        conditions=(Condition(name="rivals", met=met, found="some"),),
+    )  # fmt: skip
 
 
 def test_the_whole_life_of_a_champion(project: Project) -> None:
@@ -144,7 +154,7 @@ def test_what_was_not_weighed_against_a_champion_that_came_meanwhile_does_not_fo
         project.file("evals/conftest.py", meanwhile.replace("URI", f'"sqlite:///{tmp_path}/mlflow.db"'))
         promoted = project.pytest("--bench-promote", "tip", "--bench-promote-policy", "sit-down")
     assert promoted.code == 4, promoted.text
-    assert "v9 has become champion meanwhile, and v1 was not weighed against it; do it again" in promoted.text
+    assert "v9 has become champion of tip meanwhile, and v1 was not weighed against it; do it again" in promoted.text
     found = PromptRegistry(project.store).champion("tip")
     assert (found and found.version) == "v9"
     assert "tip-promotions" not in project.store.experiments(), "nor is there a receipt of it"
@@ -219,6 +229,11 @@ def test_a_prompt_that_was_registered_by_hand_is_that_of_a_file_with_its_message
     assert champion is not None
     assert champion.sha256 == load_prompt(tmp_path / "a.yaml", "tip").sha256
     assert registry.text("tip", champion).messages == (Message(role="user", content="Tip: {{ x }}"),)
+
+    registry.promote("tip", load_prompt(tmp_path / "a.yaml", "tip"), lineage={}, message="test")
+    now = client.get_prompt_version_by_alias("tip", "champion")
+    assert now.version == (2 if isinstance(template, str) else 1), "messages get the alias again; a text is none"
+    assert now.template == [{"role": "user", "content": "Tip: {{ x }}"}]
 
 
 @pytest.mark.parametrize(
@@ -370,13 +385,13 @@ def test_a_prompt_that_mlflow_does_not_take_has_no_receipt(tmp_path: Path, task:
     store = TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path / "artifacts")
     store.client.create_registered_model("taken")
     text = "x" * 100_000 if task == "long" else "hi"
-    prompt = Prompt(task=task, version="v1", messages=(Message(role="user", content=text),), sha256="p")
+    prompt = Prompt(task=task, version="v1", messages=(Message(role="user", content=text),), sha256="v1")
     decision = Promotion(
         task=task, experiment="e", rubric="r", rubric_sha256="x", policy=Policy.AUTO, winner="v1", winner_sha256="p",
         champion=None, champion_sha256=None, conditions=(Condition(name="rivals", met=True, found="some"),),
     )  # fmt: skip
     with pytest.raises(UsageError, match=rf"v1 cannot be registered as MLflow's prompt '{task}': .*{said}.* another,"):
-        settle(PromptRegistry(store), decision, prompt, tmp_path / "report")
+        settle(PromptRegistry(store), decision, prompt, tmp_path / "report", weighed=None)
     assert f"{task}-promotions" not in store.experiments()
     assert not (tmp_path / "report").exists()
 
@@ -385,11 +400,8 @@ def test_a_receipt_is_finished_only_once_the_alias_has_moved(tmp_path: Path) -> 
     """Where MLflow fails just then, the run that says granted is of a promotion that is under way, and no more."""
     migrated_database(tmp_path / "mlflow.db")
     store = TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path / "artifacts")
-    prompt = Prompt(task="tip", version="v1", messages=(Message(role="user", content="hi"),), sha256="p")
-    decision = Promotion(
-        task="tip", experiment="e", rubric="r", rubric_sha256="x", policy=Policy.AUTO, winner="v1", winner_sha256="p",
-        champion=None, champion_sha256=None, conditions=(Condition(name="rivals", met=True, found="some"),),
-    )  # fmt: skip
+    prompt = Prompt(task="tip", version="v1", messages=(Message(role="user", content="hi"),), sha256="v1")
+    decision = first_champion("v1")
 
     class Failing:
         """MLflow's client, whose server fails as the alias is moved."""
@@ -401,26 +413,56 @@ def test_a_receipt_is_finished_only_once_the_alias_has_moved(tmp_path: Path) -> 
 
     client, store._client = store.client, Failing()
     with pytest.raises(TrackingError, match="503"):
-        settle(PromptRegistry(store), decision, prompt, tmp_path / "report")
+        settle(PromptRegistry(store), decision, prompt, tmp_path / "report", weighed=None)
     store._client = client
-    assert settle(PromptRegistry(store), decision, prompt, tmp_path / "report") is not None
+    assert settle(PromptRegistry(store), decision, prompt, tmp_path / "report", weighed=None) is not None
     runs = client.search_runs([store.experiment("tip-promotions")], order_by=["attributes.start_time ASC"])
     assert [r.info.status for r in runs] == ["RUNNING", "FINISHED"]
+
+
+@pytest.mark.parametrize("other", ["v1", "v2"])
+def test_two_promotions_at_once_are_one_after_the_other(tmp_path: Path, other: str) -> None:
+    """The second finds the first one's champion, which it was not weighed against, though both began without one."""
+    migrated_database(tmp_path / "mlflow.db")
+    second: list[threading.Thread] = []
+    refused: list[OvertakenError] = []
+
+    def promote(version: str, between: Callable[[], None] | None = None) -> None:
+        store = TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path / "artifacts")
+        keep = store.artifacts.keep
+        if between is not None:
+            store.artifacts.keep = lambda *a, **k: (between(), keep(*a, **k))[1]  # type: ignore[method-assign]
+        prompt = Prompt(task="tip", version=version, messages=(Message(role="user", content="hi"),), sha256=version)
+        try:
+            settle(PromptRegistry(store), first_champion(version), prompt, tmp_path / version, weighed=None)
+        except OvertakenError as error:
+            refused.append(error)
+
+    def meanwhile() -> None:
+        second.append(threading.Thread(target=promote, args=(other,)))
+        second[0].start()
+        second[0].join(2)
+        assert second[0].is_alive(), "it waits"
+
+    promote("v1", meanwhile)
+    second[0].join()
+    assert [str(e) for e in refused] == ["v1 has become champion of tip"]
+    registry = PromptRegistry(TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=None))
+    assert registry.champion("tip") == Registered(number=1, version="v1", sha256="v1")
+    assert [v.version for v in registry._store.client.search_prompt_versions("tip")] == [1], "registered once"
+    assert not (tmp_path / "v2").exists(), "nor is there a receipt of it"
 
 
 @pytest.mark.parametrize("granted", [False, True])
 def test_a_receipt_that_cannot_be_written_is_said_with_what_became_of_the_alias(tmp_path: Path, granted: bool) -> None:
     migrated_database(tmp_path / "mlflow.db")
     registry = PromptRegistry(TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path / "artifacts"))
-    prompt = Prompt(task="tip", version="v1", messages=(Message(role="user", content="hi"),), sha256="p")
-    decision = Promotion(
-        task="tip", experiment="e", rubric="r", rubric_sha256="x", policy=Policy.AUTO, winner="v1", winner_sha256="p",
-        champion=None, champion_sha256=None, conditions=(Condition(name="rivals", met=granted, found="some"),),
-    )  # fmt: skip
+    prompt = Prompt(task="tip", version="v1", messages=(Message(role="user", content="hi"),), sha256="v1")
+    decision = first_champion("v1", met=granted)
     (tmp_path / "report" / "promotion.json").mkdir(parents=True)
     outcome = r"v1 is champion of tip, with its receipt in MLflow's run \w+$" if granted else "no champion of tip was"
     with pytest.raises(UsageError, match=rf"report/promotion\.json: cannot be written: Is a directory; {outcome}"):
-        settle(registry, decision, prompt, tmp_path / "report")
+        settle(registry, decision, prompt, tmp_path / "report", weighed=None)
     assert (registry.champion("tip") is not None) == granted
 
 

@@ -14,7 +14,7 @@ from ..files import replace_file
 from ..promotion import ALPHA, Policy, decide
 from ..records import LoggedCandidate, Prompt, Record, Suite
 from ..statistics import PairedComparison, compare, mean_interval
-from ..tracking.registry import PromptRegistry, Registered
+from ..tracking.registry import OvertakenError, PromptRegistry, Registered
 from .laboratory import MLflowLaboratory, WaitingError
 from .plan import Plan, Trial
 from .prompts import difference, write_prompt
@@ -168,8 +168,13 @@ def conclude(state: Search, laboratory: MLflowLaboratory, suite: Suite, gate: Ga
     unseen = [c for c in candidates if c.error is None and c.sit_down() is None]
     if gate.policy is not Policy.AUTO and unseen:
         return _waiting(state, laboratory.export(unseen), **found)
-    _check_champion(champion, gate.reigning(plan.task), plan.task)
-    return _promote(state, suite, gate, candidates, opponent, winner, found)
+    try:
+        gate.registry.check(plan.task, champion)
+        return _promote(state, suite, gate, candidates, opponent, winner, champion, found)
+    except OvertakenError as error:  # measuring takes a while, and others promote too
+        raise UnreachableError(
+            f"{error} while the test split was measured, so the winner has yet to be compared anew"
+        ) from None
 
 
 def _cannot_begin(laboratory: MLflowLaboratory, plan: Plan) -> str:
@@ -189,14 +194,6 @@ def _opponent(champion: Registered | None, gate: Gate, suite: Suite, base: Promp
     return replace(found, version=f"{found.version}@champion") if taken else found
 
 
-def _check_champion(before: Registered | None, now: Registered | None, task: str) -> None:
-    """Measuring takes a while, and others promote too: nothing was compared with a champion that came meanwhile."""
-    if (before and before.sha256) == (now and now.sha256):
-        return
-    found = f"{now.version} has become champion of {task}" if now else f"the champion of {task} was taken back"
-    raise UnreachableError(f"{found} while the test split was measured, so the winner has yet to be compared anew")
-
-
 def _promote(
     state: Search,
     suite: Suite,
@@ -204,6 +201,7 @@ def _promote(
     candidates: Sequence[LoggedCandidate],
     opponent: Prompt,
     winner: Prompt,
+    champion: Registered | None,
     found: dict[str, Any],
 ) -> Result:
     assert gate.policy is not None
@@ -217,7 +215,7 @@ def _promote(
         policy=gate.policy,
         bounds=gate.bounds,
     )
-    registered = settle(gate.registry, decision, winner, gate.folder)
+    registered = settle(gate.registry, decision, winner, gate.folder, weighed=champion)
     found["conditions"] = tuple(line.replace("--bench-promote-", "--promote-") for line in condition_lines(decision))
     found["receipt"] = str(gate.folder / "promotion.json")
     if registered is None:

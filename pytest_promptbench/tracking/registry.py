@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +41,10 @@ class Registered(Record):
     previous: int | None = None
 
 
+class OvertakenError(UsageError):
+    """Another prompt is champion than the one that was compared with. The message says which."""
+
+
 class PromptRegistry:
     """The prompts of one MLflow store. TrackingError where MLflow cannot be reached or refuses."""
 
@@ -61,6 +66,18 @@ class PromptRegistry:
                 return None
             history = self._history(task, int(found.version))
         return replace(_registered(found), previous=history[-2] if len(history) > 1 else None)
+
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """One promotion at a time: of all where the store is an SQLite file. MLflow's servers have no such thing."""
+        return self._store.alone() if self._store.exists else contextlib.nullcontext()
+
+    def check(self, task: str, weighed: Registered | None) -> None:
+        """OvertakenError where the champion's text is not that of ``weighed``, which a decision was made by."""
+        now = self.champion(task)
+        if (weighed and weighed.sha256) != (now and now.sha256):
+            raise OvertakenError(
+                f"{now.version} has become champion of {task}" if now else f"the champion of {task} was taken away"
+            )
 
     def _history(self, task: str, now: int | None) -> list[int]:
         """The champions' numbers, oldest first, ``now`` last, even where the alias was moved by other means.
@@ -129,12 +146,13 @@ class PromptRegistry:
 
     def promote(self, task: str, prompt: Prompt, *, lineage: Mapping[str, str], message: str) -> Registered:
         """Register the prompt, unless this text is registered already, and move the alias to it."""
-        before = self.champion(task)
         number = self.register(task, prompt, message=message)
         client = self._store.client
         with translated(self._store.uri):
             for key, value in {**_names(prompt), **lineage}.items():
                 client.set_prompt_version_tag(task, str(number), key, storable(value)[:TAG_LIMIT])
+        before = self.champion(task)
+        with translated(self._store.uri):
             history = self._history(task, None if before is None else before.number)
             # The alias first: should this be interrupted, the next reader of the history puts the alias at its end.
             client.set_prompt_alias(task, CHAMPION, number)
@@ -152,6 +170,10 @@ class PromptRegistry:
 
         None goes where the present one, or its alias, was deleted in MLflow.
         """
+        with self.alone():
+            return self._roll_back(task)
+
+    def _roll_back(self, task: str) -> tuple[Registered | None, Registered]:
         now = self.champion(task)
         with translated(self._store.uri):
             if now is not None:
@@ -188,15 +210,18 @@ class PromptRegistry:
             raise
 
     def _find(self, task: str, sha256: str) -> Registered | None:
-        """The newest registered version of this very text."""
+        """The newest version of these very messages and params, whoever registered it.
+
+        But for a text prompt, of which an application gets a text where it expects messages.
+        """
         try:
             versions = list(self._store.client.search_prompt_versions(task, max_results=1000))
         except Exception as error:
             if code_of(error) == "RESOURCE_DOES_NOT_EXIST":
                 return None
             raise
-        found = [_registered(v) for v in versions if v.tags.get(SHA256) == sha256]
-        return max(found, key=lambda r: r.number, default=None)
+        found = [_registered(v) for v in versions if not isinstance(v.template, str)]
+        return max((r for r in found if r.sha256 == sha256), key=lambda r: r.number, default=None)
 
     def keep_receipt(self, task: str, receipt: Mapping[str, Any]) -> str:
         """A run in the experiment ``<task>-promotions`` with the receipt as its artifact; its id.

@@ -112,6 +112,13 @@ class TrackingStore:
             if self._locks is not None:
                 self._locks.release(name)
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """For what takes a moment, reads first and writes after: nobody else's such moment comes between, as above."""
+        self.open()
+        with self._alone():
+            yield
+
     @property
     def exists(self) -> bool:
         """False where it is an SQLite file that nobody has made yet: who only reads finds nothing, and makes none."""
