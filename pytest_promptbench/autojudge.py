@@ -164,8 +164,7 @@ def judge_candidates(
     others, now or (``known_to_answer``) earlier, gets no valid verdict. Raises JudgeUnavailableError where the provider
     cannot be asked; what was judged until then has been given out.
     """
-    work = _Work(list(candidates), rubric, judge, ask, second=second, known_to_answer=known_to_answer, now=now)
-    yield from work.run()
+    yield from _Work(candidates, rubric, judge, ask, second=second, known_to_answer=known_to_answer, now=now).run()
 
 
 class _Work:
@@ -173,14 +172,14 @@ class _Work:
 
     def __init__(
         self,
-        candidates: list[LoggedCandidate],
+        candidates: Sequence[LoggedCandidate],
         rubric: Rubric,
         judge: Model,
         ask: Ask,
         *,
         second: bool,
         known_to_answer: bool,
-        now: Callable[[], str],
+        now: Callable[[], str] = utc_now,
     ) -> None:
         self._rubric, self._judge, self._ask, self._second, self._now = rubric, judge, ask, second, now
         self._known_to_answer = known_to_answer
@@ -191,6 +190,7 @@ class _Work:
         self._has_answered = False  # whether it has answered anything: then what it takes is known
         self._refused: list[tuple[_Asked, str]] = []
         self._unavailable: list[str] = []
+        self.cost_usd: float | None = 0.0
 
     def run(self) -> Iterator[Judgement]:
         todo = deque((i, n) for i, o in enumerate(self._open) for n in range(o.left))
@@ -199,8 +199,10 @@ class _Work:
             while todo and len(self._flying) < room:
                 self._send(self._new(*todo.popleft()))
             future = self._replied.get()
+            reply = future.result()
+            self._pay(reply)
             for asked in self._flying.pop(future):
-                finished = self._take(asked, future.result())
+                finished = self._take(asked, reply)
                 if finished is not None:
                     yield finished
             if not self._flying:
@@ -229,6 +231,12 @@ class _Work:
             self._flying[future] = []
             future.add_done_callback(self._replied.put)
         self._flying[future].append(asked)
+
+    def _pay(self, reply: Candidate) -> None:
+        for answer in reply.answers:
+            if not answer.cached:
+                before, now = self.cost_usd, answer.cost_usd
+                self.cost_usd = None if before is None or now is None else before + now
 
     def _take(self, asked: _Asked, reply: Candidate) -> Judgement | None:
         """What a reply comes to: the next try, one output's scores, or a whole judgement."""
@@ -296,7 +304,8 @@ class Judged(Record):
     """What judging some candidates of an experiment came to.
 
     ``failed`` of them got no valid verdict, the first for the reason ``problem``; ``invalid`` of those as its replies
-    were none, which are in the cache. ``unavailable`` says why others could not be asked about at all; ``interrupted``
+    were none, which are in the cache. ``cost_usd`` is what its replies cost, those from the cache nothing; None where
+    the price of any is unknown. ``unavailable`` says why others could not be asked about at all; ``interrupted``
     whether that was because somebody ended it. ``before``: how many others it had scored already.
     """
 
@@ -306,6 +315,7 @@ class Judged(Record):
     failed: int = 0
     invalid: int = 0
     problem: str | None = None
+    cost_usd: float | None = 0.0
     unavailable: str | None = None
     interrupted: bool = False
     before: int = 0
@@ -378,10 +388,9 @@ def judge_and_write(
         batch.clear()
         writing = False
 
+    work = _Work(candidates, rubric, judge, ask, second=second, known_to_answer=known_to_answer)
     try:
-        for judgement in judge_candidates(
-            candidates, rubric, judge, ask, second=second, known_to_answer=known_to_answer
-        ):
+        for judgement in work.run():
             batch.append(judgement)
             scored += judgement.verdict is not None
             failed += judgement.verdict is None
@@ -404,6 +413,7 @@ def judge_and_write(
         failed=failed,
         invalid=invalid,
         problem=problem,
+        cost_usd=work.cost_usd,
         unavailable=unavailable,
         interrupted=interrupted,
     )

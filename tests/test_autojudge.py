@@ -231,6 +231,19 @@ def test_a_judge_without_one_valid_verdict_is_no_pass(tmp_path: Path) -> None:
         assert project.pytest("--judge-auto").code == 0, "what it scored before are verdicts, too"
 
 
+def test_what_judging_costs_is_said_where_the_price_is_known_and_once(tmp_path: Path) -> None:
+    with ScriptedProvider(reply=reply) as provider:
+        project = project_in(tmp_path, provider)
+        models = tmp_path / "evals/models.yaml"
+        models.write_text(models.read_text().replace("openai/judge", "openai/gpt-4o-mini"))
+        result = project.pytest("--judge-auto")
+        price = re.search(r"automatic judge judge: 6 scored in \S+ for \$(0\.\d{4})\n", result.out)
+        assert price is not None, result.text
+        assert 0 < float(price[1]) < 0.01
+        again = project.pytest("--judge-auto", "--bench-experiment", "again")
+    assert "automatic judge judge: 6 scored in again\n" in again.out, "its replies are in the cache"
+
+
 def test_equal_samples_are_one_question_and_all_of_them_are_scored(tmp_path: Path) -> None:
     with ScriptedProvider(reply=reply) as provider:
         project = project_in(tmp_path, provider, suite=f"{JUDGE}samples: 3\n")
