@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..records import LoggedCandidate, Rubric, Tier
 from ..scores import automatic_judges, automatic_score, judges_in_words, sit_down_score, tier_scores
 from ..statistics import above, detectable, p_text, signed
-from .pairs import Cells, by_scenario, difference, fewest, mean, means
+from .pairs import Cells, Key, by_scenario, difference, fewest, mean, means
 from .receipt import ALPHA, Condition, Policy
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def whole_labels(sides: Iterable[tuple[str, Sequence[LoggedCandidate]]], rubric:
     )
 
 
-def ahead_of_rivals(sound: Mapping[tuple[str, str], Cells], winner: tuple[str, str], policy: Policy) -> Condition:
+def ahead_of_rivals(sound: Mapping[Key, Cells], winner: Key, policy: Policy) -> Condition:
     """The first champion, or one that is to stay, compares with every other prompt, and is behind none.
 
     ``sound``: the prompts with a candidate that did not fail, judged or not: one that nobody has judged may be better.
@@ -130,7 +130,7 @@ def automatic_agrees(mine: Cells, theirs: Cells) -> Condition:
     )
 
 
-def automatic_best(sound: Mapping[tuple[str, str], Cells], winner: tuple[str, str]) -> Condition:
+def automatic_best(sound: Mapping[Key, Cells], winner: Key) -> Condition:
     own = mean(by_scenario(sound[winner].get(Tier.AUTO, {})).values())
     if own is None:
         return _not_scored("the automatic judge has not scored it")

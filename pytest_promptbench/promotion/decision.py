@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from ..errors import UsageError
 from ..records import LoggedCandidate, Rubric, Tier
@@ -19,8 +20,8 @@ from .conditions import (
     one_judge,
     whole_labels,
 )
-from .pairs import Cells, best, by_scenario, compared, mean, sit_down
-from .receipt import DEFAULT_BOUNDS, Policy, Promotion
+from .pairs import Cells, Key, best, by_scenario, compared, mean, sit_down
+from .receipt import DEFAULT_BOUNDS, Condition, Policy, Promotion
 
 
 def decide(
@@ -29,7 +30,7 @@ def decide(
     *,
     task: str,
     experiment: str,
-    champion: tuple[str, str] | None,
+    champion: Key | None,
     policy: Policy = Policy.BOTH,
     bounds: Mapping[str, float] | None = None,
 ) -> Promotion:
@@ -37,50 +38,25 @@ def decide(
 
     champion: (version, sha256 of its content) as registered. Raises UsageError where nothing is judged at all.
     """
-    groups: dict[tuple[str, str], list[LoggedCandidate]] = defaultdict(list)
-    for c in candidates:
-        groups[c.prompt, c.prompt_sha256].append(c)
-    tables = {
-        key: table([(c, tier_scores(c, rubric)) for c in found], lambda c: (c.model, c.scenario))
-        for key, found in groups.items()
-    }
-    reigning = _reigning(groups, tables, champion, policy)
-    twins = {key for key in groups if champion is not None and key[1] == champion[1]} - {reigning}
-    tables = {key: found for key, found in tables.items() if key not in twins}
-    judged = {key: found for key, found in tables.items() if any(tier in found for tier in policy.deciding)}
-    sound = {key: found for key, found in tables.items() if any(c.error is None for c in groups[key])}
+    field = _Field.of(candidates, rubric, champion, policy)
+    judged = field.judged
     if not judged:
         how = "--judge-auto" if policy is Policy.AUTO else "--judge-export and --judge-apply"
         raise UsageError(
             f"--bench-promote {task}: nothing of {experiment} is scored by the {policy.tier} tier; see {how}"
         )
-    winner = best(judged, judged.get(reigning) if reigning else None, policy)
-    mine = groups[winner]
+    winner = best(judged, judged.get(field.reigning) if field.reigning else None, policy)
     comparison = None
     if champion is None:
-        scenarios = {scenario for tier in policy.deciding for _, scenario in tables[winner].get(tier, {})}
-        conditions = [enough_scenarios(len(scenarios), "the first champion", 1), ahead_of_rivals(sound, winner, policy)]
-        if policy is not Policy.AUTO:
-            conditions.append(whole_labels([(key[0], groups[key]) for key in judged], rubric))
-        if policy is Policy.BOTH:
-            conditions.append(automatic_best(sound, winner))
-        if policy is not Policy.SIT_DOWN:
-            conditions.append(one_judge(candidates))
-        conditions.append(none_failed(mine))
+        conditions = field.of_a_first_champion(winner)
     elif winner[1] == champion[1]:
-        conditions = [ahead_of_rivals(sound, winner, policy)]
+        conditions = [ahead_of_rivals(field.sound, winner, policy)]
     else:
-        theirs, their_table = (groups[reigning], tables[reigning]) if reigning else ([], {})
         rivals = sum(key[1] != champion[1] for key in judged)
-        comparison = compared(tables[winner], their_table, policy, rivals)
+        comparison = compared(field.tables[winner], field.cells_of_champion, policy, rivals)
         conditions = against_champion(comparison, champion[0], experiment, policy, rivals)
-        if policy is not Policy.AUTO:
-            conditions.append(whole_labels([(winner[0], mine), (champion[0], theirs)], rubric))
-        if policy is Policy.BOTH:
-            conditions.append(automatic_agrees(tables[winner], their_table))
-        if policy is not Policy.SIT_DOWN:
-            conditions.append(one_judge([*mine, *theirs]))
-        conditions += no_worse(mine, theirs, {**DEFAULT_BOUNDS, **(bounds or {})})
+        conditions += field.of_a_successor(winner, champion[0], {**DEFAULT_BOUNDS, **(bounds or {})})
+    mine = field.groups[winner]
     return Promotion(
         task=task,
         experiment=experiment,
@@ -93,7 +69,7 @@ def decide(
         champion_sha256=champion[1] if champion else None,
         scores={
             "composite": mean(by_scenario(sit_down(mine, rubric)).values()),
-            "auto_composite": mean(by_scenario(tables[winner].get(Tier.AUTO, {})).values()),
+            "auto_composite": mean(by_scenario(field.tables[winner].get(Tier.AUTO, {})).values()),
             "cost_usd": mean([c.cost_usd for c in mine if c.cost_usd is not None]),
             "latency_s": mean([c.latency_s for c in mine if c.latency_s is not None]),
         },
@@ -102,16 +78,78 @@ def decide(
     )
 
 
-def _reigning(
-    names: Iterable[tuple[str, str]],
-    tables: Mapping[tuple[str, str], Cells],
-    champion: tuple[str, str] | None,
-    policy: Policy,
-) -> tuple[str, str] | None:
-    """Under which name the champion's text is compared: a file that was renamed has left it under two.
+@dataclass(frozen=True, kw_only=True)
+class _Field:
+    """The prompts of a decision. ``groups`` holds the candidates of each, ``tables`` their scores.
+
+    reigning: under which name the champion is compared; under others it is in no table.
+    """
+
+    rubric: Rubric
+    policy: Policy
+    groups: Mapping[Key, Sequence[LoggedCandidate]]
+    tables: Mapping[Key, Cells]
+    reigning: Key | None
+
+    @classmethod
+    def of(cls, candidates: Sequence[LoggedCandidate], rubric: Rubric, champion: Key | None, policy: Policy) -> _Field:
+        groups: dict[Key, list[LoggedCandidate]] = defaultdict(list)
+        for c in candidates:
+            groups[c.prompt, c.prompt_sha256].append(c)
+        tables = {
+            key: table([(c, tier_scores(c, rubric)) for c in found], lambda c: (c.model, c.scenario))
+            for key, found in groups.items()
+        }
+        names = [key for key in groups if champion is not None and key[1] == champion[1]]
+        reigning = _reigning(names, tables, champion, policy)
+        compared_once = {key: found for key, found in tables.items() if key == reigning or key not in names}
+        return cls(rubric=rubric, policy=policy, groups=groups, tables=compared_once, reigning=reigning)
+
+    @property
+    def judged(self) -> dict[Key, Cells]:
+        """Those that a deciding tier has scored."""
+        return {key: found for key, found in self.tables.items() if any(t in found for t in self.policy.deciding)}
+
+    @property
+    def sound(self) -> dict[Key, Cells]:
+        """Those that have generated anything."""
+        return {key: found for key, found in self.tables.items() if any(c.error is None for c in self.groups[key])}
+
+    @property
+    def cells_of_champion(self) -> Cells:
+        return self.tables[self.reigning] if self.reigning else {}
+
+    def of_a_first_champion(self, winner: Key) -> list[Condition]:
+        """What is asked of it where there is none yet."""
+        policy, sound = self.policy, self.sound
+        scenarios = {scenario for tier in policy.deciding for _, scenario in self.tables[winner].get(tier, {})}
+        conditions = [enough_scenarios(len(scenarios), "the first champion", 1), ahead_of_rivals(sound, winner, policy)]
+        if policy is not Policy.AUTO:
+            conditions.append(whole_labels([(key[0], self.groups[key]) for key in self.judged], self.rubric))
+        if policy is Policy.BOTH:
+            conditions.append(automatic_best(sound, winner))
+        if policy is not Policy.SIT_DOWN:
+            conditions.append(one_judge([c for found in self.groups.values() for c in found]))
+        return [*conditions, none_failed(self.groups[winner])]
+
+    def of_a_successor(self, winner: Key, champion: str, bounds: Mapping[str, float]) -> list[Condition]:
+        """What is asked of it beside being ahead of the champion, whose version is ``champion``."""
+        policy, mine = self.policy, self.groups[winner]
+        theirs = self.groups[self.reigning] if self.reigning else ()
+        conditions = []
+        if policy is not Policy.AUTO:
+            conditions.append(whole_labels([(winner[0], mine), (champion, theirs)], self.rubric))
+        if policy is Policy.BOTH:
+            conditions.append(automatic_agrees(self.tables[winner], self.cells_of_champion))
+        if policy is not Policy.SIT_DOWN:
+            conditions.append(one_judge([*mine, *theirs]))
+        return [*conditions, *no_worse(mine, theirs, bounds)]
+
+
+def _reigning(names: Sequence[Key], tables: Mapping[Key, Cells], champion: Key | None, policy: Policy) -> Key | None:
+    """Under which of its ``names`` the champion's text is compared: a file that was renamed has left it under two.
 
     That by which the deciding tiers have scored most cells; of equals the one that it was promoted by.
     """
-    mine = [key for key in names if champion is not None and key[1] == champion[1]]
-    scored = {key: sum(len(tables[key].get(tier, {})) for tier in policy.deciding) for key in mine}
-    return max(mine, key=lambda key: (scored[key], key == champion), default=None)
+    scored = {key: sum(len(tables[key].get(tier, {})) for tier in policy.deciding) for key in names}
+    return max(names, key=lambda key: (scored[key], key == champion), default=None)

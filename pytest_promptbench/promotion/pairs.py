@@ -15,6 +15,8 @@ from .receipt import ALPHA, Policy
 if TYPE_CHECKING:
     from ..statistics import PairedComparison
 
+Key = tuple[str, str]
+"""A prompt: its version, and the hash of its content."""
 Cells = Table[tuple[str, str]]
 """tier -> (model, scenario) -> composite, repeats averaged."""
 
@@ -57,7 +59,7 @@ def mean(values: Iterable[float]) -> float | None:
     return math.fsum(found) / len(found) if found else None
 
 
-def best(judged: Mapping[tuple[str, str], Cells], champion: Cells | None, policy: Policy) -> tuple[str, str]:
+def best(judged: Mapping[Key, Cells], champion: Cells | None, policy: Policy) -> Key:
     """The prompt that is furthest ahead of the champion; without one, ahead of most others. Ties go by name.
 
     Always in pairs: means over different scenarios would rank the easier ones. Of those that are ahead of the champion,
@@ -65,14 +67,14 @@ def best(judged: Mapping[tuple[str, str], Cells], champion: Cells | None, policy
     """
     rivals = sum(found is not champion for found in judged.values())
 
-    def against(key: tuple[str, str], found: Cells) -> tuple[float, float, tuple[str, str]]:
+    def against(key: Key, found: Cells) -> tuple[float, float, Key]:
         ahead, scenarios = difference(judged[key], found, policy.deciding) or (-math.inf, 0)
         shown = 0 if scenarios >= fewest(rivals) else 1
         return (shown if ahead > 0 else 2), -ahead, key
 
     if champion is not None:
         return min(judged, key=lambda key: against(key, champion))
-    leads: dict[tuple[str, str], list[float]] = {key: [] for key in judged}
+    leads: dict[Key, list[float]] = {key: [] for key in judged}
     for one, other in combinations(judged, 2):
         if (gap := difference(judged[one], judged[other], policy.deciding)) is not None:
             leads[one].append(gap[0])
