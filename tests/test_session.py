@@ -901,6 +901,8 @@ def test_an_embedded_model_that_cannot_run_is_left_out_where_it_is_optional(proj
         models.write_text(f"{text}  small: {{model: {definition}}}\n")
         result = project.pytest()
         assert (result.code, said in result.out) == (code, True), result.text
+        collected = project.pytest("--collect-only")
+        assert collected.code == (2 if "llama" in definition else 0), "only a wrong name is one wherever it is read"
 
 
 @pytest.mark.parametrize("name", ["antropic/claude-haiku-4-5", "mistyped"])

@@ -6,6 +6,6 @@ of it however its parent ends. By hand: ``python -m pytest_promptbench.localmode
 """
 
 from .server import Endpoint, LocalServer
-from .weights import EMBEDDED, Weights, installed, lacking
+from .weights import EMBEDDED, Weights, installed, lacking, unknown
 
-__all__ = ["EMBEDDED", "Endpoint", "LocalServer", "Weights", "installed", "lacking"]
+__all__ = ["EMBEDDED", "Endpoint", "LocalServer", "Weights", "installed", "lacking", "unknown"]

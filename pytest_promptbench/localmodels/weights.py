@@ -38,12 +38,16 @@ EMBEDDED: dict[str, Weights] = {
 """Every embedded model by the name that ``models.yaml`` uses."""
 
 
+def unknown(name: str) -> str | None:
+    """None where there is an embedded model ``name``, else one line that says which there are."""
+    return None if name in EMBEDDED else f"there is no embedded model {name!r}; there is: {', '.join(sorted(EMBEDDED))}"
+
+
 def installed(name: str) -> str | None:
     """None where the embedded model ``name`` can run here, else one line that says why not and what to do."""
-    weights = EMBEDDED.get(name)
-    if weights is None:
-        return f"there is no embedded model {name!r}; there is: {', '.join(sorted(EMBEDDED))}"
-    missing = []
+    if reason := unknown(name):
+        return reason
+    weights, missing = EMBEDDED[name], []
     if importlib.util.find_spec("xllamacpp") is None:
         missing.append("its engine (xllamacpp)")
     if weights.path() is None:

@@ -20,7 +20,7 @@ from ..files import try_folder
 from ..generation import Completer, Generator, Limits, Progress
 from ..grid import shard, unknown_name
 from ..ledger import Ledger
-from ..localmodels import installed, lacking
+from ..localmodels import installed, lacking, unknown
 from ..locks import LockFile
 from ..quiet import quiet_environment
 from ..records import Candidate, Cell, Model, Suite
@@ -146,9 +146,8 @@ class Bench:
                 raise CatalogError(unready[0])
             judges = self._judges(suite)
             self._check_providers(suite, (*models, *judges))
-            if asks:
-                # Their server is started for the whole suite, whichever of its models the selected tests ask.
-                self._check_embedded(suite, (*(suite.models if asked else ()), *judges))
+            # Their server is started for the whole suite, whichever of its models the selected tests ask.
+            self._check_embedded(suite, (*(suite.models if asked else ()), *judges), asks=asks)
             self._check_prices(suite, (*(asked if asks else ()), *judges))
 
     def _check_names(self, option: str, names: Sequence[str] | None, collected: set[str], axis: str) -> None:
@@ -182,9 +181,9 @@ class Bench:
             remedy += f"  (here: {', '.join(m.name for m in here) or 'none'})"
         raise UsageError(f"{suite.path}: --judge-auto needs the suite's automatic judge, and there is none{remedy}")
 
-    def _check_embedded(self, suite: Suite, models: Iterable[Model]) -> None:
+    def _check_embedded(self, suite: Suite, models: Iterable[Model], *, asks: bool) -> None:
         for model in models:
-            reason = installed(model.model) if model.embedded else None
+            reason = (installed if asks else unknown)(model.model) if model.embedded else None
             if reason:
                 place = model_place(Path(suite.path), self.settings.root, model.name)
                 raise CatalogError(f"{place}: model {model.name}: {reason}")
