@@ -15,8 +15,9 @@ import pytest
 
 from pytest_promptbench.api import pages
 from pytest_promptbench.api.pages import rubric_html
+from pytest_promptbench.catalog.rubric import load_rubric
 from pytest_promptbench.packet import item_ids
-from pytest_promptbench.records import Rubric, Tier
+from pytest_promptbench.records import Judge, Rubric, Tier
 from pytest_promptbench.tracking.store import TrackingStore
 
 from .project import RUBRIC, Project, migrated_database
@@ -96,6 +97,17 @@ def test_a_rubric_is_shown_as_tables_and_nothing_else(logged: Project) -> None:
 def test_the_judging_page_is_blind(logged: Project) -> None:
     page = client_of(logged.root).get("/judge", params={"name": EXPERIMENT}).text
     assert not any(word in page for word in ("haiku", "v2", "s0", "s1"))
+
+
+def test_why_an_automatic_judge_gave_no_verdict_is_shown(logged: Project, tmp_path: Path) -> None:
+    store = TrackingStore(f"sqlite:///{copy_of(logged, tmp_path)}/mlflow.db", artifact_root=None)
+    candidate = store.read(EXPERIMENT)[0]
+    rubric = load_rubric(logged.root / "rubrics/tip-v1.md")
+    store.record_failure(candidate, Judge(tier=Tier.AUTO, name="haiku"), "no <b>JSON</b>", rubric)
+    shown = {"name": EXPERIMENT, "scenario": candidate.scenario}
+    page = client_of(tmp_path).get("/experiment", params=shown).text
+    assert "haiku, auto: no valid verdict" in page
+    assert "no &lt;b&gt;JSON&lt;/b&gt;" in page
 
 
 def test_pages_hold_what_screen_readers_need(logged: Project) -> None:

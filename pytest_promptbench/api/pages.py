@@ -418,6 +418,7 @@ class _Card:
     outputs: list[str] | None
     error: str | None
     verdicts: list[_VerdictView]
+    failed: list[tuple[str, str]]
     facts: str
 
 
@@ -441,6 +442,7 @@ def _cards(candidates: Sequence[LoggedCandidate], board: Leaderboard, rubric: Ru
             outputs=None if c.outputs is None else [_shown(text) for text in c.outputs],
             error=_shown(c.error) if c.error is not None else None,
             verdicts=[_verdict(v, c, rubric) for v in _by_weight(c)],
+            failed=[(visible(name, limit=80), _shown(why)) for name, why in sorted(c.failed_verdicts.items())],
             facts=_facts(c),
         )
         for c in ordered
