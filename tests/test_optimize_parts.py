@@ -306,6 +306,11 @@ def test_a_message_with_tags_called_prompt_is_rewritten_whole() -> None:
         ("be kind", "be kind"),
         ("<prompt>be kind", "be kind"),
         ("It goes between <prompt> and </prompt>.\n<prompt>be kind</prompt>", "be kind"),
+        ("<prompt>be kind</prompt>\nWhat is between <prompt> and </prompt> is the message.", "be kind"),
+        ("<prompt>be kind</prompt>\nThis is the text after <prompt>.", "be kind"),
+        ("A mark is <prompt>.\n<prompt>be kind</prompt>", "be kind"),
+        ("It goes between <prompt> and </prompt>.\n<prompt>be kind", "be kind"),
+        ("<prompt>be mild</prompt>\nOr better:\n<prompt>be kind</prompt>", "be kind"),
     ],
 )
 def test_a_reply_is_found(reply: str, expected: str) -> None:
@@ -316,6 +321,8 @@ def test_a_reply_is_found(reply: str, expected: str) -> None:
     ("reply", "message"),
     [
         ("<prompt></prompt>", "it is empty"),
+        ("Between <prompt> and </prompt>: Tip on {{ situation }}", "it is empty"),
+        ("<prompt>Put it in <prompt>{{ situation }}</prompt></prompt>", "has a </prompt> that ends nothing"),
         ("<prompt>Tip: {{ situation }}</prompt>", "unchanged"),
         ("<prompt>Tip: now</prompt>", "lacks the placeholder {{ situation }}"),
         ("<prompt>{{ situation }} {{ mood }}</prompt>", "nothing fills the placeholder {{ mood }}"),
@@ -329,7 +336,15 @@ def test_a_reply_that_cannot_be_used_says_why(reply: str, message: str) -> None:
         parse_proposal(reply, Message(role="user", content="Tip: {{ situation }}"))
 
 
-@pytest.mark.parametrize("reply", ["<prompt>be kind, and never ev", "be kind, and never ev", "I think that <prompt"])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "<prompt>be kind, and never ev",
+        "be kind, and never ev",
+        "I think that <prompt",
+        "<prompt>be mild</prompt>\nOr better:\n<prompt>be k",
+    ],
+)
 def test_a_part_of_a_text_is_no_proposal(reply: str) -> None:
     """The proposer is the judge by default, whose max_tokens are made for short answers."""
     with pytest.raises(ProposalError, match="cut off at the proposer's max_tokens"):

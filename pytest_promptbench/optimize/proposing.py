@@ -146,15 +146,9 @@ def ask_again(messages: Sequence[Message], reply: str, problem: str, current: Me
 def parse_proposal(reply: str, current: Message, *, cut_off: bool = False) -> str:
     """The new text of a message. ProposalError where it cannot take the place of the ``current`` one.
 
-    It is what the last ``<prompt>`` begins: a reply may speak of these marks before it uses them. ``cut_off``: the
-    reply ended at ``max_tokens``, so that a text without an end is a part of one.
+    ``cut_off``: the reply ended at ``max_tokens``, so that a text without an end is a part of one.
     """
-    mark = _mark(current)
-    _, opened, rest = reply.rpartition(f"<{mark}>")
-    text, closed, _ = rest.partition(f"</{mark}>")
-    if cut_off and not (opened and closed):
-        raise ProposalError("it was cut off at the proposer's max_tokens; a shorter one would have fitted")
-    text = (text if opened else _unfenced(reply)).strip()
+    text = _between(reply, _mark(current), cut_off=cut_off).strip()
     if not text:
         raise ProposalError("it is empty")
     limit = max(LONGEST, 2 * len(current.content))
@@ -175,6 +169,27 @@ def parse_proposal(reply: str, current: Message, *, cut_off: bool = False) -> st
     if (left := stray(text)) is not None:
         raise ProposalError(f"it has two braces that are no placeholder: {left[:40]!r}")
     return text
+
+
+def _between(reply: str, mark: str, *, cut_off: bool) -> str:
+    """What stands between the marks, the last time that they are used: a reply may speak of them before and after."""
+    opening, closing = f"<{mark}>", f"</{mark}>"
+    *ended, rest = reply.split(closing)
+    if any(opening not in part for part in ended):
+        raise ProposalError(f"it has a {closing} that ends nothing; write each of the two marks once")
+    texts = [part.rpartition(opening)[2] for part in ended]
+    meant = [text for text in texts if text.strip() not in _MENTIONED]
+    if meant and not (cut_off and opening in rest):
+        return meant[-1]
+    if cut_off:
+        raise ProposalError("it was cut off at the proposer's max_tokens; a shorter one would have fitted")
+    if opening in rest:
+        return rest.rpartition(opening)[2]
+    return "" if texts else _unfenced(reply)
+
+
+_MENTIONED = ("", "and", "...", "…")
+"""What stands between two marks that are only spoken of."""
 
 
 def _unfenced(reply: str) -> str:
