@@ -120,15 +120,18 @@ class AirflowHome:
 
     # -- without a scheduler
 
-    def run(self, task: str, *, timeout: float = 300, **details: Any) -> Any:
-        """A part of this module that imports Airflow, in a process of its own: its answer."""
-        answer = self.root / f"answer-{secrets.token_hex(4)}.json"
-        command = [self.python, "-P", str(Path(__file__)), task, json.dumps({**details, "answer": str(answer)})]
-        done = subprocess.run(
-            command, env=self.environment(), cwd=self.root, capture_output=True, text=True, timeout=timeout, check=False
-        )
-        assert answer.exists(), done.stdout[-6000:] + done.stderr[-6000:]
-        return json.loads(answer.read_text(encoding="utf-8")) | {"log": done.stdout + done.stderr}
+    def run(self, task: str, *, timeout: float = 300, log: Path | None = None, **details: Any) -> Any:
+        """A part of this module that imports Airflow, in a process of its own: its answer. It writes to ``log``."""
+        name = secrets.token_hex(4)
+        answer, log = self.root / f"answer-{name}.json", log or self.root / f"answer-{name}.txt"
+        command = [self.python, "-uP", str(Path(__file__)), task, json.dumps({**details, "answer": str(answer)})]
+        with log.open("wb") as said:
+            subprocess.run(
+                command, env=self.environment(), cwd=self.root, stdout=said, stderr=said, timeout=timeout, check=False
+            )
+        text = log.read_text(encoding="utf-8", errors="replace")
+        assert answer.exists(), text[-9000:]
+        return json.loads(answer.read_text(encoding="utf-8")) | {"log": text}
 
     def dag_test(self, conf: Mapping[str, Any], **details: Any) -> Any:
         """``dag.test()``: ``state`` of the run, ``tasks`` (id or id/map index -> state), ``xcoms``, ``log``."""

@@ -488,21 +488,22 @@ def settled(installation: AirflowHome, evals: Evals) -> AirflowHome:
 
 
 class Judge(threading.Thread):
-    """Somebody who sits down: waits for the packets, scores them, applies them."""
+    """Somebody who sits down: waits until the run waits, by its ``log``, scores the packets and applies them."""
 
-    def __init__(self, evals: Evals, *, value: int, packets: int = 1) -> None:
+    def __init__(self, evals: Evals, *, value: int) -> None:
         super().__init__(daemon=True)
-        self.evals, self.value, self.packets = evals, value, packets
+        self.evals, self.value = evals, value
+        self.log = evals.root / "dag.log"
         self.said: list[str] = []
 
     def run(self) -> None:
         deadline = time.monotonic() + 240
-        found: list[Path] = []
-        while len(found) < self.packets and time.monotonic() < deadline:
-            found = list(self.evals.root.glob(".promptbench/packets/*/packet*.json"))
+        while not (self.log.exists() and "wait for their verdict" in self.log.read_text(errors="replace")):
+            if time.monotonic() > deadline:
+                return
             time.sleep(0.5)
-        time.sleep(5)  # until the task waits
-        for packet in (str(p.relative_to(self.evals.root)) for p in found):
+        found = self.evals.root.glob(".promptbench/packets/*/packet*.json")
+        for packet in sorted(str(p.relative_to(self.evals.root)) for p in found):
             self.evals.score(packet, value=self.value)
             self.said.append(self.evals.pytest("--judge-apply", packet).text)
 
@@ -574,11 +575,10 @@ class TestDagTest:
         evals.file("evals/conftest.py", crash)
         judge = Judge(evals, value=4)
         judge.start()
-        run = home.dag_test({"shards": 2, "experiment": "e"})
+        run = home.dag_test({"shards": 2, "experiment": "e"}, log=judge.log)
         judge.join(60)
         assert run["state"] == "success", run["log"][-5000:]
         assert "applied 8, unchanged 0, still pending 0" in judge.said[0]
-        assert "candidates of e wait for their verdict" in run["log"], "it was deferred"
         assert sorted(run["tries"][f"collect/{i}"] for i in (0, 1)) == [1, 2]
         assert [run["xcoms"][f"collect/{i}"] for i in (0, 1)] == [{"shard": f"{i}/2", "exit_code": 1} for i in (1, 2)]
         skipped = {t for t, state in run["tasks"].items() if state == "skipped"}
@@ -623,9 +623,9 @@ class TestDagTest:
     ) -> None:
         evals.second_suite()
         evals.provider.script("situation-3", Fault(status=400))
-        judge = Judge(evals, value=4, packets=2)
+        judge = Judge(evals, value=4)
         judge.start()
-        run = home.dag_test({"experiment": "two"})
+        run = home.dag_test({"experiment": "two"}, log=judge.log)
         judge.join(60)
         assert run["state"] == "success", run["log"][-5000:]
         assert judge.said[-1].count("still pending 0") == 1
