@@ -261,31 +261,13 @@ def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> StepR
     here = [dataclasses.replace(t, experiment=packet.experiment) for t in tasks if t.suite.group in there]
     now = {t.suite.group: cells_now(here, packet.experiment, t.suite.group) for t in here}
     applied = dataclasses.replace(applied, cells_now=now)
-    shown = set(now) or there
     unread: list[str] = []
     candidates = tuple(
         c
-        for g in sorted(shown)
+        for g in sorted(set(now) or there)
         for c in with_shown_texts(store, [c for c in applied.candidates if c.group == g], unread)
     )
-    folders = {}
-    for (experiment, group), folder in folders_of(tasks, settings.report).items():
-        if group not in folders or experiment == packet.experiment:
-            folders[group] = folder
-    outcome = Outcome(candidates={packet.experiment: candidates})
-    boards = build_boards(here, outcome, settings, folders=folders)
-    if not here:  # no suite of the packet was collected: its own rubric says how to score
-        names = sorted({c.task for c in candidates})
-        boards = tuple(
-            Board.of(
-                tuple(c for c in candidates if c.task == name),
-                packet.rubric,
-                packet.experiment,
-                name,
-                folder=settings.report / file_name(name) if len(names) > 1 else settings.report,
-            )
-            for name in names
-        )
+    boards = _boards(settings, packet, candidates, here, tasks)
     lines = (
         (f"{plural(applied.remarks, 'item')} with a rationale and no scores: what it says is kept in the packet alone",)
         if applied.remarks
@@ -298,6 +280,33 @@ def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> StepR
         boards=boards,
         files=tuple(write_reports(boards)),
     )
+
+
+def _boards(
+    settings: Settings,
+    packet: Packet,
+    candidates: tuple[LoggedCandidate, ...],
+    here: Sequence[Task],
+    tasks: Sequence[Task],
+) -> tuple[Board, ...]:
+    """The leaderboards of a packet's candidates. ``here``: its suites among ``tasks``, in its experiment."""
+    if not here:  # none of them was collected: its own rubric says how to score
+        names = sorted({c.task for c in candidates})
+        return tuple(
+            Board.of(
+                tuple(c for c in candidates if c.task == name),
+                packet.rubric,
+                packet.experiment,
+                name,
+                folder=settings.report / file_name(name) if len(names) > 1 else settings.report,
+            )
+            for name in names
+        )
+    folders = {}
+    for (experiment, group), folder in folders_of(tasks, settings.report).items():
+        if group not in folders or experiment == packet.experiment:
+            folders[group] = folder
+    return build_boards(here, Outcome(candidates={packet.experiment: candidates}), settings, folders=folders)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,14 +77,13 @@ def self_test(
         before, after = (expected + noise[:, :, rng.integers(0, len(scenarios), len(scenarios))] for _ in range(2))
         cases = []
         for k, metric in enumerate(metrics):
-            sign = -1.0 if baseline.better[metric] == "higher" else 1.0
-            for r in range(len(baseline.rows)):
-                there = known[k, r]
-                if there.any():
-                    mean = float(before[k, r, there].mean())
-                    worse = (sign * stats.differences(after[k, r, there], before[k, r, there])).tolist()
-                    points = min(t.points(mean) for t in tolerances if t.metric == metric)
-                    cases.append(Case(scenarios=names[k][r], worse=worse, tolerance=points, complete=True))
+            mine = [t for t in tolerances if t.metric == metric]
+            higher = baseline.better[metric] == "higher"
+            cases += [
+                _case(names[k][r], before[k, r, there], after[k, r, there], mine, higher=higher)
+                for r, there in enumerate(known[k])
+                if there.any()
+            ]
         outcomes = [v.outcome for v in decide(cases, seed=seed)[0]]
         unclear = GateOutcome.FAIL not in outcomes and GateOutcome.INCONCLUSIVE in outcomes
         failures += GateOutcome.FAIL in outcomes or (strict and unclear)
@@ -92,6 +91,15 @@ def self_test(
     ci = stats.wilson_interval(failures, n)
     assert ci is not None
     return SelfTest(n=n, failures=failures, inconclusive=inconclusive, rate=failures / n, ci=ci)
+
+
+def _case(
+    scenarios: list[str], before: Floats, after: Floats, tolerances: Sequence[Tolerance], *, higher: bool
+) -> Case:
+    """One row and metric of two drawn sessions. ``higher``: whether that is better."""
+    fall = stats.differences(before, after) if higher else stats.differences(after, before)
+    points = min(t.points(float(before.mean())) for t in tolerances)
+    return Case(scenarios=scenarios, worse=fall.tolist(), tolerance=points, complete=True)
 
 
 def _effects(table: Floats, known: NDArray[np.bool_], rows: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
