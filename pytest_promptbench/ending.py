@@ -13,7 +13,7 @@ from .clock import steady, utc_now
 from .errors import UsageError
 from .gate import GateResult
 from .records import Suite
-from .report.text import dollars, plural
+from .report.text import for_price, plural
 from .session import Board, Closing, Desk, Task, about_unread
 from .settings import Settings
 from .steps import StepResult
@@ -96,8 +96,7 @@ def _blind_to_scenarios(suite: Suite) -> Iterator[Line]:
 def automatic(judged_: tuple[Judged, ...]) -> Iterator[Line]:
     """What the automatic judges did, and loudly what they could not do."""
     for j in judged_:
-        price = f" for {dollars(j.cost_usd)}" if j.cost_usd else ""
-        yield (f"automatic judge {j.judge}: {j.scored} scored in {j.experiment}{price}", {})
+        yield (f"automatic judge {j.judge}: {j.scored} scored in {j.experiment}{for_price(j.cost_usd)}", {})
         if j.failed:
             none = "NOT JUDGED: none of its verdicts is valid. " if j.useless else ""
             which = "which counts as unscored" if j.failed == 1 else "which count as unscored; the first"

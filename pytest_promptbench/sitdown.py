@@ -18,7 +18,7 @@ from .judging import fingerprint
 from .leaderboard import current_candidates, pending_candidates
 from .packet import Packet, build_packet, item_ids, match_verdicts, parse_packet, read_packet, set_aside, write_packet
 from .records import Group, Judge, LoggedCandidate, Rubric, Tier
-from .report.text import plural
+from .report.text import for_price, plural
 from .session import (
     Board,
     Task,
@@ -70,7 +70,11 @@ def export_packet(
     audits = [made.audit for made in packets if made.audit is not None]
     return StepResult(
         message="\n".join(made.exported_to(file) for file, made in zip(paths, packets, strict=True)),
-        lines=(*said, *(f"audit {a.id}: round {a.round}, seed {a.seed}" for a in audits)),
+        lines=(
+            *said,
+            *(made.asked for made in packets if made.asked is not None),
+            *(f"audit {a.id}: round {a.round}, seed {a.seed}" for a in audits),
+        ),
     )
 
 
@@ -142,12 +146,13 @@ def _keep_scored(file: Path) -> Iterator[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Made:
-    """A packet: ``what`` is in it in words, and the audit that drew it, where it was one."""
+    """A packet: ``what`` is in it in words, the audit that drew it and what that ``asked``, where it was one."""
 
     packet: Mapping[str, Any]
     candidates: int
     what: str
     audit: Audit | None
+    asked: str | None
 
     def exported_to(self, file: Path) -> str:
         twice = len(self.packet["items"]) - self.candidates
@@ -168,8 +173,9 @@ def _from_here(file: Path) -> str:
 def _packet(settings: Settings, store: TrackingStore, task: Task, candidates: list[LoggedCandidate]) -> _Made:
     """The packet of one group."""
     what, audit, seed = plural(len(candidates), "pending candidate"), None, _seed(settings)
+    asked = None
     if settings.audit is not None:
-        audit, what = _audit(settings, store, task, candidates)
+        audit, what, asked = _audit(settings, store, task, candidates)
         candidates, seed = [d.candidate for d in audit.drawn], audit.seed
     packet = build_packet(
         store.texts(candidates),
@@ -180,7 +186,7 @@ def _packet(settings: Settings, store: TrackingStore, task: Task, candidates: li
         duplicates=settings.duplicates,
         audit=None if audit is None else audit.id,
     )
-    return _Made(packet=packet, candidates=len(candidates), what=what, audit=audit)
+    return _Made(packet=packet, candidates=len(candidates), what=what, audit=audit, asked=asked)
 
 
 def _seed(settings: Settings) -> int:
@@ -189,8 +195,8 @@ def _seed(settings: Settings) -> int:
 
 def _audit(
     settings: Settings, store: TrackingStore, task: Task, candidates: list[LoggedCandidate]
-) -> tuple[Audit, str]:
-    """The audit that checks the automatic judge, its draw written to MLflow, and what it holds in words."""
+) -> tuple[Audit, str, str | None]:
+    """The audit that checks the automatic judge, its draw written to MLflow; what it holds and asked, in words."""
     assert settings.audit is not None
     rubric = task.suite.rubric
     pool = auditable(candidates)
@@ -198,28 +204,32 @@ def _audit(
         raise UsageError(
             f"--judge-audit: the automatic judge has scored nothing in {task.experiment}; run pytest with --judge-auto"
         )
+    asked = None
     if all(c.sit_down() is None for c in pool):
-        pool = _asked_twice(settings, store, task, pool)
+        pool, asked = _asked_twice(settings, store, task, pool)
     audit = next_audit(pool, rubric, settings.audit, experiment=task.experiment, task=task.suite.task)
     for d in audit.drawn:
         store.tag(d.candidate.run_id, {AUDIT + audit.id: json.dumps(audit.draw_of(d).to_json())})
     drawn, picked = len(audit.drawn), sum(not d.random for d in audit.drawn)
     what = f"{plural(drawn, 'candidate')} ({picked} by disagreement, {drawn - picked} at random of {len(pool)})"
-    return audit, what
+    return audit, what, asked
 
 
 def _asked_twice(
     settings: Settings, store: TrackingStore, task: Task, pool: list[LoggedCandidate]
-) -> list[LoggedCandidate]:
-    """The same candidates, each with the automatic judge's second verdict, which is asked for where there is none."""
+) -> tuple[list[LoggedCandidate], str | None]:
+    """The same candidates, each with the automatic judge's second verdict, which is asked for where there is none.
+
+    Beside them what was asked, in words.
+    """
     judge, rubric = task.suite.judge, task.suite.rubric
     if judge is None:
-        return pool
+        return pool, None
     this, asked = Judge(tier=Tier.AUTO, name=judge.name), fingerprint(judge, rubric)
     firsts = ((c, c.automatic()) for c in pool)
     todo = [c for c, v in firsts if v is not None and (v.judge, v.fingerprint) == (this, asked) and c.again(v) is None]
     if not todo:
-        return pool
+        return pool, None
     with asking_models(settings, [judge]) as ask:
         texts = store.texts(todo)
         after, came_to = judge_and_write(
@@ -235,7 +245,9 @@ def _asked_twice(
         raise KeyboardInterrupt
     if came_to.unavailable:
         raise UsageError(f"--judge-audit asks the automatic judge a second time: {came_to.unavailable}")
-    return updated(pool, after)
+    again = plural(came_to.scored + came_to.failed, "candidate")
+    price = for_price(came_to.cost_usd)
+    return updated(pool, after), f"automatic judge {judge.name}: asked a second time about {again}{price}"
 
 
 def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> StepResult:

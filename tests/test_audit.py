@@ -225,6 +225,7 @@ def an_audit(audited: Project) -> None:
     assert "exported 2 candidates (0 by disagreement, 2 at random of 6) of tip-bench-" in exported.out
     assert ", 1 of them twice" in exported.out
     assert audited.provider.count == asked + 3  # the judge's second call, once for each different text
+    assert "automatic judge judge: asked a second time about 6 candidates\n" in exported.out
     packet = audited.packet("audit.json")
     named, number, seed = re.search(r"audit (\w{12}): round (\d), seed (\d+)", exported.out).groups()  # type: ignore[union-attr]
     assert packet["audit"] == named
@@ -233,7 +234,9 @@ def an_audit(audited: Project) -> None:
     assert draws(audited, named) == [drawn] * 2
     assert number == "1"
     assert probabilities(audited) == [], "what was only drawn says nothing about labels"
-    assert audited.pytest("--judge-export", "again.json", "--judge-audit", "2", "--judge-duplicates", "1").code == 0
+    again = audited.pytest("--judge-export", "again.json", "--judge-audit", "2", "--judge-duplicates", "1")
+    assert again.code == 0, again.text
+    assert "asked a second time" not in again.out
     assert audited.packet("again.json") == packet, "the same audit exported twice is the same"
     assert len(packet["items"]) == 3
     text = json.dumps(packet)

@@ -114,6 +114,11 @@ def dollars(value: float | None) -> str:
     return f"${value:.2f}" if value >= 1 else f"${value:.4f}"
 
 
+def for_price(value: float | None) -> str:
+    """`` for $0.0120``; nothing where nothing was paid, or the price is unknown."""
+    return f" for {dollars(value)}" if value else ""
+
+
 def duration(value: float | None) -> str:
     """Seconds as ``1.9 s``, below a tenth as ``42 ms``; ``-`` where unknown."""
     if value is None:
