@@ -188,7 +188,10 @@ def test_an_unknown_price_is_not_held_against_a_prompt() -> None:
 
 def test_the_best_champion_stays() -> None:
     found = decided([*prompt("v1", better(1.0)), *prompt("v2", BASE)])
-    assert (found.winner, found.stays) == ("v1", True)
+    assert (found.winner, found.stays, found.granted) == ("v1", True, True)
+    unjudged = decided([*prompt("v1", better(1.0)), *prompt("v2", BASE), *prompt("v3", [None] * 20)])
+    assert unjudged.stays
+    assert set(unmet(unjudged)) == {"rivals"}, "v3 may be better"
 
 
 def test_an_edited_champion_is_not_the_champion() -> None:
@@ -211,6 +214,19 @@ def test_a_champion_under_two_names_is_compared_under_the_one_that_is_scored_mos
     assert "0 of the champion's" in next(c.found for c in found.conditions if c.name == "failures")
 
 
+@pytest.mark.parametrize(("promoted_as", "scored", "ahead"), [("v1", 20, 1.0), ("w", 20, 0.5), ("w", 19, 1.0)])
+def test_of_two_names_that_are_scored_alike_it_is_the_one_that_was_promoted(
+    promoted_as: str, scored: int, ahead: float
+) -> None:
+    twin = [replace(c, prompt_sha256="sha-v1") for c in prompt("w", better(0.5, scored))]
+    found = decide(
+        [*twin, *prompt("v1", BASE), *prompt("v2", better(1.0))],
+        RUBRIC, task="tip", experiment="e", champion=(promoted_as, "sha-v1"),
+    )  # fmt: skip
+    assert found.comparison is not None
+    assert found.comparison["mean_difference"] == pytest.approx(ahead)
+
+
 def test_only_common_cells_are_compared() -> None:
     """v2 looks better because it alone ran on the strong model."""
     strong = prompt("v2", [s + 5 for s in BASE], model="strong")
@@ -222,6 +238,12 @@ def test_the_first_champion_is_the_best_with_enough_scenarios() -> None:
     assert decided([*prompt("v1", BASE), *prompt("v2", better(1.0))], champion=None).granted
     few = decided(prompt("v1", BASE[:3]), champion=None)
     assert "judge 3 more scenarios" in unmet(few)["scenarios"]
+    automatic_alone = [candidate("v1", i, person=5.0 if i < 3 else None, auto=5.0) for i in range(20)]
+    assert "rests on 3 scenarios" in unmet(decided(automatic_alone, champion=None))["scenarios"]
+    failed = replace(candidate("v1", 20, person=None), error="Timeout", pending=False)
+    assert unmet(decided([*prompt("v1", BASE), failed], champion=None)) == {
+        "failures": "1 of 21 generations failed; run the evals again until they do not"
+    }
     doubted = decided([*prompt("v1", BASE), *prompt("v2", better(1.0), auto=-3)], champion=None)
     assert "and more to v1 (+2.00 on 20 scenarios)" in unmet(doubted)["automatic"]
 
@@ -289,8 +311,12 @@ def test_labels_that_an_audit_picked_of_a_part_are_refused_until_the_rest_is_jud
     assert "an audit picked the labels, and candidates have none: 6 of v2" in unmet(found)["labels"]
     assert "judge the rest, 6 candidates: pytest evals/ --judge-export packet.json" in unmet(found)["labels"]
     assert decided([*audited("v1", BASE, 20), *audited("v2", better(1.0), 20)]).granted
+    assert "6 of v1" in unmet(decided([*audited("v1", BASE, 14), *audited("v2", better(1.0), 20)]))["labels"]
     first = decided([*audited("v1", BASE, 20), *audited("v2", better(1.0), 14)], champion=None)
     assert set(unmet(first)) == {"labels"}
+    for champion in ("v1", None):
+        by_judge = decided([*audited("v1", BASE, 20), *audited("v2", better(1.0), 14)], champion, policy=Policy.AUTO)
+        assert by_judge.granted, "no label decides"
     # The champion's text was v2 when it was promoted; its file is v1 now, and v2 is another text.
     renamed = [*audited("v1", BASE, 20), *audited("v2", better(1.0), 14)]
     found = decide(renamed, RUBRIC, task="tip", experiment="e", champion=("v2", "sha-v1"))
