@@ -82,11 +82,14 @@ def test_noise_is_refused_and_told_how_many_labels_it_lacks() -> None:
 def test_too_few_scenarios_are_refused() -> None:
     found = decided([*prompt("v1", BASE[:4]), *prompt("v2", better(5.0, 4))])
     assert "judge 2 more scenarios: 6 are the least that can tell" in unmet(found)["scenarios"]
+    assert decided([*prompt("v1", BASE[:6]), *prompt("v2", better(5.0, 6))]).granted
 
 
 def test_the_automatic_tier_has_to_agree_in_sign_unless_the_policy_says_otherwise() -> None:
     against = [*prompt("v1", BASE), *prompt("v2", better(1.0), auto=-3.0)]
     assert set(unmet(decided(against))) == {"automatic"}
+    undecided = [*prompt("v1", BASE), *prompt("v2", better(1.0), auto=-1.0)]
+    assert "sees 0.00 points on 20 scenarios; an audit (--judge-audit)" in unmet(decided(undecided))["automatic"]
     assert decided(against, policy=Policy.SIT_DOWN).granted
     by_auto = decided(against, policy=Policy.AUTO)
     assert by_auto.winner == "v1"
