@@ -73,6 +73,14 @@ def not_ours(test: str) -> CatalogError:
     )
 
 
+def of_two_sources(test: str, axis: str) -> CatalogError:
+    """For a test whose fixture of an axis's name is parametrized by itself."""
+    return CatalogError(
+        f"{test}: the fixture {axis} of your own has params, and the test gets each {axis} of its suite; give it no "
+        "params, or another name"
+    )
+
+
 def two_suites(test: str, one: Any, other: Any) -> CatalogError:
     """For a test with two markers side by side: pytest would give one of them, and say nothing of the other."""
     names = " and ".join(f"promptbench({', '.join(map(repr, m.args))})" for m in (one, other))
@@ -94,6 +102,11 @@ def not_spread(test: str) -> CatalogError:
 def names_an_axis(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether a ``parametrize`` marker's arguments include model, prompt or scenario."""
     return bool(set(_argnames(args, kwargs)) & set(AXES))
+
+
+def named(markers: Sequence[Any]) -> set[str]:
+    """The axes among what ``markers`` (of ``parametrize``) name."""
+    return {name for m in markers for name in _argnames(m.args, m.kwargs)} & set(AXES)
 
 
 def _given_argnames(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -551,6 +552,30 @@ def test_calibrated_rows_are_told_apart_by_their_estimates() -> None:
     assert difference["mean_difference"] == pytest.approx(far.rows[1].composite - far.rows[0].composite)  # type: ignore[operator]
     near = ranked(*audited("good", 3.0, seed=1), *audited("bad", 2.9, seed=2))
     assert [r.rank for r in near.rows] == [1, 1]
+
+
+def test_a_calibrated_row_is_compared_with_the_mean_of_one_that_is_labelled_whole() -> None:
+    """Of which the standard error is the plain one, sd / sqrt(n), and the degrees of freedom n - 1."""
+    from scipy.stats import t
+
+    scores = [4.5, 4.0, 5.0, 4.5, 3.5]
+    whole = [candidate(f"s{i}", judged(s, AUTO), judged(s, HUMAN), prompt="whole") for i, s in enumerate(scores)]
+    found = ranked(*whole, *audited("audited", 3.0, seed=1))
+    assert [(r.prompt, r.estimated) for r in found.rows] == [("whole", False), ("audited", True)]
+    part = found.rows[1].calibrated
+    assert part is not None
+    points = [2 * s for s in scores]
+    difference = part["estimate"] - statistics.mean(points)
+    se = math.hypot(part["se"], statistics.stdev(points) / math.sqrt(5))
+    reach = t.ppf(0.975, 4) * se
+    (compared,) = found.comparisons
+    assert (compared["tier"], compared["n"]) == ("calibrated", 5)
+    assert compared["mean_difference"] == pytest.approx(difference)
+    assert compared["ci"] == pytest.approx((difference - reach, difference + reach))
+    assert compared["p_value"] == pytest.approx(2 * t.sf(abs(difference) / se, 4))
+    assert [r.rank for r in found.rows] == [1, 2]
+    alone = ranked(whole[0], *audited("audited", 3.0, seed=1))
+    assert [(c["tier"], c["n"]) for c in alone.comparisons] == [("auto", 1)], "one label has no standard error"
 
 
 def test_a_calibrated_row_and_one_of_another_tier_are_compared_by_the_automatic_judge() -> None:
