@@ -568,3 +568,22 @@ def test_a_verdict_that_is_refused_holds_up_no_other(logged: Project, tmp_path: 
         browser.wait("document.getElementById('saved').textContent === 'all saved'")
         assert browser.run("return document.getElementById('problem').hidden")
     assert sum(bool(c.verdicts) for c in store.read(EXPERIMENT)) == 4
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_an_experiment_is_judged_whatever_its_name(logged: Project, tmp_path: Path, browser: Browser) -> None:
+    """Of a/../b, a browser would ask for b: its verdicts would be those of another experiment."""
+    root = copy_of(logged, tmp_path / "project")
+    names = ("b", "a/../b", "a/b", "x/%2e%2e/b", "\u00fc ?#&")
+    store = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=None)
+    for name in names:
+        assert Project(root, logged.provider).pytest("--bench-experiment", name, "-k", "s0 and v1").code == 0
+    with served(root) as address:
+        for name in names[1:]:
+            browser.open(f"{address}/judge?name={quoted(name)}")
+            browser.wait("document.documentElement.dataset.ready")
+            browser.run("document.getElementById('name').value = 'Ada'; document.getElementById('which').focus()")
+            browser.press("111y" + ENTER)
+            browser.wait("document.getElementById('saved').textContent === 'all saved'")
+    assert [sum(bool(c.verdicts) for c in store.read(name)) for name in names] == [0, 1, 1, 1, 1]

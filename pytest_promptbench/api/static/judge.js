@@ -379,8 +379,11 @@
     } catch {
       // likewise
     }
-    const experiment = desk.dataset.experiment.split("/").map(encodeURIComponent).join("/");
-    const response = await fetch(`/api/bench/packet/${experiment}?task=${encodeURIComponent(desk.dataset.task)}`);
+    const named = encodeURIComponent(desk.dataset.experiment);
+    // Slashes stay, as some proxies take no encoded one; but of a/../b, which is a name too, a browser would ask for b.
+    const experiment = /(^|\/)\.\.?(\/|$)/.test(desk.dataset.experiment) ? named : named.replaceAll("%2F", "/");
+    const address = `/api/bench/packet/${experiment}?task=${encodeURIComponent(desk.dataset.task)}`;
+    const response = await fetch(address);
     const text = await response.text();
     if (!response.ok) throw new Error(JSON.parse(text).detail);
     packet = JSON.parse(text, exact);
