@@ -572,6 +572,21 @@ def test_a_verdict_that_is_refused_holds_up_no_other(logged: Project, tmp_path: 
 
 @pytest.mark.browser
 @needs_chromium
+def test_whoever_comes_back_sees_what_is_pending_now(logged: Project, tmp_path: Path, browser: Browser) -> None:
+    with served(copy_of(logged, tmp_path / "project")) as address:
+        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
+        browser.wait("document.documentElement.dataset.ready")
+        browser.press("Eve" + ENTER)
+        browser.press("111y" + ENTER + "s")
+        browser.wait("document.getElementById('saved').textContent === 'all saved'")
+        browser.open(f"{address}/")
+        browser.call("POST", "/back")
+        browser.wait("document.documentElement.dataset.ready")
+        browser.wait("document.getElementById('count').textContent === '0 of 3 judged'")
+
+
+@pytest.mark.browser
+@needs_chromium
 def test_an_experiment_is_judged_whatever_its_name(logged: Project, tmp_path: Path, browser: Browser) -> None:
     """Of a/../b, a browser would ask for b: its verdicts would be those of another experiment."""
     root = copy_of(logged, tmp_path / "project")

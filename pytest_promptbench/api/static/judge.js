@@ -383,7 +383,8 @@
     // Slashes stay, as some proxies take no encoded one; but of a/../b, which is a name too, a browser would ask for b.
     const experiment = /(^|\/)\.\.?(\/|$)/.test(desk.dataset.experiment) ? named : named.replaceAll("%2F", "/");
     const address = `/api/bench/packet/${experiment}?task=${encodeURIComponent(desk.dataset.task)}`;
-    const response = await fetch(address);
+    // Asked for anew: whoever comes here by the back button would get what the browser kept, judged meanwhile or not.
+    const response = await fetch(address, { cache: "no-cache" });
     const text = await response.text();
     if (!response.ok) throw new Error(JSON.parse(text).detail);
     packet = JSON.parse(text, exact);
