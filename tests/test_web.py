@@ -572,6 +572,26 @@ def test_a_verdict_that_is_refused_holds_up_no_other(logged: Project, tmp_path: 
 
 @pytest.mark.browser
 @needs_chromium
+def test_a_refused_verdict_that_is_skipped_then_is_told_of_no_more(
+    logged: Project, tmp_path: Path, browser: Browser
+) -> None:
+    root = copy_of(logged, tmp_path / "project")
+    store = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=None)
+    with served(root) as address:
+        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
+        browser.wait("document.documentElement.dataset.ready")
+        first = httpx.get(f"{address}/api/bench/packet/{quoted(EXPERIMENT)}", timeout=60).json()["items"][0]["item"]
+        store.client.delete_run(next(c.run_id for c in store.read(EXPERIMENT) if first in item_ids(c.run_id)))
+        browser.press("Eve" + ENTER)
+        browser.press("111ys")
+        browser.press(ENTER + "s")
+        assert browser.wait("document.getElementById('problem').innerText").startswith("Not saved: number 1 of 4")
+        browser.press("ul")
+        assert browser.run("return document.getElementById('problem').innerText") == ""
+
+
+@pytest.mark.browser
+@needs_chromium
 def test_whoever_comes_back_sees_what_is_pending_now(logged: Project, tmp_path: Path, browser: Browser) -> None:
     with served(copy_of(logged, tmp_path / "project")) as address:
         browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")

@@ -215,6 +215,7 @@
     if (position >= steps.length) return;
     history.push(position);
     const { item } = steps[position];
+    refused.delete(item); // given up: there is nothing to save
     if (sent.has(item)) {
       packet.items[item] = JSON.parse(sent.get(item), exact);
       finished.push(item);
