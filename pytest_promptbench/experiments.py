@@ -355,8 +355,8 @@ class Experiments:
     def apply(self, data: object) -> tuple[str, Applied]:
         """Take a scored packet in, all of it or nothing: the experiment's name and what changed.
 
-        ``data`` is what ``read_packet`` gives. PacketError lists every mistake, NotFoundError names an experiment that
-        MLflow has not got.
+        ``data`` is what ``decode_packet`` gives. PacketError lists every mistake, NotFoundError names an experiment
+        that MLflow has not got.
         """
         packet = parse_packet(data)
         with self._writing:

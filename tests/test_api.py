@@ -699,6 +699,14 @@ def test_a_packet_with_mistakes_is_refused_whole_in_the_words_of_judge_apply(roo
     assert all(line in shell.text for line in said.splitlines())
 
 
+def test_verdicts_need_no_room_for_temporary_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database may be elsewhere, with room, where that of temporary files is full."""
+    client = client_of(root)
+    packet = client.get(f"/api/bench/packet/{EXPERIMENT}").json()
+    monkeypatch.setattr(tempfile, "tempdir", "/dev/full")
+    assert client.post("/api/bench/verdicts", json=scored(packet)).json()["applied"] == 12
+
+
 def test_verdicts_of_an_unknown_experiment_are_404(reader: httpx.Client) -> None:
     packet = reader.get(f"/api/bench/packet/{EXPERIMENT}").json()
     for name in ("nightly", *HOSTILE):

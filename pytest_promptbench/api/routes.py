@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from ..agreement import agreement_json
-from ..errors import PacketError
 from ..experiments import Experiments
 from ..leaderboard import leaderboard_json
-from ..packet import read_packet
+from ..packet import decode_packet
 from ..packet.document import plain
 from ..records import DuplicateKeyError, LoggedCandidate, unique_keys
 from . import models
@@ -170,7 +167,7 @@ def api_routes(*, settings: ServiceSettings, experiments: Experiments, runs: Run
         body = await request.body()
 
         def take() -> models.Taken:
-            name, applied = experiments.apply(decoded_packet(body, settings.max_body))
+            name, applied = experiments.apply(decode_packet(body))
             return models.Taken(
                 experiment=name,
                 applied=applied.applied,
@@ -258,17 +255,3 @@ def _place(candidate: LoggedCandidate) -> tuple[int, str]:
 def _parsed(cursor: str) -> tuple[int, str]:
     at, _, run = cursor.partition("-")
     return int(at), run
-
-
-# -- verdicts
-
-
-def decoded_packet(body: bytes, limit: int) -> dict[str, Any]:
-    """A packet's object from a request's body, read as strictly as its file is. PacketError, without a file's name."""
-    with tempfile.TemporaryDirectory(prefix="promptbench-") as folder:
-        path = Path(folder) / "packet.json"
-        path.write_bytes(body)
-        try:
-            return read_packet(path, max_bytes=limit)
-        except PacketError as error:
-            raise type(error)(str(error).removeprefix(f"{path}: ")) from None

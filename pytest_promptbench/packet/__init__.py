@@ -9,7 +9,7 @@ from __future__ import annotations
 from .aside import set_aside
 from .build import build_packet, item_id, item_ids
 from .document import PACKET_SCHEMA, Packet, PacketItem, PacketOutput, parse_packet
-from .file import NoJsonError, read_packet, write_packet
+from .file import NoJsonError, decode_packet, read_packet, write_packet
 from .matching import Matched, match_verdicts
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "PacketItem",
     "PacketOutput",
     "build_packet",
+    "decode_packet",
     "item_id",
     "item_ids",
     "match_verdicts",

@@ -89,9 +89,14 @@ def read_packet(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     if len(raw) > max_bytes:
         raise PacketError(f"{path}: the packet is too large; at most {max_bytes:,} bytes are read")
     try:
-        return check_schema(_decoded(raw))
+        return decode_packet(raw)
     except PacketError as error:
         raise type(error)(f"{path}: {error}") from None
+
+
+def decode_packet(raw: bytes) -> dict[str, Any]:
+    """What ``read_packet`` gives, of a packet that came without a file."""
+    return check_schema(_decoded(raw))
 
 
 def _reason(error: Exception) -> str:
