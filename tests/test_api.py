@@ -1151,6 +1151,26 @@ def test_a_waiting_run_whose_process_dies_without_a_word_is_not_started_again(ro
     assert (folder / "log.txt").read_text().count("Fatal Python error") == 1
 
 
+def test_a_waiting_run_whose_process_cannot_be_started_waits_on(
+    root: Path, logged: Project, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where the service's environment is installed anew beside it."""
+    about = {"root": str(root), "python": sys.executable, "day": "2026-11-23"}
+    folder = waiting_job(root, ("of", "nobody"), deadline=time.time() + 600, **about)
+    with monkeypatch.context() as away:
+        away.setattr(sys, "executable", "/nowhere/python")
+        client = client_of(root, environ=logged.environment(), poll_s=1)
+        client.get(f"/api/bench/run/{folder.name}")  # whoever asks for it has it watched
+        for _ in range(100):
+            if "No such file or directory: '/nowhere/python'" in caplog.text:
+                break
+            time.sleep(0.1)
+        assert f"{folder} is passed over: FileNotFoundError: " in caplog.text
+        found = client.get(f"/api/bench/run/{folder.name}").json()
+        assert (found["state"], found["tasks"]) == ("waiting", [{"task": "wait", "state": "waiting"}])
+    until(client, f"/api/bench/run/{folder.name}", "failed")  # its baseline is not there
+
+
 def test_a_job_that_cannot_be_started_says_why_and_leaves_nothing(tmp_path: Path, logged: Project, root: Path) -> None:
     gone = Place(root=tmp_path / "gone", python=Path(sys.executable), tracking_uri="sqlite:///x.db")
     jobs = Jobs(project=gone, folder=tmp_path / "jobs", environ={}, most=1, open_store=gone.store)

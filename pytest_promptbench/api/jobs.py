@@ -222,7 +222,11 @@ class Jobs:
                 # Now, as of one that has just started: should its process die without a word, it is lost.
                 goes_on = replace(state, state="running", steps={**state.steps, "wait": "success"})
                 alone.write_json(folder / alone.STATE, goes_on.to_json())
-                self._spawn(folder, "compare", lock)
+                try:
+                    self._spawn(folder, "compare", lock)
+                except OSError:  # none was started: it waits on, for a look that finds memory, or Python back
+                    alone.write_json(folder / alone.STATE, state.to_json())
+                    raise
                 return
             found = "MLflow does not answer" if left is None else still_pending(left)
             with (folder / "log.txt").open("a", encoding="utf-8") as log:
