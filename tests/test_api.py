@@ -389,9 +389,10 @@ def test_a_wrong_parameter_is_422_and_named(reader: httpx.Client, path: str, nam
 
 
 def test_every_error_is_a_problem_document(reader: httpx.Client) -> None:
-    problem(reader.get("/api/nowhere"), 404)
+    assert "/api/openapi.json has all of the API" in problem(reader.get("/api/nowhere"), 404)
+    assert problem(reader.get("/api/bench/verdicts"), 405) == "this address takes POST"
     wrong = reader.put(f"/api/bench/leaderboard/{EXPERIMENT}")
-    problem(wrong, 405)
+    assert problem(wrong, 405) == "this address takes GET"
     assert wrong.headers["allow"] == "GET, HEAD"
 
 

@@ -141,7 +141,7 @@ def test_what_is_not_there_is_a_page_for_people(logged: Project) -> None:
         ("GET", "/", {"Host": "bench.example"}, 421, "localhost and 127.0.0.1 only"),
         ("POST", "/logout", {"Origin": "http://bench.example"}, 403, "a page of another site"),
         ("POST", "/login", {"Content-Length": "70000"}, 413, "the body is larger than"),
-        ("GET", "/nowhere", {}, 404, "Not Found"),
+        ("GET", "/nowhere", {}, 404, "the pages begin at /"),
     ],
 )
 def test_who_is_refused_sees_a_page(

@@ -107,6 +107,10 @@ def _problem(error: Exception, settings: ServiceSettings) -> ProblemError:
     if isinstance(error, HTTPException):
         headers = dict(error.headers or {})
         detail = str(error.detail)
+        if error.status_code == 404:  # the router's; what is not in MLflow is told by name
+            detail = "there is nothing at this address; the pages begin at /, and /api/openapi.json has all of the API"
+        if error.status_code == 405:
+            detail = f"this address takes {headers['Allow']}"
         if error.status_code == 400 and error.__cause__ is not None:  # what FastAPI met when it read a body
             detail = f"the body is no JSON: {error.__cause__}"
         return ProblemError(error.status_code, detail, headers=headers)
