@@ -592,6 +592,33 @@ def test_a_refused_verdict_that_is_skipped_then_is_told_of_no_more(
 
 @pytest.mark.browser
 @needs_chromium
+def test_whoever_takes_a_skip_back_judges_all_outputs_of_the_candidate(tmp_path: Path, browser: Browser) -> None:
+    migrated_database(tmp_path / "mlflow.db")
+    with ScriptedProvider(reply=answer) as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=2, suite="samples: 2\n")
+        assert project.write().pytest("--bench-experiment", EXPERIMENT).code == 0
+    with served(tmp_path) as address:
+        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
+        browser.wait("document.documentElement.dataset.ready")
+        which = "return document.getElementById('which').textContent"
+        browser.press("Ada" + ENTER)
+        browser.press("444y" + ENTER)
+        assert browser.run(which) == "Output 2 of 2"
+        browser.press("22l")
+        browser.press("u")
+        assert browser.run(which) == "Output 1 of 2", "whose scores were given up too"
+        browser.press("111y" + ENTER)
+        browser.press("333y" + ENTER)
+        assert browser.run("return document.getElementById('count').textContent") == "1 of 2 judged"
+        browser.press("s")
+        browser.wait("document.getElementById('saved').textContent === 'all saved'")
+        browser.press("uu")
+        assert browser.run(which) == "Output 1 of 2"
+        assert browser.run("return document.getElementById('undo').disabled")
+
+
+@pytest.mark.browser
+@needs_chromium
 def test_whoever_comes_back_sees_what_is_pending_now(logged: Project, tmp_path: Path, browser: Browser) -> None:
     with served(copy_of(logged, tmp_path / "project")) as address:
         browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")

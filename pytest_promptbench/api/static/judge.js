@@ -17,7 +17,7 @@
   let given = []; // item index -> JSON of it as the API gave it
   let steps = []; // {item, output}: one output of one item
   let position = 0;
-  let history = []; // positions that were finished or skipped, oldest first
+  let history = []; // positions that were finished or skipped, of a skipped item its first; oldest first
   let current = 0; // the marked criterion
   const finished = []; // items done, by index, in order
   const sent = new Map(); // item index -> JSON of what the API has taken
@@ -213,8 +213,9 @@
 
   const later = () => {
     if (position >= steps.length) return;
-    history.push(position);
     const { item } = steps[position];
+    const first = steps.findIndex((step) => step.item === item);
+    history = [...history.filter((p) => p < first), first]; // undo comes back to the first output: all are skipped
     refused.delete(item); // given up: there is nothing to save
     if (sent.has(item)) {
       packet.items[item] = JSON.parse(sent.get(item), exact);
