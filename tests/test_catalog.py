@@ -672,6 +672,42 @@ def test_a_file_that_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:
         load_suite(suite, root=tmp_path, environ={})
 
 
+UNMERGED = "<<<<<<< HEAD\n{}\n=======\n{}\n>>>>>>> theirs\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "place"),
+    [
+        ("rubric", textwrap.dedent(RUBRIC) + UNMERGED.format("5: works", "5: works today"), "tip-v1.md:8"),
+        ("v2", PROMPT + UNMERGED.format("params: {top_p: 1}", "params: {top_p: 0.5}"), "v2.yaml:"),
+        ("v2", 'messages:\n  - {role: user, content: "a\n' + UNMERGED.format("b", "c") + '"}\n', "v2.yaml:3"),
+        ("models", UNMERGED.format("models: {}", "models: {a: {}}"), "models.yaml:1"),
+        ("cases_csv", "id,situation\na,x\n" + UNMERGED.format("b,x", "c,x"), "cases.csv:3"),
+        ("cases_csv", "id\na\n" + UNMERGED.format("b", "c"), "cases.csv:3"),
+        ("cases_jsonl", UNMERGED.format('{"id": "b"}', '{"id": "c"}').replace("\n", "\r\n"), "cases.jsonl:1"),
+    ],
+)
+def test_a_merge_that_was_left_undone_is_no_text(tmp_path: Path, name: str, text: str, place: str) -> None:
+    files = {"v1": "messages:\n  - {role: user, content: Hi}\n", name: text}
+    if name.startswith("cases"):
+        files["suite"] = f"task: tip\nrubric: tip-v1\nscenarios: {name.replace('_', '.')}\n"
+    with pytest.raises(
+        CatalogError, match=rf"{place}.*: holds a merge conflict; keep what belongs, and remove the lines"
+    ):
+        load(tmp_path, **files)
+
+
+def test_marks_that_are_no_conflict_are_text(tmp_path: Path) -> None:
+    cell = UNMERGED.format("a", "b")
+    suite = load(
+        tmp_path,
+        suite="task: tip\nrubric: tip-v1\nscenarios: cases.csv\n",
+        cases_csv=f'id,situation\nsolve-it,"{cell}"\n',
+        rubric=textwrap.dedent(RUBRIC) + "Scores\n=======\n\n    <<<<<<< HEAD\n",
+    )
+    assert suite.scenarios[0].vars["situation"] == cell
+
+
 @pytest.mark.parametrize(
     ("template", "values", "expected"),
     [

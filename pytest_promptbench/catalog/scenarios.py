@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from ..errors import CatalogError
 from ..records import Scenario, unique_keys
 from .schema import ScenarioFile, ScenariosFile, validate
-from .yamlfile import HALF_CHARACTER, MAX_DEPTH, Located, is_file, parse, read_text
+from .yamlfile import HALF_CHARACTER, MAX_DEPTH, Located, is_file, parse, read_text, unmerged
 
 Placed = tuple[str, ScenarioFile]
 """A scenario, and the file and line where it begins."""
@@ -161,6 +161,8 @@ def _columns(cells: list[str], place: str) -> list[str]:
 
 
 def _record(columns: list[str], cells: list[str], place: str) -> dict[str, Any]:
+    if cells[0].startswith("<<<<<<< "):
+        raise unmerged(place)
     if len(cells) < len(columns):
         raise CatalogError(
             f"{place}: the column {columns[len(cells)]!r} is missing in this row; "

@@ -40,6 +40,8 @@ _PLAIN = {
         r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
     ),
 }
+_OURS, _SPLIT, _THEIRS = (re.compile(f"^{mark}", re.MULTILINE) for mark in ("<{7} ", "={7}$", ">{7} "))
+"""The marks of a merge that was left undone, at the beginning of their lines."""
 _REMEDIES = {
     "cannot start any token": "indent with spaces, not tabs, and put a text that begins with @, ` or % in quotes",
     "tab character": "indent with spaces, not tabs",
@@ -90,7 +92,7 @@ def check_open(folder: Path, how: int = os.X_OK) -> None:
 
 
 def read_text(file: Path) -> str:
-    """A user's file as text with plain newlines; CatalogError where it is missing, too large or not UTF-8."""
+    """A user's file as text with plain newlines; CatalogError where it is missing, too large, not UTF-8 or unmerged."""
     is_file(file)  # a pipe would be waited for
     try:
         with file.open("rb") as stream:
@@ -106,7 +108,22 @@ def read_text(file: Path) -> str:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise CatalogError(f"{file}:{line}: is not UTF-8 (byte {raw[error.start]:#04x}); save it as UTF-8") from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if file.suffix.lower() != ".csv":  # whose cells may hold any lines; a row of marks is told where rows are read
+        _refuse_unmerged(text, file)
+    return text
+
+
+def _refuse_unmerged(text: str, file: Path) -> None:
+    """A rubric's Markdown, or a text of several lines, would take the marks of a merge for its own."""
+    ours = _OURS.search(text)
+    split = ours and _SPLIT.search(text, ours.end())
+    if ours and split and _THEIRS.search(text, split.end()):
+        raise unmerged(f"{file}:{text.count(chr(10), 0, ours.start()) + 1}")
+
+
+def unmerged(place: str) -> CatalogError:
+    return CatalogError(f"{place}: holds a merge conflict; keep what belongs, and remove the lines with its marks")
 
 
 def parse(text: str, file: Path, *, first_line: int = 1) -> Located:
