@@ -757,6 +757,18 @@ def test_a_limit_on_cost_stops_before_it_is_passed(project: Project) -> None:
         (["--bench-max-cost", "many"], 4, "not an amount"),
         (["--judge-reveal"], 4, "give it together with --judge-export"),
         (["--judge-export", "a", "--judge-apply", "b"], 4, "two steps"),
+        (
+            ["--judge-apply", "a.json", "--judge-apply=b.json"],
+            4,
+            "--judge-apply is asked for with a.json and b.json: a",
+        ),
+        (["--judge-apply", "a.json", "b.json", "-n", "2"], 4, "asked for with a.json and b.json: a session does one;"),
+        (
+            ["--bench-promote=tip", "--bench-promote=joke"],
+            4,
+            "--bench-promote is asked for with tip and joke: a session",
+        ),
+        (["--judge-export", "a.json", "--judge-export", "a.json"], 4, "MLflow has no experiment"),
         (["--bench-models", "zzz"], 4, "has no 'zzz'. Known: haiku, local"),
         (["--bench-models", "zzz", "-n", "2"], 4, "has no 'zzz'. Known: haiku, local"),
         (["--bench-prompts", "v"], 4, "has no 'v'. Did you mean"),

@@ -38,6 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _check_options(config: pytest.Config) -> None:
     """A mistake in an option is said before anything is collected; one in ``addopts`` waits until there are evals."""
+    options.check_once(config)
     settings = parts.settings(config)
     if not settings.runs_tests:
         config.option.dist, config.option.tx, config.option.numprocesses = "no", [], None

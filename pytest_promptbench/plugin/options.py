@@ -6,7 +6,7 @@ import argparse
 import os
 import shlex
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -192,6 +192,31 @@ def of_this_session(config: pytest.Config, name: str) -> bool:
     """
     always = _flags(config.getini("addopts")) - _flags(typed(config))
     return given(config, name) and OPTIONS[name][0] not in always
+
+
+def check_once(config: pytest.Config) -> None:
+    """pytest.UsageError where a step was asked for with two values: the last would be done, the others without a word.
+
+    So it is with a shell's ``--judge-apply packet-*.json``, of which pytest takes all but the first for tests.
+    """
+    from ..settings import STEPS
+
+    for name in STEPS:
+        flag, details = OPTIONS[name]
+        values = list(dict.fromkeys(_values(typed(config), flag))) if "metavar" in details else []
+        if name == "judge_apply" and values:
+            values += [argument for argument in config.args if argument.endswith(".json")]
+        if len(values) > 1:
+            raise pytest.UsageError(
+                f"{flag} is asked for with {' and '.join(values)}: a session does one; start one for each"
+            )
+
+
+def _values(arguments: Sequence[str], flag: str) -> Iterable[str]:
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        if name == flag:
+            yield value if equals else following
 
 
 def _flags(arguments: Iterable[str]) -> set[str]:
