@@ -119,7 +119,8 @@ def _refuse_unmerged(text: str, file: Path) -> None:
     ours = _OURS.search(text)
     split = ours and _SPLIT.search(text, ours.end())
     if ours and split and _THEIRS.search(text, split.end()):
-        raise unmerged(f"{file}:{text.count(chr(10), 0, ours.start()) + 1}")
+        line = text[: ours.start()].count("\n") + 1
+        raise unmerged(f"{file}:{line}")
 
 
 def unmerged(place: str) -> CatalogError:
