@@ -619,6 +619,26 @@ def test_whoever_takes_a_skip_back_judges_all_outputs_of_the_candidate(tmp_path:
 
 @pytest.mark.browser
 @needs_chromium
+def test_what_is_scored_and_not_done_is_not_said_to_be_saved(logged: Project, tmp_path: Path, browser: Browser) -> None:
+    saved = "document.getElementById('saved').textContent"
+    with served(copy_of(logged, tmp_path / "project")) as address:
+        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
+        browser.wait("document.documentElement.dataset.ready")
+        browser.press("Eve" + ENTER)
+        browser.press("111y" + ENTER + "s")
+        browser.wait(f"{saved} === 'all saved'")
+        browser.press("222ys")
+        assert browser.run(f"return {saved}") == "all saved but this one"
+        browser.press(ENTER + "s")
+        browser.wait(f"{saved} === 'all saved'")
+        browser.press("uf")
+        assert browser.run(f"return {saved}") == "all saved but this one"
+        browser.press("f")
+        assert browser.run(f"return {saved}") == "all saved", "it is as it was saved"
+
+
+@pytest.mark.browser
+@needs_chromium
 def test_whoever_comes_back_sees_what_is_pending_now(logged: Project, tmp_path: Path, browser: Browser) -> None:
     with served(copy_of(logged, tmp_path / "project")) as address:
         browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")

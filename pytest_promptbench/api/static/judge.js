@@ -79,8 +79,10 @@
     return done.filter((index) => itemDone(index) && sent.get(index) !== JSON.stringify(packet.items[index]));
   };
 
+  const touched = (item, index) => JSON.stringify(item) !== (sent.get(index) ?? given[index]);
   // What would be lost with the page: of a candidate that is not finished, too.
-  const begun = () => packet.items.some((item, index) => JSON.stringify(item) !== (sent.get(index) ?? given[index]));
+  const begun = () => packet.items.some(touched);
+  const begunHere = () => position < steps.length && touched(packet.items[steps[position].item], steps[position].item);
 
   // What the API has taken stays judged, wherever the person goes from there.
   const isJudged = (index) => sent.has(index) || (itemDone(index) && finished.includes(index));
@@ -91,7 +93,8 @@
     at("progress").value = done;
     at("count").textContent = `${done} of ${packet.items.length} judged`;
     const open = unsent().length;
-    at("saved").textContent = sending ? "saving ..." : open ? `${open} not saved yet` : done ? "all saved" : "";
+    const saved = begunHere() ? "all saved but this one" : "all saved";
+    at("saved").textContent = sending ? "saving ..." : open ? `${open} not saved yet` : done ? saved : "";
     at("undo").disabled = history.length === 0;
     at("undo-last").disabled = history.length === 0;
     at("save").disabled = open === 0;
