@@ -311,6 +311,12 @@ def test_a_message_with_tags_called_prompt_is_rewritten_whole() -> None:
         ("A mark is <prompt>.\n<prompt>be kind</prompt>", "be kind"),
         ("It goes between <prompt> and </prompt>.\n<prompt>be kind", "be kind"),
         ("<prompt>be mild</prompt>\nOr better:\n<prompt>be kind</prompt>", "be kind"),
+        ("<prompt>be kind</prompt> I wrote it between <prompt> and the closing </prompt>.", "be kind"),
+        ("<prompt>be kind</prompt>\nBefore, it was `<prompt>be brief</prompt>`.", "be kind"),
+        ("<prompt>be kind, and never write <prompt> yourself</prompt>", "be kind, and never write <prompt> yourself"),
+        ("<prompt>be kind, and never write <prompt> yourself", "be kind, and never write <prompt> yourself"),
+        ("Mine: <prompt>be kind</prompt>", "be kind"),
+        ("```\n  <prompt>\nbe kind\n</prompt>\n```", "be kind"),
     ],
 )
 def test_a_reply_is_found(reply: str, expected: str) -> None:
@@ -323,6 +329,8 @@ def test_a_reply_is_found(reply: str, expected: str) -> None:
         ("<prompt></prompt>", "it is empty"),
         ("Between <prompt> and </prompt>: Tip on {{ situation }}", "it is empty"),
         ("<prompt>Put it in <prompt>{{ situation }}</prompt></prompt>", "has a </prompt> that ends nothing"),
+        ("<prompt>\nTip\n<prompt>\nA tip on {{ situation }}</prompt>", "has <prompt> twice before an end"),
+        ("So: <prompt>A {{ situation }}</prompt>, between <prompt> and the </prompt>", "2 times within sentences"),
         ("<prompt>Tip: {{ situation }}</prompt>", "unchanged"),
         ("<prompt>Tip: now</prompt>", "lacks the placeholder {{ situation }}"),
         ("<prompt>{{ situation }} {{ mood }}</prompt>", "nothing fills the placeholder {{ mood }}"),

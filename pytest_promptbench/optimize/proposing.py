@@ -172,20 +172,39 @@ def parse_proposal(reply: str, current: Message, *, cut_off: bool = False) -> st
 
 
 def _between(reply: str, mark: str, *, cut_off: bool) -> str:
-    """What stands between the marks, the last time that they are used: a reply may speak of them before and after."""
+    """What stands between the marks. A reply may speak of them too, before its text, after it, and within.
+
+    A text whose mark begins a line is meant before one that stands within a sentence, and of two such texts the last.
+    Of two within sentences nobody can tell which is meant, so that the proposer has to.
+    """
     opening, closing = f"<{mark}>", f"</{mark}>"
     *ended, rest = reply.split(closing)
     if any(opening not in part for part in ended):
         raise ProposalError(f"it has a {closing} that ends nothing; write each of the two marks once")
-    texts = [part.rpartition(opening)[2] for part in ended]
-    meant = [text for text in texts if text.strip() not in _MENTIONED]
+    found = [(begins, text) for part in ended for begins, text in _opened(part, opening)]
+    meant = [(begins, text) for begins, text in found if text.strip() not in _MENTIONED]
     if meant and not (cut_off and opening in rest):
-        return meant[-1]
+        return _meant(meant, opening)
     if cut_off:
         raise ProposalError("it was cut off at the proposer's max_tokens; a shorter one would have fitted")
     if opening in rest:
-        return rest.rpartition(opening)[2]
-    return "" if texts else _unfenced(reply)
+        return _meant(_opened(rest, opening), opening)
+    return "" if found else _unfenced(reply)
+
+
+def _opened(part: str, opening: str) -> list[tuple[bool, str]]:
+    """The texts that an opening mark begins, and whether it begins a line; where one does, the others are spoken of."""
+    at_lines = re.split(rf"^[ \t]*{re.escape(opening)}", part, flags=re.MULTILINE)[1:]
+    if len(at_lines) > 1:
+        raise ProposalError(f"it has {opening} twice before an end; write each of the two marks once")
+    return [(True, text) for text in at_lines] or [(False, text) for text in part.split(opening)[1:]]
+
+
+def _meant(texts: list[tuple[bool, str]], opening: str) -> str:
+    at_lines = [text for begins, text in texts if begins]
+    if not at_lines and len(texts) > 1:
+        raise ProposalError(f"it has {opening} {len(texts)} times within sentences; write each of the two marks once")
+    return at_lines[-1] if at_lines else texts[0][1]
 
 
 _MENTIONED = ("", "and", "...", "…")
