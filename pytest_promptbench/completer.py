@@ -56,6 +56,9 @@ _UNREADABLE = re.compile(
 )
 """LiteLLM's word for an answer that its types have no room for, which it takes for a server's error; what is wrong."""
 
+_TRACEBACK = re.compile(r"(?<=\S)\s+Traceback \(most recent call last\):\s+File .*", re.DOTALL)
+"""What LiteLLM puts behind an error of this machine's, as where credentials are missing, with a link to report it."""
+
 _NO_PROVIDER = "LLM Provider NOT provided"
 _SENT_ELSEWHERE = {"custom_llm_provider", "model_list", "fallbacks"}
 """Params by which LiteLLM finds the provider without the model's name."""
@@ -286,6 +289,9 @@ class LiteLLMCompleter:
         if (unreadable := _UNREADABLE.search(str(error))) is not None:  # an answer came, and may have to be paid for
             why = _first_lines(self.redact(unreadable[1]))
             return PermanentError(f"model {model.name} ({model.model}) answered with what LiteLLM cannot read: {why}")
+        if _lacks_a_package(error, text):
+            remedy = "LiteLLM needs it for this request: install the package that has it"
+            return PermanentError(f"model {model.name} ({model.model}): {text.rstrip('.')}; {remedy}")
         if _UNREACHABLE.search(text):
             ours = "the embedded server" if model.embedded else "the provider's address"
             where = self.redact(model.api_base or ours)
@@ -315,6 +321,17 @@ class LiteLLMCompleter:
         if status in (503, 529):
             return TransientError(message, retry_after=_retry_after(error), throttled=True)
         return TransientError(message, retry_after=_retry_after(error))
+
+
+def _lacks_a_package(error: BaseException, text: str) -> bool:
+    """Whether what LiteLLM took for a broken connection is an import that failed.
+
+    It imports what one provider or one kind of request needs when it is asked for: boto3, mcp for ``tools``.
+    """
+    cause = error.__cause__ or error.__context__
+    while cause is not None and not isinstance(cause, ImportError):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None and str(cause) in text  # else it was caught, and another error has come of it
 
 
 def spare_loopback_from_proxies() -> None:
@@ -385,5 +402,6 @@ def _retry_after(error: Exception) -> float | None:
 
 
 def _first_lines(text: str, limit: int = 400) -> str:
+    text = _TRACEBACK.sub("", text)
     text = re.sub(r"litellm\.\w+: | Handle with `litellm\.\w+`\.", "", " ".join(text.split()))
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -273,6 +273,40 @@ def test_a_provider_is_known_before_it_is_asked(
     assert completer.knows_provider(Model(name="m", model=name, params={"custom_llm_provider": "openai"}))
 
 
+@pytest.mark.parametrize(
+    ("kind", "problem", "said"),
+    [
+        (
+            PermanentError,
+            "import not_installed",
+            "No module named 'not_installed'; LiteLLM needs it for this request: install the package that has it",
+        ),
+        (TransientError, "raise OSError('no credentials.')", "no credentials."),
+        (
+            TransientError,
+            "try: import nothing_here\nexcept ImportError: raise OSError('no credentials')",
+            "no credentials",
+        ),
+    ],
+)
+def test_what_is_wrong_on_this_machine_is_said_without_a_traceback(
+    completer: LiteLLMCompleter, monkeypatch: pytest.MonkeyPatch, kind: type[Exception], problem: str, said: str
+) -> None:
+    """LiteLLM takes it for a broken connection, and a package that is missing is not there at the next try either."""
+    import litellm
+
+    class Own(litellm.CustomLLM):
+        async def acompletion(self, *_: Any, **__: Any) -> Any:
+            exec(problem)
+
+    monkeypatch.setattr(litellm, "custom_provider_map", [{"provider": "own", "custom_handler": Own()}])
+    litellm.utils.custom_llm_setup()
+    request = Request(model=Model(name="m", model="own/x"), messages=(Message(role="user", content="hi"),), params={})
+    with pytest.raises(kind) as caught:
+        asyncio.run(completer.complete(request))
+    assert str(caught.value).endswith(said), caught.value
+
+
 def test_what_the_files_tell_needs_no_litellm() -> None:
     code = (
         "import sys\n"
