@@ -225,7 +225,7 @@ def compare(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task]) 
         baseline = by_rubric.get((task, rubric.sha256)) or by_name.get((task, rubric.id)) or known[task]
         result = evaluate_gate(
             baseline,
-            _snapshot(board, tasks, "", by_automatic=_automatic(baseline)),
+            _of_the_files(_snapshot(board, tasks, "", by_automatic=_automatic(baseline)), board),
             tolerances,
             strict=settings.strict,
             selected=_selected(settings, tasks, task),
@@ -291,7 +291,7 @@ def _saved(board: Board, tasks: Sequence[Task], now: str, whole: Collection[tupl
     """
     from .statistics import fewest_pairs  # not at start-up: NumPy
 
-    plain = _snapshot(board, tasks, now)
+    plain = _of_the_files(_snapshot(board, tasks, now), board)
     names = {
         row.name
         for row in plain.rows
@@ -299,8 +299,19 @@ def _saved(board: Board, tasks: Sequence[Task], now: str, whole: Collection[tupl
     }
     if not names:
         return plain
-    both = zip(plain.rows, _snapshot(board, tasks, now, by_automatic=names).rows, strict=True)
+    automatic = _of_the_files(_snapshot(board, tasks, now, by_automatic=names), board)
+    both = zip(plain.rows, automatic.rows, strict=True)
     return dataclasses.replace(plain, rows=tuple(max(rows, key=_scored) for rows in both))
+
+
+def _of_the_files(snapshot: Baseline, board: Board) -> Baseline:
+    """Without what the suite has no more, which has no score that counts: every later gate would miss one in it."""
+    there = board.cells_now or {}
+    rows = (
+        dataclasses.replace(row, scores={s: scores for s, scores in row.scores.items() if (*row.name, s) in there})
+        for row in snapshot.rows
+    )
+    return dataclasses.replace(snapshot, rows=tuple(row for row in rows if row.scores))
 
 
 def _scored(row: BaselineRow) -> int:

@@ -295,6 +295,27 @@ def test_a_narrowed_session_saves_and_compares_what_it_was_asked_for(tmp_path: P
         assert list(kept["scores"]) == ["s0"], "a score of what the scenario was before is none of the present one"
 
 
+def test_what_the_suite_has_no_more_is_no_part_of_a_baseline_and_no_news(tmp_path: Path) -> None:
+    """The experiment still holds it, with scores that count no more: each later gate would be inconclusive."""
+    migrated_database(tmp_path / "mlflow.db")
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1", "v2"), scenarios=7).write()
+        project.pytest()
+        project.pytest("--judge-export", "packet.json")
+        project.score(value=4)
+        assert project.pytest("--judge-apply", "packet.json", "--bench-save", "base.json").code == 0
+        fewer = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=6).write()
+        (tmp_path / "prompts/tip/v2.yaml").unlink(missing_ok=True)
+        missed = fewer.pytest("--bench-read", "--bench-compare=base.json", "--bench-strict")
+        assert (missed.code, "8 vanished cells: haiku x v1 x s6 (only in" in missed.out) == (1, True), missed.text
+        assert fewer.pytest("--bench-read", "--bench-save", "base.json").code == 0
+        unchanged = fewer.pytest("--bench-read", "--bench-compare=base.json", "--bench-strict")
+    assert (unchanged.code, "gate of tip: PASS (6 pairs)" in unchanged.out) == (0, True), unchanged.text
+    (row,) = json.loads((tmp_path / "base.json").read_text())["suites"][0]["rows"]
+    assert (row["prompt"], sorted(row["scores"])) == ("v1", [f"s{i}" for i in range(6)])
+    assert gate(fewer)["new"] == gate(fewer)["vanished"] == []
+
+
 def test_one_label_does_not_part_a_session_from_its_automatic_baseline(tmp_path: Path) -> None:
     def answer(body: dict[str, Any]) -> str:
         text = "".join(str(m["content"]) for m in body["messages"])
