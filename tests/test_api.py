@@ -1093,6 +1093,25 @@ def test_a_run_whose_state_cannot_be_read_is_told_by_its_file(root: Path, text: 
     assert client.get("/api/bench/run/bench-a").json()["state"] == "lost"
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("state.json", '{"state": 5}'),
+        ("state.json", '{"state": "failed", "exit_code": "x"}'),
+        ("job.json", '{"request": null}'),
+        ("job.json", '{"request": [1]}'),
+        ("job.json", '{"started_at": 5}'),
+    ],
+)
+def test_a_run_with_a_value_of_a_wrong_type_is_told_by_its_folder(root: Path, name: str, text: str) -> None:
+    folder = root / ".promptbench/jobs/bench-a"
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_text('{"state": "failed"}')
+    (folder / name).write_text(text)
+    told = problem(client_of(root).get("/api/bench/run/bench-a"), 503)
+    assert told.endswith(f"is of a wrong type: mend or delete job.json or state.json in {folder}")
+
+
 def test_a_run_whose_time_to_be_judged_is_up_fails(root: Path, logged: Project) -> None:
     group = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=None).read(EXPERIMENT)[0].group
     folder = waiting_job(root, group, deadline=time.time() - 1)

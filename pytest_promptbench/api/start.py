@@ -12,7 +12,7 @@ from ..airflow.suites import Evals, find_evals
 from ..errors import UsageError
 from ..experiments import Experiments
 from .airflow import Airflow
-from .jobs import Job, Jobs
+from .jobs import FolderError, Job, Jobs
 from .models import RunRequest, RunStarted, RunState, TaskState
 from .settings import AIRFLOW_URL, ServiceSettings
 
@@ -71,7 +71,13 @@ class Runs:
             self._settings.check_root()
         job = self._jobs.find(run_id)
         if job is not None:
-            return _local(job)
+            try:
+                return _local(job)
+            except (AttributeError, TypeError, ValueError):  # the last is pydantic's too
+                raise FolderError(
+                    "the run cannot be read, as a value in its files is of a wrong type: mend or delete job.json or "
+                    f"state.json in {self._settings.home / 'jobs' / job.id}"
+                ) from None
         found = self.airflow.find(run_id) if self.airflow is not None else None
         return None if found is None or self.airflow is None else _remote(run_id, found, self.airflow)
 
