@@ -108,6 +108,15 @@ def test_yaml_that_surprises_stays_text(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("key", ["sk-hunter2\n", "sk-hunter2\r", "\tsk-hunter2", "sk-hünter2"])
+@pytest.mark.parametrize("optional", ["true", "false"])
+def test_a_key_that_no_header_can_carry_is_told_before_it_is_used(tmp_path: Path, key: str, optional: str) -> None:
+    """As a secret pasted with its line break: no request would leave, and the address would be said not to answer."""
+    models = f"models:\n  a: {{model: anthropic/x, api_key_env: SOME_KEY, optional: {optional}}}\n"
+    with pytest.raises(CatalogError, match=r"models\.yaml:2: model a: .* SOME_KEY holds a line break or .* key alone$"):
+        load(tmp_path, models=models, environ={"SOME_KEY": key})
+
+
 def test_optional_models_are_left_out_with_the_reason(tmp_path: Path) -> None:
     models = """
         models:

@@ -93,12 +93,21 @@ def available(
             reason = f"the environment variable {model.api_key_env} is not set"
         elif model.optional and model.api_key_env is None and model.api_base and not reachable(model.api_base):
             reason = f"nothing answers at {model.api_base}"
-        if reason is None:
-            there.append(model)
-        elif model.optional:
+        if reason is not None and model.optional:
             missing[model.name] = reason
-        else:
-            place = f"{document.file}:{document.line(('models', model.name, 'api_key_env'))}"
-            unready[model.name] = f"{place}: model {model.name}: {reason}; set it, or add 'optional: true' to the model"
-            there.append(model)
+            continue
+        there.append(model)
+        place = f"{document.file}:{document.line(('models', model.name, 'api_key_env'))}: model {model.name}"
+        if reason is not None:
+            unready[model.name] = f"{place}: {reason}; set it, or add 'optional: true' to the model"
+        elif model.api_key_env is not None and not _fits_a_header(environ.get(model.api_key_env, "")):
+            unready[model.name] = (
+                f"{place}: the environment variable {model.api_key_env} holds a line break or another character that "
+                "no request can carry; set it to the key alone"
+            )
     return there, missing, unready
+
+
+def _fits_a_header(key: str) -> bool:
+    """Else no request leaves this machine, and the provider's address would be blamed for it."""
+    return key.isascii() and key.isprintable()
