@@ -275,6 +275,24 @@ def test_later_loops_keep_the_tasks_split_and_say_how_often_it_was_used(project:
     assert f"{found} comes from loop {plan['id']}, which learnt from s" in flattered.err
 
 
+def test_a_loop_that_looked_since_another_began_is_counted(
+    project: Project, provider: ScriptedProvider, run: Run
+) -> None:
+    """A loop that waits for a judge, or that was stopped, goes on days later, and others do not wait for it."""
+    provider.script("You improve prompts", Fault(401), times=1)
+    first = run("evals/tips.yaml", "--rounds", "1", "--no-promote")
+    assert first.code == 1, first.text
+    provider.reply = proposing("be concrete")
+    assert run("evals/tips.yaml", "--rounds", "1", "--no-promote").code == 0
+    loop = loop_of(first)
+    for _ in range(2):  # its own look is none before it
+        result = run("--resume", loop)
+        assert result.code == 0, result.text
+        assert "1 loop looked at this test split before" in result.out
+    report = (project.root / ".promptbench" / "optimize" / loop / "report.md").read_text()
+    assert "looked at by 1 loop before this one" in report
+
+
 # -- who judges
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..ledger import Ledger
 from ..records import Prompt, Suite
-from ..tracking.rounds import COST, SEARCHED, Rounds
+from ..tracking.rounds import COST, Rounds
 from .plan import Plan
 from .prices import Prices
 
@@ -58,6 +58,6 @@ class Budget:
     def open_test(self) -> None:
         """The search is over: the test split is used from now on, and what was set aside for it may be spent."""
         limit = self._plan.max_cost_usd
-        self._rounds.note(tested=True, metrics={} if limit is None else {SEARCHED: limit})
+        self._rounds.open_test(within=limit)
         if limit is not None:
             self._ledger.settle(self._session, _END, 0.0)

@@ -138,9 +138,8 @@ def _files_of(job: Job) -> Iterator[None]:
 
 
 def _finish(job: Job, rounds: Rounds, say: Say) -> int:
-    plan = job.plan
     ended = _ended(rounds)
-    result = ended or replace(_go(job, rounds, say), unpriced=tuple(Prices(plan, job.suite).unknown()))
+    result = ended or _counted(_go(job, rounds, say), job, rounds)
     if ended is not None:
         say("it was over before: this is what it came to, and nothing is done again")
     for line in lines(result, resume=job.resume):
@@ -153,6 +152,13 @@ def _finish(job: Job, rounds: Rounds, say: Say) -> int:
         if result.outcome not in (Outcome.WAITING, Outcome.OUT_OF_MONEY):
             rounds.end()
     return WAITS if result.outcome is Outcome.WAITING else 0
+
+
+def _counted(result: Result, job: Job, rounds: Rounds) -> Result:
+    """With what has no price, and how often the test split was used: others may have looked since the loop began."""
+    looks = rounds.looks_before()
+    plan = result.plan if looks is None else replace(result.plan, tested=looks)
+    return replace(result, plan=plan, unpriced=tuple(Prices(plan, job.suite).unknown()))
 
 
 def _ended(rounds: Rounds) -> Result | None:

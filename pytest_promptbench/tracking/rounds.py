@@ -31,6 +31,8 @@ DECISION_FILE = "decision.json"
 COST = "cost_usd"
 SEARCHED = "searched_within_usd"
 """The limit on cost within which the search has come to its end."""
+LOOKS = "looks_before"
+"""How many other loops had looked at the test scenarios when this one did."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +95,7 @@ class Rounds:
                 plan = one._read(run.run_id, PLAN_FILE)
             if isinstance(plan, Mapping):
                 loop = tags[LOOP]
-                loops.append(
-                    Begun(loop=loop, split=tags.get(SPLIT) or loop, tested=tags.get(TESTED) == "true", plan=plan)
-                )
+                loops.append(Begun(loop=loop, split=_split(tags), tested=tags.get(TESTED) == "true", plan=plan))
         return loops
 
     def load(self) -> None:
@@ -192,6 +192,24 @@ class Rounds:
         """The limit, in US dollars, of the search that came to an end; None where none has, or without a limit."""
         return self._metric(SEARCHED)
 
+    def looks_before(self) -> int | None:
+        """How many loops had looked at the test scenarios before this one; None where it has not looked yet."""
+        found = self._metric(LOOKS)
+        return None if found is None else int(found)
+
+    def open_test(self, *, within: float | None = None) -> None:
+        """The search is over, within that limit on cost, and the test scenarios are looked at from now on.
+
+        Others may have looked since this loop began: who did before is counted now, and the first time alone.
+        """
+        loops = [run for _, run in _parents(self._store)]
+        mine = next(run.tags for run in loops if run.run_id == self.run_id)
+        looks = {}
+        if mine.get(TESTED) != "true":
+            others = [r.tags for r in loops if r.run_id != self.run_id and r.tags.get(TESTED) == "true"]
+            looks = {LOOKS: float(sum(_split(tags) == _split(mine) for tags in others))}
+        self.note(tested=True, metrics={**looks, **({} if within is None else {SEARCHED: within})})
+
     def _metric(self, name: str) -> float | None:
         with translated(self._store.uri):
             value = self._store.client.get_run(self.run_id).data.metrics.get(name)
@@ -235,6 +253,10 @@ class Rounds:
     def end(self) -> None:
         with translated(self._store.uri):
             self._store.client.set_terminated(self.run_id)
+
+
+def _split(tags: Mapping[str, str]) -> str:
+    return tags.get(SPLIT) or tags[LOOP]
 
 
 def _parents(store: TrackingStore) -> list[tuple[str, Run]]:
