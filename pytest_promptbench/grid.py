@@ -77,7 +77,9 @@ def unknown_name(option: str, name: str, known: Sequence[str], files: Sequence[s
     """What to say of a name that no suite has."""
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"{option}: {', '.join(dict.fromkeys(files))} has no {name!r}.{hint} Known: {', '.join(known)}"
+    where = list(dict.fromkeys(files))
+    have = "has" if len(where) == 1 else "have"
+    return f"{option}: {', '.join(where)} {have} no {name!r}.{hint} Known: {', '.join(known)}"
 
 
 def shard(items: Sequence[T], index: int, count: int) -> list[T]:

@@ -316,6 +316,7 @@ def test_a_message_with_tags_called_prompt_is_rewritten_whole() -> None:
         ("<prompt>be kind, and never write <prompt> yourself</prompt>", "be kind, and never write <prompt> yourself"),
         ("<prompt>be kind, and never write <prompt> yourself", "be kind, and never write <prompt> yourself"),
         ("Mine: <prompt>be kind</prompt>", "be kind"),
+        ("Because.\r\n<prompt>be kind,\r\nand brief</prompt>\r\n", "be kind,\nand brief"),
         ("```\n  <prompt>\nbe kind\n</prompt>\n```", "be kind"),
     ],
 )

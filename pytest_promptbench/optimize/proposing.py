@@ -148,6 +148,7 @@ def parse_proposal(reply: str, current: Message, *, cut_off: bool = False) -> st
 
     ``cut_off``: the reply ended at ``max_tokens``, so that a text without an end is a part of one.
     """
+    reply = reply.replace("\r\n", "\n")  # as in a file
     text = _between(reply, _mark(current), cut_off=cut_off).strip()
     if not text:
         raise ProposalError("it is empty")
