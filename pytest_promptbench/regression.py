@@ -127,6 +127,7 @@ def save(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task], *, 
     return [
         f"baseline: {settings.save}",
         *(f"Not asked for, and kept as saved before: {_rows(rows)}." for rows in kept if rows),
+        *(line for old, b in zip(before, new, strict=True) for line in _gone(old, b)),
         *(f"The baseline of {task} holds no scores: nothing of it is judged yet." for task in empty),
     ]
 
@@ -199,6 +200,17 @@ def _with_rows(now: Baseline, rows: tuple[BaselineRow, ...], before: Baseline | 
         models={**{n: v for n, v in before.models.items() if n in models}, **now.models},
         prompts={**{n: v for n, v in before.prompts.items() if n in prompts}, **now.prompts},
     )
+
+
+def _gone(before: Baseline | None, now: Baseline) -> Iterator[str]:
+    """The scenarios that the baseline loses: they were deleted, or are another suite's, which was not collected."""
+    held = {s for row in before.rows for s, scores in row.scores.items() if scores} if before is not None else set()
+    gone = sorted(held - {s for row in now.rows for s in row.scores})
+    if gone:
+        yield visible(
+            f"Scenarios that the collected suites of {now.task} do not have, and the baseline no more: "
+            f"{', '.join(gone)}. Where they are another suite's, save with that one collected, too."
+        )
 
 
 def _rows(rows: Iterable[BaselineRow]) -> str:

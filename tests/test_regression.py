@@ -308,7 +308,9 @@ def test_what_the_suite_has_no_more_is_no_part_of_a_baseline_and_no_news(tmp_pat
         (tmp_path / "prompts/tip/v2.yaml").unlink(missing_ok=True)
         missed = fewer.pytest("--bench-read", "--bench-compare=base.json", "--bench-strict")
         assert (missed.code, "8 vanished cells: haiku x v1 x s6 (only in" in missed.out) == (1, True), missed.text
-        assert fewer.pytest("--bench-read", "--bench-save", "base.json").code == 0
+        saved = fewer.pytest("--bench-read", "--bench-save", "base.json")
+        assert saved.code == 0, saved.text
+        assert "of tip do not have, and the baseline no more: s6. Where they are another suite's" in saved.out
         unchanged = fewer.pytest("--bench-read", "--bench-compare=base.json", "--bench-strict")
     assert (unchanged.code, "gate of tip: PASS (6 pairs)" in unchanged.out) == (0, True), unchanged.text
     (row,) = json.loads((tmp_path / "base.json").read_text())["suites"][0]["rows"]
