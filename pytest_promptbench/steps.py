@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +32,14 @@ def experiment_of(store: TrackingStore, settings: Settings, task: Task, *, optio
     if store.experiment(task.experiment) is not None:
         return task.experiment
     prefix = f"{task.suite.task}-bench-"
-    earlier = [n for n in store.experiments() if n.startswith(prefix)]
+    names = store.experiments()
+    earlier = [n for n in names if n.startswith(prefix)]
     dated = [n for n in earlier if re.fullmatch(r"\d{4}-\d\d-\d\d", n.removeprefix(prefix))]
     if settings.experiment is None and dated and task.experiment.startswith(prefix):
         return max(dated)
+    close = difflib.get_close_matches(task.experiment, names, n=1)
     known = f" There are: {', '.join(sorted(earlier)[-5:])}." if earlier else ""
+    known = f" Did you mean {close[0]!r}?" if close and settings.experiment is not None else known
     raise UsageError(
         f"{option}: MLflow has no experiment {task.experiment!r}.{known} "
         "Run the evals first, or name one with --bench-experiment"

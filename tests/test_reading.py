@@ -73,7 +73,8 @@ def test_the_automatic_judge_scores_what_is_logged_and_no_cell_is_generated(tmp_
     ("args", "message"),
     [
         (("-k", "nothing"), "--bench-read: no promptbench test was selected"),
-        (("--bench-experiment", "nowhere"), "--bench-read: MLflow has no experiment 'nowhere'"),
+        (("--bench-experiment", "nowhere"), "no experiment 'nowhere'. Run the evals first"),
+        (("--bench-experiment", "default"), "no experiment 'default'. Did you mean 'Default'? Run the evals first"),
         (
             ("--bench-experiment", "Default"),
             "under the rubric tip-v1 as it is now. Run the evals first",
