@@ -1156,7 +1156,7 @@ def test_names_on_the_command_line_are_of_any_suite(project: Project) -> None:
     assert project.pytest("--bench-prompts", "verse,v2").outcomes()["passed"] == 2 + 6
     for workers in ((), ("-n", "2")):
         wrong = project.pytest(*workers, "--bench-prompts", "verse,v3")
-        assert (wrong.code, "has no 'v3'. Known: v1, v2, verse" in wrong.out) == (4, True), wrong.text
+        assert (wrong.code, "have no 'v3'. Known: v1, v2, verse" in wrong.out) == (4, True), wrong.text
     assert project.provider.count == 8
 
 
