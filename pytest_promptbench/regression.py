@@ -237,7 +237,7 @@ def compare(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task]) 
         baseline = by_rubric.get((task, rubric.sha256)) or by_name.get((task, rubric.id)) or known[task]
         result = evaluate_gate(
             baseline,
-            _of_the_files(_snapshot(board, tasks, "", by_automatic=_automatic(baseline)), board),
+            _snapshot(board, tasks, "", by_automatic=_automatic(baseline)),
             tolerances,
             strict=settings.strict,
             selected=_selected(settings, tasks, task),
@@ -283,17 +283,24 @@ def run_self_test(settings: Settings, tasks: Sequence[Task], n: int) -> StepResu
 
 
 def _snapshot(board: Board, tasks: Sequence[Task], now: str, *, by_automatic: Collection[RowName] = ()) -> Baseline:
+    """A leaderboard's scores that count. UsageError where none of its suites was collected, as of a packet's."""
     task, rubric = board.leaderboard.task, board.leaderboard.rubric
     group = task, rubric.sha256
+    if board.cells_now is None:
+        raise UsageError(
+            f"no suite of the task {task!r} was collected, whose files say which scores count, so there is nothing to "
+            "compare or save; name the evals, as in pytest evals/ ..."
+        )
     suites = [t.suite for t in tasks if (t.experiment, t.suite.group) == (board.leaderboard.experiment, group)]
-    return snapshot(
+    found = snapshot(
         board.leaderboard,
         board.counting,
         suites,
-        cells_now=board.cells_now or {},
+        cells_now=board.cells_now,
         by_automatic=by_automatic,
         saved_at=now,
     )
+    return _of_the_files(found, board.cells_now)
 
 
 def _saved(board: Board, tasks: Sequence[Task], now: str, whole: Collection[tuple[str, str, RowName]]) -> Baseline:
@@ -303,7 +310,7 @@ def _saved(board: Board, tasks: Sequence[Task], now: str, whole: Collection[tupl
     """
     from .statistics import fewest_pairs  # not at start-up: NumPy
 
-    plain = _of_the_files(_snapshot(board, tasks, now), board)
+    plain = _snapshot(board, tasks, now)
     names = {
         row.name
         for row in plain.rows
@@ -311,14 +318,12 @@ def _saved(board: Board, tasks: Sequence[Task], now: str, whole: Collection[tupl
     }
     if not names:
         return plain
-    automatic = _of_the_files(_snapshot(board, tasks, now, by_automatic=names), board)
-    both = zip(plain.rows, automatic.rows, strict=True)
+    both = zip(plain.rows, _snapshot(board, tasks, now, by_automatic=names).rows, strict=True)
     return dataclasses.replace(plain, rows=tuple(max(rows, key=_scored) for rows in both))
 
 
-def _of_the_files(snapshot: Baseline, board: Board) -> Baseline:
+def _of_the_files(snapshot: Baseline, there: Collection[tuple[str, str, str]]) -> Baseline:
     """Without what the suite has no more, which has no score that counts: every later gate would miss one in it."""
-    there = board.cells_now or {}
     rows = (
         dataclasses.replace(row, scores={s: scores for s, scores in row.scores.items() if (*row.name, s) in there})
         for row in snapshot.rows

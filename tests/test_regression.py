@@ -318,6 +318,25 @@ def test_what_the_suite_has_no_more_is_no_part_of_a_baseline_and_no_news(tmp_pat
     assert gate(fewer)["new"] == gate(fewer)["vanished"] == []
 
 
+def test_a_packet_without_its_suite_is_taken_in_and_neither_saved_nor_compared(tmp_path: Path) -> None:
+    """Which of its scores count is not known: a baseline of it held no row, and ended with 0."""
+    migrated_database(tmp_path / "mlflow.db")
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=7).write()
+        project.pytest()
+        project.pytest("--judge-export", "packet.json")
+        project.score(value=4)
+        project.file("evals_of_others/test_other.py", "def test_other(): pass")
+        alone = project.pytest("evals_of_others", "--judge-apply", "packet.json", "--bench-save", "base.json")
+        assert (alone.code, (tmp_path / "base.json").exists()) == (4, False), alone.text
+        told = "gate: ERROR: no suite of the task 'tip' was collected, whose files say which scores count, so"
+        assert "applied 7" in alone.out
+        assert told in alone.out
+        assert project.pytest("--judge-apply", "packet.json", "--bench-save", "base.json").code == 0
+        compared = project.pytest("evals_of_others", "--judge-apply", "packet.json", "--bench-compare=base.json")
+    assert (compared.code, told in compared.out) == (4, True), compared.text
+
+
 def test_one_label_does_not_part_a_session_from_its_automatic_baseline(tmp_path: Path) -> None:
     def answer(body: dict[str, Any]) -> str:
         text = "".join(str(m["content"]) for m in body["messages"])
