@@ -176,8 +176,30 @@ def test_a_fixture_of_ones_own_stands_back_for_an_axis_and_may_not_have_params(p
     project.file("evals/test_tips.py", own.format(params="(params=[1])"))
     refused = project.pytest("--collect-only")
     assert refused.code == 2, refused.text
-    assert "test_tips.py::test_tip: the fixture prompt of your own has params, and the test gets each" in refused.out
+    told = "::test_tip: the fixture prompt of your own has params, and the test gets each"
+    assert f"test_tips.py{told}" in refused.out
     assert "Traceback" not in refused.text
+    nearer = """
+        import pytest
+
+        @pytest.fixture(params=[1])
+        def prompt():
+            return "my own"
+
+        class TestTips:
+            @pytest.fixture
+            def prompt(self{asked}):
+                return "nearer"
+
+            @pytest.mark.promptbench("tips.yaml")
+            def test_tip(self, candidate, prompt):
+                pass
+    """
+    project.file("evals/test_tips.py", nearer.format(asked=", prompt"))
+    refused = project.pytest("--collect-only")
+    assert (refused.code, f"TestTips{told}" in refused.out) == (2, True), refused.text
+    project.file("evals/test_tips.py", nearer.format(asked=""))
+    assert project.pytest("--collect-only").code == 0
 
 
 def test_what_the_candidate_tells(project: Project) -> None:

@@ -49,8 +49,11 @@ def _parametrize(metafunc: pytest.Metafunc, marker: pytest.Mark) -> None:
     axes.check_there(_suite_file(metafunc.definition, marker), test=test)
     task, own = _task(metafunc.config, metafunc.definition, marker)
     for axis in {*axes.AXES} - axes.named(own):
-        if any(fixture.params is not None for fixture in metafunc._arg2fixturedefs.get(axis, ())[-1:]):
-            raise axes.of_two_sources(test, axis)
+        for fixture in reversed(metafunc._arg2fixturedefs.get(axis, ())):
+            if fixture.params is not None:
+                raise axes.of_two_sources(test, axis)
+            if axis not in fixture.argnames:  # else pytest parametrizes by that which this one stands before, too
+                break
     for group in axes.arrange(task.suite, own, test=test):
         metafunc.parametrize(group.argnames, group.values, ids=group.ids, scope="function")
     parametrize = metafunc.parametrize
