@@ -693,6 +693,7 @@ UNMERGED = "<<<<<<< HEAD\n{}\n=======\n{}\n>>>>>>> theirs\n"
         ("models", UNMERGED.format("models: {}", "models: {a: {}}"), "models.yaml:1"),
         ("cases_csv", "id,situation\na,x\n" + UNMERGED.format("b,x", "c,x"), "cases.csv:3"),
         ("cases_csv", "id\na\n" + UNMERGED.format("b", "c"), "cases.csv:3"),
+        ("cases_csv", UNMERGED.format("id,situation", "id,situation,mood") + "a,x,y\n", "cases.csv:1"),
         ("cases_jsonl", UNMERGED.format('{"id": "b"}', '{"id": "c"}').replace("\n", "\r\n"), "cases.jsonl:1"),
     ],
 )

@@ -138,6 +138,8 @@ def _csv(file: Path) -> Iterator[Placed]:
         for cells in reader:
             if not any(c.strip() for c in cells):  # an empty row, which a spreadsheet saves as commas alone
                 pass
+            elif cells[0].startswith("<<<<<<< "):
+                raise unmerged(f"{file}:{line}")
             elif not columns:
                 columns = _columns(cells, f"{file}:{line}")
             else:
@@ -161,8 +163,6 @@ def _columns(cells: list[str], place: str) -> list[str]:
 
 
 def _record(columns: list[str], cells: list[str], place: str) -> dict[str, Any]:
-    if cells[0].startswith("<<<<<<< "):
-        raise unmerged(place)
     if len(cells) < len(columns):
         raise CatalogError(
             f"{place}: the column {columns[len(cells)]!r} is missing in this row; "
