@@ -332,6 +332,7 @@ def test_a_reply_is_found(reply: str, expected: str) -> None:
         ("<prompt>Put it in <prompt>{{ situation }}</prompt></prompt>", "has a </prompt> that ends nothing"),
         ("<prompt>\nTip\n<prompt>\nA tip on {{ situation }}</prompt>", "has <prompt> twice before an end"),
         ("So: <prompt>A {{ situation }}</prompt>, between <prompt> and the </prompt>", "2 times within sentences"),
+        ("<prompt>\nA {{ situation }}\n</prompt>\nOr:\n<prompt>\nTip on {{ situation }}", "last <prompt> has no end"),
         ("<prompt>Tip: {{ situation }}</prompt>", "unchanged"),
         ("<prompt>Tip: now</prompt>", "lacks the placeholder {{ situation }}"),
         ("<prompt>{{ situation }} {{ mood }}</prompt>", "nothing fills the placeholder {{ mood }}"),

@@ -185,6 +185,8 @@ def _between(reply: str, mark: str, *, cut_off: bool) -> str:
     found = [(begins, text) for part in ended for begins, text in _opened(part, opening)]
     meant = [(begins, text) for begins, text in found if text.strip() not in _MENTIONED]
     if meant and not (cut_off and opening in rest):
+        if any(begins for begins, _ in _opened(rest, opening)):  # a better one, or a word about the mark
+            raise ProposalError(f"its last {opening} has no end; write each of the two marks once")
         return _meant(meant, opening)
     if cut_off:
         raise ProposalError("it was cut off at the proposer's max_tokens; a shorter one would have fitted")
