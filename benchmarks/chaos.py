@@ -333,11 +333,9 @@ def account(scene: Scene, rerun_failed: str) -> Loss:
         traces = int(db.execute("SELECT COUNT(*) FROM trace_info").fetchone()[0])
     prefix = {None: "", "human": "promptbench.verdict.human.", "haiku": "promptbench.verdict.auto."}[scene.judge]
     judged = sum(any(k.startswith(prefix) for k in r.data.tags) for r in runs) if scene.judge else CELLS
-    for _ in range(50):
-        if not children_of(scene.root):
-            break
+    deadline = time.monotonic() + 25  # execnet gives a worker 15 s whose controller is gone
+    while (left := children_of(scene.root)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    left = children_of(scene.root)
     return Loss(
         kind=scene.kind,
         missing=CELLS - len(cells),
