@@ -147,28 +147,15 @@ class _Open:
     left: int = 0
 
 
-def judge_candidates(
-    candidates: Sequence[LoggedCandidate],
-    rubric: Rubric,
-    judge: Model,
-    ask: Ask,
-    *,
-    second: bool = False,
-    known_to_answer: bool = False,
-    now: Callable[[], str] = utc_now,
-) -> Iterator[Judgement]:
+class Judging:
     """Ask ``judge`` about each output of these candidates, read with their texts; a judgement as soon as one is whole.
 
-    A reply that is no valid verdict is asked for again with what was wrong, ``judging.TRIES`` times in all. The first
-    question goes alone: it tells which parameters the model takes. A question that is refused by a judge who answers
-    others, now or (``known_to_answer``) earlier, gets no valid verdict. Raises JudgeUnavailableError where the provider
-    cannot be asked; what was judged until then has been given out.
+    Iterated over once, it gives the judgements. A reply that is no valid verdict is asked for again with what was
+    wrong, ``judging.TRIES`` times in all. The first question goes alone: it tells which parameters the model takes. A
+    question that is refused by a judge who answers others, now or (``known_to_answer``) earlier, gets no valid verdict.
+    Raises JudgeUnavailableError where the provider cannot be asked; what was judged until then has been given out.
+    ``cost_usd`` is what the replies so far cost, as :class:`Judged` has it.
     """
-    yield from _Work(candidates, rubric, judge, ask, second=second, known_to_answer=known_to_answer, now=now).run()
-
-
-class _Work:
-    """The questions about some candidates, on their way through a judge."""
 
     def __init__(
         self,
@@ -177,8 +164,8 @@ class _Work:
         judge: Model,
         ask: Ask,
         *,
-        second: bool,
-        known_to_answer: bool,
+        second: bool = False,
+        known_to_answer: bool = False,
         now: Callable[[], str] = utc_now,
     ) -> None:
         self._rubric, self._judge, self._ask, self._second, self._now = rubric, judge, ask, second, now
@@ -192,7 +179,7 @@ class _Work:
         self._unavailable: list[str] = []
         self.cost_usd: float | None = 0.0
 
-    def run(self) -> Iterator[Judgement]:
+    def __iter__(self) -> Iterator[Judgement]:
         todo = deque((i, n) for i, o in enumerate(self._open) for n in range(o.left))
         room = 1
         while todo or self._flying:
@@ -388,9 +375,9 @@ def judge_and_write(
         batch.clear()
         writing = False
 
-    work = _Work(candidates, rubric, judge, ask, second=second, known_to_answer=known_to_answer)
+    judging = Judging(candidates, rubric, judge, ask, second=second, known_to_answer=known_to_answer)
     try:
-        for judgement in work.run():
+        for judgement in judging:
             batch.append(judgement)
             scored += judgement.verdict is not None
             failed += judgement.verdict is None
@@ -413,7 +400,7 @@ def judge_and_write(
         failed=failed,
         invalid=invalid,
         problem=problem,
-        cost_usd=work.cost_usd,
+        cost_usd=judging.cost_usd,
         unavailable=unavailable,
         interrupted=interrupted,
     )

@@ -99,13 +99,8 @@ def not_spread(test: str) -> CatalogError:
     )
 
 
-def names_an_axis(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a ``parametrize`` marker's arguments include model, prompt or scenario."""
-    return bool(set(_argnames(args, kwargs)) & set(AXES))
-
-
 def named(markers: Sequence[Any]) -> set[str]:
-    """The axes among what ``markers`` (of ``parametrize``) name."""
+    """The axes, model, prompt or scenario, among what ``markers`` (of ``parametrize``) name."""
     return {name for m in markers for name in _argnames(m.args, m.kwargs)} & set(AXES)
 
 

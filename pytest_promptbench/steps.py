@@ -38,8 +38,10 @@ def experiment_of(store: TrackingStore, settings: Settings, task: Task, *, optio
     if settings.experiment is None and dated and task.experiment.startswith(prefix):
         return max(dated)
     close = difflib.get_close_matches(task.experiment, names, n=1)
-    known = f" There are: {', '.join(sorted(earlier)[-5:])}." if earlier else ""
-    known = f" Did you mean {close[0]!r}?" if close and settings.experiment is not None else known
+    if close and settings.experiment is not None:
+        known = f" Did you mean {close[0]!r}?"
+    else:
+        known = f" There are: {', '.join(sorted(earlier)[-5:])}." if earlier else ""
     raise UsageError(
         f"{option}: MLflow has no experiment {task.experiment!r}.{known} "
         "Run the evals first, or name one with --bench-experiment"

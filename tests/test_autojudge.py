@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pytest_promptbench.autojudge import Judged, JudgeUnavailableError, judge_candidates, unscored
+from pytest_promptbench.autojudge import Judged, JudgeUnavailableError, Judging, unscored
 from pytest_promptbench.catalog.rubric import load_rubric
 from pytest_promptbench.ending import automatic
 from pytest_promptbench.errors import TrackingError
@@ -341,7 +341,7 @@ def test_only_a_refused_request_puts_the_questions_without_a_schema(refused: boo
 
     unavailable = pytest.raises(JudgeUnavailableError, match="not be asked about 1 candidate: Timeout: no answer")
     with contextlib.nullcontext() if refused else unavailable:
-        list(judge_candidates(candidates, rubric, JUDGE_MODEL, ask))
+        list(Judging(candidates, rubric, JUDGE_MODEL, ask))
     assert asked.count(False) == without_schema
 
 
@@ -366,7 +366,7 @@ def test_a_model_is_asked_without_the_parameters_that_it_refuses(refuses: set[st
         asked.append(set(cell.params))
         return Candidate(cell=cell, error="400", refused=True) if refuses & set(cell.params) else None
 
-    judgements = list(judge_candidates(logged_candidates(rubric, 5), rubric, JUDGE_MODEL, asking(picky)))
+    judgements = list(Judging(logged_candidates(rubric, 5), rubric, JUDGE_MODEL, asking(picky)))
     assert all(j.verdict is not None for j in judgements)
     assert len(judgements) == 5
     wanted = {"max_tokens", "temperature", "response_format"} - refuses
@@ -383,7 +383,7 @@ def test_a_question_that_alone_is_refused_or_not_answered_is_a_failed_verdict(ho
     def fate(cell: Cell) -> Candidate | None:
         return Candidate(cell=cell, error="filtered", **how) if f"long {which}" in cell.messages[1].content else None
 
-    judgements = list(judge_candidates(logged_candidates(rubric, 4), rubric, JUDGE_MODEL, asking(fate)))
+    judgements = list(Judging(logged_candidates(rubric, 4), rubric, JUDGE_MODEL, asking(fate)))
     assert {j.candidate.run_id: j.problem for j in judgements if j.verdict is None} == {f"r{which}": "filtered"}
     assert len(judgements) == 4
 
@@ -396,7 +396,7 @@ def test_where_nothing_is_answered_it_is_the_judge_who_cannot_be_asked() -> None
         return Candidate(cell=cell, error="empty text (finish_reason: length); raise max_tokens", empty=True)
 
     with pytest.raises(JudgeUnavailableError, match="about 3 candidates: empty text"):
-        list(judge_candidates(logged_candidates(rubric, 3), rubric, JUDGE_MODEL, asking(silent)))
+        list(Judging(logged_candidates(rubric, 3), rubric, JUDGE_MODEL, asking(silent)))
     assert len(asked) == 3  # empty answers are paid for
 
 
@@ -410,7 +410,7 @@ def test_a_reply_that_max_tokens_cut_off_says_so(text: str) -> None:
     def cut(cell: Cell) -> Candidate:
         return Candidate(cell=cell, answers=(Answer(text=text, finish_reason="length"),))
 
-    (judgement,) = judge_candidates(logged_candidates(rubric, 1), rubric, JUDGE_MODEL, asking(cut))
+    (judgement,) = Judging(logged_candidates(rubric, 1), rubric, JUDGE_MODEL, asking(cut))
     assert judgement.problem == ("no valid reply in 3 tries: it is not one JSON object (it was cut off at max_tokens)")
 
 
@@ -420,7 +420,7 @@ def test_a_judge_that_comes_back_scores_again_what_another_scored_meanwhile() ->
     candidates, moments = logged_candidates(rubric, 2), iter("1234")
 
     def by(judge: Model, mine: Sequence[LoggedCandidate]) -> dict[str, LoggedCandidate]:
-        found = judge_candidates(mine, rubric, judge, asking(lambda _: None), now=lambda: next(moments))
+        found = Judging(mine, rubric, judge, asking(lambda _: None), now=lambda: next(moments))
         texts = {c.run_id: c for c in mine}
         return {
             j.candidate.run_id: replace(with_verdict(texts[j.candidate.run_id], j.verdict))
@@ -449,7 +449,7 @@ def test_only_so_many_questions_wait_for_a_reply_and_the_first_goes_alone(monkey
             body = {"messages": [m.to_json() for m in cell.messages]}
             return provider.submit(lambda: Candidate(cell=cell, answers=(Answer(text=reply(body)),)))
 
-        judgements = judge_candidates(logged_candidates(rubric, 40), rubric, JUDGE_MODEL, ask)
+        judgements = Judging(logged_candidates(rubric, 40), rubric, JUDGE_MODEL, ask)
         ahead = [asked - judged for judged, _ in enumerate(judgements)]
     assert len(ahead) == asked == 40
     assert ahead[0] == 1

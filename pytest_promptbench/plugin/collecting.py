@@ -91,7 +91,7 @@ def _suite_file(test: Any, marker: pytest.Mark) -> Path:
 def _task(config: pytest.Config, test: Any, marker: pytest.Mark) -> tuple[Task, list[pytest.Mark]]:
     """What a test's marker names, and the test's own ``parametrize`` marks over axes of it."""
     path = _suite_file(test, marker)
-    own = [m for m in test.iter_markers("parametrize") if axes.names_an_axis(m.args, m.kwargs)]
+    own = [m for m in test.iter_markers("parametrize") if axes.named([m])]
     instead = axes.overridden(own, test=test.nodeid)
     folder = str(test.path.parent)
     return bench(config).task(path, marker.kwargs.get("experiment"), tests=folder, **instead), own
