@@ -639,6 +639,24 @@ def test_what_is_scored_and_not_done_is_not_said_to_be_saved(logged: Project, tm
 
 @pytest.mark.browser
 @needs_chromium
+def test_a_verdict_stays_that_of_who_gave_it(logged: Project, tmp_path: Path, browser: Browser) -> None:
+    root = copy_of(logged, tmp_path / "project")
+    rename = "document.getElementById('name').focus(); document.getElementById('name').select()"
+    with served(root) as address:
+        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
+        browser.wait("document.documentElement.dataset.ready")
+        browser.press("Ada" + ENTER + "111y" + ENTER)
+        assert browser.run("return document.getElementById('saved').textContent") == "1 not saved yet"
+        browser.run(rename)
+        browser.press("Bob" + ENTER + "222y" + ENTER + "s")
+        browser.wait("document.getElementById('saved').textContent === 'all saved'")
+    store = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=None)
+    verdicts = [v for c in store.read(EXPERIMENT) for v in c.verdicts]
+    assert sorted((v.judge.name, v.scores["tone"]) for v in verdicts) == [("Ada", 1.0), ("Bob", 2.0)]
+
+
+@pytest.mark.browser
+@needs_chromium
 def test_whoever_comes_back_sees_what_is_pending_now(logged: Project, tmp_path: Path, browser: Browser) -> None:
     with served(copy_of(logged, tmp_path / "project")) as address:
         browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")

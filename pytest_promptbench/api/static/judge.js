@@ -20,6 +20,7 @@
   let history = []; // positions that were finished or skipped, of a skipped item its first; oldest first
   let current = 0; // the marked criterion
   const finished = []; // items done, by index, in order
+  const by = new Map(); // item index -> who finished it: the verdict is theirs, whatever name stands there when it is sent
   const sent = new Map(); // item index -> JSON of what the API has taken
   const refused = new Map(); // item index -> {what, why}: what the API did not take, and its words
   let sending = false;
@@ -44,6 +45,7 @@
       .replace(/[\u{e0000}-\u{e007f}]/gu, "\ufffd")
       .replace(INVISIBLE, "\ufffd");
 
+  const name = () => at("name").value.trim();
   const criteria = () => packet.rubric.criteria;
   const judged = () => criteria().filter((c) => c.check === undefined);
   const entry = () => packet.items[steps[position].item].candidates[steps[position].output];
@@ -200,7 +202,7 @@
       if (open) tell(`Score ${open.name} first, or skip.`);
       return;
     }
-    if (!at("name").value.trim()) {
+    if (!name()) {
       tell("Write your name first: it stands beside your verdicts.");
       at("name").focus();
       return;
@@ -208,7 +210,10 @@
     tell("");
     history.push(position);
     const { item } = steps[position];
-    if (itemDone(item) && !finished.includes(item)) finished.push(item);
+    if (itemDone(item) && !finished.includes(item)) {
+      finished.push(item);
+      by.set(item, name());
+    }
     position += 1;
     show();
     send(position >= steps.length);
@@ -246,15 +251,14 @@
 
   // -- sending
 
-  const name = () => at("name").value.trim();
-  const asSent = (index) => JSON.stringify([name(), packet.items[index]]);
+  const asSent = (index) => JSON.stringify([by.get(index), packet.items[index]]);
 
-  // Sends items together: whether all of them were taken, or refused for what is in them. Anything else is told.
+  // Sends items of one judge together: whether all of them were taken, or refused for what is in them. Anything else is told.
   const post = async (indexes, leaving) => {
     const items = indexes.map((index) => packet.items[index]);
     const texts = items.map((item) => JSON.stringify(item));
     const whats = indexes.map(asSent);
-    const body = JSON.stringify({ ...packet, judge_kind: "human", judged_by: name(), items });
+    const body = JSON.stringify({ ...packet, judge_kind: "human", judged_by: by.get(indexes[0]), items });
     const response = await fetch("/api/bench/verdicts", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
@@ -284,8 +288,10 @@
       allWanted ||= all; // asked for while a request is under way: next
       return;
     }
-    const indexes = unsent(all).filter((index) => refused.get(index)?.what !== asSent(index));
-    if (!indexes.length) return;
+    const open = unsent(all).filter((index) => refused.get(index)?.what !== asSent(index));
+    if (!open.length) return;
+    const indexes = open.filter((index) => by.get(index) === by.get(open[0]));
+    allWanted ||= all && indexes.length < open.length;
     sending = true;
     count();
     let again = false;
@@ -354,6 +360,7 @@
     if (event.key === "Enter" && at("name").value.trim()) at("which").focus();
   });
   at("name").addEventListener("change", () => {
+    for (const index of refused.keys()) by.set(index, name()); // the name may be what was refused
     try {
       localStorage.setItem("promptbench-name", at("name").value);
     } catch {
