@@ -1124,6 +1124,17 @@ def test_a_run_whose_time_to_be_judged_is_up_fails(root: Path, logged: Project) 
     assert state["log"] == ["== failed: the time to wait is up, and 12 candidates are still pending"]
 
 
+def test_a_run_that_waits_for_an_experiment_that_was_deleted_says_so_at_its_end(root: Path) -> None:
+    store = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=None)
+    found = store.experiment(EXPERIMENT)
+    assert found is not None
+    store.client.delete_experiment(found)
+    folder = waiting_job(root, ("of", "nobody"), deadline=time.time() - 1)
+    state = until(client_of(root, poll_s=0.2), f"/api/bench/run/{folder.name}", "failed")
+    said = f"== failed: the time to wait is up, and experiment {EXPERIMENT!r} is deleted in MLflow: bring it back with "
+    assert state["log"][0].startswith(said)
+
+
 @pytest.mark.parametrize(
     ("whole", "said"),
     [

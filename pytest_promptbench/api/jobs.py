@@ -202,23 +202,25 @@ class Jobs:
 
     def _look_at(self, folder: Path) -> None:
         state, about = alone.read_state(folder), _read(folder / alone.JOB)
-        left: int | None = None
-        with contextlib.suppress(TrackingError):  # it may be back at the next look
+        try:
             left = pending(self._open_store(), about["request"]["experiment"], state.groups, state.left_out)
+            waits_for = still_pending(left) if left else None
+        except TrackingError as error:  # it may be back at the next look
+            waits_for = str(error)
         late = state.deadline is not None and time.time() > state.deadline
-        if left != 0 and not late:
+        if waits_for and not late:
             return
         with self._starting:
-            if left == 0 and len(self._running()) >= self._most:
+            if not waits_for and len(self._running()) >= self._most:
                 return  # one verdict may be the last of many runs
-            self._go_on(folder, state, left)
+            self._go_on(folder, state, waits_for)
 
-    def _go_on(self, folder: Path, state: alone.State, left: int | None) -> None:
-        """To the comparison where nothing is pending, else to the end, as its time is up."""
+    def _go_on(self, folder: Path, state: alone.State, waits_for: str | None) -> None:
+        """To the comparison where it waits for nothing, else to the end, as its time is up."""
         with _lock(folder) as lock:
             if lock is None or alone.read_state(folder).state != "waiting":
                 return  # another service was first
-            if left == 0:
+            if waits_for is None:
                 # Now, as of one that has just started: should its process die without a word, it is lost.
                 goes_on = replace(state, state="running", steps={**state.steps, "wait": "success"})
                 alone.write_json(folder / alone.STATE, goes_on.to_json())
@@ -228,9 +230,8 @@ class Jobs:
                     alone.write_json(folder / alone.STATE, state.to_json())
                     raise
                 return
-            found = "MLflow does not answer" if left is None else still_pending(left)
             with (folder / "log.txt").open("a", encoding="utf-8") as log:
-                log.write(f"== failed: the time to wait is up, and {found}\n")
+                log.write(f"== failed: the time to wait is up, and {waits_for}\n")
             steps = {**state.steps, "wait": "failed"}
             over = replace(state, state="failed", steps=steps, ended_at=utc_now(timespec="seconds"))
             alone.write_json(folder / alone.STATE, over.to_json())
