@@ -220,7 +220,7 @@ class Judging:
         self._flying[future].append(asked)
 
     def _pay(self, reply: Candidate) -> None:
-        for answer in reply.answers:
+        for answer in (*reply.answers, *reply.spent):
             if not answer.cached:
                 before, now = self.cost_usd, answer.cost_usd
                 self.cost_usd = None if before is None or now is None else before + now

@@ -222,16 +222,11 @@ class LiteLLMCompleter:
             text, reason = choice.message.content, choice.finish_reason
         except (AttributeError, IndexError, TypeError):
             raise PermanentError(f"model {model.name} ({model.model}) sent a reply without choices") from None
-        if not isinstance(text, str) or not text.strip():
-            why = f"finish_reason: {reason}{self._refusal(choice.message)}"
-            raise PermanentError(
-                f"model {model.name} ({model.model}) answered with an empty text ({why}); {_remedy(reason)}", empty=True
-            )
         usage, counted = _usage(getattr(response, "usage", None))
         self._longest_reply = max(self._longest_reply, usage.completion_tokens or 0)
         cost = (getattr(response, "_hidden_params", None) or {}).get("response_cost")
-        return Answer(
-            text=text,
+        answer = Answer(
+            text=text if isinstance(text, str) else "",
             usage=usage,
             # LiteLLM says 0 or nothing for a model that it has no price of.
             cost_usd=float(cost) if counted and cost and cost > 0 else None,
@@ -239,6 +234,11 @@ class LiteLLMCompleter:
             started_at=started,
             finish_reason=reason,
         )
+        if not answer.text.strip():
+            why = f"finish_reason: {reason}{self._refusal(choice.message)}"
+            said = f"model {model.name} ({model.model}) answered with an empty text ({why}); {_remedy(reason)}"
+            raise PermanentError(said, empty=answer)
+        return answer
 
     async def close(self) -> None:
         """End the connections that were opened in the running loop, which LiteLLM would keep, and the loop, for ever.

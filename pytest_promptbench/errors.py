@@ -20,6 +20,11 @@ Every message names the file, key or item, the value found and what would be rig
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .records import Answer
+
 __all__ = [
     "BaselineError",
     "CatalogError",
@@ -89,10 +94,12 @@ class PermanentError(GenerationError):
     session need not ask again. ``refused`` is true where the provider refused this request for what is in it (HTTP
     400, 413, 422): the same question put otherwise may be answered. Both are where it may be either (HTTP 403): then it
     is the model that cannot be asked unless it has answered, or does so in the requests that are on their way.
-    ``empty`` is true where it answered with no text.
+    ``empty`` is its answer where that has no text, and has to be paid for all the same.
     """
 
-    def __init__(self, message: str, *, whole_model: bool = False, refused: bool = False, empty: bool = False) -> None:
+    def __init__(
+        self, message: str, *, whole_model: bool = False, refused: bool = False, empty: Answer | None = None
+    ) -> None:
         super().__init__(message)
         self.whole_model = whole_model
         self.refused = refused

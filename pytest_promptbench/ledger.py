@@ -323,10 +323,6 @@ class Ledger:
         with self._at_once():
             self._spend(session, request, usd, self._total_with(session, request, usd))
 
-    def release(self, session: str, request: str) -> None:
-        """Take back a reservation: the request was refused, and costs nothing."""
-        self.settle(session, request, 0.0)
-
     def spent(self, session: str) -> float:
         with self._at_work():
             return self._spent(session)

@@ -388,6 +388,18 @@ def test_a_question_that_alone_is_refused_or_not_answered_is_a_failed_verdict(ho
     assert len(judgements) == 4
 
 
+def test_an_empty_reply_that_was_paid_for_is_in_the_price() -> None:
+    rubric = tip_rubric()
+
+    def silent(cell: Cell) -> Candidate:
+        return Candidate(cell=cell, error="no text", empty=True, spent=(Answer(text="", cost_usd=0.25),))
+
+    judging = Judging(logged_candidates(rubric, 3), rubric, JUDGE_MODEL, asking(silent))
+    with pytest.raises(JudgeUnavailableError):
+        list(judging)
+    assert judging.cost_usd == 0.75
+
+
 def test_where_nothing_is_answered_it_is_the_judge_who_cannot_be_asked() -> None:
     rubric, asked = tip_rubric(), []
 

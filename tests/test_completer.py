@@ -230,6 +230,15 @@ def test_an_answer_that_is_none_is_paid_for_once_and_says_why(
     assert not caught.value.unpaid
 
 
+def test_an_answer_without_a_text_comes_with_its_price(completer: LiteLLMCompleter, provider: ScriptedProvider) -> None:
+    provider.script("think", Fault(kind="length"), times=1)
+    with pytest.raises(PermanentError, match="raise max_tokens") as caught:
+        ask(completer, provider, "think", model="openai/gpt-4o")
+    assert caught.value.empty is not None
+    assert caught.value.empty.text == ""
+    assert caught.value.empty.cost_usd
+
+
 @pytest.mark.parametrize("name", ["openai/x", "anthropic/claude-haiku-4-5", "ollama/x"])
 def test_an_address_where_nobody_answers_is_named(completer: LiteLLMCompleter, name: str) -> None:
     nowhere = Model(name="m", model=name, api_base="http://127.0.0.1:9/v1", api_key_env="HOME")

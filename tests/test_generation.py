@@ -20,7 +20,7 @@ from pytest_promptbench.generation import AdaptiveLimit, Generator, Limits, Prog
 from pytest_promptbench.generation.jobs import Job, Queues
 from pytest_promptbench.ledger import Ledger
 from pytest_promptbench.locks import LockFile
-from pytest_promptbench.records import Answer, Candidate, Cell, Request
+from pytest_promptbench.records import Answer, Candidate, Cell, Request, Usage
 
 from .scripted import ScriptedCompleter, cell
 
@@ -624,9 +624,26 @@ def test_what_money_was_lacking_for_and_is_asked_again_counts_once(rig: Rig) -> 
 
 @pytest.mark.parametrize("kind", ["refused", "empty"])
 def test_a_candidate_says_why_it_has_no_answer(rig: Rig, kind: str) -> None:
-    error = PermanentError("content filter", **{kind: True})
+    error = PermanentError("refused", refused=True) if kind == "refused" else PermanentError("", empty=Answer(text=""))
     made = rig.start(ScriptedCompleter(act=fail_times(1, error))).candidate(cell()).result(5)
     assert (made.refused, made.empty) == (kind == "refused", kind == "empty")
+
+
+def test_an_answer_without_a_text_was_paid_for_all_the_same(rig: Rig) -> None:
+    thought = Answer(text="", usage=Usage(prompt_tokens=3, completion_tokens=1000), cost_usd=0.25)
+
+    def think(request: Request, _: int) -> None:
+        if request.sample == 0:
+            raise PermanentError("it thought", empty=thought)
+
+    generator = rig.start(ScriptedCompleter(act=think, price_usd=0.5), max_cost_usd=0.75, concurrency=1)
+    made = generator.candidate(cell(samples=2)).result(5)
+    assert made.failed
+    assert made.answers == ()
+    assert made.cost_usd == 0.75, "with what its other sample cost"
+    assert made.usage == Usage(prompt_tokens=6, completion_tokens=1005)
+    assert generator.progress() == Progress(done=1, failed=1, requests=2, tokens=1011, cost_usd=0.75)
+    assert rig.ledger.spent("s") == 0.75, "no more is set aside for it than it cost"
 
 
 def test_a_ledger_that_takes_no_candidates_ends_generation_with_its_reason(rig: Rig) -> None:

@@ -121,7 +121,7 @@ def test_money_is_reserved_up_to_the_limit_and_settled_to_what_it_was(ledger: Le
 def test_a_retry_sets_its_cost_aside_once_and_a_refusal_gives_it_back(ledger: Ledger) -> None:
     assert ledger.reserve("s", "a", 0.6, limit=1.0)
     assert ledger.reserve("s", "a", 0.6, limit=1.0)
-    ledger.release("s", "a")
+    ledger.settle("s", "a", 0.0)
     assert ledger.spent("s") == 0.0
 
 

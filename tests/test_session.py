@@ -347,6 +347,24 @@ def test_answers_that_are_none_are_named(project: Project, fault: Fault, message
     assert [r.info.status for r in project.runs()] == ["FAILED"]
 
 
+def test_an_answer_without_a_text_costs_what_the_provider_says(project: Project) -> None:
+    """As of a model that spends all of max_tokens on thinking."""
+    models = project.root / "evals/models.yaml"
+    models.write_text(models.read_text().replace("openai/haiku", "openai/gpt-4o"))
+    project.provider.script("situation-0", Fault(kind="length"), times=1)
+    only = "-k", "haiku and v1 and s0"
+    assert project.pytest(*only).code == 1
+    (failed,) = project.runs()
+    assert failed.data.metrics["completion_tokens"] > 0
+    (row,) = project.leaderboard()["rows"]
+    assert row["failed"] == 1
+    assert row["cost_usd"] == pytest.approx(failed.data.metrics["cost_usd"])
+    assert project.pytest(*only).code == 0
+    (answered,) = project.runs()
+    assert answered.info.status == "FINISHED"
+    assert answered.data.metrics["cost_usd"] > 0
+
+
 def test_a_wrong_key_is_told_without_its_value(project: Project) -> None:
     project.provider.script("situation", Fault(401, body="Incorrect API key provided: sk-scripted-key-123456"))
     result = project.pytest()

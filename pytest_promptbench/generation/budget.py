@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from ..errors import GenerationError, LedgerError, NotGeneratedError
+from ..errors import GenerationError, LedgerError, NotGeneratedError, PermanentError
 from ..ledger import Ledger
 from ..locks import LockFile
 from ..records import Answer, Request
@@ -58,10 +58,12 @@ class Budget:
         )
 
     def release(self, request: Request, error: GenerationError) -> None:
-        """Give back what was set aside for a request that the provider does not charge."""
-        if self._limits.max_cost_usd is not None and error.unpaid:
+        """Give back what was set aside for a request and is not charged: all, or all but an answer without a text."""
+        empty = error.empty if isinstance(error, PermanentError) else None
+        charged = 0.0 if error.unpaid else None if empty is None else empty.cost_usd
+        if self._limits.max_cost_usd is not None and charged is not None:
             with contextlib.suppress(LedgerError):  # it stays set aside, which is the safe side
-                self._ledger.release(self._account, request.key)
+                self._ledger.settle(self._account, request.key, charged)
 
     def settle(self, answers: Sequence[tuple[Request, Answer]]) -> None:
         """What was set aside for these is what they cost, where that is known. From any thread."""

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 from ..errors import LedgerError, NotGeneratedError, PermanentError
-from ..records import Candidate, Cell
+from ..records import Answer, Candidate, Cell
 from .jobs import Job, Order
 from .progress import Progress
 
@@ -63,7 +63,7 @@ class Orders:
 
     def finished(self, job: Job) -> None:
         """A job has its answer or its error: whatever waited for nothing else is complete."""
-        answer = job.answer
+        answer = _paid(job)
         if answer is not None and not answer.cached:
             p = self.progress
             cost = p.cost_usd if answer.cost_usd is None else (p.cost_usd or 0.0) + answer.cost_usd
@@ -85,7 +85,8 @@ class Orders:
                 cell=order.cell,
                 error=self._redact(str(first)),
                 refused=isinstance(first, PermanentError) and first.refused,
-                empty=isinstance(first, PermanentError) and first.empty,
+                empty=isinstance(first, PermanentError) and first.empty is not None,
+                spent=tuple(answer for job in order.jobs if (answer := _paid(job)) is not None),
                 unasked=unasked is not None,
             )
         else:
@@ -132,6 +133,11 @@ class Orders:
         """Let nobody wait for what will not come."""
         for order in self._orders.values():
             self.fail(order, reason)
+
+
+def _paid(job: Job) -> Answer | None:
+    """The answer to a job's request, one without a text too."""
+    return job.error.empty if isinstance(job.error, PermanentError) else job.answer
 
 
 def failed(future: Future[Candidate]) -> bool:

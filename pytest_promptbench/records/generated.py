@@ -150,7 +150,8 @@ class Candidate(Record):
     """What a cell generated: one answer per sample, or the error that stopped it.
 
     ``refused``: the provider refused the request for what is in it. ``empty``: it answered with no text. ``unasked``:
-    no answer is known of, for nobody was asked about all of it; such a candidate is logged nowhere.
+    no answer is known of, for nobody was asked about all of it; such a candidate is logged nowhere. ``spent``: what was
+    paid for all the same, of a failed one: answers without a text, and those of its other samples.
     """
 
     cell: Cell
@@ -158,6 +159,7 @@ class Candidate(Record):
     error: str | None = None
     refused: bool = False
     empty: bool = False
+    spent: tuple[Answer, ...] = ()
     unasked: bool = False
 
     @property
@@ -169,17 +171,21 @@ class Candidate(Record):
         return tuple(a.text for a in self.answers)
 
     @property
+    def _paid(self) -> tuple[Answer, ...]:
+        return self.spent if self.failed else self.answers
+
+    @property
     def usage(self) -> Usage:
         """Tokens over all samples; a figure is None where any sample's is unknown."""
         return Usage(
-            prompt_tokens=_total([a.usage.prompt_tokens for a in self.answers]),
-            completion_tokens=_total([a.usage.completion_tokens for a in self.answers]),
+            prompt_tokens=_total([a.usage.prompt_tokens for a in self._paid]),
+            completion_tokens=_total([a.usage.completion_tokens for a in self._paid]),
         )
 
     @property
     def cost_usd(self) -> float | None:
         """US dollars over all samples; None where any sample's price is unknown."""
-        return typing.cast("float | None", _total([a.cost_usd for a in self.answers]))
+        return typing.cast("float | None", _total([a.cost_usd for a in self._paid]))
 
     @property
     def latency_s(self) -> float | None:
