@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import BaselineError, UsageError
 from .files import replace_file
@@ -107,17 +107,13 @@ def read_baseline(path: Path) -> tuple[Baseline, ...]:
 def save(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task], *, now: str) -> list[str]:
     """Write this session's scores as the baseline; other tasks and rubrics in the file stay. Returns what to tell."""
     assert settings.save is not None
-    selected = {b.leaderboard.task: _selected(settings, tasks, b.leaderboard.task, saving=True) for b in boards}
     empty = [b.leaderboard.task for b in boards if all(row.composite is None for row in b.leaderboard.rows)]
     there = read_baseline(settings.save) if settings.save.exists() else ()
-    by_rubric = {(b.task, b.rubric_sha256): b for b in there}
     compared = read_baseline(settings.compare) if settings.compare else ()
     whole = {(b.task, b.rubric_sha256, name) for b in (*compared, *there) for name in _automatic(b)}
-    new = [_of_selected(_saved(b, tasks, now, whole), selected[b.leaderboard.task]) for b in boards]
-    _check_new(settings.save, new, there)
-    before = [by_rubric.get((b.task, b.rubric_sha256)) for b in new]
-    kept = [_unselected(old, b, selected[b.task]) for old, b in zip(before, new, strict=True)]
-    new = [_with_rows(b, rows, old) for b, rows, old in zip(new, kept, before, strict=True)]
+    updates = [_update(there, _saved(b, tasks, now, whole), settings, tasks) for b in boards]
+    _check_new(settings.save, [u.session for u in updates], there)
+    new = [u.baseline for u in updates]
     old = [b for b in there if (b.task, b.rubric) not in {(b.task, b.rubric) for b in new}]
     try:
         settings.save.parent.mkdir(parents=True, exist_ok=True)
@@ -126,10 +122,30 @@ def save(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task], *, 
         raise UsageError(f"--bench-save {settings.save}: cannot be written: {error.strerror or error}") from None
     return [
         f"baseline: {settings.save}",
-        *(f"Not asked for, and kept as saved before: {_rows(rows)}." for rows in kept if rows),
-        *(line for old, b in zip(before, new, strict=True) for line in _gone(old, b)),
+        *(f"Not asked for, and kept as saved before: {_rows(u.kept)}." for u in updates if u.kept),
+        *(line for u in updates for line in _gone(u.before, u.baseline)),
         *(f"The baseline of {task} holds no scores: nothing of it is judged yet." for task in empty),
     ]
+
+
+class _Update(NamedTuple):
+    """What becomes of one baseline: as the file has it, the session's scores, and the file's rows that stay."""
+
+    before: Baseline | None
+    session: Baseline
+    kept: tuple[BaselineRow, ...]
+
+    @property
+    def baseline(self) -> Baseline:
+        return _with_rows(self.session, self.kept, self.before)
+
+
+def _update(there: Iterable[Baseline], found: Baseline, settings: Settings, tasks: Sequence[Task]) -> _Update:
+    selected = _selected(settings, tasks, found.task, saving=True)
+    session = _of_selected(found, selected)
+    key = found.task, found.rubric_sha256
+    before = {(b.task, b.rubric_sha256): b for b in there}.get(key)
+    return _Update(before, session, _unselected(before, session, selected))
 
 
 def compared_with_itself(settings: Settings) -> bool:

@@ -162,25 +162,15 @@ def resolve(
             raise UsageError(f"{_flag(name)} {value!r} names nothing; expected names with commas between them")
         return found or None
 
-    _check_modifiers(option, given)
-    steps = [name for name in STEPS if option(name) is not None]
-    steps = [name for name in steps if given(name)] or steps
-    if len(steps) > 1:
-        raise UsageError(f"{' and '.join(map(_flag, steps))} are two steps: give one of them")
-    judges = not steps or "bench_read" in steps
-    if given("judge_auto") and option("judge_auto") and not judges:
-        raise UsageError(
-            f"--judge-auto belongs to a session that runs tests, or to --bench-read; {_flag(steps[0])} is neither: "
-            "give one of them"
-        )
+    chosen = _step(option, given)
+    exports, judges = chosen == "judge_export", chosen in (None, "bench_read")
 
     def step(name: str) -> Any:
-        return option(name) if name in steps else None
+        return option(name) if name == chosen else None
 
     report = path("bench_report", f"{HOME}/report") or root / HOME / "report"  # empty, as of an unset variable: default
     if option("bench_report") and (file := report if report.is_file() else file_above(report)) is not None:
         raise UsageError(f"--bench-report {report}: {file} is a file, not a folder")
-    exports = "judge_export" in steps
     shard = option("bench_shard")
     return Settings(
         root=root,
@@ -204,7 +194,7 @@ def resolve(
         account=environ.get(ACCOUNT) or None,
         allow_unpriced=bool(option("bench_allow_unpriced")),
         judge_export=path("judge_export") if exports else None,
-        judge_apply=path("judge_apply") if "judge_apply" in steps else None,
+        judge_apply=path("judge_apply") if chosen == "judge_apply" else None,
         judge_queue=step("judge_queue"),
         judge_collect=step("judge_collect"),
         judge_auto=bool(option("judge_auto")) and judges,
@@ -231,6 +221,22 @@ _MODIFIERS = {
     "bench_strict": ("bench_compare", "bench_self_test"),
 }
 """Options that say how a step is done, and the steps that they may belong to."""
+
+
+def _step(option: Callable[[str], Any], given: Callable[[str], bool]) -> str | None:
+    """The step that is asked for, None where tests are to run. UsageError for two, and for options of another."""
+    _check_modifiers(option, given)
+    steps = [name for name in STEPS if option(name) is not None]
+    steps = [name for name in steps if given(name)] or steps
+    if len(steps) > 1:
+        raise UsageError(f"{' and '.join(map(_flag, steps))} are two steps: give one of them")
+    chosen = steps[0] if steps else None
+    if given("judge_auto") and option("judge_auto") and chosen not in (None, "bench_read"):
+        raise UsageError(
+            f"--judge-auto belongs to a session that runs tests, or to --bench-read; {_flag(steps[0])} is neither: "
+            "give one of them"
+        )
+    return chosen
 
 
 def _check_modifiers(option: Callable[[str], Any], given: Callable[[str], bool]) -> None:
