@@ -282,10 +282,13 @@ class LiteLLMCompleter:
 
     def _classify(self, error: Exception, model: Model) -> GenerationError:
         """LiteLLM's exception in our terms, its text cut to what helps and free of secrets."""
-        kinds = self._litellm.exceptions
-        status, kind = getattr(error, "status_code", None), type(error).__name__
+        kind = type(error).__name__
         text = _first_lines(self.redact(str(error))).removeprefix(f"{kind}: ")
         message = f"model {model.name} ({model.model}): {kind}: {text}"
+        return self._of_this_side(error, model, text, message) or self._of_the_provider(error, model, text, message)
+
+    def _of_this_side(self, error: Exception, model: Model, text: str, message: str) -> GenerationError | None:
+        """What went wrong on this side, or on the way; None where the provider has answered with an error."""
         if (unreadable := _UNREADABLE.search(str(error))) is not None:  # an answer came, and may have to be paid for
             why = _first_lines(self.redact(unreadable[1]))
             return PermanentError(f"model {model.name} ({model.model}) answered with what LiteLLM cannot read: {why}")
@@ -298,6 +301,11 @@ class LiteLLMCompleter:
             return TransientError(f"{message.rstrip('.')}; no answer from {where}")
         if _NO_PROVIDER in text:
             return PermanentError(no_provider(model), whole_model=True)
+        return None
+
+    def _of_the_provider(self, error: Exception, model: Model, text: str, message: str) -> GenerationError:
+        """What a provider's error means, by LiteLLM's class of it and by its status."""
+        kinds, status = self._litellm.exceptions, getattr(error, "status_code", None)
         if status == 402:
             return PermanentError(f"{message}; the provider wants to be paid first", whole_model=True)
         if isinstance(error, kinds.RateLimitError) or status == 429:
