@@ -19,6 +19,17 @@ GROUPS: tuple[tuple[Tier, ...], ...] = (SIT_DOWN, (Tier.AUTO,))
 """Tiers in the order in which they count. Tiers of one group may be used side by side, each at its own scenarios."""
 TIERS = tuple(tier for group in GROUPS for tier in group)
 
+
+def tier_text(tiers: Iterable[Tier]) -> str | None:
+    """Tiers as boards, baselines and reports name them: ``human``, ``claude-code+human``; None where there are none."""
+    return "+".join(sorted(set(tiers))) or None
+
+
+def tiers_in(text: str | None) -> set[str]:
+    """What :func:`tier_text` made a text of."""
+    return set(text.split("+")) if text else set()
+
+
 K = TypeVar("K", bound=Hashable)
 Table = Mapping[Tier, Mapping[K, float]]
 """tier -> key (a scenario, or a model and a scenario) -> composite, repeats averaged."""
@@ -106,7 +117,7 @@ class Paired(NamedTuple, Generic[K]):
     @property
     def tier(self) -> str | None:
         """The tiers as a report names them; None where nothing compares."""
-        return "+".join(sorted({t.value for t in self.tiers.values()})) or None
+        return tier_text(self.tiers.values())
 
 
 def pair(a: Table[K], b: Table[K], tiers: Iterable[Tier] = TIERS) -> Paired[K]:

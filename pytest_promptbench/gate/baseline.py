@@ -25,7 +25,7 @@ from ..records import (
     sha256,
     unique_keys,
 )
-from ..scores import automatic_score, sit_down_score, tier_scores
+from ..scores import automatic_score, sit_down_score, tier_scores, tier_text
 
 BASELINE_SCHEMA = "promptbench/baseline/1"
 
@@ -159,14 +159,14 @@ def _row(
     automatic = partly or by_automatic or row.tier == Tier.AUTO
     found: dict[str, list[tuple[str, float]]] = {c.scenario: [] for c in candidates}
     counting: list[tuple[LoggedCandidate, Verdict]] = []
-    tiers: dict[str, set[str]] = {}
+    tiers: dict[str, set[Tier]] = {}
     for c in candidates:
         score = (automatic_score if automatic else sit_down_score)(tier_scores(c, rubric))
         verdict = None if score is None else c.latest(score.tier)
         now = cells_now is None or cells_now.get(c.names) == c.content
         if verdict is not None and score is not None and now:
             counting.append((c, verdict))
-            tiers.setdefault(c.scenario, set()).add(score.tier.value)
+            tiers.setdefault(c.scenario, set()).add(score.tier)
             found[c.scenario] += [("composite", score.value), *_criteria(verdict, c, rubric)]
     tier = Tier.AUTO.value if automatic else row.tier
     several = any(of != {tier} for of in tiers.values())
@@ -175,7 +175,7 @@ def _row(
         prompt=row.prompt,
         tier=tier,
         judge=_automatic_judge(v for _, v in counting) if automatic else None,
-        tiers={s: "+".join(sorted(of)) for s, of in sorted(tiers.items())} if several else {},
+        tiers={s: tier_text(of) or "" for s, of in sorted(tiers.items())} if several else {},
         judges={} if automatic else _judges(v for _, v in counting),
         aside=row.judged if automatic else 0,
         scores={scenario: stats.cluster_means(named) for scenario, named in sorted(found.items())},

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..records import Record, Tier
+from ..scores import tiers_in
 from .baseline import Baseline, BaselineRow, RowName
 
 
@@ -112,7 +113,7 @@ def problems(baseline: Baseline, current: Baseline, cells: Pairing) -> list[str]
         earlier, present = cells.old[name], cells.now[name]
         if earlier.tier is None or present.tier is None:
             continue  # unscored: its cells are unpaired
-        if set(earlier.tier.split("+")).isdisjoint(present.tier.split("+")):  # else scenarios pair, or not, one by one
+        if tiers_in(earlier.tier).isdisjoint(tiers_in(present.tier)):  # else scenarios pair, or not, one by one
             found.append(
                 f"{' x '.join(name)}: the baseline was judged by {earlier.tier}, "
                 f"this session by {present.tier}; {again}"

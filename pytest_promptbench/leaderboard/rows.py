@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..records import LoggedCandidate, Row, Rubric, Verdict
-from ..scores import Scored, automatic_score, sit_down_score, table, tier_scores
+from ..scores import Scored, automatic_score, sit_down_score, table, tier_scores, tier_text
 
 
 class _Means:
@@ -61,7 +61,7 @@ class RowTable:
             prompt=prompt,
             composite=calibrated["estimate"] if calibrated is not None and estimated else scores.mean(),
             ci95=calibrated["ci"] if calibrated is not None and estimated else None,
-            tier=_tier(v for _, v in counting),
+            tier=tier_text(v.judge.tier for _, v in counting),
             candidates=len(everyone),
             judged=len(sit_down),
             pending=sum(c.pending for c in self.sound),
@@ -138,11 +138,6 @@ def _stands_for(calibrated: Mapping[str, Any]) -> bool:
 
     enough = calibrated["clusters"] >= FEWEST and not calibrated["labels_without_auto"]
     return calibrated["estimate"] is not None and (calibrated["audited"] or enough)
-
-
-def _tier(verdicts: Iterable[Verdict]) -> str | None:
-    """``human``, ``claude-code``, ``claude-code+human`` or ``auto``; None where there is no verdict."""
-    return "+".join(sorted({v.judge.tier.value for v in verdicts})) or None
 
 
 def _known(values: Iterable[float | None]) -> list[float]:

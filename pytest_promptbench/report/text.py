@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from ..records import Leaderboard, Row, Tier
-from ..scores import judges_in_words
+from ..scores import judges_in_words, tiers_in
 
 NAMED = 3
 """So many rows one sentence below a leaderboard names."""
@@ -208,7 +208,7 @@ def _of_others(lb: Leaderboard) -> list[str]:
         if row.tier not in (None, Tier.AUTO):
             first.setdefault((str(row.tier), *row.judges), row)
     for a, b in itertools.combinations(first.values(), 2):
-        if _tiers(a) & _tiers(b) and set(a.judges).isdisjoint(b.judges):
+        if tiers_in(a.tier) & tiers_in(b.tier) and set(a.judges).isdisjoint(b.judges):
             (one, by), (another, others) = (
                 (f"{visible(row.model)} x {visible(row.prompt)}", visible(", ".join(row.judges))) for row in (a, b)
             )
@@ -217,10 +217,6 @@ def _of_others(lb: Leaderboard) -> list[str]:
                 "judge candidates of all rows, as --bench-shard does."
             ]
     return []
-
-
-def _tiers(row: Row) -> set[str]:
-    return set((row.tier or "").split("+"))
 
 
 def _of_a_part(lb: Leaderboard) -> list[str]:
