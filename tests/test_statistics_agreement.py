@@ -367,6 +367,13 @@ def test_a_short_scale_is_cut_in_tenths():
     assert scale_points(None, None, np.array([2.0, 4.0])).tolist() == [2, 3, 4]
 
 
+def test_tenths_that_are_points_of_a_short_scale_are_not_rounded():
+    """3 * 0.1 is not quite 0.3, and 6 and 7 tenths are not either."""
+    criterion = Criterion(name="relevance", type="scale", min=0, max=1, weight=1)
+    (found,) = stats.measure_agreement(rated([0.1, 0.3, 0.6, 0.7], [0.0, 0.3, 0.75, 1.0]), [criterion]).scales
+    assert found.rounded == 1, "0.75 alone"
+
+
 def test_a_flag_that_is_a_share_counts_from_one_half_up():
     found = flag([0.5, 0.4, 1.0], [True, False, True], per_scenario=1)
     assert found.raw.value == 1.0

@@ -206,7 +206,7 @@ def _scale(criterion: Criterion, r: _Ratings, *, level: float, seed: int) -> Sca
         criterion=criterion.name,
         n=int(r.seen.sum()),
         scenarios=r.scenarios,
-        rounded=int(r.seen[points[i] != r.x].sum() + r.seen[points[j] != r.y].sum()),
+        rounded=sum(int(r.seen[np.abs(points[at] - side) > 1e-9].sum()) for at, side in ((i, r.x), (j, r.y))),
         **_estimates(
             r,
             {
