@@ -36,6 +36,16 @@ def test_only_common_scenarios_count_and_the_others_are_named():
     assert (found.unpaired_a, found.unpaired_b) == (("x",), ("y", "z"))
 
 
+def test_scenarios_are_taken_and_named_in_one_order():
+    """The seed draws places: with the scenarios in the order of their hashes, each session would have its own figures."""
+    rng = np.random.default_rng(3)
+    a, b = named(rng.normal(size=20)), named(rng.normal(size=20))
+    d = [a[s] - b[s] for s in sorted(a)]
+    found = stats.compare({**dict(reversed(a.items())), **dict.fromkeys("zyxwv", 1.0)}, b | dict.fromkeys("qponm", 1.0))
+    assert found.ci == pytest.approx(stats.mean_interval(d), rel=1e-7)
+    assert (found.unpaired_a, found.unpaired_b) == (tuple("vwxyz"), tuple("mnopq"))
+
+
 def test_nothing_in_common_is_not_zero():
     found = stats.compare({"a": 1.0}, {"b": 1.0})
     assert (found.n, found.mean_difference, found.ci, found.p_value, found.mde) == (0, None, None, None, None)
@@ -200,10 +210,12 @@ def test_estimates_are_compared_as_independent_with_the_smaller_df() -> None:
     assert found.mde == pytest.approx((t.ppf(0.975, 9) + t.ppf(0.8, 9)) * 0.5)
 
 
-def test_the_minimum_detectable_effect_is_at_the_intervals_own_error_rate() -> None:
+def test_interval_and_minimum_detectable_effect_are_of_the_level_that_was_asked_for() -> None:
     a, b = named(range(8)), named([1, 1, 2, 2, 3, 3, 9, 9])
     d = [a[s] - b[s] for s in a]
-    assert stats.compare(a, b, level=0.99).mde == stats.minimum_detectable_effect(d, alpha=0.01)
+    found = stats.compare(a, b, level=0.99)
+    assert found.ci == stats.mean_interval(d, level=0.99)
+    assert found.mde == stats.minimum_detectable_effect(d, alpha=0.01)
 
 
 @pytest.mark.parametrize(
