@@ -37,7 +37,7 @@ def test_only_common_scenarios_count_and_the_others_are_named():
 
 
 def test_scenarios_are_taken_and_named_in_one_order():
-    """The seed draws places: with the scenarios in the order of their hashes, each session would have its own figures."""
+    """The seed draws places: in the order of the scenarios' hashes, each session would have its own figures."""
     rng = np.random.default_rng(3)
     a, b = named(rng.normal(size=20)), named(rng.normal(size=20))
     d = [a[s] - b[s] for s in sorted(a)]
@@ -145,9 +145,14 @@ def test_the_test_keeps_its_level_on_whole_points():
 
 def test_fewest_pairs():
     assert (stats.fewest_pairs(), stats.fewest_pairs(sides=1)) == (6, 5)
-    assert stats.fewest_pairs(0.05 / 6, sides=1) == 7
-    with pytest.raises(ValueError, match="alpha is 5"):
-        stats.fewest_pairs(5)
+    assert (stats.fewest_pairs(0.05 / 6), stats.fewest_pairs(0.05 / 6, sides=1)) == (8, 7)
+    assert stats.fewest_pairs(0.5, sides=1) == 1
+
+
+@pytest.mark.parametrize("alpha", [0, 1, 5])
+def test_an_error_rate_lies_between_0_and_1(alpha):
+    with pytest.raises(ValueError, match=f"alpha is {alpha}; it must lie between 0 and 1"):
+        stats.fewest_pairs(alpha)
 
 
 def test_the_minimum_detectable_effect_is_millers():
@@ -180,7 +185,7 @@ def test_no_minimum_detectable_effect_where_nothing_can_be_detected():
 
 def test_holm_by_hand():
     assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert stats.holm([0.5, 0.9]) == [1.0, 1.0]
+    assert stats.holm([0.6, 0.9]) == [1.0, 1.0], "and not 1.2"
     assert stats.holm([]) == []
     assert stats.holm([0.01, 0.001], family=10) == pytest.approx([0.09, 0.01])
     assert stats.holm([0.01, 0.001], family=2) == stats.holm([0.01, 0.001])
@@ -198,6 +203,18 @@ def test_each_key_is_compared_on_one_layer_and_the_last_group_only_where_nothing
     d, layer = stats.on_one_layer(only_first, only_second, [(0, 1), (2,)])
     assert layer.tolist() == [2, 2, 2, 2]
     assert d.tolist() == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_one_key_on_the_first_group_keeps_a_pair_off_the_last_one_and_each_pair_is_decided_by_itself() -> None:
+    """A person's 14 and 13 in one scenario, and none elsewhere: automatic scores there are of another scale."""
+    nan = np.nan
+    a = np.array([[[14.0, nan], [nan, nan]], [[1.0, 2.0], [1.0, 2.0]]])
+    b = np.array([[[13.0, 9.0], [9.0, 9.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    d, layer = stats.on_one_layer(a, b, [(0,), (1,)])
+    assert layer.tolist() == [[0, -1], [1, 1]]
+    assert d[0, 0] == 1.0
+    assert np.isnan(d[0, 1])
+    assert d[1].tolist() == [1.0, 2.0]
 
 
 def test_estimates_are_compared_as_independent_with_the_smaller_df() -> None:
@@ -271,4 +288,5 @@ def test_tests_flipped_together_are_adjusted_step_by_step():
     assert second == pytest.approx(stats.sign_flip_p_value([2.0, -1.0, 1.0, 3.0, 2.0, 1.0, 2.0]))
     unlike = [[2.0, 3.0, 2.0, 1.0, -1.0, 4.0], [4.0, 3.0, 0.0, 3.0, 2.0, -1.0]]
     assert stats.flipped_together(unlike) == [10 / 64] * 2, "never less than that of a test with a larger sum"
+    assert stats.flipped_together([unlike[0], [x / 100 for x in unlike[1]]]) == [10 / 64] * 2, "whatever the unit"
     assert stats.flipped_together([[-0.6, 1.1, -0.2, -0.4, 0.8, 3.3]]) == [24 / 64], "sums alike but for rounding"
