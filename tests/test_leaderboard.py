@@ -578,6 +578,14 @@ def test_a_calibrated_row_is_compared_with_the_mean_of_one_that_is_labelled_whol
     assert [(c["tier"], c["n"]) for c in alone.comparisons] == [("auto", 1)], "one label has no standard error"
 
 
+def test_a_calibrated_row_is_told_apart_from_a_worse_one_that_is_labelled_whole() -> None:
+    low = [candidate(f"s{i}", judged(1 + i % 2, AUTO), judged(1 + i % 2, HUMAN), prompt="whole") for i in range(5)]
+    found = ranked(*audited("audited", 4.5, seed=1), *low)
+    assert [(r.rank, r.prompt, r.estimated) for r in found.rows] == [(1, "audited", True), (2, "whole", False)]
+    alone = ranked(*audited("audited", 4.5, seed=1), low[0])
+    assert [(r.rank, r.prompt) for r in alone.rows] == [(1, "audited"), (1, "whole")], "one label has no standard error"
+
+
 def test_a_calibrated_row_and_one_of_another_tier_are_compared_by_the_automatic_judge() -> None:
     found = ranked(*audited("audited", 3.0, seed=1), *audited("not", 2.0, seed=2, labelled=False))
     assert {r.prompt: r.tier for r in found.rows} == {"audited": "human", "not": "auto"}
@@ -604,8 +612,10 @@ def test_estimates_on_the_scales_of_two_tiers_rank_by_the_automatic_judge() -> N
         replace(c, verdicts=(*c.verdicts, judged(1.0))) if len(c.verdicts) > 1 else c
         for c in audited("strict", 3.0, seed=1)
     ]
-    (difference,) = ranked(*both, *milder).comparisons
+    found = ranked(*both, *milder)
+    (difference,) = found.comparisons
     assert (difference["tier"], difference["n"], difference["mean_difference"]) == ("auto", 40, 0.0)
+    assert [r.rank for r in found.rows] == [1, 1]
 
 
 def test_both_ways_to_pair_two_sides_are_one_rule() -> None:

@@ -192,10 +192,31 @@ def test_a_row_is_compared_with_its_groups_leader():
     assert tied(steps)[-1] > 1  # ... and yet the last is not tied with the first
 
 
-def test_few_scenarios_tell_apart_only_what_lies_far_apart():
-    assert tied(table([15.0] * 3, [6.0] * 3)) == [1, 2]
-    assert tied(table([12.0] * 3, [11.0] * 3)) == [1, 1]  # one point, thrice: rounding alone can do that
-    assert tied(table([12.0] * 12, [11.0] * 12)) == [1, 2]
+CROWD = [{f"alone{i}": 1.0} for i in range(39)]
+"""Rows that share no scenario with any other, so that they only make a board one of more than 40."""
+
+
+@pytest.mark.parametrize("others", [[], CROWD], ids=["two rows", "many rows"])
+def test_few_scenarios_tell_apart_only_what_lies_far_apart(others):
+    def ranks(first: list[float], second: list[float]) -> list[int]:
+        return tied([*table(first, second), *others])[:2]
+
+    assert ranks([15.0] * 3, [6.0] * 3) == [1, 2]
+    assert ranks([12.0] * 3, [11.0] * 3) == [1, 1]  # one point, thrice: rounding alone can do that
+    assert ranks([12.0] * 3, [10.0] * 3) == [1, 2]  # 4.30 / sqrt(18) = 1.01 points are left open
+    assert ranks([12.0, 12.1, 12.2], [11.5, 11.6, 11.7]) == [1, 2]  # and of scores in tenths 0.101
+    assert ranks([12.0] * 12, [11.0] * 12) == [1, 2]
+    assert ranks([12.0] * 2, [9.0] * 2) == [1, 1]  # of two, 12.71 / sqrt(12) = 3.67 points are left open
+    assert ranks([12.0] * 2, [8.0] * 2) == [1, 2]
+
+
+@pytest.mark.parametrize(("share", "ranks"), [(0.99, [1, 1]), (1.01, [1, 2])])
+def test_many_rows_differ_from_students_t_of_five_percent_on(share, ranks):
+    """Over common scenarios: what only one of the two has takes no part."""
+    d = np.linspace(-1, 1, 12)
+    d += share * t.ppf(0.975, 11) * d.std(ddof=1) / 12**0.5
+    first, second = table((10 + d).tolist(), [10.0] * 12)
+    assert tied([{**first, "easy": 15.0}, {**second, "hard": 1.0}, *CROWD])[:2] == ranks
 
 
 @pytest.mark.parametrize("rows", [2, 50])
@@ -232,7 +253,15 @@ def test_two_rows_differ_where_students_t_and_bca_both_say_so():
     boot, a = resampling.bootstrap_means(np.array(d), seed=0), resampling.acceleration(-np.array(d))
     assert ttest_1samp(d, 0).pvalue < 0.03
     assert resampling.bca_p_value(float(np.mean(d)), boot, a, n=8) > 0.08
-    assert tied(table([10 + x for x in d], [10.0] * 8)) == [1, 1]
+    rows = table([10 + x for x in d], [10.0] * 8)
+    assert tied(rows) == tied([*rows, *CROWD[:38]])[:2] == [1, 1]
+    assert tied([*rows, *CROWD])[:2] == [1, 2], "of more than 40 rows, Student's t alone says it"
+
+
+def test_each_of_many_rows_has_its_own_mean_and_spread():
+    """30 that differ by half a point, up and down, and 12 that are two points lower."""
+    rows = table(*([12 - 2 * (k >= 30) + (i + k) % 2 / 2 for i in range(12)] for k in range(42)))
+    assert tied(rows) == [1] * 30 + [31] * 12
 
 
 def test_pairs_that_do_not_compare_take_no_share_of_the_error_rate():

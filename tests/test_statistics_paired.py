@@ -227,6 +227,21 @@ def test_estimates_are_compared_as_independent_with_the_smaller_df() -> None:
     assert found.mde == pytest.approx((t.ppf(0.975, 9) + t.ppf(0.8, 9)) * 0.5)
 
 
+def test_a_standard_error_is_never_below_what_rounding_leaves_open() -> None:
+    """An error within one step has a variance of step**2 / 12: of the mean of three scores, a 36th."""
+    exact = stats.MeanEstimate(12.0, 0.0, 2.0, 3, "human", calibrated=True, step=1.0)
+    assert exact.floored_se == pytest.approx(1 / 6)
+    assert exact._replace(se=0.5).floored_se == 0.5
+    assert exact._replace(step=0.0).floored_se == 0.0
+
+
+@pytest.mark.parametrize(("other", "p"), [(12.0, 1.0), (11.0, 0.0)])
+def test_estimates_without_any_spread_are_equal_or_they_are_not(other, p) -> None:
+    a, b = (stats.MeanEstimate(value, 0.0, 9.0, 10, "human", calibrated=True) for value in (12.0, other))
+    found = stats.compare_estimates(a, b)
+    assert (found.p_value, found.ci, found.mde) == (p, (12 - other, 12 - other), None)
+
+
 def test_interval_and_minimum_detectable_effect_are_of_the_level_that_was_asked_for() -> None:
     a, b = named(range(8)), named([1, 1, 2, 2, 3, 3, 9, 9])
     d = [a[s] - b[s] for s in a]

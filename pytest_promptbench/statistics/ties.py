@@ -103,7 +103,7 @@ def tied_ranks(board: Board, *, level: float = 0.95, seed: int = 0) -> list[int]
     ranks: list[int] = []
     leader = 0
     for j in range(rows):
-        if j and apart[leader, j]:
+        if apart[leader, j]:
             leader = j
         ranks.append(leader + 1)
     return ranks
@@ -141,9 +141,7 @@ def _against_later_rows(
             for k, j in enumerate(estimated):
                 a, b = board.estimates[i], board.estimates[j]
                 if a is not None and b is not None and a.basis == b.basis:
-                    found = compare_estimates(a, b)
-                    behind = found.mean_difference is None or found.mean_difference <= 0
-                    tested[k] = 1.0 if behind else found.p_value or 0.0
+                    tested[k] = compare_estimates(a, b).p_value
         yield others, tested
 
 
@@ -168,7 +166,7 @@ def _step(board: Board, i: int, j: int, layer: NDArray[np.intp]) -> float:
 def rounding_step(scores: Floats, *, most: float) -> float:
     """The smallest step between scores, at most ``most`` as few may lie further apart: what rounding leaves open."""
     steps = np.diff(np.unique(np.round(scores / most, 9)))
-    return most * min(1.0, float(steps.min(initial=1.0)))
+    return most * float(steps.min(initial=1.0))
 
 
 def _p_value(differences: Floats, step: float, *, level: float, seed: int) -> float:
