@@ -210,13 +210,14 @@ def test_few_scenarios_tell_apart_only_what_lies_far_apart(others):
     assert ranks([12.0] * 2, [8.0] * 2) == [1, 2]
 
 
+@pytest.mark.parametrize(("n", "others"), [(3, []), (12, CROWD)], ids=["few scenarios", "many rows"])
 @pytest.mark.parametrize(("share", "ranks"), [(0.99, [1, 1]), (1.01, [1, 2])])
-def test_many_rows_differ_from_students_t_of_five_percent_on(share, ranks):
-    """Over common scenarios: what only one of the two has takes no part."""
-    d = np.linspace(-1, 1, 12)
-    d += share * t.ppf(0.975, 11) * d.std(ddof=1) / 12**0.5
-    first, second = table((10 + d).tolist(), [10.0] * 12)
-    assert tied([{**first, "easy": 15.0}, {**second, "hard": 1.0}, *CROWD])[:2] == ranks
+def test_rows_differ_from_students_t_of_five_percent_on(n, others, share, ranks):
+    """Over common scenarios: what only one of the two has takes no part. (BCa's p is 0 for these three scenarios.)"""
+    d = np.linspace(-1, 1, n)
+    d += share * t.ppf(0.975, n - 1) * d.std(ddof=1) / n**0.5
+    first, second = table((10 + d).tolist(), [10.0] * n)
+    assert tied([{**first, "easy": 15.0}, {**second, "hard": 1.0}, *others])[:2] == ranks
 
 
 @pytest.mark.parametrize("rows", [2, 50])
