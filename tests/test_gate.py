@@ -29,6 +29,7 @@ from pytest_promptbench.records import (
     Suite,
     Tier,
     Verdict,
+    sha256,
 )
 from pytest_promptbench.statistics import minimum_detectable_effect
 
@@ -285,6 +286,7 @@ def test_too_few_pairs_are_inconclusive_whatever_they_show(n):
         found = evaluate_gate(baseline(row(SCORES[:n])), baseline(row(scores)), HALF)
         assert found.outcome == "inconclusive"
         assert f"too few pairs to tell: {n}, and the one test needs 6" in found.reasons[0]
+        assert f" points over {n} {'scenario' if n == 1 else 'scenarios'}, " in found.reasons[0]
 
 
 @pytest.mark.parametrize("rows", [1, 4, 6, 40])
@@ -310,7 +312,41 @@ def test_of_few_scenarios_of_several_rows_it_is_said_what_can_be_found():
     found = evaluate_gate(before, after, HALF)
     assert found.outcome == "inconclusive"
     assert all("beyond it, but not significantly" in c.reason for c in found.comparisons)
-    assert all(c.mde is not None and "it can find" in c.reason for c in found.comparisons)
+    least = minimum_detectable_effect([3, 2, -1, 4, 2, 1], alpha=2 / 2**6)
+    assert all(c.mde == pytest.approx(least) and "it can find" in c.reason for c in found.comparisons)
+
+
+def test_a_row_with_enough_scenarios_for_holm_is_corrected_by_it():
+    """Four tests: seven scenarios are flipped together, p = 2 / 2**7; eight are enough for 4 x 2 / 2**8."""
+    for n, p in ((7, 2 / 2**7), (8, 8 / 2**8)):
+        rows = [row(SCORES[:n], prompt=f"v{k}") for k in range(4)]
+        found = evaluate_gate(baseline(*rows), baseline(row(lower(3.0)[:n], prompt="v0"), *rows[1:]), HALF)
+        assert found.comparisons[0].p_adjusted == pytest.approx(p)
+        assert found.outcome == "fail"
+
+
+def test_a_row_that_can_find_nothing_keeps_no_others_from_being_flipped_together():
+    before, after = (
+        baseline(*(row(scores[:7], prompt=f"v{k}") for k in range(4)), row(scores[:3], prompt="v9"))
+        for scores in (SCORES, lower(3.0))
+    )
+    *four, few = evaluate_gate(before, after, HALF).comparisons
+    assert [(c.outcome, c.p_adjusted) for c in four] == [("fail", 2 / 2**7)] * 4
+    assert (few.outcome, few.p_adjusted, few.mde) == ("inconclusive", 1.0, None)
+    assert "among" not in few.reason
+
+
+def test_rows_are_flipped_together_only_where_each_can_be_found():
+    """All +, the six scenarios of v2 or the six others of v3 have p = 4 / 2**6 together: more than 5 %."""
+
+    def rows(scores: list[float]) -> Baseline:
+        others = {f"s{i:02}": x for i, x in enumerate(scores) if i >= 6}
+        seven = (row(scores[:7], prompt=name) for name in ("v0", "v1"))
+        return baseline(*seven, row(scores[:6], prompt="v2"), row(others, prompt="v3"))
+
+    found = evaluate_gate(rows(SCORES), rows(lower(3.0)), HALF)
+    assert found.outcome == "inconclusive"
+    assert "too few pairs to tell: 7, and 4 tests together need 8" in found.reasons[0]
 
 
 def test_a_scenario_that_each_row_lacks_is_no_reason_to_pass():
@@ -392,6 +428,7 @@ def test_nothing_is_green_where_the_metric_was_never_scored():
     found = evaluate_gate(baseline(row(SCORES)), baseline(row(SCORES)), tolerance)
     assert (found.outcome, found.exit_code) == ("error", 4)
     assert found.reasons == ("no cell has a score of relevance on both sides, so there is nothing to compare",)
+    assert [(c.prompt, c.metric, c.n) for c in found.comparisons] == [("v1", "relevance", 0)]
 
 
 @pytest.mark.parametrize(
@@ -475,6 +512,7 @@ def test_holm_shares_the_five_percent():
     worse = [b - a for a, b in zip(lower(0), SCORES, strict=True)]
     assert with_other.comparisons[1].mde == pytest.approx(minimum_detectable_effect(worse, alpha=0.05 / 2))
     assert (alone.outcome, with_other.outcome) == ("fail", "inconclusive")
+    assert "(p = 0.0312 alone, 0.0625 among 2 tests)" in with_other.reasons[0]
 
 
 def test_rows_that_could_never_be_significant_take_no_share():
@@ -497,6 +535,31 @@ def test_the_smallest_of_several_tolerances_counts():
     found = evaluate_gate(baseline(row(SCORES)), baseline(row(lower(1.0))), tolerances)
     assert len(found.comparisons) == 1
     assert found.comparisons[0].tolerance == 0.5
+
+
+def test_each_metric_has_its_own_tolerance_and_the_scenarios_where_both_sides_have_it():
+    def side(composite: list[float], relevance: list[float], start: int) -> Baseline:
+        scores: dict[str, dict[str, float]] = {s: dict(v) for s, v in row(composite).scores.items()}
+        for s, x in list(zip(scores, relevance, strict=True))[start : start + 10]:
+            scores[s]["relevance"] = x
+        return baseline(replace(row([]), scores=scores))
+
+    tolerances = [gate.parse_tolerance(t) for t in ("composite:2", "relevance:0.5")]
+    found = evaluate_gate(side(SCORES, SCORES, 0), side(lower(1.0), lower(1.0), 2), tolerances)
+    assert [(c.metric, c.tolerance, c.n, c.outcome) for c in found.comparisons] == [
+        ("composite", 2.0, 12, "pass"),
+        ("relevance", 0.5, 8, "fail"),
+    ]
+
+
+def test_directions_are_those_of_the_rubric():
+    good = Criterion(name="format_ok", type="flag", bad=False, penalty=2)
+    assert gate.directions(replace(RUBRIC, criteria=(*RUBRIC.criteria, good))) == {
+        "composite": "higher",
+        "relevance": "higher",
+        "overlong": "lower",
+        "format_ok": "higher",
+    }
 
 
 def test_a_flag_that_is_bad_when_true_gets_worse_by_rising():
@@ -571,6 +634,8 @@ def test_many_names_are_cut():
         baseline(row(SCORES)), baseline(row({**dict(zip(("s00", "s01"), SCORES, strict=False))})), HALF
     )
     assert found.reasons[-1].endswith("x s07 (only in the baseline) and 4 more")
+    six = evaluate_gate(baseline(row(SCORES)), baseline(row(SCORES[:6])), HALF)
+    assert six.reasons[-1].endswith("x s11 (only in the baseline)")
 
 
 def test_a_row_that_vanished_is_not_green():
@@ -578,7 +643,7 @@ def test_a_row_that_vanished_is_not_green():
     found = evaluate_gate(before, baseline(row(SCORES)), HALF)
     assert found.outcome == "inconclusive"
     assert found.reasons[0] == "haiku x v2 composite: no scenario is scored both in the baseline and now"
-    assert found.comparisons[1].n == 0
+    assert [(c.model, c.prompt, c.n) for c in found.comparisons] == [("haiku", "v1", 12), ("haiku", "v2", 0)]
 
 
 def test_a_row_that_nobody_asked_for_is_named_and_not_missed():
@@ -781,6 +846,7 @@ def test_a_snapshot_of_a_session():
     assert found.rows[0].judge == JUDGE.sha256
     assert found.better == {"composite": "higher", "relevance": "higher", "overlong": "lower"}
     assert found.prompts == {"v1": "p1"}
+    assert found.saved_at == "2026-11-23T10:00:00Z"
     assert set(found.scenarios) == {"a", "b"}
     assert found.scenarios["a"] != found.scenarios["b"]
     (read,) = gate.parse_baseline(gate.baseline_json([found]))
@@ -797,7 +863,8 @@ def test_a_snapshot_is_the_leaderboards():
     ]
     found = gate.snapshot(build_leaderboard(candidates, RUBRIC, experiment="e", task="tip"), candidates, [SUITE])
     (only,) = found.rows
-    assert (only.tier, only.judge) == ("claude-code+human", None)
+    assert (only.tier, only.judge, only.aside) == ("claude-code+human", None, 0)
+    assert only.tiers == {"a": "claude-code+human", "b": "human"}
     assert only.scores == {
         "a": {"composite": 9.0, "relevance": 4.5, "overlong": 0.0},
         "b": {"composite": 3.0, "relevance": 2.0, "overlong": 1.0},
@@ -840,6 +907,8 @@ def test_a_snapshot_knows_the_scenarios_of_every_suite_of_its_leaderboard():
     prints = [gate.snapshot(board(), [], suites).scenarios for suites in ([SUITE], [SUITE, other], [SUITE, clash])]
     assert set(prints[1]) == {"a", "b", "h"}
     assert prints[0]["a"] == prints[1]["a"] != prints[2]["a"]
+    texts = [replace(SUITE, prompts=(replace(SUITE.prompts[0], sha256=f"p{k}"),)) for k in (3, 1, 5, 0, 4, 2)]
+    assert gate.snapshot(board(), [], texts).prompts == {"v1": sha256([f"p{k}" for k in range(6)])}, "in one order"
 
 
 def test_criteria_are_those_of_the_verdict_that_gave_the_composite():
@@ -886,6 +955,11 @@ def test_a_row_of_which_an_audit_labelled_a_part_rests_on_its_automatic_scores()
         "haiku x v1 is compared by its automatic scores, on which the baseline rests: its 2 sit-down labels are left "
         "aside"
     )
+    uncounted = [replace(c, sampling_probability=None) for c in candidates]
+    (labels,) = gate.snapshot(build_leaderboard(uncounted, RUBRIC, experiment="e", task="tip"), uncounted, [SUITE]).rows
+    assert (labels.tier, labels.aside) == ("human", 0), "no audit drew them, so they were not picked"
+    other = evaluate_gate(baseline(row(SCORES)), baseline(row(SCORES), replace(only, prompt="v2")), HALF)
+    assert not any("aside" in reason for reason in other.reasons), "a new row is not compared"
 
 
 def test_labels_that_came_since_do_not_part_a_row_from_its_automatic_baseline():
@@ -942,6 +1016,33 @@ def test_people_are_other_people_only_where_both_sides_know_theirs():
             f"haiku x p{k}: claude-code opus and human ann, now claude-code opus and human ann, bob" for k in range(6)
         )
     }
+
+
+def snapshot_row(*verdicts: Verdict) -> BaselineRow:
+    """The row of candidates with a verdict each."""
+    candidates = [replace(candidate(s, 4), verdicts=(v,)) for s, v in zip("abcdefgh", verdicts, strict=False)]
+    leaderboard = build_leaderboard(candidates, RUBRIC, experiment="e", task="tip")
+    (only,) = gate.snapshot(leaderboard, candidates, [SUITE]).rows
+    return only
+
+
+def test_a_row_names_who_judged_in_each_tier():
+    people = ((Tier.HUMAN, "bob"), (Tier.CLAUDE_CODE, "opus"), (Tier.HUMAN, "ann"))
+    found = snapshot_row(*(Verdict(scores={"relevance": 4}, judge=Judge(tier=t, name=name)) for t, name in people))
+    assert found.judges == {"claude-code": ("opus",), "human": ("ann", "bob")}
+
+
+def test_several_automatic_judges_of_a_row_are_another_than_each_of_them():
+    hotter = replace(JUDGE, params={"temperature": 1})
+
+    def judge(*prints: Fingerprint | None) -> str | None:
+        auto = Judge(tier=Tier.AUTO, name="h")
+        return snapshot_row(*(Verdict(scores={"relevance": 4}, judge=auto, fingerprint=f) for f in prints)).judge
+
+    assert judge(None) is None
+    assert judge(JUDGE, None) == JUDGE.sha256
+    assert judge(JUDGE, hotter) == judge(hotter, JUDGE)
+    assert judge(JUDGE, hotter) not in (None, JUDGE.sha256, hotter.sha256)
 
 
 def test_a_snapshot_knows_a_changed_model():
