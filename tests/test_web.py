@@ -478,6 +478,26 @@ def test_each_candidate_is_shown_from_its_beginning(logged: Project, browser: Br
 
 @pytest.mark.browser
 @needs_chromium
+def test_a_key_costs_the_same_however_long_the_outputs_are_that_were_judged(
+    logged: Project, tmp_path: Path, browser: Browser
+) -> None:
+    with served(copy_of(logged, tmp_path / "project")) as address:
+        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
+        browser.wait("document.documentElement.dataset.ready")
+        browser.press("Ada" + ENTER + "444y" + ENTER + "444y" + ENTER)
+        browser.wait("document.getElementById('saved').textContent === '1 not saved yet'")
+        browser.run(
+            "window.made = []; const real = JSON.stringify;"
+            "JSON.stringify = (...given) => { const text = real(...given); window.made.push(text); return text; }"
+        )
+        browser.press("5")
+        made = browser.run("return window.made")
+        assert made
+        assert not any("output" in text for text in made), made
+
+
+@pytest.mark.browser
+@needs_chromium
 def test_leaving_the_page_sends_a_long_verdict_too(logged: Project, tmp_path: Path, browser: Browser) -> None:
     """25,000 characters that are 75,000 bytes: browsers refuse to send more than 64 KiB for a page that is going."""
     with served(copy_of(logged, tmp_path / "project")) as address:

@@ -14,14 +14,14 @@
   };
 
   let packet = null; // as the API gave it, with scores filled in
-  let given = []; // item index -> JSON of it as the API gave it
+  let given = []; // item index -> what was in its fields as the API gave it
   let steps = []; // {item, output}: one output of one item
   let position = 0;
   let history = []; // positions that were finished or skipped, of a skipped item its first; oldest first
   let current = 0; // the marked criterion
   const finished = []; // items done, by index, in order
   const by = new Map(); // item index -> who finished it: the verdict is theirs, whatever name stands there when it is sent
-  const sent = new Map(); // item index -> JSON of what the API has taken
+  const sent = new Map(); // item index -> what of its fields the API has taken
   const refused = new Map(); // item index -> {what, why}: what the API did not take, and its words
   let sending = false;
   let allWanted = false;
@@ -33,6 +33,10 @@
     typeof value === "number" && Number.isInteger(value) && !Number.isSafeInteger(value) && JSON.rawJSON && source
       ? JSON.rawJSON(source.source)
       : value;
+
+  // What a person fills in of an item, as JSON. Without the outputs: each key asks this of every item that was judged, and
+  // outputs may be long.
+  const fields = (item) => JSON.stringify(item.candidates.map(({ scores, rationale }) => ({ scores, rationale })));
 
   const INVISIBLE = /[\u0080-\u0084\u0086-\u009f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\uffff\ud800-\udfff]|\udb40[\udc00-\udc7f]/gu;
   const CONTROLS = /[\u0000-\u0008\u000b-\u001f]/g;
@@ -78,10 +82,10 @@
 
   const unsent = (all = true) => {
     const done = all ? finished : finished.slice(0, -1);
-    return done.filter((index) => itemDone(index) && sent.get(index) !== JSON.stringify(packet.items[index]));
+    return done.filter((index) => itemDone(index) && sent.get(index) !== fields(packet.items[index]));
   };
 
-  const touched = (item, index) => JSON.stringify(item) !== (sent.get(index) ?? given[index]);
+  const touched = (item, index) => fields(item) !== (sent.get(index) ?? given[index]);
   // What would be lost with the page: of a candidate that is not finished, too.
   const begun = () => packet.items.some(touched);
   const begunHere = () => position < steps.length && touched(packet.items[steps[position].item], steps[position].item);
@@ -226,7 +230,7 @@
     history = [...history.filter((p) => p < first), first]; // undo comes back to the first output: all are skipped
     refused.delete(item); // given up: there is nothing to save
     if (sent.has(item)) {
-      packet.items[item] = JSON.parse(sent.get(item), exact);
+      JSON.parse(sent.get(item), exact).forEach((taken, i) => Object.assign(packet.items[item].candidates[i], taken));
       finished.push(item);
     } else if (!finished.includes(item)) {
       for (const candidate of packet.items[item].candidates) {
@@ -251,12 +255,12 @@
 
   // -- sending
 
-  const asSent = (index) => JSON.stringify([by.get(index), packet.items[index]]);
+  const asSent = (index) => JSON.stringify([by.get(index), fields(packet.items[index])]);
 
   // Sends items of one judge together: whether all of them were taken, or refused for what is in them. Anything else is told.
   const post = async (indexes, leaving) => {
     const items = indexes.map((index) => packet.items[index]);
-    const texts = items.map((item) => JSON.stringify(item));
+    const taken = items.map(fields);
     const whats = indexes.map(asSent);
     const body = JSON.stringify({ ...packet, judge_kind: "human", judged_by: by.get(indexes[0]), items });
     const response = await fetch("/api/bench/verdicts", {
@@ -268,7 +272,7 @@
     const answer = await response.json().catch(() => ({}));
     const why = answer.detail || response.statusText;
     if (response.ok) {
-      indexes.forEach((index, i) => sent.set(index, texts[i]));
+      indexes.forEach((index, i) => sent.set(index, taken[i]));
       indexes.forEach((index) => refused.delete(index));
     } else if (response.status === 422 || response.status === 413) {
       if (indexes.length === 1) refused.set(indexes[0], { what: whats[0], why });
@@ -400,7 +404,7 @@
     const text = await response.text();
     if (!response.ok) throw new Error(JSON.parse(text).detail);
     packet = JSON.parse(text, exact);
-    given = packet.items.map((item) => JSON.stringify(item));
+    given = packet.items.map(fields);
     steps = packet.items.flatMap((item, i) => item.candidates.map((_, o) => ({ item: i, output: o })));
     digits();
     show();
