@@ -1263,11 +1263,15 @@ def test_of_a_job_whose_process_was_killed_the_end_is_not_known(tmp_path: Path) 
     (folder / "job.json").write_text('{"started_at": "2026-11-23T12:00:00Z", "request": {"suite": "evals"}}')
     (folder / "lock").touch()
     (folder / "log.txt").write_bytes(b"one\n\xff\x1b[31mtwo\n")
+    (folder / "state.json").write_text('{"state": "running", "steps": {"collect": "success", "judge": "running"}}')
     place = Place(root=tmp_path, python=Path(sys.executable), tracking_uri="sqlite:///x.db")
     jobs = Jobs(project=place, folder=tmp_path, environ={}, most=1, open_store=place.store)
     found = jobs.find(folder.name)
     assert found is not None
-    assert (found.state, found.exit_code, found.log) == ("lost", None, ("one", "\ufffd␛[31mtwo"))
+    assert (found.state, found.exit_code, found.log[:2]) == ("lost", None, ("one", "\ufffd␛[31mtwo"))
+    assert found.steps == {"collect": "success", "judge": "lost"}, "nothing of it runs"
+    assert found.log[2].startswith("== lost: its process ended without a word")
+    assert "start the run anew" in found.log[2]
     assert jobs.find("../" + folder.name) is None
 
 

@@ -33,6 +33,10 @@ from ..tracking.store import TrackingStore
 
 TAIL_BYTES = 64 * 1024
 POLL_S = 15.0
+LOST = (
+    "its process ended without a word, as one that is killed. What it has generated and judged is kept: start the run "
+    "anew under its experiment, and only the rest is asked for"
+)
 _LOG = logging.getLogger(__name__)
 
 
@@ -164,7 +168,7 @@ class Jobs:
             ended_at=state.ended_at,
             request=about.get("request", {}),
             steps=state.steps,
-            log=_with_reason(tail(folder / "log.txt"), state.reason),
+            log=_with_reason(tail(folder / "log.txt"), state),
         )
 
     # -- those that wait
@@ -258,7 +262,10 @@ class Jobs:
         if _is_held(folder):
             return replace(alone.read_state(folder), state="running")
         state = alone.read_state(folder)  # after the lock: it is written before the process ends
-        return replace(state, state="lost") if state.state == "running" else state
+        if state.state != "running":
+            return state
+        steps = {name: "lost" if step == "running" else step for name, step in state.steps.items()}
+        return replace(state, state="lost", steps=steps, reason=LOST)
 
 
 @contextlib.contextmanager
@@ -302,9 +309,9 @@ def tail(log: Path, lines: int = 60) -> tuple[str, ...]:
     return _lines(text)[-lines:]
 
 
-def _with_reason(log: tuple[str, ...], reason: str | None) -> tuple[str, ...]:
-    """A log that says why the run failed, also where the disk had no room for it."""
-    words = _lines(f"== failed: {reason}") if reason else ()
+def _with_reason(log: tuple[str, ...], state: alone.State) -> tuple[str, ...]:
+    """A log that says why the run failed, also where the disk had no room for it, or nobody was left to say so."""
+    words = _lines(f"== {state.state}: {state.reason}") if state.reason else ()
     return log if not words or words[0] in log else (*log, *words)
 
 
