@@ -110,6 +110,23 @@ def test_why_an_automatic_judge_gave_no_verdict_is_shown(logged: Project, tmp_pa
     assert "no &lt;b&gt;JSON&lt;/b&gt;" in page
 
 
+def test_a_text_that_is_cut_says_so(logged: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = copy_of(logged, tmp_path)
+    client = client_of(root)
+    packet = scored(client.get(f"/api/bench/packet/{quoted(EXPERIMENT)}").json())
+    for item in packet["items"]:
+        item["candidates"][0]["rationale"] = "because " * 20
+    assert client.post("/api/bench/verdicts", json=packet).status_code == 200
+    shown = {"name": EXPERIMENT, "scenario": "s1"}
+    assert "cut:" not in client.get("/experiment", params=shown).text
+    monkeypatch.setattr(pages, "LONGEST", 10)
+    page = client.get("/experiment", params=shown).text
+    told = re.findall(r">([^<>]{10})…\ncut: the first 10 of (\d+) characters<", page)
+    assert ("situation-", "11") in told, "the context"
+    assert told.count(("because be", "160")) == 2, "the rationales"
+    assert len(told) == 5, "and the outputs"
+
+
 def test_pages_hold_what_screen_readers_need(logged: Project) -> None:
     client = client_of(logged.root)
     for path in ("/", "/experiment", "/judge"):

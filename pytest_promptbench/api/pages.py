@@ -23,6 +23,7 @@ from ..records import Leaderboard, LoggedCandidate, Row, Rubric, Score, Verdict
 from ..report import pictures
 from ..report.tables import all_tables
 from ..report.text import (
+    beginning,
     composite_text,
     dollars,
     duration,
@@ -42,7 +43,7 @@ from .settings import ServiceSettings
 
 PAGE_SIZE: Final = 20
 LONGEST: Final = 20_000
-"""Characters of one text that a page shows."""
+"""Characters of one text that a page shows; what follows is cut, with a note."""
 _STATIC: Final = {"pages.css": "text/css; charset=utf-8", "judge.js": "text/javascript; charset=utf-8"}
 
 Name = Annotated[str, Query(max_length=500)]
@@ -428,7 +429,7 @@ def _context(candidates: Sequence[LoggedCandidate]) -> list[tuple[str, str]]:
 
 
 def _shown(text: str) -> str:
-    return visible(text, limit=LONGEST, multiline=True)
+    return beginning(text, LONGEST)
 
 
 def _cards(candidates: Sequence[LoggedCandidate], board: Leaderboard, rubric: Rubric, waiting: Set[str]) -> list[_Card]:

@@ -16,7 +16,9 @@ from ..records import Criterion, Leaderboard, LoggedCandidate, Row, Rubric, Scor
 from . import pictures
 from .tables import all_tables
 from .text import (
+    beginning,
     composite_text,
+    cut_note,
     dollars,
     duration,
     export_command,
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from ..agreement import Agreement
 
 LONGEST: Final = 20_000
-"""Characters of one output that the page shows; what follows is cut, with a note."""
+"""Characters of one text that the page shows; what follows is cut, with a note."""
 MOST: Final = 3_000
 """Candidates that the page shows, of whole scenarios: with more, it is slow to open and tens of megabytes large."""
 
@@ -278,7 +280,7 @@ def _scenario(
     name: str, candidates: Sequence[LoggedCandidate], rubric: Rubric, counting: Collection[str]
 ) -> _ScenarioView:
     context = next((c.context for c in candidates if c.context is not None), {})
-    values = [(visible(str(k)), visible(var_text(v), limit=LONGEST, multiline=True)) for k, v in context.items()]
+    values = [(visible(str(k)), beginning(var_text(v), LONGEST)) for k, v in context.items()]
     states = Counter(_state(c) for c in candidates if c.run_id in counting)
     return _ScenarioView(
         name=visible(name),
@@ -297,7 +299,7 @@ def _card(c: LoggedCandidate, rubric: Rubric, *, counts: bool) -> _Card:
         prompt=visible(c.prompt),
         state=_state(c),
         outputs=None if c.outputs is None else [_output(text) for text in c.outputs],
-        error=None if c.error is None else visible(c.error, limit=LONGEST, multiline=True),
+        error=None if c.error is None else beginning(c.error, LONGEST),
         verdict=None if verdict is None else _verdict(verdict, rubric),
         others=[_verdict(v, rubric) for v in others],
         checks=_scores(c.checks, [k for k in rubric.criteria if k.name in c.checks]) if verdict is None else [],
@@ -316,8 +318,7 @@ def _facts(c: LoggedCandidate) -> list[str]:
 
 
 def _output(text: str) -> _OutputView:
-    note = f"cut: the first {LONGEST:,} of {len(text):,} characters" if len(text) > LONGEST else None
-    return _OutputView(text=visible(text[:LONGEST], multiline=True), note=note)
+    return _OutputView(text=visible(text[:LONGEST], multiline=True), note=cut_note(text, LONGEST))
 
 
 def _verdict(verdict: Verdict, rubric: Rubric) -> _VerdictView:
@@ -328,7 +329,7 @@ def _verdict(verdict: Verdict, rubric: Rubric) -> _VerdictView:
         judge=visible(verdict.judge.name, limit=80),
         at=visible(verdict.at[:16].replace("T", " ")),
         scores=_scores(verdict.scores, rubric.criteria),
-        rationale=visible(verdict.rationale, limit=LONGEST, multiline=True) if verdict.rationale else None,
+        rationale=beginning(verdict.rationale, LONGEST) if verdict.rationale else None,
     )
 
 

@@ -60,6 +60,17 @@ def visible(text: str, *, limit: int | None = None, multiline: bool = False) -> 
     return text
 
 
+def cut_note(text: str, limit: int) -> str | None:
+    """What stands below a text of which the first ``limit`` characters are shown, where it has more."""
+    return f"cut: the first {limit:,} of {len(text):,} characters" if len(text) > limit else None
+
+
+def beginning(text: str, limit: int) -> str:
+    """A text of several lines as ``visible`` shows it; beyond ``limit`` characters it is cut, with a note."""
+    note = cut_note(text, limit)
+    return visible(text[:limit], multiline=True) + (f"…\n{note}" if note else "")
+
+
 def var_text(value: object) -> str:
     """A scenario's var: a text as it is, JSON of anything else."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
