@@ -16,6 +16,7 @@ import yaml
 
 from pytest_promptbench.catalog import load_prompt
 from pytest_promptbench.cli import main
+from pytest_promptbench.generation import RetryPolicy
 from pytest_promptbench.locks import LockFile
 from pytest_promptbench.optimize.command import WAITS
 from pytest_promptbench.packet import parse_packet, read_packet
@@ -430,6 +431,37 @@ def test_an_empty_reply_of_the_proposer_is_one_that_cannot_be_used(
     assert first["problem"].endswith("(finish_reason: length)")
     assert second["prompt"] is not None
     assert [len(r["messages"]) for r in provider.requests if is_proposer(r)] == [2, 4, 6, 2]
+
+
+@pytest.mark.parametrize(("status", "tries"), [(500, 5), (429, 12)])
+def test_a_proposer_that_is_out_of_order_is_met_as_any_outage(
+    project: Project, provider: ScriptedProvider, run: Run, monkeypatch: pytest.MonkeyPatch, status: int, tries: int
+) -> None:
+    """It has refused nothing: with fewer examples the same question would be no other."""
+    monkeypatch.setattr(RetryPolicy, "pause", lambda *_: 0.01)
+    provider.script("You improve prompts", Fault(status), times=tries)
+    result = run("evals/tips.yaml", "--rounds", "1", "--no-promote")
+    assert result.code == 1, result.text
+    assert "the proposer judge could not be asked: model judge (openai/judge): " in result.err
+    assert f"(tried {tries} times); what is paid for is kept: promptbench optimize --resume " in result.err
+    proposing = [json.dumps(r["messages"]) for r in provider.requests if is_proposer(r)]
+    assert (len(proposing), len(set(proposing))) == (tries, 1)
+    before = provider.count
+    result = run("--resume", loop_of(result))
+    assert result.code == 0, result.text
+    assert {json.dumps(r["messages"]) for r in provider.requests[before:] if is_proposer(r)} == set(proposing)
+    first = [json.dumps(r["messages"]) for r in provider.requests[:before] if not is_proposer(r)]
+    assert not {json.dumps(r["messages"]) for r in provider.requests[before:]} & set(first), "paid twice"
+
+
+def test_a_question_that_a_proposer_refuses_is_asked_with_fewer_answers(
+    project: Project, provider: ScriptedProvider, run: Run
+) -> None:
+    provider.script("You improve prompts", Fault(kind="context-length"), times=2)
+    result = run("evals/tips.yaml", "--rounds", "1", "--no-promote")
+    assert result.code == 0, result.text
+    shown = [r["messages"][1]["content"].count('"inputs"') for r in provider.requests if is_proposer(r)]
+    assert shown == [4, 2, 1]
 
 
 def test_the_reports_of_two_loops_do_not_mix(project: Project, run: Run) -> None:

@@ -300,7 +300,8 @@ class MLflowLaboratory:
     ) -> str:
         """A new text for one message of ``prompt``. ProposalError after ``TRIES`` replies that cannot be used.
 
-        A proposer that refuses the question, as for being too long for it, is asked again with fewer examples.
+        A proposer that refuses the question, as for being too long for it, is asked again with fewer examples; one that
+        is out of order, which each question has its retries for already, is not.
         """
         messages = question(prompt, component, examples, self._suite.rubric, tried, loop=self._plan.id)
         problem = ""
@@ -308,7 +309,7 @@ class MLflowLaboratory:
             reply = self._ask(self._cell(number, messages)).result()
             self._budget.note()
             if reply.error is not None and not reply.empty:
-                if len(examples) > 1 and not reply.unasked:
+                if reply.refused and len(examples) > 1:
                     return self.propose(number, prompt, component, examples[: len(examples) // 2], tried[-1:])
                 self._refuse(reply.error, f"the proposer {self._plan.proposer.name} could not be asked: {reply.error}")
             text = "" if reply.empty else reply.outputs[0]
