@@ -473,6 +473,19 @@ def test_nothing_left_to_gain_needs_no_round() -> None:
     assert (found.stopped, found.trials, lab.asked) == ("nothing left to gain", [], [])
 
 
+def test_a_reply_without_end_is_not_sent_back_whole() -> None:
+    """Each further try would pay for it again, with the one before that."""
+    current = Message(role="system", content="be brief")
+    first = (Message(role="user", content="?"),)
+    again = ask_again(first, "begin" + "x" * 1_000_000 + "end", "it is too long", current)
+    assert [m.role for m in again] == ["user", "assistant", "user"]
+    assert again[1].content.startswith("begin")
+    assert again[1].content.endswith("end")
+    assert len(again[1].content) < 13_000
+    whole = f"<prompt>{'y' * 11_000}</prompt>"
+    assert ask_again(first, whole, "it is too long", current)[1].content == whole
+
+
 def test_useless_and_repeated_proposals_cost_a_round_and_no_measurement() -> None:
     lab = Lab([ProposalError("it is empty"), "be good", "be brief", "be good", "x", "y"])
     found = search(plan(rounds=4), RUBRIC, lab, lab)

@@ -138,7 +138,7 @@ def _keep(names: Sequence[str]) -> str:
 def ask_again(messages: Sequence[Message], reply: str, problem: str, current: Message) -> tuple[Message, ...]:
     return (
         *messages,
-        Message(role="assistant", content=sendable(reply) or "(nothing)"),
+        Message(role="assistant", content=sendable(_shortened(reply, 2 * _most(current))) or "(nothing)"),
         Message(role="user", content=sendable(AGAIN.format(problem=problem, mark=_mark(current)))),
     )
 
@@ -152,7 +152,7 @@ def parse_proposal(reply: str, current: Message, *, cut_off: bool = False) -> st
     text = _between(reply, _mark(current), cut_off=cut_off).strip()
     if not text:
         raise ProposalError("it is empty")
-    limit = max(LONGEST, 2 * len(current.content))
+    limit = _most(current)
     if len(text) > limit:
         raise ProposalError(f"it has {len(text)} characters; {limit} are the most")
     if text == current.content.strip():
@@ -217,6 +217,17 @@ _MENTIONED = ("", "and", "...", "…")
 def _unfenced(reply: str) -> str:
     found = re.search(r"```[a-z]*\n(.*?)```", reply, re.DOTALL)
     return found[1] if found else reply
+
+
+def _most(current: Message) -> int:
+    """Characters that a text in the place of the ``current`` one may have."""
+    return max(LONGEST, 2 * len(current.content))
+
+
+def _shortened(reply: str, limit: int) -> str:
+    """Without the middle where it is too long: the proposal stands at the end as a rule, and what began it before."""
+    half = limit // 2
+    return reply if len(reply) <= limit else f"{reply[:half]}\n[…]\n{reply[-half:]}"
 
 
 def _cut(text: str) -> str:
