@@ -337,6 +337,12 @@ def test_the_limit_on_cost_stops_before_it_is_passed(rig: Rig) -> None:
     assert len(rig.landed) == 2, "what was not asked for is not logged as a failure"
 
 
+def test_a_limit_that_is_passed_says_amounts_below_a_hundredth_of_a_cent(rig: Rig) -> None:
+    generator = rig.start(ScriptedCompleter(price_usd=0.000013), concurrency=1, max_cost_usd=0.00002)
+    made = [generator.candidate(cell(f"s{i}")).result(5) for i in range(2)]
+    assert "known and reserved so far: 1.3e-05 USD, this request may cost up to 1.3e-05 USD" in (made[1].error or "")
+
+
 class SlowLedger(Ledger):
     """On a busy disk. Notes how many answers each transaction kept."""
 

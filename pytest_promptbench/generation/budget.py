@@ -53,8 +53,8 @@ class Budget:
             raise NoMoneyYetError
         spent = self._ledger.spent(self._account)
         raise NotGeneratedError(
-            f"{OVER_BUDGET} {limit:g} USD would be passed (known and reserved so far: {spent:.4f} USD, this request "
-            f"may cost up to {worst:.4f} USD); raise the limit and run again"
+            f"{OVER_BUDGET} {limit:g} USD would be passed (known and reserved so far: {spent:g} USD, this request "
+            f"may cost up to {worst:g} USD); raise the limit and run again"
         )
 
     def release(self, request: Request, error: GenerationError) -> None:
