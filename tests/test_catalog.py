@@ -59,6 +59,16 @@ def load(root: Path, environ: dict[str, str] | None = None, reachable: bool = Fa
     return load_suite(write(root, **files), root=root, environ=environ or {}, reachable=lambda _: reachable)
 
 
+def test_a_rubric_may_be_of_flags_alone(tmp_path: Path) -> None:
+    flags = "\n".join(
+        f"  - {{name: {name}, type: flag, bad: {bad}, penalty: {points}}}"
+        for name, bad, points in (("correct", "false", 2), ("rude", "true", 0.5), ("odd", "true", 0))
+    )
+    rubric = load(tmp_path, rubric=f"---\nid: tip-v1\ncriteria:\n{flags}\n---\n# Anchors\n").rubric
+    assert (rubric.top, rubric.bottom) == (0, -2.5)
+    assert rubric.point == 0.5, "what the smallest penalty that counts takes off"
+
+
 def test_a_suite_is_read_with_all_that_it_names(tmp_path: Path) -> None:
     suite = load(tmp_path)
     assert [m.name for m in suite.models] == ["a", "b"]
@@ -426,7 +436,7 @@ CASES: list[tuple[str, dict[str, str], list[str]]] = [
     (
         "no weight",
         {"rubric": RUBRIC.replace("weight: 1", "weight: 0")},
-        ["tip-v1.md:3", "at least one", "a weight above 0"],
+        ["tip-v1.md:3", "at least one", "must count: a scale with a weight, or a flag with a penalty, above 0"],
     ),
     (
         "a weight whose figures would overflow",
@@ -455,9 +465,9 @@ CASES: list[tuple[str, dict[str, str], list[str]]] = [
     ("two of a name", {"rubric": RUBRIC.replace("overlong", "relevance")}, ["tip-v1.md:5", "two of this name"]),
     ("taken name", {"rubric": RUBRIC.replace("overlong", "composite")}, ["tip-v1.md:5", "taken by promptbench"]),
     (
-        "only flags",
-        {"rubric": "---\nid: tip-v1\ncriteria:\n  - {name: f, type: flag, bad: true, penalty: 1}\n---\nx\n"},
-        ["a scale"],
+        "nothing for a judge",
+        {"rubric": RUBRIC.replace("type: scale, min: 1, max: 5, weight: 1", "type: flag, bad: true, penalty: 0")},
+        ["tip-v1.md:3", "at least one criterion that a judge fills must count"],
     ),
     ("judge", {"suite": SUITE + "    judge: {model: zzz}\n"}, ["tips.yaml:6", "no model 'zzz'"]),
     (

@@ -62,6 +62,29 @@ def test_a_real_drop_fails_and_is_appended_to_the_step_summary(judged: Project, 
     assert "Gate of tip: fail" in (tmp_path / "summary.md").read_text()
 
 
+def test_a_rubric_of_flags_alone_has_a_gate(tmp_path: Path) -> None:
+    """Right or wrong: the composite is what wrong answers take off."""
+    migrated_database(tmp_path / "mlflow.db")
+    flags = "".join(f"  - {{name: {name}, type: flag, bad: false, penalty: 1}}\n" for name in ("correct", "polite"))
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=10).write()
+        (tmp_path / "rubrics/tip-v1.md").write_text(f"---\nid: tip-v1\ncriteria:\n{flags}---\ncorrect: it is true.\n")
+        assert project.pytest().code == 0
+        assert project.pytest("--judge-export", "packet.json").code == 0
+        packet = project.packet()
+        for judge, correct, code in (("Ada", True, 0), ("Bob", False, 1)):
+            for number, item in enumerate(packet["items"]):
+                item["candidates"][0]["scores"] = {"correct": correct or number < 2, "polite": number > 0}
+            (tmp_path / "scored.json").write_text(json.dumps({**packet, "judged_by": judge}))
+            gated = ("--bench-compare=base.json", "--bench-compare-fail", "composite:0.2") if code else ()
+            saved = () if code else ("--bench-save", "base.json")
+            result = project.pytest("--judge-apply", "scored.json", *gated, *saved)
+            assert result.code == code, result.text
+    assert "tip: composite of tip-v1 (best 0)" in result.out
+    assert "haiku x v1: composite -0.80" in result.out
+    assert project.leaderboard()["rows"][0]["composite"] == -0.9
+
+
 def test_a_baseline_is_not_replaced_by_what_has_just_failed_against_it(judged: Project) -> None:
     """Else the second try would pass. After the test above: its scores have dropped."""
     before = (judged.root / "base.json").read_text()

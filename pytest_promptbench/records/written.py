@@ -147,8 +147,12 @@ class Rubric(Record):
 
     @property
     def point(self) -> float:
-        """What one point of a scale gives at the least, in points of the composite: no judge tells less apart."""
-        return min((c.weight for c in self.scales if c.weight), default=1.0)
+        """What one point of a scale gives at the least, in points of the composite: no judge tells less apart.
+
+        Of flags alone, the smallest penalty.
+        """
+        weights = [c.weight for c in self.scales if c.weight] or [c.penalty for c in self.flags if c.penalty]
+        return min(weights, default=1.0)
 
     @property
     def top(self) -> float:
