@@ -331,6 +331,7 @@ def test_rows_stand_best_first_the_unjudged_last_and_equals_by_name() -> None:
         (1, "a", "v2"), (1, "b", "v1"), (3, "c", "v1"), (None, "a", "v1"), (None, "z", "v0")
     ]  # fmt: skip
     assert asked == [[{"s1": 6.0}, {"s1": 6.0}, {"s1": 2.0}]]
+    assert [c["model"] for c in found.comparisons] == ["b", "c"], "what nobody has judged has nothing to compare"
 
 
 def test_the_order_of_the_candidates_does_not_matter() -> None:
@@ -462,9 +463,12 @@ def test_labels_that_no_audit_drew_calibrate_from_four_scenarios_on() -> None:
             *(
                 candidate(f"s{i}", judged(2 + i % 3, AUTO), *([judged(1 + i % 3, HUMAN)] if i < count else []))
                 for i in range(12)
-            )
+            ),
+            candidate("neither"),
         ).rows[0]
 
+    assert part(0).calibrated is None
+    assert part(1).calibrated is not None
     three, four = part(3), part(4)
     assert (three.estimated, three.composite) == (False, pytest.approx(4.0))
     assert three.calibrated is not None
@@ -483,9 +487,10 @@ def test_no_label_is_left_out_where_the_automatic_judge_has_scored_only_a_part()
     assert row.composite == row.calibrated["plain_mean"]
 
 
-def test_after_an_audit_a_label_without_an_automatic_score_stands_for_itself() -> None:
+@pytest.mark.parametrize("drawn", [None, 0.1])
+def test_after_an_audit_a_label_without_an_automatic_score_stands_for_itself(drawn: float | None) -> None:
     """40 audited scenarios come to 5.5 points, and a person gave ten others 10 that the judge has not seen."""
-    others = [candidate(f"x{i}", judged(5, HUMAN)) for i in range(10)]
+    others = [candidate(f"x{i}", judged(5, HUMAN), sampling_probability=drawn) for i in range(10)]
     (alone,), (row,) = (ranked(*audited("v1", 3.0, seed=1), *more).rows for more in ((), others))
     assert alone.composite is not None
     assert row.composite == pytest.approx((40 * alone.composite + 10 * 10) / 50, abs=0.15)
@@ -516,6 +521,23 @@ def test_differences_are_corrected_for_all_pairs_of_rows() -> None:
     assert [c["p_holm"] for c in board(*rows).comparisons] == pytest.approx([6 / 2**12] * 2)
 
 
+def test_a_row_that_does_not_compare_takes_no_place_in_the_correction_of_the_others() -> None:
+    best, last = ([candidate(f"s{i}", judged(s - i % 2), prompt=f"v{s}") for i in range(12)] for s in (5, 2))
+    apart = [candidate(f"x{i}", judged(3), prompt="v3") for i in range(12)]
+    none, some = board(*best, *apart, *last).comparisons
+    assert (none["prompt"], none["p_value"], none["p_holm"]) == ("v3", None, None)
+    assert (some["prompt"], some["p_value"], some["p_holm"]) == ("v2", 2 / 2**12, pytest.approx(6 / 2**12))
+
+
+def test_scenarios_that_only_one_of_two_rows_has_are_named_in_order() -> None:
+    first, row = (
+        [candidate(s, judged(score), prompt=f"v{score}") for s in names]
+        for score, names in ((5, ("z", "s", "a", "m")), (1, ("y", "s", "b", "n")))
+    )
+    (found,) = board(*first, *row).comparisons
+    assert (found["n"], found["unpaired_a"], found["unpaired_b"]) == (1, ["b", "n", "y"], ["a", "m", "z"])
+
+
 def test_weights_of_ten_rank_as_weights_of_one() -> None:
     """One point of the scale, at both of two scenarios: rounding alone can do that, whatever the point is worth."""
 
@@ -528,13 +550,14 @@ def test_weights_of_ten_rank_as_weights_of_one() -> None:
     assert ranks(1.0) == ranks(10.0) == ranks(0.1) == [1, 1]
 
 
-def test_a_small_audit_leaves_a_row_an_estimate_without_an_interval() -> None:
-    """One label that was picked and one that stands for 19: the board said 7.90 [-1e21, 1e21]."""
+@pytest.mark.parametrize("certain", [1.0, None], ids=["picked", "there before"])
+def test_a_small_audit_leaves_a_row_an_estimate_without_an_interval(certain: float | None) -> None:
+    """One label that is certain and one that stands for 19: the board said 7.90 [-1e21, 1e21]."""
     found = ranked(
         *(
             candidate(
                 f"s{i}", judged(2 + i % 3, AUTO), *([judged((3, 4)[i], HUMAN)] if i < 2 else []),
-                sampling_probability=(1.0, 1 / 19)[i] if i < 2 else None,
+                sampling_probability=(certain, 1 / 19)[i] if i < 2 else None,
             )
             for i in range(20)
         )
@@ -576,12 +599,41 @@ def test_a_calibrated_row_is_compared_with_the_mean_of_one_that_is_labelled_whol
     assert [r.rank for r in found.rows] == [1, 2]
     alone = ranked(whole[0], *audited("audited", 3.0, seed=1))
     assert [(c["tier"], c["n"]) for c in alone.comparisons] == [("auto", 1)], "one label has no standard error"
+    two = ranked(*whole[:2], *audited("audited", 3.0, seed=1))
+    assert [(c["tier"], c["n"]) for c in two.comparisons] == [("calibrated", 2)]
+
+
+def test_the_mean_of_equal_labels_that_a_calibrated_row_is_compared_with_is_known_to_a_rounding() -> None:
+    """Both of two labels are 4, at 2 points each: 2 / sqrt(12 * 2) is left open, and Student's t has one degree."""
+    from scipy.stats import t
+
+    whole = [candidate(f"s{i}", judged(4, AUTO), judged(4, HUMAN), prompt="whole") for i in range(2)]
+    found = ranked(*whole, *audited("audited", 3.0, seed=1))
+    part, (compared,) = found.rows[1].calibrated, found.comparisons
+    assert part is not None
+    reach = t.ppf(0.975, 1) * math.hypot(part["se"], 2 / math.sqrt(24))
+    difference = part["estimate"] - 8.0
+    assert compared["ci"] == pytest.approx((difference - reach, difference + reach))
+
+
+def test_a_row_that_is_no_estimate_is_compared_with_one_by_the_mean_of_all_its_labels() -> None:
+    """As the board shows it: 14 of its 19 labels have no automatic score, and an estimate would leave them out."""
+    labelled = [candidate(f"a{i}", judged(1, HUMAN), prompt="plain") for i in range(14)]
+    both = [candidate(f"b{i}", judged(2, AUTO), judged(2, HUMAN), prompt="plain") for i in range(5)]
+    more = candidate("c", judged(2, AUTO), prompt="plain")
+    found = ranked(*audited("audited", 4.5, seed=1), *labelled, *both, more)
+    (first, row), (compared,) = found.rows, found.comparisons
+    assert first.composite is not None
+    assert (row.prompt, row.estimated, row.composite) == ("plain", False, pytest.approx(48 / 19))
+    assert compared["tier"] == "calibrated"
+    assert compared["mean_difference"] == pytest.approx(48 / 19 - first.composite)
 
 
 def test_a_calibrated_row_is_told_apart_from_a_worse_one_that_is_labelled_whole() -> None:
     low = [candidate(f"s{i}", judged(1 + i % 2, AUTO), judged(1 + i % 2, HUMAN), prompt="whole") for i in range(5)]
     found = ranked(*audited("audited", 4.5, seed=1), *low)
     assert [(r.rank, r.prompt, r.estimated) for r in found.rows] == [(1, "audited", True), (2, "whole", False)]
+    assert [c["tier"] for c in found.comparisons] == ["calibrated"]
     alone = ranked(*audited("audited", 4.5, seed=1), low[0])
     assert [(r.rank, r.prompt) for r in alone.rows] == [(1, "audited"), (1, "whole")], "one label has no standard error"
 
@@ -698,12 +750,12 @@ def test_a_criterion_never_takes_the_place_of_a_rows_own_figure() -> None:
 
 def test_going_back_to_an_earlier_prompt_counts_its_candidates_again() -> None:
     """A -> B -> A on one day logs nothing new for A, so the newest content would be B."""
-    first = candidate(run_id="1", cell="A", candidate="1", started_at=1)
-    second = candidate(run_id="2", cell="B", candidate="2", started_at=2)
+    first = candidate("s1", judged(5), run_id="1", cell="A", candidate="1", started_at=1)
+    second = candidate("s1", judged(1), run_id="2", cell="B", candidate="2", started_at=2)
     place = (first.model, first.prompt, first.scenario)
     board = build_leaderboard([first, second], RUBRIC, experiment="e", task=first.task, cells_now={place: "A"})
     assert board.superseded == 1
-    assert board.rows[0].candidates == 1
+    assert (board.rows[0].candidates, board.rows[0].composite) == (1, 10.0)
 
 
 def test_one_judge_before_and_after_a_change_is_named_once() -> None:

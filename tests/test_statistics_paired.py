@@ -218,8 +218,8 @@ def test_one_key_on_the_first_group_keeps_a_pair_off_the_last_one_and_each_pair_
 
 
 def test_estimates_are_compared_as_independent_with_the_smaller_df() -> None:
-    a = stats.MeanEstimate(12.0, 0.3, 9.0, 10, "human", calibrated=True)
-    b = stats.MeanEstimate(11.0, 0.4, 19.0, 20, "human", calibrated=False)
+    a = stats.MeanEstimate(12.0, 0.3, 9.0, 10, "human")
+    b = stats.MeanEstimate(11.0, 0.4, 19.0, 20, "human")
     found = stats.compare_estimates(a, b)
     assert (found.n, found.mean_difference) == (10, 1.0)
     assert found.ci == pytest.approx((1 - t.ppf(0.975, 9) * 0.5, 1 + t.ppf(0.975, 9) * 0.5))
@@ -229,7 +229,7 @@ def test_estimates_are_compared_as_independent_with_the_smaller_df() -> None:
 
 def test_a_standard_error_is_never_below_what_rounding_leaves_open() -> None:
     """An error within one step has a variance of step**2 / 12: of the mean of three scores, a 36th."""
-    exact = stats.MeanEstimate(12.0, 0.0, 2.0, 3, "human", calibrated=True, step=1.0)
+    exact = stats.MeanEstimate(12.0, 0.0, 2.0, 3, "human", step=1.0)
     assert exact.floored_se == pytest.approx(1 / 6)
     assert exact._replace(se=0.5).floored_se == 0.5
     assert exact._replace(step=0.0).floored_se == 0.0
@@ -237,7 +237,7 @@ def test_a_standard_error_is_never_below_what_rounding_leaves_open() -> None:
 
 @pytest.mark.parametrize(("other", "p"), [(12.0, 1.0), (11.0, 0.0)])
 def test_estimates_without_any_spread_are_equal_or_they_are_not(other, p) -> None:
-    a, b = (stats.MeanEstimate(value, 0.0, 9.0, 10, "human", calibrated=True) for value in (12.0, other))
+    a, b = (stats.MeanEstimate(value, 0.0, 9.0, 10, "human") for value in (12.0, other))
     found = stats.compare_estimates(a, b)
     assert (found.p_value, found.ci, found.mde) == (p, (12 - other, 12 - other), None)
 

@@ -45,14 +45,14 @@ def _estimate(row: Row, point: float) -> MeanEstimate | None:
         c = row.calibrated
         if c["se"] is None:
             return None
-        return MeanEstimate(c["estimate"], c["se"], c["df"], c["clusters"], row.tier, calibrated=True, step=step)
+        return MeanEstimate(c["estimate"], c["se"], c["df"], c["clusters"], row.tier, step=step)
     values = list(row.scenario_scores.values())
     n = len(values)
     if n < 2:
         return None
     mean = math.fsum(values) / n
     se = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
-    return MeanEstimate(mean, se, n - 1, n, row.tier, calibrated=False, step=step)
+    return MeanEstimate(mean, se, n - 1, n, row.tier, step=step)
 
 
 def comparisons_of(judged: Sequence[Row], *, point: float) -> Iterable[Mapping[str, Any]]:

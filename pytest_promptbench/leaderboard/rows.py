@@ -137,7 +137,7 @@ def _stands_for(calibrated: Mapping[str, Any]) -> bool:
     from ..statistics.calibration import FEWEST
 
     enough = calibrated["clusters"] >= FEWEST and not calibrated["labels_without_auto"]
-    return calibrated["estimate"] is not None and (calibrated["audited"] or enough)
+    return bool(calibrated["audited"] or enough)
 
 
 def _known(values: Iterable[float | None]) -> list[float]:

@@ -20,8 +20,7 @@ MOST_BCA = 40
 class MeanEstimate(NamedTuple):
     """A row's mean on the scale of ``basis``, with its standard error and the degrees of freedom of its Student's t.
 
-    n: scenarios behind it. calibrated: it is not the plain mean of the row's scores, so that nothing pairs with it.
-    step: the :func:`rounding_step` of its scores; 0 where they are not rounded.
+    n: scenarios behind it. step: the :func:`rounding_step` of its scores; 0 where they are not rounded.
     """
 
     value: float
@@ -29,7 +28,6 @@ class MeanEstimate(NamedTuple):
     df: float
     n: int
     basis: str
-    calibrated: bool
     step: float = 0.0
 
     @property
@@ -45,7 +43,8 @@ class Board:
     layers: shape (layers, rows, scenarios), NaN where not scored. groups: places of layers in the order in which they
     count, see :func:`~.paired.on_one_layer`; the last group is that in which calibrated rows still pair where their
     estimates are of different scales. estimates: a row's mean, None where it has no standard error; only needed where a
-    row is calibrated. point: what one point of the judges' scale gives, in the unit of the scores.
+    row is calibrated. calibrated: whether a row's mean is not the plain one of its scores, so that nothing pairs with
+    it. point: what one point of the judges' scale gives, in the unit of the scores.
     """
 
     layers: Floats
