@@ -122,6 +122,16 @@ def test_equal_weights_are_a_plain_sample_also_in_alpha():
     )
 
 
+def test_weights_count_however_near_each_other():
+    """A difference of 2 in one candidate and of 0 in another that stands for one and a half."""
+    given = (("s0", 3, 1, 1.0), ("s1", 4, 4, 1.5))
+    found = stats.measure_agreement(
+        [stats.RatedPair(scenario=s, a={"relevance": a}, b={"relevance": b}, weight=w) for s, a, b, w in given], [SCALE]
+    )
+    assert found.weighted
+    assert found.scales[0].bias.value == pytest.approx(2 / 2.5)
+
+
 def _same(a: stats.Estimate, b: stats.Estimate) -> None:
     assert a.value == pytest.approx(b.value)
     assert a.ci == pytest.approx(b.ci)
@@ -247,6 +257,22 @@ def test_intervals_hold_the_figure_and_the_seed_decides():
     for name in ("kappa", "alpha", "spearman", "mean_absolute_difference", "bias"):
         estimate = getattr(first.scales[0], name)
         assert estimate.ci[0] < estimate.value < estimate.ci[1]
+    flags = flag((a > 3).tolist(), (b > 3).tolist())
+    for name in ("kappa", "ac1", "raw", "base_rate_a", "base_rate_b"):
+        estimate = getattr(flags, name)
+        assert estimate.ci[0] < estimate.value < estimate.ci[1], name
+
+
+def test_neither_names_of_scenarios_nor_the_order_of_candidates_change_a_figure():
+    """The seed draws places: in the order of the names' hashes, each session would have its own intervals."""
+    rng = np.random.default_rng(3)
+    a, b = rng.integers(1, 6, (2, 40)).tolist()
+    pairs = [
+        stats.RatedPair(scenario=f"s{i // 2:02}", a={"relevance": x}, b={"relevance": y})
+        for i, (x, y) in enumerate(zip(a, b, strict=True))
+    ]
+    renamed = [stats.RatedPair(scenario=p.scenario.replace("s", "other-"), a=p.a, b=p.b) for p in reversed(pairs)]
+    assert stats.measure_agreement(renamed, [SCALE]) == stats.measure_agreement(pairs, [SCALE])
 
 
 def test_a_cluster_is_one_observation():
@@ -364,7 +390,10 @@ def test_halves_go_up_and_nothing_leaves_the_scale():
 
 def test_a_short_scale_is_cut_in_tenths():
     assert scale_points(0, 1, np.array([])) == pytest.approx(np.arange(11) / 10)
+    assert scale_points(2, 3, np.array([])) == pytest.approx(2 + np.arange(11) / 10)
+    assert nearest_point(np.array([2.34, 2.95]), scale_points(2, 3, np.array([]))).tolist() == [3, 10]
     assert scale_points(None, None, np.array([2.0, 4.0])).tolist() == [2, 3, 4]
+    assert scale_points(None, None, np.array([2.0, 2.0])).tolist() == [2]
 
 
 def test_tenths_that_are_points_of_a_short_scale_are_not_rounded():
@@ -375,8 +404,9 @@ def test_tenths_that_are_points_of_a_short_scale_are_not_rounded():
 
 
 def test_a_flag_that_is_a_share_counts_from_one_half_up():
-    found = flag([0.5, 0.4, 1.0], [True, False, True], per_scenario=1)
-    assert found.raw.value == 1.0
+    shares, answers = [0.5, 0.4, 1.0], [True, False, True]
+    for a, b in ((shares, answers), (answers, shares)):
+        assert flag(a, b, per_scenario=1).raw.value == 1.0
 
 
 # -- real scores ---------------------------------------------------------------------------------------------------
