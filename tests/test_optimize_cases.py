@@ -569,6 +569,16 @@ def test_an_output_that_takes_nothing_or_only_ascii(project: Project, command: s
     assert (done.returncode, done.stdout + done.stderr) == (code, said)
 
 
+def test_a_root_may_be_named_by_a_link(project: Project, run: Run, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(project.root)
+    for suite, root in (("evals/tips.yaml", link), (f"{link}/evals/tips.yaml", project.root)):
+        result = run(suite, "--root", str(root), "--dry-run")
+        assert result.code == 0, result.text
+    result = run("evals/tips.yaml", "--root", str(tmp_path / "other"), "--dry-run")
+    assert f"evals/tips.yaml is not below the project's root {tmp_path}/other" in result.err
+
+
 def test_the_root_is_found_from_any_folder_and_nothing_is_left_there(
     project: Project, provider: ScriptedProvider, run: Run, tmp_path: Path
 ) -> None:

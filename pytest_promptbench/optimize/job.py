@@ -92,8 +92,8 @@ def make_job(args: argparse.Namespace) -> Job:
 def _new(args: argparse.Namespace, root: Path) -> Job:
     if args.suite is None:
         raise UsageError("optimize: name a suite, as in  promptbench optimize evals/tips.yaml")
-    path = _absolute(args.suite)
-    if not path.is_relative_to(root):
+    path = _below(root, _absolute(args.suite))
+    if path is None:
         raise UsageError(f"optimize: {args.suite} is not below the project's root {root}; name that with --root")
     suite = _suite(path, root, names_in(args.models) if args.models else None)
     judged_by = JudgedBy(args.judge or JudgedBy.AUTO)
@@ -299,6 +299,17 @@ def _check_prices(plan: Plan, suite: Suite) -> None:
 def _absolute(path: Path) -> Path:
     """Without ``..``, so that what is below the root is known to be."""
     return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links out of the root
+
+
+def _below(root: Path, path: Path) -> Path | None:
+    """A file by its name below the root, also where the one is named by way of a link and the other is not.
+
+    A shell's ``$PWD`` names a link that it came by, and what is relative is found from where that leads.
+    """
+    if path.is_relative_to(root):
+        return path
+    file, real = path.parent.resolve() / path.name, root.resolve()
+    return root / file.relative_to(real) if file.is_relative_to(real) else None
 
 
 def _prompts(suite: Suite, root: Path) -> Path:
