@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shutil
@@ -18,10 +19,13 @@ from pytest_promptbench.catalog import load_prompt
 from pytest_promptbench.cli import main
 from pytest_promptbench.generation import RetryPolicy
 from pytest_promptbench.locks import LockFile
+from pytest_promptbench.optimize import command
 from pytest_promptbench.optimize.command import WAITS
+from pytest_promptbench.optimize.job import Job, make_job
 from pytest_promptbench.packet import parse_packet, read_packet
 from pytest_promptbench.sitdown import take_in
 from pytest_promptbench.tracking.registry import PromptRegistry
+from pytest_promptbench.tracking.rounds import Rounds
 
 from .loops import SUITE, is_judge, is_proposer, loop_of, loop_project, optimize, outcome, reply, score
 from .project import Project, Result
@@ -274,6 +278,37 @@ def test_later_loops_keep_the_tasks_split_and_say_how_often_it_was_used(project:
     flattered = run("evals/tips.yaml", "--from", found, "--seed", "4", "--new-split")
     assert flattered.code == 4
     assert f"{found} comes from loop {plan['id']}, which learnt from s" in flattered.err
+
+
+def test_two_loops_that_begin_at_the_same_moment_have_one_split(
+    project: Project, provider: ScriptedProvider, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have seen that there is none yet, and one is first to begin: what it looks at is counted by the other."""
+    others: list[Result] = []
+
+    def late(args: argparse.Namespace) -> Job:
+        job = make_job(args)
+        if not others:
+            others.append(optimize(project, "evals/tips.yaml", "--judge", "sit-down", "--proposer", "judge"))
+        return job
+
+    monkeypatch.setattr(command, "make_job", late)
+    provider.script("You are a careful", Fault(401))
+    result = run("evals/tips.yaml", "--rounds", "1", "--no-promote")
+    assert (others[0].code, result.code) == (WAITS, 1), result.text
+    splits = {b.loop: b.split for b in Rounds.begun(project.store, "tip")}
+    first = loop_of(others[0])
+    assert splits == {first: first, loop_of(result): first}
+
+
+def test_a_checkout_that_cannot_be_written_begins_no_loop(
+    project: Project, provider: ScriptedProvider, run: Run
+) -> None:
+    (project.root / ".promptbench/locks").mkdir(parents=True)
+    result = run("evals/tips.yaml", "--rounds", "1")
+    assert (result.code, result.out) == (4, ""), result.text
+    assert "/.promptbench/locks: cannot be written: Is a directory; nothing was begun" in result.err
+    assert Rounds.begun(project.store, "tip") == []
 
 
 def test_a_loop_that_looked_since_another_began_is_counted(

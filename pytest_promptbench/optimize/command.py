@@ -89,6 +89,8 @@ def _names(text: str) -> str:
 def run(args: argparse.Namespace, say: Say) -> int:
     """0: it ended, whatever the finding; ``WAITS``: a judge is needed; PromptbenchError for what it could not do."""
     job = make_job(args)
+    if not args.dry_run:
+        job = _begun(args, job)
     for warning in job.warnings:
         say(f"WARNING: {warning}")
     if args.dry_run:
@@ -113,11 +115,36 @@ def _alone(job: Job) -> Iterator[None]:
         locks.release(name)
 
 
+def _begun(args: argparse.Namespace, job: Job) -> Job:
+    """The job with its loop in MLflow, where it is a new one.
+
+    Loops of a checkout begin one after the other. Where another one has since the job was made, the job is made anew:
+    it goes by the split that the other has drawn.
+    """
+    if job.rounds is not None:
+        return job
+    try:
+        locks = LockFile(job.settings.home / "locks")
+    except OSError as error:
+        raise UsageError(
+            f"{error.filename}: cannot be written: {error.strerror}; nothing was begun. Make {job.settings.root} "
+            "writable, or name another root with --root"
+        ) from None
+    name = f"optimize:begin:{job.plan.task}"
+    locks.acquire(name)
+    try:
+        if job.earlier != tuple(b.loop for b in Rounds.begun(job.store, job.plan.task)):
+            job = make_job(args)
+        plan = job.plan
+        rounds = Rounds.create(job.store, plan.experiment, plan.id, plan.to_json(), split=plan.split)
+    finally:
+        locks.release(name)
+    return replace(job, rounds=rounds)
+
+
 def _rounds(job: Job) -> Rounds:
-    """A new loop's, or those of one that goes on, read while nobody else can add to them."""
-    plan = job.plan
-    if job.rounds is None:
-        return Rounds.create(job.store, plan.experiment, plan.id, plan.to_json(), split=plan.split)
+    """The loop's, read while nobody else can add to them."""
+    assert job.rounds is not None
     job.rounds.load()
     return job.rounds
 

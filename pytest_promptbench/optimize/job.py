@@ -40,7 +40,10 @@ CONCURRENCY = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A loop about to run. ``champion``: the reigning one, where the loop is to promote; ``warnings``: to be said."""
+    """A loop about to run. ``champion``: the reigning one, where the loop is to promote; ``warnings``: to be said.
+
+    ``earlier``: the task's loops that a new one's split goes by; ``rounds``: None as long as it is not in MLflow.
+    """
 
     plan: Plan
     suite: Suite
@@ -50,6 +53,7 @@ class Job:
     prompts: Path
     champion: Registered | None = None
     rounds: Rounds | None = None
+    earlier: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property
@@ -133,7 +137,8 @@ def _new(args: argparse.Namespace, root: Path) -> Job:
     )
     return Job(
         plan=plan, suite=suite, settings=settings, store=store, folder=_report_folder(plan, root), prompts=folder,
-        champion=None if policy == NO_PROMOTION else champion, warnings=tuple(warnings),
+        champion=None if policy == NO_PROMOTION else champion, earlier=tuple(b.loop for b in earlier),
+        warnings=tuple(warnings),
     )  # fmt: skip
 
 
