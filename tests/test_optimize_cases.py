@@ -17,11 +17,13 @@ import yaml
 
 from pytest_promptbench.catalog import load_prompt
 from pytest_promptbench.cli import main
+from pytest_promptbench.errors import TrackingError
 from pytest_promptbench.generation import RetryPolicy
 from pytest_promptbench.locks import LockFile
 from pytest_promptbench.optimize import command
 from pytest_promptbench.optimize.command import WAITS
 from pytest_promptbench.optimize.job import Job, make_job
+from pytest_promptbench.optimize.laboratory import MLflowLaboratory
 from pytest_promptbench.packet import parse_packet, read_packet
 from pytest_promptbench.sitdown import take_in
 from pytest_promptbench.tracking.registry import PromptRegistry
@@ -497,6 +499,28 @@ def test_a_question_that_a_proposer_refuses_is_asked_with_fewer_answers(
     assert result.code == 0, result.text
     shown = [r["messages"][1]["content"].count('"inputs"') for r in provider.requests if is_proposer(r)]
     assert shown == [4, 2, 1]
+
+
+def test_a_loop_that_is_broken_off_says_how_it_goes_on(
+    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first line, hours ago, is not on the screen any more."""
+
+    def broken_off(error: BaseException) -> Result:
+        def measure(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(MLflowLaboratory, "measure", measure)
+        return run("evals/tips.yaml", "--rounds", "1", "--no-promote")
+
+    result = broken_off(KeyboardInterrupt())
+    loop = loop_of(result)
+    assert result.code == 130
+    assert result.out.endswith(f"interrupted; what is paid for is kept: promptbench optimize --resume {loop}\n")
+    result = broken_off(TrackingError("MLflow at x: gone"))
+    loop = loop_of(result)
+    assert result.code == 1
+    assert f"MLflow at x: gone; what is paid for is kept: promptbench optimize --resume {loop}\n" in result.err
 
 
 def test_the_reports_of_two_loops_do_not_mix(project: Project, run: Run) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..autojudge import asking_models
 from ..clock import utc_now
-from ..errors import UsageError
+from ..errors import TrackingError, UsageError
 from ..ledger import Ledger
 from ..locks import LockFile
 from ..promotion import Policy, parse_bound
@@ -236,8 +236,12 @@ def _go(job: Job, rounds: Rounds, say: Say) -> Result:
             return conclude(state, laboratory, job.suite, _gate(job))
         except WaitingError as error:
             return waiting(latest[0] if latest else None, job.plan, error)
-        except UnreachableError as error:
+        except (UnreachableError, TrackingError) as error:
             raise UnreachableError(f"{error}; what is paid for is kept: {job.resume}") from None
+        except KeyboardInterrupt:
+            with contextlib.suppress(OSError):  # Ctrl-C has ended whoever reads, too
+                say(f"interrupted; what is paid for is kept: {job.resume}")
+            raise
 
 
 def _best_by_round(state: Search) -> list[tuple[int, float]]:
