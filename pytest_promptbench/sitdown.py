@@ -16,7 +16,17 @@ from .clock import utc_now
 from .errors import PacketError, TrackingError, UsageError
 from .judging import fingerprint
 from .leaderboard import current_candidates, pending_candidates
-from .packet import Packet, build_packet, item_ids, match_verdicts, parse_packet, read_packet, set_aside, write_packet
+from .packet import (
+    Packet,
+    build_packet,
+    is_foreign,
+    item_ids,
+    match_verdicts,
+    parse_packet,
+    read_packet,
+    set_aside,
+    write_packet,
+)
 from .records import Group, Judge, LoggedCandidate, Rubric, Tier
 from .report.text import for_price, plural
 from .session import (
@@ -61,6 +71,8 @@ def export_packet(
     names = labels([t for t, _ in groups])
     packets = [_packet(settings, store, task, candidates) for task, candidates in groups]
     paths = [path] if len(groups) == 1 else [path.with_name(f"{path.stem}-{n}{path.suffix}") for n in names]
+    for file in paths:
+        _check_place(file)
     said += [line for file in paths for line in _keep_scored(file)]
     for file, made in zip(paths, packets, strict=True):
         write_packet(file, made.packet)
@@ -128,6 +140,16 @@ def pending_of(
     whole = all((experiment, *names) in selected for names in now)
     whole = whole and settings.shard is None and settings.models is None and settings.prompts is None
     return [c for c in current if c.pending and (whole or (experiment, *c.names) in selected)]
+
+
+def _check_place(file: Path) -> None:
+    """UsageError where a file of another kind stands, as a suite that was named by mistake."""
+    try:
+        foreign = is_foreign(file)
+    except OSError as error:
+        raise UsageError(f"--judge-export {file}: cannot be read: {error.strerror or error}") from None
+    if foreign:
+        raise UsageError(f"--judge-export {file}: what stands there is no packet; name another file, or move it away")
 
 
 def _keep_scored(file: Path) -> Iterator[str]:

@@ -183,6 +183,20 @@ def test_an_export_keeps_the_scores_that_stand_in_its_place(two: Project) -> Non
     assert "is kept as a packet.scored-2.json" in two.pytest(*export).out
     applied = two.pytest("--judge-apply", "out/a packet.scored.json")
     assert "applied 3, unchanged 0, still pending" in applied.out, applied.text
+    (two.root / "out/a packet.json").write_text(scored + ",", encoding="utf-16")  # as some editors save
+    assert "is kept as a packet.scored-3.json" in two.pytest(*export).out
+
+
+@pytest.mark.parametrize("two", ["tip-v1"], indirect=True)
+def test_an_export_takes_the_place_of_no_other_file(two: Project) -> None:
+    suite = (two.root / "evals/tips.yaml").read_text()
+    export = *EXPERIMENT, "-k", "not test_joke"
+    refused = two.pytest("--judge-export", "evals/tips.yaml", *export)
+    assert refused.code == 4
+    assert "evals/tips.yaml: what stands there is no packet; name another file, or move it away" in refused.text
+    assert (two.root / "evals/tips.yaml").read_text() == suite
+    (two.root / "made.json").touch()  # as mktemp makes one
+    assert two.pytest("--judge-export", "made.json", *export).code == 0
 
 
 @pytest.mark.parametrize("two", ["tip-v1"], indirect=True)

@@ -6,7 +6,7 @@ judge wrote is checked against the rubric before any of it becomes a verdict, an
 
 from __future__ import annotations
 
-from .aside import set_aside
+from .aside import is_foreign, set_aside
 from .build import build_packet, item_id, item_ids
 from .document import PACKET_SCHEMA, Packet, PacketItem, PacketOutput, parse_packet
 from .file import NoJsonError, decode_packet, read_packet, write_packet
@@ -21,6 +21,7 @@ __all__ = [
     "PacketOutput",
     "build_packet",
     "decode_packet",
+    "is_foreign",
     "item_id",
     "item_ids",
     "match_verdicts",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import PacketError
 from ..files import is_regular
-from .document import parse_packet
+from .document import PACKET_SCHEMA, parse_packet
 from .file import read_packet
 
 
@@ -23,6 +23,12 @@ def set_aside(file: Path, aside: Path) -> Path | None:
     aside.parent.mkdir(exist_ok=True)
     file.rename(aside)
     return aside
+
+
+def is_foreign(file: Path) -> bool:
+    """Whether a file has a text that was never a packet, not even one that editing has spoilt. OSError."""
+    content = file.read_bytes().replace(b"\0", b"") if is_regular(file) else b""  # in UTF-16, too
+    return bool(content.strip()) and PACKET_SCHEMA.rpartition("/")[0].encode() not in content
 
 
 def _is_unscored(file: Path) -> bool:
