@@ -339,7 +339,10 @@ def _check_places(settings: Settings) -> None:
         try:
             try_folder(folder)
         except OSError as error:
-            raise UsageError(f"{option}: {folder} cannot be written to: {error.strerror or error}") from None
+            raise UsageError(
+                f"{folder} cannot be written to: {error.strerror or error}; make it writable, or name another place "
+                f"with {option}"
+            ) from None
 
 
 def owners_of(planned: Iterable[Planned]) -> dict[tuple[str, ...], list[Task]]:
