@@ -694,6 +694,35 @@ def test_a_verdict_stays_that_of_who_gave_it(logged: Project, tmp_path: Path, br
 
 @pytest.mark.browser
 @needs_chromium
+def test_leaving_the_page_sends_what_each_of_two_people_judged(
+    logged: Project, tmp_path: Path, browser: Browser
+) -> None:
+    root = copy_of(logged, tmp_path / "project")
+    with served(root) as address:
+        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
+        browser.wait("document.documentElement.dataset.ready")
+        browser.run("window.real = window.fetch; window.fetch = () => Promise.reject(new Error('no network'))")
+        browser.press("Ada" + ENTER + "111y" + ENTER)
+        browser.run("document.getElementById('name').focus(); document.getElementById('name').select()")
+        browser.press("Bob" + ENTER + "222y" + ENTER)
+        browser.wait("document.getElementById('problem').innerText.includes('no network')")
+        # What a page that is gone has asked for is still sent, and nothing of it runs any more.
+        browser.run(
+            "window.fetch = (...given) => { window.real(...given); return new Promise(() => {}); };"
+            "Object.defineProperty(document, 'visibilityState', {value: 'hidden'});"
+            "document.dispatchEvent(new Event('visibilitychange'))"
+        )
+        store = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=None)
+        for _ in range(50):
+            verdicts = [v for c in store.read(EXPERIMENT) for v in c.verdicts]
+            if len(verdicts) > 1:
+                break
+            time.sleep(0.1)
+        assert sorted((v.judge.name, v.scores["tone"]) for v in verdicts) == [("Ada", 1.0), ("Bob", 2.0)]
+
+
+@pytest.mark.browser
+@needs_chromium
 def test_whoever_comes_back_sees_what_is_pending_now(logged: Project, tmp_path: Path, browser: Browser) -> None:
     with served(copy_of(logged, tmp_path / "project")) as address:
         browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")

@@ -258,7 +258,8 @@
   const asSent = (index) => JSON.stringify([by.get(index), fields(packet.items[index])]);
 
   // Sends items of one judge together: whether all of them were taken, or refused for what is in them. Anything else is told.
-  const post = async (indexes, leaving) => {
+  // room: bytes that may go on their way though the page does not stay.
+  const post = async (indexes, room) => {
     const items = indexes.map((index) => packet.items[index]);
     const taken = items.map(fields);
     const whats = indexes.map(asSent);
@@ -267,7 +268,7 @@
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body,
-      keepalive: leaving && new TextEncoder().encode(body).length < 60000, // browsers refuse more than 64 KiB of it
+      keepalive: new TextEncoder().encode(body).length < room,
     });
     const answer = await response.json().catch(() => ({}));
     const why = answer.detail || response.statusText;
@@ -276,7 +277,7 @@
       indexes.forEach((index) => refused.delete(index));
     } else if (response.status === 422 || response.status === 413) {
       if (indexes.length === 1) refused.set(indexes[0], { what: whats[0], why });
-      else for (const index of indexes) if (!(await post([index], leaving))) return false;
+      else for (const index of indexes) if (!(await post([index], room))) return false;
     } else if (response.status === 401) {
       tell("You are not logged in any more. Log in in another tab, then press s: nothing is lost while this page is open.");
       return false;
@@ -294,13 +295,15 @@
     }
     const open = unsent(all).filter((index) => refused.get(index)?.what !== asSent(index));
     if (!open.length) return;
-    const indexes = open.filter((index) => by.get(index) === by.get(open[0]));
-    allWanted ||= all && indexes.length < open.length;
+    const judges = [...new Set(open.map((index) => by.get(index)))];
+    const room = leaving ? 60000 / judges.length : 0; // browsers refuse more than 64 KiB at a time
     sending = true;
     count();
     let again = false;
     try {
-      again = await post(indexes, leaving);
+      // All at once: of a page that is left, nothing runs that would send the next.
+      const taken = await Promise.all(judges.map((who) => post(open.filter((index) => by.get(index) === who), room)));
+      again = taken.every(Boolean);
       if (again) tell("");
     } catch (error) {
       tell(`Not saved: the service does not answer (${error.message}). Press s to try again.`);
