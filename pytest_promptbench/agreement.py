@@ -62,7 +62,7 @@ def agreement_report(
     from .statistics import measure_agreement
 
     for kind, a, b, rated in _sides(mine, rubric):
-        report = measure_agreement(rated, judged, a=a, b=b, seed=seed)
+        report = measure_agreement(rated, judged, a=a, b=b, steps={COMPOSITE: rubric.step}, seed=seed)
         if report.candidates:
             pairs.append(JudgePair(kind=kind, report=report))
     return Agreement(

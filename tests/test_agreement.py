@@ -137,6 +137,26 @@ def test_the_file_has_every_figure_with_its_interval_or_a_reason() -> None:
     assert {"kappa", "ac1", "raw", "base_rate_a", "base_rate_b"} <= flag.keys()
 
 
+def test_composites_of_halves_are_compared_as_such() -> None:
+    """In whole steps from the worst, right, unsafe and wrong were one point: two who never agree would be as one."""
+    criteria = (
+        Criterion(name="right", type="flag", bad=False, penalty=1),
+        Criterion(name="safe", type="flag", bad=False, penalty=0.5),
+    )
+    flags = Rubric(id="r", text="t", sha256="rubric", criteria=criteria)
+    assert [replace(flags, criteria=c).step for c in (criteria, criteria[:1], ())] == [0.5, 1, 1]
+
+    def of(judge: Judge, right: bool, safe: bool) -> Verdict:
+        return Verdict(scores={"right": right, "safe": safe}, judge=judge, at="2026-01-01")
+
+    pairs = [((True, True), (False, True)), ((True, False), (True, True)), ((False, False), (False, False))] * 4
+    candidates = [candidate(i, of(ANN, *a), of(BOB, *b)) for i, (a, b) in enumerate(pairs)]
+    (pair,) = agreement_report(candidates, flags, experiment="e", task="tip").pairs
+    (scale,) = pair.report.scales
+    assert scale.rounded == 0
+    assert scale.kappa.value == pytest.approx(1 - 3 * (1 + 0.25) / (1 + 2.25 + 0.25 + 0.25 + 1 + 0.25 + 2.25))
+
+
 def test_what_an_audit_labelled_counts_by_its_sampling_probability() -> None:
     picked = [candidate(i, verdict(ANN, 1), verdict(HAIKU, 5), sampling_probability=1.0) for i in range(4)]
     drawn = [

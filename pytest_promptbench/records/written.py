@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -153,6 +154,12 @@ class Rubric(Record):
         """
         weights = [c.weight for c in self.scales if c.weight] or [c.penalty for c in self.flags if c.penalty]
         return min(weights, default=1.0)
+
+    @property
+    def step(self) -> float:
+        """Composites of whole scores are whole steps above the worst; 1 at the most."""
+        given = [v for c in self.criteria for v in (c.weight, c.penalty) if v]
+        return math.gcd(10**6, *(round(1e6 * v) for v in given)) / 1e6  # a rubric's numbers are 0.000001 at the least
 
     @property
     def top(self) -> float:

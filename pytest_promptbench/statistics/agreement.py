@@ -21,6 +21,7 @@ from ..records import Criterion, Record, Score
 from .resampling import Bootstrap, Floats, Ints, acceleration, bca_interval, counted, left_out_sums, resampled_sums
 
 RESAMPLES = 4_000
+MOST_POINTS = 100_000
 
 Statistic = Callable[[Floats], Floats]
 """How often each pair of ratings occurs, shape (samples, pairs) -> one value a sample; NaN where it is not defined."""
@@ -110,10 +111,13 @@ def measure_agreement(
     *,
     a: str = "a",
     b: str = "b",
+    steps: Mapping[str, float] | None = None,
     level: float = 0.95,
     seed: int = 0,
 ) -> AgreementReport:
     """Agreement of the judges named ``a`` and ``b`` on each of ``criteria`` that both scored on some candidate.
+
+    ``steps``: how far points lie apart on scales that are not of whole ones, as a composite of halves.
 
     For a judge's agreement with itself give its first and second verdict of each hidden duplicate. Intervals: BCa
     bootstrap over scenarios (4,000 seeded resamples, all of them up to 8 scenarios), widened for few scenarios as
@@ -145,7 +149,7 @@ def measure_agreement(
         _, cluster = np.unique(scenario[rated], return_inverse=True)
         ratings = _Ratings.of(x[rated], y[rated], cluster, weight[rated])
         if criterion.type == "scale":
-            scales.append(_scale(criterion, ratings, level=level, seed=seed))
+            scales.append(_scale(criterion, ratings, (steps or {}).get(criterion.name), level=level, seed=seed))
         else:
             flags.append(_flag(criterion, ratings, level=level, seed=seed))
     return AgreementReport(
@@ -195,8 +199,8 @@ def _gathered(which: Ints, width: int) -> Any:
     return counted(np.arange(len(which)), which, len(which), width)
 
 
-def _scale(criterion: Criterion, r: _Ratings, *, level: float, seed: int) -> ScaleAgreement:
-    points = scale_points(criterion.min, criterion.max, np.concatenate([r.x, r.y]))
+def _scale(criterion: Criterion, r: _Ratings, step: float | None, *, level: float, seed: int) -> ScaleAgreement:
+    points = scale_points(criterion.min, criterion.max, np.concatenate([r.x, r.y]), step)
     nearest = np.concatenate([nearest_point(r.x, points), nearest_point(r.y, points)])
     given, place = np.unique(nearest, return_inverse=True)  # a scale may have far more points than were ever given
     points, (i, j) = points[given], place.reshape(2, -1)
@@ -250,16 +254,17 @@ def _constant(r: _Ratings, why: str) -> str | None:
     return f"no rank correlation with judge {' and '.join(constant)}: {why}" if constant else None
 
 
-def scale_points(low: float | None, high: float | None, ratings: Floats) -> Floats:
+def scale_points(low: float | None, high: float | None, ratings: Floats, step: float | None = None) -> Floats:
     """The points of a scale: whole steps from its minimum; tenths of it where it is shorter than 2.
 
-    Without limits, those of the ``ratings``.
+    Without limits, those of the ``ratings``. A ``step`` that is given counts, unless that is more than ``MOST_POINTS``.
     """
     first = float(ratings.min()) if low is None else low
     last = float(ratings.max()) if high is None else high
     if last <= first:
         return np.array([first])
-    step = 1.0 if last - first >= 2 else (last - first) / 10
+    if step is None or (last - first) / step > MOST_POINTS:
+        step = 1.0 if last - first >= 2 else (last - first) / 10
     steps = np.arange(math.floor((last - first) / step + 1e-9) + 1, dtype=np.float64)
     return first + step * steps
 
