@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -135,6 +137,23 @@ def test_too_little_money_is_an_outcome_of_its_own_and_more_goes_on(
     assert outcome(project, loop)["outcome"] == "promoted", result.text
     questions = [json.dumps([r["model"], r["messages"]]) for r in provider.requests]
     assert len(questions) == len(set(questions))
+
+
+def test_replies_without_a_text_are_spent_for_too(tmp_path: Path, provider: ScriptedProvider, run: Run) -> None:
+    """As of models that think until their max_tokens are used up; the ledger keeps no such answer."""
+    project = loop_project(tmp_path / "project", provider, priced=True)
+    empty = Fault(kind="length")
+    provider.script("situation-", empty, times=1, model="gpt-4o")
+    provider.script("You are a careful", empty, times=1)
+    provider.script("You improve prompts", empty, times=1)
+    result = run("evals/tips.yaml", "--rounds", "1", *AUTO)
+    spent = outcome(project, loop_of(result))["spent_usd"]
+    with contextlib.closing(sqlite3.connect(project.root / ".promptbench/ledger.sqlite3")) as ledger:
+        ((kept,),) = ledger.execute("SELECT total(json_extract(answer, '$.cost_usd')) FROM answers")
+    writer = next(r for r in provider.requests if r["model"] == "gpt-4o")
+    others = [next(filter(which, provider.requests)) for which in (is_judge, is_proposer)]
+    dear, *cheap = (sum(len(m["content"]) for m in r["messages"]) // 4 + 4 for r in (writer, *others))
+    assert spent - kept == pytest.approx(2.5e-6 * dear + 1e-5 + 0.15e-6 * sum(cheap) + 2 * 0.6e-6)
 
 
 def test_the_limit_is_the_loops_on_whatever_machine(tmp_path: Path, provider: ScriptedProvider, run: Run) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+
+from ..autojudge import Ask
 from ..ledger import Ledger
-from ..records import Prompt, Suite
+from ..records import Candidate, Cell, Prompt, Suite
 from ..tracking.rounds import COST, Rounds
 from .plan import Plan
 from .prices import Prices
@@ -19,14 +22,29 @@ class Budget:
     def __init__(self, plan: Plan, suite: Suite, rounds: Rounds, ledger: Ledger, *, session: str, rivals: int) -> None:
         self._plan, self._rounds, self._ledger, self._session, self._rivals = plan, rounds, ledger, session, rivals
         self._elsewhere = max(0.0, rounds.spent() - ledger.cost(session))
+        self._asked: list[Future[Candidate]] = []
         self._searched = rounds.searched_within()
         self._prices = Prices(plan, suite) if plan.max_cost_usd is not None else None
         self.end_usd = 0.0
         self._set_aside(plan.base)
 
+    def counting(self, ask: Ask) -> Ask:
+        """``ask``, with the replies that have no text counted, too: they are paid for, and in no ledger."""
+
+        def counted(cell: Cell) -> Future[Candidate]:
+            reply = ask(cell)
+            self._asked.append(reply)
+            return reply
+
+        return counted
+
     @property
     def spent_usd(self) -> float:
-        return self._elsewhere + self._ledger.cost(self._session)
+        return self._elsewhere + self._ledger.cost(self._session) + self._without_text_usd()
+
+    def _without_text_usd(self) -> float:
+        replies = [f.result() for f in self._asked if f.done() and not f.cancelled() and f.exception() is None]
+        return sum(a.cost_usd or 0.0 for reply in replies for a in reply.spent if not a.text.strip())
 
     def note(self) -> None:
         """Tell MLflow what was spent, so that another machine goes on counting."""

@@ -72,13 +72,14 @@ class MLflowLaboratory:
     ) -> None:
         """``packets``: the folder where they go. ``rivals``: how many prompts the final comparison has."""
         self._plan, self._suite, self._settings = plan, suite, settings
-        self._ask, self._store, self._packets = ask, store, packets
+        self._store, self._packets = store, packets
         self._scenarios = {s.id: s for s in suite.scenarios}
         self._texts: dict[str, LoggedCandidate] = {}
         self._known: dict[tuple[str, ...], LoggedCandidate] | None = None
         self._asked: set[tuple[str, ...]] = set()
         self._journal = MLflowJournal(plan, rounds)
         self._budget = Budget(plan, suite, rounds, ledger, session=settings.identity.session, rivals=rivals)
+        self._ask = self._budget.counting(ask)
 
     # -- money
 
