@@ -185,6 +185,8 @@ def test_an_export_keeps_the_scores_that_stand_in_its_place(two: Project) -> Non
     assert "applied 3, unchanged 0, still pending" in applied.out, applied.text
     (two.root / "out/a packet.json").write_text(scored + ",", encoding="utf-16")  # as some editors save
     assert "is kept as a packet.scored-3.json" in two.pytest(*export).out
+    (two.root / "out/a packet.json").write_text(scored.replace("/", "\\/"))  # as some programs write JSON
+    assert "is kept as a packet.scored-4.json" in two.pytest(*export).out
 
 
 @pytest.mark.parametrize("two", ["tip-v1"], indirect=True)

@@ -27,7 +27,8 @@ def set_aside(file: Path, aside: Path) -> Path | None:
 
 def is_foreign(file: Path) -> bool:
     """Whether a file has a text that was never a packet, not even one that editing has spoilt. OSError."""
-    content = file.read_bytes().replace(b"\0", b"") if is_regular(file) else b""  # in UTF-16, too
+    content = file.read_bytes() if is_regular(file) else b""
+    content = content.replace(b"\0", b"").replace(b"\\/", b"/")  # in UTF-16, too, and as some programs write a slash
     return bool(content.strip()) and PACKET_SCHEMA.rpartition("/")[0].encode() not in content
 
 
