@@ -313,13 +313,25 @@ def test_two_loops_that_begin_at_the_same_moment_have_one_split(
             others.append(optimize(project, "evals/tips.yaml", "--judge", "sit-down", "--proposer", "judge"))
         return job
 
+    free: list[str] = []
+    look = "print(LockFile(Path('.promptbench/locks')).is_free('optimize:begin:tip'))"
+    create = Rounds.create
+
+    def alone(*args: Any, **named: Any) -> Rounds:
+        free.append(
+            project.python("-c", f"from pathlib import Path; from {LockFile.__module__} import LockFile; {look}").out
+        )
+        return create(*args, **named)
+
     monkeypatch.setattr(command, "make_job", late)
+    monkeypatch.setattr(Rounds, "create", alone)
     provider.script("You are a careful", Fault(401))
     result = run("evals/tips.yaml", "--rounds", "1", "--no-promote")
     assert (others[0].code, result.code) == (WAITS, 1), result.text
     splits = {b.loop: b.split for b in Rounds.begun(project.store, "tip")}
     first = loop_of(others[0])
     assert splits == {first: first, loop_of(result): first}
+    assert free == ["False\n"], "from the look at those that have begun to its own beginning, no other can begin"
 
 
 def test_a_checkout_that_cannot_be_written_begins_no_loop(
