@@ -22,7 +22,7 @@ class Budget:
     def __init__(self, plan: Plan, suite: Suite, rounds: Rounds, ledger: Ledger, *, session: str, rivals: int) -> None:
         self._plan, self._rounds, self._ledger, self._session, self._rivals = plan, rounds, ledger, session, rivals
         self._elsewhere = max(0.0, rounds.spent() - ledger.cost(session))
-        self._asked: list[Future[Candidate]] = []
+        self._asked: dict[Future[Candidate], None] = {}  # each once: what is asked twice is answered once
         self._searched = rounds.searched_within()
         self._prices = Prices(plan, suite) if plan.max_cost_usd is not None else None
         self.end_usd = 0.0
@@ -33,7 +33,7 @@ class Budget:
 
         def counted(cell: Cell) -> Future[Candidate]:
             reply = ask(cell)
-            self._asked.append(reply)
+            self._asked[reply] = None
             return reply
 
         return counted
