@@ -164,24 +164,25 @@ def arrange(suite: Suite, markers: Sequence[Any], *, test: str) -> list[Axis]:
     groups: dict[int, Axis] = {}
     taken: set[str] = set()
     for marker in markers:
-        for row in _rows(marker):
+        names, rows = _argnames(marker.args, marker.kwargs), _rows(marker)
+        for row in rows:
             if "scenario" in row and row["scenario"] not in has["scenario"]:
                 raise CatalogError(_unknown(test, suite, row["scenario"], known["scenario"]))
-        axes_here = [a for a in AXES if a in _argnames(marker.args, marker.kwargs)]
+        axes_here = [a for a in AXES if a in names]
         twice = next((a for a in axes_here if a in taken), None)
         if twice is not None:  # pytest refuses it too, of what it parametrizes itself
             raise CatalogError(f"{test}: {twice} is parametrized twice (on the test, its class or module); remove one")
         taken.update(axes_here)
-        groups[AXES.index(axes_here[0])] = _axis(marker, has)
+        groups[AXES.index(axes_here[0])] = _axis(marker, rows, has)
     for position, name in enumerate(AXES):
         if name not in taken:
             groups[position] = Axis(argnames=name, values=known[name], ids=known[name])
     return [groups[position] for position in sorted(groups)]
 
 
-def _axis(marker: Any, has: Mapping[str, Collection[str]]) -> Axis:
-    """The parameter sets of a ``parametrize`` marker that name nothing else than what the suite ``has``."""
-    chosen = [i for i, row in enumerate(_rows(marker)) if all(value in has[axis] for axis, value in row.items())]
+def _axis(marker: Any, rows: Sequence[Mapping[str, str]], has: Mapping[str, Collection[str]]) -> Axis:
+    """The parameter sets of a ``parametrize`` marker, ``rows``, that name nothing else than what the suite ``has``."""
+    chosen = [i for i, row in enumerate(rows) if all(value in has[axis] for axis, value in row.items())]
     values, ids = list(_argvalues(marker)), marker.kwargs.get("ids")
     return Axis(
         argnames=_given_argnames(marker.args, marker.kwargs),

@@ -212,10 +212,10 @@ class Jobs:
         except TrackingError as error:  # it may be back at the next look
             waits_for = str(error)
         late = state.deadline is not None and time.time() > state.deadline
-        if waits_for and not late:
+        if waits_for is not None and not late:
             return
         with self._starting:
-            if not waits_for and len(self._running()) >= self._most:
+            if waits_for is None and len(self._running()) >= self._most:
                 return  # one verdict may be the last of many runs
             self._go_on(folder, state, waits_for)
 

@@ -364,7 +364,7 @@
     count();
   });
   at("name").addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && at("name").value.trim()) at("which").focus();
+    if (event.key === "Enter" && name()) at("which").focus();
   });
   at("name").addEventListener("change", () => {
     for (const index of refused.keys()) by.set(index, name()); // the name may be what was refused
