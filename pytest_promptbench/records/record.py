@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, Self, Union, get_args, get_origin, get_type_hints
 
@@ -56,34 +56,40 @@ def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
+def _names(cls: type) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(cls))
 
 
-def _build(hint: Any, value: Any) -> Any:
-    """``value``, as it came from JSON, in the shape that the annotation ``hint`` names."""
-    if value is None:
-        return None
+@cache
+def _readers(cls: type) -> Mapping[str, Callable[[Any], Any] | None]:
+    return {name: _reader(hint) for name, hint in get_type_hints(cls).items()}
+
+
+@cache
+def _reader(hint: Any) -> Callable[[Any], Any] | None:
+    """How a value that came from JSON takes the shape that the annotation ``hint`` names; None where it has it."""
+    if isinstance(hint, type) and issubclass(hint, Record):
+        return hint.from_json
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return hint
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        for arg in args:
-            if isinstance(arg, type) and issubclass(arg, Record):
-                return arg.from_json(value)
-            if get_origin(arg) in (tuple, Mapping, dict):
-                return _build(arg, value)
-        return value
-    if isinstance(hint, type) and issubclass(hint, Record):
-        return hint.from_json(value)
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return hint(value)
+        return next(filter(None, map(_reader, args)), None)
     if origin is tuple:
-        return tuple(_build(args[0], v) for v in value)
+        of = _reader(args[0])
+        return tuple if of is None else lambda values: tuple(map(of, values))
     if origin in (Mapping, dict):
-        return {k: _build(args[1], v) for k, v in value.items()}
-    return value
+        to = _reader(args[1])
+        return dict if to is None else lambda items: {k: to(v) for k, v in items.items()}
+    return None
+
+
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
 def plain(value: Any) -> Any:
+    if type(value) in _PLAIN:  # most are, and asking whether something is a Mapping takes long
+        return value
     if isinstance(value, Record):
         return value.to_json()
     if isinstance(value, enum.Enum):
@@ -99,9 +105,10 @@ class Record:
     """Base of the frozen records: ``to_json`` gives plain values, ``from_json`` takes them back."""
 
     def to_json(self) -> dict[str, Any]:
-        return {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {name: plain(getattr(self, name)) for name in _names(type(self))}  # type: ignore[arg-type] # a class is hashable
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        hints = _hints(cls)  # type: ignore[arg-type] # a class is hashable, whatever mypy thinks of Self
-        return cls(**{k: _build(hints[k], v) for k, v in data.items() if k in hints})
+        readers = _readers(cls)  # type: ignore[arg-type] # likewise
+        given = {k: v for k, v in data.items() if k in readers}
+        return cls(**{k: v if v is None or (read := readers[k]) is None else read(v) for k, v in given.items()})
