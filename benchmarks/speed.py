@@ -27,6 +27,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,8 @@ class Provider:
 
 def command(workers: int) -> list[str]:
     """``-p no:...``: plugins of this project's own tests, which a user's environment has not."""
-    foreign = [x for name in ("schemathesis", "hypothesispytest") for x in ("-p", f"no:{name}")]
+    names = [x.name for x in entry_points(group="pytest11") if not x.value.startswith(("pytest_promptbench", "xdist"))]
+    foreign = [x for name in names for x in ("-p", f"no:{name}")]
     return ["-m", "pytest", "evals/", "-q", "-n", str(workers), "--bench-concurrency", str(CONCURRENCY), *foreign]
 
 
