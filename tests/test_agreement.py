@@ -134,7 +134,7 @@ def test_the_file_has_every_figure_with_its_interval_or_a_reason() -> None:
     assert "gave every candidate the same score" in scale["spearman"]["reason"]
     assert scale["bias"]["ci"][0] < scale["bias"]["value"] < scale["bias"]["ci"][1]
     (flag,) = pair["flags"]
-    assert {"kappa", "ac1", "raw", "base_rate_a", "base_rate_b"} <= flag.keys()
+    assert {"kappa", "ac1", "raw", "base_rate_a", "base_rate_b", "tpr", "tnr"} <= flag.keys()
 
 
 def test_composites_of_halves_are_compared_as_such() -> None:
@@ -228,6 +228,18 @@ def test_tables_of_it_are_safe_to_read() -> None:
         "Agreement of human: eve␛[2J and auto: haiku: scales",
         "Agreement of human: eve␛[2J and auto: haiku: flags",
     ]
+
+
+def test_the_table_of_flags_has_the_automatic_judges_rates_against_a_persons() -> None:
+    """Ann finds three of eight; the judge finds two of those, and one more."""
+    truth, found_by_haiku = (1, 1, 1, 0, 0, 0, 0, 0), (1, 1, 0, 1, 0, 0, 0, 0)
+
+    both = enumerate(zip(truth, found_by_haiku, strict=True))
+    found = report([candidate(i, verdict(ANN, 3, bool(a)), verdict(HAIKU, 3, bool(b))) for i, (a, b) in both])
+    flags = all_tables(BOARD, found)[1]
+    assert flags.head[-2:] == ("TPR", "TNR")
+    assert flags.note.endswith("true positive and true negative rate of auto: haiku, with human: ann as the reference.")
+    assert [cell.split()[0] for cell in flags.rows[0][-2:]] == ["0.67", "0.80"]
 
 
 def test_a_terminal_has_a_line_for_each_of_several_pairs_also_where_no_composite_is_common() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 from scipy.stats import spearmanr
-from sklearn.metrics import cohen_kappa_score
+from sklearn.metrics import cohen_kappa_score, recall_score
 
 from pytest_promptbench import statistics as stats
 from pytest_promptbench.records import Criterion
@@ -99,7 +99,7 @@ def test_a_weight_is_as_many_candidates_but_is_counted_once():
     assert many.candidates == int(times.sum())
     for name in ("kappa", "alpha", "spearman", "mean_absolute_difference", "bias"):
         _same(getattr(one.scales[0], name), getattr(many.scales[0], name))
-    for name in ("kappa", "ac1", "raw", "base_rate_a", "base_rate_b"):
+    for name in ("kappa", "ac1", "raw", "base_rate_a", "base_rate_b", "tpr", "tnr"):
         _same(getattr(one.flags[0], name), getattr(many.flags[0], name))
 
 
@@ -244,7 +244,53 @@ def test_gwets_paradox():
     assert (found.base_rate_a.value, found.base_rate_b.value) == pytest.approx((0.984, 0.96))
 
 
+def test_rates_of_the_second_judge_with_the_first_as_the_reference():
+    """Of 8 that are true it finds 6, and takes 3 of 12 that are false for true; scikit-learn calls the rates recall."""
+    a = [True] * 8 + [False] * 12
+    b = [True] * 6 + [False] * 2 + [True] * 3 + [False] * 9
+    found = flag(a, b)
+    assert (found.tpr.value, found.tnr.value) == (0.75, 0.75)
+    other = flag(b, a)
+    assert (other.tpr.value, other.tnr.value) == pytest.approx((6 / 9, 9 / 11))
+    assert other.tpr.value == pytest.approx(recall_score(b, a))
+    assert other.tnr.value == pytest.approx(recall_score(b, a, pos_label=False))
+
+
+def test_there_is_no_rate_of_what_the_reference_never_says():
+    found = flag([False] * 6, [True, False] * 3)
+    assert found.tpr == stats.Estimate(value=None, reason="judge a calls none true")
+    assert found.tnr.value == 0.5
+    assert flag([True] * 6, [True, False] * 3).tnr.reason == "judge a calls none false"
+
+
 # -- intervals -----------------------------------------------------------------------------------------------------
+
+
+def test_a_rate_of_one_is_not_certain():
+    """No resample differs from it; Wilson's interval is of the scenarios that have such a candidate."""
+    a = [True] * 6 + [False] * 14
+    found = flag(a, a, per_scenario=2)  # three scenarios of two that are true each, seven of two that are false
+    assert found.tpr == stats.Estimate(value=1.0, ci=stats.wilson_interval(3, 3))
+    assert found.tnr == stats.Estimate(value=1.0, ci=stats.wilson_interval(7, 7))
+    assert found.raw == stats.Estimate(value=1.0, ci=stats.wilson_interval(10, 10))
+    never = flag(a, [False] * 20, per_scenario=2)
+    assert never.tpr == stats.Estimate(value=0.0, ci=stats.wilson_interval(0, 3))
+    assert never.base_rate_b == stats.Estimate(value=0.0, ci=stats.wilson_interval(0, 10))
+    assert (
+        flag([True] + [False] * 9, [True] + [False] * 9, per_scenario=1).tpr.reason == "no interval from one scenario"
+    )
+
+
+def test_rates_cover_the_truth_also_where_few_are_true():
+    rng = np.random.default_rng(3)
+    hits = []
+    for _ in range(150):
+        a = rng.random(20) < 0.3
+        b = np.where(a, rng.random(20) < 0.9, rng.random(20) < 0.1)
+        ci = flag(a.tolist(), b.tolist(), per_scenario=1).tpr.ci
+        hits += [] if ci is None else [ci[0] <= 0.9 <= ci[1]]
+    assert len(hits) > 140
+    assert np.mean(hits) > 0.93
 
 
 def test_intervals_hold_the_figure_and_the_seed_decides():
@@ -258,7 +304,7 @@ def test_intervals_hold_the_figure_and_the_seed_decides():
         estimate = getattr(first.scales[0], name)
         assert estimate.ci[0] < estimate.value < estimate.ci[1]
     flags = flag((a > 3).tolist(), (b > 3).tolist())
-    for name in ("kappa", "ac1", "raw", "base_rate_a", "base_rate_b"):
+    for name in ("kappa", "ac1", "raw", "base_rate_a", "base_rate_b", "tpr", "tnr"):
         estimate = getattr(flags, name)
         assert estimate.ci[0] < estimate.value < estimate.ci[1], name
 
@@ -341,7 +387,7 @@ def test_where_many_resamples_do_not_vary_there_is_no_interval():
     found = flag([True] * 9 + [False], [True] * 9 + [False], per_scenario=1)
     assert found.kappa.value == 1.0
     assert found.kappa.ci is None
-    assert found.kappa.reason == "no interval: in many resamples the ratings do not vary"
+    assert found.kappa.reason == "no interval: many resamples leave it undefined"
 
 
 def test_no_figure_is_ever_nan():

@@ -134,10 +134,15 @@ def _pair(pair: JudgePair) -> list[Table]:
     )
     flags = Table(
         title=f"Agreement of {title}: flags",
-        note=f"{among}. kappa: Cohen. AC1: Gwet. The last two: share of true.",
-        head=("criterion", "n", "kappa", "AC1", "equal", a, b),
+        note=f"{among}. kappa: Cohen. AC1: Gwet. {a}, {b}: share of true. TPR, TNR: true positive and "
+        f"true negative rate of {b}, with {a} as the reference.",
+        head=("criterion", "n", "kappa", "AC1", "equal", a, b, "TPR", "TNR"),
         rows=tuple(
-            (visible(f.criterion), str(f.n), *map(_estimate, (f.kappa, f.ac1, f.raw, f.base_rate_a, f.base_rate_b)))
+            (
+                visible(f.criterion),
+                str(f.n),
+                *map(_estimate, (f.kappa, f.ac1, f.raw, f.base_rate_a, f.base_rate_b, f.tpr, f.tnr)),
+            )
             for f in report.flags
         ),
     )

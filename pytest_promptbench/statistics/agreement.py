@@ -16,15 +16,27 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..records import Criterion, Record, Score
+from .intervals import wilson_interval
 from .resampling import Bootstrap, Floats, Ints, acceleration, bca_interval, counted, left_out_sums, resampled_sums
 
 RESAMPLES = 4_000
 MOST_POINTS = 100_000
+ONE = "no interval from one scenario"
 
+Flags = NDArray[np.bool_]
 Statistic = Callable[[Floats], Floats]
 """How often each pair of ratings occurs, shape (samples, pairs) -> one value a sample; NaN where it is not defined."""
+
+
+class _Figure(NamedTuple):
+    """A statistic, why it is not defined where it is not, and of a rate the pairs of ratings that it is a share of."""
+
+    statistic: Statistic
+    undefined: str | None = None
+    share_of: Flags | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +86,9 @@ class FlagAgreement(Record):
     """Two judges on one flag.
 
     n: candidates that both scored. kappa: Cohen 1960. ac1: Gwet 2008. raw: share of equal answers. base_rate_a,
-    base_rate_b: share of true. A flag that is a share (over several outputs) counts as true from one half up.
+    base_rate_b: share of true. tpr, tnr: judge b's true positive and true negative rate with ``a`` as the reference,
+    the shares of what a calls true, and false, of which b says the same. A flag that is a share (over several outputs)
+    counts as true from one half up.
     """
 
     criterion: str
@@ -85,6 +99,8 @@ class FlagAgreement(Record):
     raw: Estimate
     base_rate_a: Estimate
     base_rate_b: Estimate
+    tpr: Estimate
+    tnr: Estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,11 +230,11 @@ def _scale(criterion: Criterion, r: _Ratings, step: float | None, *, level: floa
         **_estimates(
             r,
             {
-                "kappa": (weighted_kappa(i, j, points), none_varies),
-                "alpha": (ordinal_alpha(i, j, len(points)), none_varies),
-                "spearman": (_spearman(r), constant),
-                "mean_absolute_difference": (_mean_of(np.abs(r.x - r.y)), None),
-                "bias": (_mean_of(r.x - r.y), None),
+                "kappa": _Figure(weighted_kappa(i, j, points), none_varies),
+                "alpha": _Figure(ordinal_alpha(i, j, len(points)), none_varies),
+                "spearman": _Figure(_spearman(r), constant),
+                "mean_absolute_difference": _Figure(_mean_of(np.abs(r.x - r.y))),
+                "bias": _Figure(_mean_of(r.x - r.y)),
             },
             level=level,
             seed=seed,
@@ -228,7 +244,7 @@ def _scale(criterion: Criterion, r: _Ratings, step: float | None, *, level: floa
 
 def _flag(criterion: Criterion, r: _Ratings, *, level: float, seed: int) -> FlagAgreement:
     x, y = (r.x >= 0.5).astype(np.intp), (r.y >= 0.5).astype(np.intp)
-    tables = _tables(x, y, 2)
+    tables, all_ = _tables(x, y, 2), np.ones(len(x), dtype=bool)
     same = "both judges gave every candidate the same answer" if np.ptp(np.concatenate([x, y])) == 0 else None
     return FlagAgreement(
         criterion=criterion.name,
@@ -237,11 +253,13 @@ def _flag(criterion: Criterion, r: _Ratings, *, level: float, seed: int) -> Flag
         **_estimates(
             r,
             {
-                "kappa": (weighted_kappa(x, y, np.array([0.0, 1.0])), same),
-                "ac1": (lambda t: gwet_ac1(tables(t)), None),
-                "raw": (_mean_of((x == y).astype(np.float64)), None),
-                "base_rate_a": (_mean_of(x.astype(np.float64)), None),
-                "base_rate_b": (_mean_of(y.astype(np.float64)), None),
+                "kappa": _Figure(weighted_kappa(x, y, np.array([0.0, 1.0])), same),
+                "ac1": _Figure(lambda t: gwet_ac1(tables(t))),
+                "raw": _rate(x == y, among=all_),
+                "base_rate_a": _rate(x == 1, among=all_),
+                "base_rate_b": _rate(y == 1, among=all_),
+                "tpr": _rate(y == 1, among=x == 1, none="judge a calls none true"),
+                "tnr": _rate(y == 0, among=x == 0, none="judge a calls none false"),
             },
             level=level,
             seed=seed,
@@ -288,6 +306,12 @@ def _tables(i: Ints, j: Ints, k: int) -> Callable[[Floats], Floats]:
 
 def _mean_of(values: Floats) -> Statistic:
     return lambda often: (often @ values) / often.sum(axis=1)
+
+
+def _rate(true: Flags, *, among: Flags, none: str | None = None) -> _Figure:
+    """The share of pairs of ratings for which something is ``true``, of those that are ``among``; none: if none is."""
+    above, below = (true & among).astype(np.float64), among.astype(np.float64)
+    return _Figure(lambda often: _ratio(often @ above, often @ below), none, among)
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:
@@ -378,20 +402,26 @@ def _ranks(values: Floats) -> Callable[[Floats], Floats]:
     return ranks
 
 
-def _estimates(
-    r: _Ratings, statistics: Mapping[str, tuple[Statistic, str | None]], *, level: float, seed: int
-) -> dict[str, Estimate]:
-    """Each statistic on the data with its BCa interval over scenarios, or the reason why it is not defined."""
-    values = {name: float(statistic(r.whole)[0]) for name, (statistic, _) in statistics.items()}
-    known = {name: statistics[name][0] for name, value in values.items() if math.isfinite(value)}
+def _estimates(r: _Ratings, figures: Mapping[str, _Figure], *, level: float, seed: int) -> dict[str, Estimate]:
+    """Each figure on the data with its interval over scenarios, or the reason why it is not defined.
+
+    The interval is BCa's, but a rate of 0 or 1, of which no resample differs, has Wilson's of as many scenarios as
+    have what it is a share of: the least that so many candidates can say, as if those of a scenario were always alike.
+    """
+    values = {name: float(figure.statistic(r.whole)[0]) for name, figure in figures.items()}
     found = {
-        name: Estimate(value=None, reason=undefined or "the ratings do not vary")
-        for name, (_, undefined) in statistics.items()
-        if name not in known
+        name: Estimate(value=None, reason=figure.undefined or "the ratings do not vary")
+        for name, figure in figures.items()
+        if not math.isfinite(values[name])
     }
     if r.scenarios < 2:
-        reason = "no interval from one scenario"
-        return found | {name: Estimate(value=values[name], reason=reason) for name in known}
+        return found | {name: Estimate(value=values[name], reason=ONE) for name in figures.keys() - found.keys()}
+    for name, figure in figures.items():
+        if figure.share_of is not None and values[name] in (0.0, 1.0):
+            n = int((r.counts @ figure.share_of > 0).sum())
+            ci = wilson_interval(round(values[name]) * n, n, level=level)
+            found[name] = Estimate(value=values[name], ci=ci) if n > 1 else Estimate(value=values[name], reason=ONE)
+    known = {name: figure.statistic for name, figure in figures.items() if name not in found}
     drawn: dict[str, list[Floats]] = {name: [] for name in known}
     left_out: dict[str, list[Floats]] = {name: [] for name in known}
     probability: list[Floats] = []
@@ -412,7 +442,7 @@ def _estimates(
 def _estimate(value: float, drawn: Floats, shares: Floats, jackknife: Floats, *, n: int, level: float) -> Estimate:
     known = np.isfinite(drawn)
     if float(shares[known].sum()) < 0.95:
-        return Estimate(value=value, reason="no interval: in many resamples the ratings do not vary")
+        return Estimate(value=value, reason="no interval: many resamples leave it undefined")
     boot = Bootstrap(drawn[known], shares[known] / shares[known].sum())
     if np.ptp(boot.values) == 0:
         return Estimate(value=value, ci=(value, value))
