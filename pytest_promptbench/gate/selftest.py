@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from .. import statistics as stats
 from ..errors import UsageError
@@ -57,40 +57,65 @@ def self_test(
     check_metrics(tolerances, baseline.rubric, baseline.better)
     import numpy as np
 
-    metrics = list(dict.fromkeys(t.metric for t in tolerances))
-    scenarios = sorted({s for row in baseline.rows for s, scores in row.scores.items() if scores})
     rng = np.random.default_rng(seed)
-    table = np.array(
-        [[[row.scores.get(s, {}).get(m, np.nan) for s in scenarios] for row in baseline.rows] for m in metrics]
-    ).reshape(len(metrics), len(baseline.rows), len(scenarios))
-    if len(scenarios) < 2 or not np.isfinite(table).any():
-        raise UsageError("--bench-self-test: the baseline needs scores of at least two scenarios")
-    known = np.isfinite(table)
-    expected = np.zeros_like(table)
-    noise = np.zeros_like(table)
-    for k in range(len(metrics)):
-        rows = known[k].any(axis=1)
-        expected[k], noise[k] = _effects(table[k], known[k], int(rows.sum()), rng)
-    names = [[list(itertools.compress(scenarios, there)) for there in rows] for rows in known]
+    sampler = _Sampler.of(baseline, tolerances, rng)
     failures = inconclusive = 0
     for _ in range(n):
-        before, after = (expected + noise[:, :, rng.integers(0, len(scenarios), len(scenarios))] for _ in range(2))
-        cases = []
-        for k, metric in enumerate(metrics):
-            mine = [t for t in tolerances if t.metric == metric]
-            higher = baseline.better[metric] == "higher"
-            cases += [
-                _case(names[k][r], before[k, r, there], after[k, r, there], mine, higher=higher)
-                for r, there in enumerate(known[k])
-                if there.any()
-            ]
-        outcomes = [v.outcome for v in decide(cases, seed=seed)[0]]
+        outcomes = [v.outcome for v in decide(sampler.draw(rng), seed=seed)[0]]
         unclear = GateOutcome.FAIL not in outcomes and GateOutcome.INCONCLUSIVE in outcomes
         failures += GateOutcome.FAIL in outcomes or (strict and unclear)
         inconclusive += unclear
     ci = stats.wilson_interval(failures, n)
     assert ci is not None
     return SelfTest(n=n, failures=failures, inconclusive=inconclusive, rate=failures / n, ci=ci)
+
+
+class _Row(NamedTuple):
+    """One row and metric of a baseline, scored in ``scenarios``, which are ``at`` these places of the tables."""
+
+    scenarios: list[str]
+    at: tuple[int, int, NDArray[np.bool_]]
+    tolerances: Sequence[Tolerance]
+    higher: bool
+
+
+class _Sampler(NamedTuple):
+    """Where sessions are drawn from: what is expected and the noise on it, of shape (metrics, rows, scenarios)."""
+
+    expected: Floats
+    noise: Floats
+    rows: list[_Row]
+
+    @classmethod
+    def of(cls, baseline: Baseline, tolerances: Sequence[Tolerance], rng: np.random.Generator) -> Self:
+        import numpy as np
+
+        metrics = list(dict.fromkeys(t.metric for t in tolerances))
+        scenarios = sorted({s for row in baseline.rows for s, scores in row.scores.items() if scores})
+        table = np.array(
+            [[[row.scores.get(s, {}).get(m, np.nan) for s in scenarios] for row in baseline.rows] for m in metrics]
+        ).reshape(len(metrics), len(baseline.rows), len(scenarios))
+        known = np.isfinite(table)
+        if len(scenarios) < 2 or not known.any():
+            raise UsageError("--bench-self-test: the baseline needs scores of at least two scenarios")
+        effects = [_effects(scores, there, rng) for scores, there in zip(table, known, strict=True)]
+        rows = [
+            _Row(
+                scenarios=list(itertools.compress(scenarios, known[k, r])),
+                at=(k, r, known[k, r]),
+                tolerances=[t for t in tolerances if t.metric == metric],
+                higher=baseline.better[metric] == "higher",
+            )
+            for k, metric in enumerate(metrics)
+            for r in np.flatnonzero(known[k].any(axis=1)).tolist()
+        ]
+        return cls(np.stack([e for e, _ in effects]), np.stack([n for _, n in effects]), rows)
+
+    def draw(self, rng: np.random.Generator) -> list[Case]:
+        """What the gate compares of two sessions."""
+        n = self.noise.shape[2]
+        before, after = (self.expected + self.noise[:, :, rng.integers(0, n, n)] for _ in range(2))
+        return [_case(r.scenarios, before[r.at], after[r.at], r.tolerances, higher=r.higher) for r in self.rows]
 
 
 def _case(
@@ -102,10 +127,11 @@ def _case(
     return Case(scenarios=scenarios, worse=fall.tolist(), tolerance=points, complete=True)
 
 
-def _effects(table: Floats, known: NDArray[np.bool_], rows: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+def _effects(table: Floats, known: NDArray[np.bool_], rng: np.random.Generator) -> tuple[Floats, Floats]:
     """Row mean plus scenario effect, and what is left, of a (rows, scenarios) table; gaps get noise of their row."""
     import numpy as np
 
+    rows = int(known.any(axis=1).sum())
     filled = np.where(known, table, 0.0)
     means = filled.sum(axis=1, keepdims=True) / np.maximum(known.sum(axis=1, keepdims=True), 1)
     centred = np.where(known, table - means, 0.0)

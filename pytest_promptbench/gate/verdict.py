@@ -31,6 +31,10 @@ class GateOutcome(enum.StrEnum):
     FAIL = "fail"
     ERROR = "error"
 
+    @property
+    def severity(self) -> int:
+        return list(GateOutcome).index(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class GateComparison(Record):
@@ -141,14 +145,20 @@ def evaluate_gate(
     if hindrances:
         return GateResult(outcome=GateOutcome.ERROR, reasons=tuple(hindrances), **common)
     comparisons = _compare_rows(cells, tolerances, current.better, seed=seed)
-    order = list(GateOutcome)
-    outcome = max((c.outcome for c in comparisons), key=order.index)
     if not any(c.n for c in comparisons):
         metrics = ", ".join(dict.fromkeys(t.metric for t in tolerances))
         reason = f"no cell has a score of {metrics} on both sides, so there is nothing to compare"
         return GateResult(outcome=GateOutcome.ERROR, reasons=(reason,), comparisons=comparisons, **common)
-    loud = sorted((c for c in comparisons if c.outcome is not GateOutcome.PASS), key=lambda c: -order.index(c.outcome))
-    reasons = [c.reason for c in loud] or [f"nothing fell beyond {', '.join(common['tolerances'])}"]
+    outcome = max((c.outcome for c in comparisons), key=lambda o: o.severity)
+    reasons = _reasons(comparisons, cells, tolerances)
+    return GateResult(outcome=outcome, reasons=reasons, comparisons=comparisons, **common)
+
+
+def _reasons(comparisons: Iterable[GateComparison], cells: Pairing, tolerances: Iterable[Tolerance]) -> tuple[str, ...]:
+    """What to say of the outcome, the worst first, and of what was not compared or not by a person's scores."""
+    loud = [c for c in comparisons if c.outcome is not GateOutcome.PASS]
+    loud.sort(key=lambda c: -c.outcome.severity)
+    reasons = [c.reason for c in loud] or [f"nothing fell beyond {', '.join(map(str, tolerances))}"]
     for word, names in (("new", cells.new), ("vanished", cells.vanished), ("unpaired", cells.unpaired)):
         if names:
             reasons.append(f"{len(names)} {word} {'cell' if len(names) == 1 else 'cells'}: {_listed(names)}")
@@ -158,7 +168,7 @@ def evaluate_gate(
         for name, row in sorted(cells.now.items())
         if row.aside and name in cells.old
     ]
-    return GateResult(outcome=outcome, reasons=tuple(reasons), comparisons=comparisons, **common)
+    return tuple(reasons)
 
 
 def check_metrics(tolerances: Iterable[Tolerance], rubric: str, known: Collection[str]) -> None:
@@ -221,22 +231,24 @@ def decide(cases: Sequence[Case], *, seed: int) -> tuple[list[Decision], int]:
     for case, p, can in zip(cases, p_values, able, strict=True):
         p_adjusted = next(adjusted) if can else 1.0
         level = 2.0 ** (1 - len(case.worse)) if together and can else ALPHA / tests
-        mean = _total(case) / len(case.worse)
-        beyond = mean > case.tolerance + 1e-9
-        if case.complete and not any(case.worse):
-            decision = Decision(GateOutcome.PASS, "every score is unchanged", p, p_adjusted, level)
-        elif beyond and p_adjusted <= ALPHA:
-            decision = Decision(GateOutcome.FAIL, "beyond it, significantly", p, p_adjusted, level)
-        elif len(case.worse) < needed:
-            family = "the one test needs" if tests == 1 else f"{tests} tests together need"
-            why = f"too few pairs to tell: {len(case.worse)}, and {family} {needed}"
-            decision = Decision(GateOutcome.INCONCLUSIVE, why, p, p_adjusted, level)
-        elif beyond:
-            decision = Decision(GateOutcome.INCONCLUSIVE, "beyond it, but not significantly", p, p_adjusted, level)
-        else:
-            decision = Decision(GateOutcome.PASS, "within the tolerance", p, p_adjusted, level)
-        decisions.append(decision)
+        decisions.append(Decision(*_outcome(case, p_adjusted, needed, tests), p, p_adjusted, level))
     return decisions, tests
+
+
+def _outcome(case: Case, p_adjusted: float, needed: int, tests: int) -> tuple[GateOutcome, str]:
+    """Of one of so many ``tests``, each of which needs so many pairs to show anything; and why."""
+    pairs = len(case.worse)
+    if case.complete and not any(case.worse):
+        return GateOutcome.PASS, "every score is unchanged"
+    beyond = _total(case) / pairs > case.tolerance + 1e-9
+    if beyond and p_adjusted <= ALPHA:
+        return GateOutcome.FAIL, "beyond it, significantly"
+    if pairs < needed:
+        family = "the one test needs" if tests == 1 else f"{tests} tests together need"
+        return GateOutcome.INCONCLUSIVE, f"too few pairs to tell: {pairs}, and {family} {needed}"
+    if beyond:
+        return GateOutcome.INCONCLUSIVE, "beyond it, but not significantly"
+    return GateOutcome.PASS, "within the tolerance"
 
 
 def _found_together(cases: Sequence[Case]) -> bool:

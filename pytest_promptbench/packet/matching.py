@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,36 +199,44 @@ def _output_scores(
 ) -> dict[str, Score] | None:
     checked = {c.name: run_check(c, entry.output) for c in rubric.criteria if c.check is not None} if checkable else {}
     given = checked | dict(entry.scores)  # a judge may leave out what a program fills
-    names = [c.name for c in rubric.criteria]
-    title = f"the rubric {plain(rubric.id)}"
-    for name in given:
-        if name not in names:
-            there = ", ".join(map(plain, names))
-            problems.append(f"{place}: {plain(name)} is {shown(given[name])}, but {title} has only {there}")
-    problems += [
-        f"{place}: {plain(c.name)} is missing; an item that is left pending has null there"
-        for c in rubric.judged
-        if c.name not in given
-    ]
+    problems += [f"{place}: {what}" for what in _unlike_the_rubric(given, rubric)]
     if all(value is None for value in given.values()):
         return None
-    for name, found in checked.items():
-        if given[name] is not found:
-            was = f"{plain(name)} is {shown(given[name])}"
-            problems.append(f"{place}: {was}; a program found {shown(found)}, leave it at that")
-    judged = [c for c in rubric.judged if c.name in given]
-    null = [c.name for c in judged if given[c.name] is None]
-    if len(null) == len(judged):
+    problems += [
+        f"{place}: {plain(name)} is {shown(given[name])}; a program found {shown(found)}, leave it at that"
+        for name, found in checked.items()
+        if given[name] is not found
+    ]
+    if all(given.get(c.name) is None for c in rubric.judged):
         return None
+    problems += [f"{place}: {what}" for what in _unlike_scores(given, rubric)]
+    return {c.name: _score(given.get(c.name)) for c in rubric.criteria}
+
+
+def _unlike_the_rubric(given: Mapping[str, object], rubric: Rubric) -> Iterator[str]:
+    """Criteria that are not the rubric's, and those of the rubric's that are missing."""
+    names = [c.name for c in rubric.criteria]
+    for name, value in given.items():
+        if name not in names:
+            there = ", ".join(map(plain, names))
+            yield f"{plain(name)} is {shown(value)}, but the rubric {plain(rubric.id)} has only {there}"
+    for c in rubric.judged:
+        if c.name not in given:
+            yield f"{plain(c.name)} is missing; an item that is left pending has null there"
+
+
+def _unlike_scores(given: Mapping[str, object], rubric: Rubric) -> Iterator[str]:
+    """Criteria that are null beside others that are not, and values that the rubric does not allow."""
+    judged = {c.name: c for c in rubric.judged if c.name in given}
+    null = [name for name in judged if given[name] is None]
     if null:
         are = f"{', '.join(map(plain, null))} {'is' if len(null) == 1 else 'are'} null"
-        problems.append(f"{place}: {are} and the rest is not; score all of it, or leave all of it null")
-    problems += [
-        f"{place}: {plain(c.name)} is {shown(given[c.name])}; {title} allows {c.allowed}{_unquoted(given[c.name])}"
-        for c in judged
-        if given[c.name] is not None and not _allows(c, given[c.name])
-    ]
-    return {name: _score(given.get(name)) for name in names}
+        yield f"{are} and the rest is not; score all of it, or leave all of it null"
+    for name, c in judged.items():
+        value = given[name]
+        if value is not None and not _allows(c, value):
+            allowed = f"the rubric {plain(rubric.id)} allows {c.allowed}"
+            yield f"{plain(name)} is {shown(value)}; {allowed}{_unquoted(value)}"
 
 
 def _unquoted(value: object) -> str:
