@@ -17,7 +17,15 @@ from sklearn.metrics import cohen_kappa_score, recall_score
 from pytest_promptbench import statistics as stats
 from pytest_promptbench.records import Criterion
 from pytest_promptbench.statistics import resampling
-from pytest_promptbench.statistics.agreement import gwet_ac1, nearest_point, ordinal_alpha, scale_points, weighted_kappa
+from pytest_promptbench.statistics.agreement import _Ratings
+from pytest_promptbench.statistics.coefficients import (
+    gwet_ac1,
+    nearest_point,
+    ordinal_alpha,
+    scale_points,
+    spearman,
+    weighted_kappa,
+)
 
 SCALE = Criterion(name="relevance", type="scale", min=1, max=5, weight=1)
 FLAG = Criterion(name="ok", type="flag", bad=False, penalty=1)
@@ -68,13 +76,11 @@ def test_every_figure_is_the_librarys(seed):
 
 def test_figures_of_a_resample_are_those_of_the_resampled_candidates():
     """Weights on scenarios mean that scenario's candidates so many times: ranks, tables and all."""
-    from pytest_promptbench.statistics.agreement import _Ratings, _spearman
-
     rng = np.random.default_rng(3)
     x, y, cluster = rng.integers(1, 6, 30).astype(float), rng.normal(size=30), np.repeat(np.arange(10), 3)
     weights = rng.integers(0, 4, (4, 10)).astype(float)
     ratings = _Ratings.of(x, y, cluster, np.ones(len(x)))
-    got = _spearman(ratings)(weights @ ratings.counts)
+    got = spearman(ratings.x, ratings.y)(weights @ ratings.counts)
     for row, value in zip(weights, got, strict=True):
         times = row[cluster].astype(int)
         assert value == pytest.approx(spearmanr(np.repeat(x, times), np.repeat(y, times)).statistic)

@@ -1,8 +1,7 @@
 """How far two judges agree on the same candidates, criterion by criterion, with intervals clustered by scenario.
 
 Every figure is computed from how often each pair of ratings occurs: in all scenarios for the figure itself, in those of
-a bootstrap sample, in all but one for the jackknife. So thousands of resamples are a few products with a sparse matrix,
-whose size is that of the data, and a test holds each figure against scikit-learn, krippendorff and scipy.
+a bootstrap sample, in all but one for the jackknife. A test holds each against scikit-learn, krippendorff and scipy.
 
 Candidates that were drawn with unequal probabilities occur as often as they stand for: 1 / probability times. Those
 that were picked because judges disagree on them would otherwise make any judge look worse than it is.
@@ -11,32 +10,30 @@ that were picked because judges disagree on them would otherwise make any judge 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..records import Criterion, Record, Score
+from .coefficients import (
+    Figure,
+    gwet_ac1,
+    mean_of,
+    nearest_point,
+    ordinal_alpha,
+    rate,
+    scale_points,
+    spearman,
+    tables,
+    weighted_kappa,
+)
 from .intervals import wilson_interval
 from .resampling import Bootstrap, Floats, Ints, acceleration, bca_interval, counted, left_out_sums, resampled_sums
 
 RESAMPLES = 4_000
-MOST_POINTS = 100_000
 ONE = "no interval from one scenario"
-
-Flags = NDArray[np.bool_]
-Statistic = Callable[[Floats], Floats]
-"""How often each pair of ratings occurs, shape (samples, pairs) -> one value a sample; NaN where it is not defined."""
-
-
-class _Figure(NamedTuple):
-    """A statistic, why it is not defined where it is not, and of a rate the pairs of ratings that it is a share of."""
-
-    statistic: Statistic
-    undefined: str | None = None
-    share_of: Flags | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,11 +207,6 @@ class _Ratings(NamedTuple):
         return np.asarray(self.counts.sum(axis=0), dtype=np.float64).reshape(1, -1)
 
 
-def _gathered(which: Ints, width: int) -> Any:
-    """A sparse matrix that adds up columns: column i of what it is multiplied to goes to column ``which[i]``."""
-    return counted(np.arange(len(which)), which, len(which), width)
-
-
 def _scale(criterion: Criterion, r: _Ratings, step: float | None, *, level: float, seed: int) -> ScaleAgreement:
     points = scale_points(criterion.min, criterion.max, np.concatenate([r.x, r.y]), step)
     nearest = np.concatenate([nearest_point(r.x, points), nearest_point(r.y, points)])
@@ -230,11 +222,11 @@ def _scale(criterion: Criterion, r: _Ratings, step: float | None, *, level: floa
         **_estimates(
             r,
             {
-                "kappa": _Figure(weighted_kappa(i, j, points), none_varies),
-                "alpha": _Figure(ordinal_alpha(i, j, len(points)), none_varies),
-                "spearman": _Figure(_spearman(r), constant),
-                "mean_absolute_difference": _Figure(_mean_of(np.abs(r.x - r.y))),
-                "bias": _Figure(_mean_of(r.x - r.y)),
+                "kappa": Figure(weighted_kappa(i, j, points), none_varies),
+                "alpha": Figure(ordinal_alpha(i, j, len(points)), none_varies),
+                "spearman": Figure(spearman(r.x, r.y), constant),
+                "mean_absolute_difference": Figure(mean_of(np.abs(r.x - r.y))),
+                "bias": Figure(mean_of(r.x - r.y)),
             },
             level=level,
             seed=seed,
@@ -244,7 +236,7 @@ def _scale(criterion: Criterion, r: _Ratings, step: float | None, *, level: floa
 
 def _flag(criterion: Criterion, r: _Ratings, *, level: float, seed: int) -> FlagAgreement:
     x, y = (r.x >= 0.5).astype(np.intp), (r.y >= 0.5).astype(np.intp)
-    tables, all_ = _tables(x, y, 2), np.ones(len(x), dtype=bool)
+    table, all_ = tables(x, y, 2), np.ones(len(x), dtype=bool)
     same = "both judges gave every candidate the same answer" if np.ptp(np.concatenate([x, y])) == 0 else None
     return FlagAgreement(
         criterion=criterion.name,
@@ -253,13 +245,13 @@ def _flag(criterion: Criterion, r: _Ratings, *, level: float, seed: int) -> Flag
         **_estimates(
             r,
             {
-                "kappa": _Figure(weighted_kappa(x, y, np.array([0.0, 1.0])), same),
-                "ac1": _Figure(lambda t: gwet_ac1(tables(t))),
-                "raw": _rate(x == y, among=all_),
-                "base_rate_a": _rate(x == 1, among=all_),
-                "base_rate_b": _rate(y == 1, among=all_),
-                "tpr": _rate(y == 1, among=x == 1, none="judge a calls none true"),
-                "tnr": _rate(y == 0, among=x == 0, none="judge a calls none false"),
+                "kappa": Figure(weighted_kappa(x, y, np.array([0.0, 1.0])), same),
+                "ac1": Figure(lambda t: gwet_ac1(table(t))),
+                "raw": rate(x == y, among=all_),
+                "base_rate_a": rate(x == 1, among=all_),
+                "base_rate_b": rate(y == 1, among=all_),
+                "tpr": rate(y == 1, among=x == 1, none="judge a calls none true"),
+                "tnr": rate(y == 0, among=x == 0, none="judge a calls none false"),
             },
             level=level,
             seed=seed,
@@ -272,137 +264,7 @@ def _constant(r: _Ratings, why: str) -> str | None:
     return f"no rank correlation with judge {' and '.join(constant)}: {why}" if constant else None
 
 
-def scale_points(low: float | None, high: float | None, ratings: Floats, step: float | None = None) -> Floats:
-    """The points of a scale: whole steps from its minimum; tenths of it where it is shorter than 2.
-
-    Without limits, those of the ``ratings``. A ``step`` that is given counts, unless that is more than ``MOST_POINTS``.
-    """
-    first = float(ratings.min()) if low is None else low
-    last = float(ratings.max()) if high is None else high
-    if last <= first:
-        return np.array([first])
-    if step is None or (last - first) / step > MOST_POINTS:
-        step = 1.0 if last - first >= 2 else (last - first) / 10
-    steps = np.arange(math.floor((last - first) / step + 1e-9) + 1, dtype=np.float64)
-    return first + step * steps
-
-
-def nearest_point(ratings: Floats, points: Floats) -> Ints:
-    """The index of each rating's nearest scale point, halves up, kept within the scale."""
-    if len(points) == 1:
-        return np.zeros(len(ratings), dtype=np.intp)
-    index = np.floor((ratings - points[0]) / (points[1] - points[0]) + 0.5 + 1e-9)
-    return np.asarray(np.clip(index, 0, len(points) - 1), dtype=np.intp)
-
-
-# -- figures over many weightings at once --------------------------------------------------------------------------
-
-
-def _tables(i: Ints, j: Ints, k: int) -> Callable[[Floats], Floats]:
-    """How often each pair occurs -> contingency tables (samples, k, k) of ratings i against j."""
-    cells = _gathered(i * k + j, k * k)
-    return lambda often: (often @ cells).reshape(-1, k, k)
-
-
-def _mean_of(values: Floats) -> Statistic:
-    return lambda often: (often @ values) / often.sum(axis=1)
-
-
-def _rate(true: Flags, *, among: Flags, none: str | None = None) -> _Figure:
-    """The share of pairs of ratings for which something is ``true``, of those that are ``among``; none: if none is."""
-    above, below = (true & among).astype(np.float64), among.astype(np.float64)
-    return _Figure(lambda often: _ratio(often @ above, often @ below), none, among)
-
-
-def _ratio(above: Floats, below: Floats) -> Floats:
-    """The quotient; NaN where ``below`` is 0."""
-    quotient: Floats = np.full(np.broadcast(above, below).shape, np.nan)
-    np.divide(above, below, out=quotient, where=np.abs(below) > 1e-12)
-    return quotient
-
-
-def weighted_kappa(i: Ints, j: Ints, points: Floats) -> Statistic:
-    """Quadratic-weighted kappa of pairs of ratings, points ``i`` and ``j`` of a scale; plain kappa for two points.
-
-    1 - sum(w observed) / sum(w expected), w the squared distance of the points. NaN where nothing varies. Computed from
-    the margins: a table of all pairs of points has 90,000 cells for 300 of them.
-    Source: Cohen 1968, Psychological Bulletin 70.
-    """
-    points = (points - points.mean()) / (np.ptp(points) or 1.0)  # whatever the unit: 0 is told from little by a bound
-    first, second = _gathered(i, len(points)), _gathered(j, len(points))
-    distance = (points[i] - points[j]) ** 2
-
-    def kappa(often: Floats) -> Floats:
-        n, a, b = often.sum(axis=1), often @ first, often @ second
-        expected = n * (a @ points**2) + n * (b @ points**2) - 2 * (a @ points) * (b @ points)
-        return 1.0 - _ratio(n * (often @ distance), expected)
-
-    return kappa
-
-
-def ordinal_alpha(i: Ints, j: Ints, k: int) -> Statistic:
-    """Krippendorff's ordinal alpha of two judges without gaps, of pairs of ratings, points ``i`` and ``j`` of k.
-
-    1 - (N - 1) sum(o d) / sum(n_c n_k d) over the coincidences o, with d the squared number of ratings between two
-    points, half of each end's counted. NaN where nothing varies.
-    Source: Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability".
-    """
-    first, second = _gathered(i, k), _gathered(j, k)
-
-    def alpha(often: Floats) -> Floats:
-        margins = often @ first + often @ second
-        middles = np.cumsum(margins, axis=1) - margins / 2
-        ratings: Floats = margins.sum(axis=1)
-        middles -= ((margins * middles).sum(axis=1) / ratings)[:, None]  # distances stay, and so does precision
-        observed = 2 * (often * (middles[:, i] - middles[:, j]) ** 2).sum(axis=1)
-        expected = 2 * ratings * (margins * middles**2).sum(axis=1)
-        return 1.0 - (ratings - 1) * _ratio(observed, expected)
-
-    return alpha
-
-
-def gwet_ac1(tables: Floats) -> Floats:
-    """Gwet's AC1 of contingency tables (samples, k, k): (p - e) / (1 - e), e = sum(q (1 - q)) / (k - 1), q mean shares.
-
-    Unlike kappa it stays high where nearly all answers are the same and the judges agree.
-    Source: Gwet 2008, British Journal of Mathematical and Statistical Psychology 61.
-    """
-    n = tables.sum(axis=(1, 2))
-    raw = np.trace(tables, axis1=1, axis2=2) / n
-    shares = (tables.sum(axis=1) + tables.sum(axis=2)) / (2 * n[:, None])
-    chance: Floats = (shares * (1 - shares)).sum(axis=1) / (tables.shape[1] - 1)
-    return _ratio(raw - chance, 1 - chance)
-
-
-def _spearman(r: _Ratings) -> Statistic:
-    """Spearman's correlation: Pearson's of mid-ranks."""
-    rank_x, rank_y = _ranks(r.x), _ranks(r.y)
-
-    def correlation(often: Floats) -> Floats:
-        total = often.sum(axis=1)
-        u, v = rank_x(often), rank_y(often)
-        u = u - ((often * u).sum(axis=1) / total)[:, None]
-        v = v - ((often * v).sum(axis=1) / total)[:, None]
-        scale = np.sqrt((often * u * u).sum(axis=1) * (often * v * v).sum(axis=1))
-        return _ratio((often * u * v).sum(axis=1), scale)
-
-    return correlation
-
-
-def _ranks(values: Floats) -> Callable[[Floats], Floats]:
-    """How often each of ``values`` occurs -> its mid-rank in each sample, both of shape (samples, values)."""
-    distinct, which = np.unique(values, return_inverse=True)
-    gathered = _gathered(which, len(distinct))
-
-    def ranks(often: Floats) -> Floats:
-        per_value = often @ gathered
-        found: Floats = (np.cumsum(per_value, axis=1) - per_value / 2 + 0.5)[:, which]
-        return found
-
-    return ranks
-
-
-def _estimates(r: _Ratings, figures: Mapping[str, _Figure], *, level: float, seed: int) -> dict[str, Estimate]:
+def _estimates(r: _Ratings, figures: Mapping[str, Figure], *, level: float, seed: int) -> dict[str, Estimate]:
     """Each figure on the data with its interval over scenarios, or the reason why it is not defined.
 
     The interval is BCa's, but a rate of 0 or 1, of which no resample differs, has Wilson's of as many scenarios as
