@@ -362,9 +362,9 @@ def test_the_projects_own_statistics_are_the_default() -> None:
 # -- rows of different tiers
 
 
-def ranked(*candidates: LoggedCandidate) -> Leaderboard:
+def ranked(*candidates: LoggedCandidate, **options: Any) -> Leaderboard:
     """The leaderboard by the project's own statistics."""
-    return build_leaderboard(candidates, RUBRIC, experiment="e", task="tip")
+    return build_leaderboard(candidates, RUBRIC, experiment="e", task="tip", **options)
 
 
 def test_rows_of_different_tiers_are_compared_on_the_tier_that_both_have() -> None:
@@ -853,3 +853,53 @@ def test_rows_that_share_no_scenario_with_the_first_are_one_sentence_which_is_tr
         f"m2 x v1, m4 x v1, m1 x v1, and 2 rows more are not compared {why} that it shares with one of them, "
         "so their order says nothing."
     )
+
+
+# -- by tag
+
+
+TAGS = {"s1": ("health", "work"), "s2": ("health",), "s3": ("work",), "s4": ()}
+
+
+def test_rows_are_shown_by_tag_too() -> None:
+    found = board(
+        candidate("s1", judged(5)), candidate("s2", judged(3)), candidate("s4", judged(1)),
+        candidate("s1", judged(1), prompt="v2"), candidate("s3", judged(2), prompt="v2"), candidate("s2", prompt="v2"),
+        candidate("s1", prompt="v3"),
+        tags=TAGS,
+    )  # fmt: skip
+    figures = [(s["tag"], s["prompt"], s["composite"], s["ci95"], s["scored"], s["scenarios"]) for s in found.by_tag]
+    assert figures == [
+        ("health", "v1", 8.0, (6.0, 10.0), 2, 2),
+        ("health", "v2", 2.0, None, 1, 2),
+        ("work", "v1", 10.0, None, 1, 2),
+        ("work", "v2", 3.0, (2.0, 4.0), 2, 2),
+    ], "v3 has nothing that is scored, and s4 no tag"
+    assert {s["tier"] for s in found.by_tag} == {"claude-code"}
+    assert statistics_json(found)["by_tag"][0]["composite"] == 8.0
+
+
+def test_a_tag_whose_scenarios_a_row_has_no_score_of_is_unknown_there_not_zero() -> None:
+    found = board(candidate("s4", judged(1)), tags=TAGS)
+    assert [(s["tag"], s["composite"], s["tier"], s["scored"]) for s in found.by_tag] == [
+        ("health", None, None, 0),
+        ("work", None, None, 0),
+    ]
+    assert board(candidate("s1"), tags=TAGS).by_tag == ()
+
+
+def test_of_an_audited_row_tags_have_the_automatic_scores() -> None:
+    """Of the labels half were picked for their disagreement."""
+    rows = audited("v1", 3.0, seed=1)
+    found = ranked(*rows, tags={c.scenario: ("all",) for c in rows})
+    (row,), (slice_,) = found.rows, found.by_tag
+    assert row.estimated
+    assert (slice_["tier"], slice_["scored"], slice_["scenarios"]) == ("auto", 40, 40)
+    assert slice_["composite"] == pytest.approx(row.auto_composite)
+
+
+def test_of_many_tags_those_with_the_most_scenarios_are_looked_at() -> None:
+    tags = {f"s{i}": (f"ticket-{i:03}", "all", f"half-{i % 2}") for i in range(100)}
+    found = board(*(candidate(s, judged(3)) for s in tags), tags=tags)
+    names = [s["tag"] for s in found.by_tag]
+    assert (len(names), names[:3]) == (30, ["all", "half-0", "half-1"])

@@ -96,6 +96,38 @@ def test_ids_select_cells(project: Project) -> None:
     assert project.provider.count == 3
 
 
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_tags_select_the_cells_of_their_scenarios(project: Project, workers: str) -> None:
+    suite = project.root / "evals" / "tips.yaml"
+    text = suite.read_text().replace("situation: situation-0}}", "situation: situation-0}, tags: [health, long-day]}")
+    suite.write_text(text.replace("situation: situation-2}}", "situation: situation-2}, tags: [Health]}"))
+    assert project.pytest("-n", workers, "-k", "health and haiku").outcomes()["passed"] == 4
+    assert project.provider.count == 4
+    assert project.pytest("-n", workers, "-k", "long-day").outcomes()["passed"] == 4
+    assert project.pytest("-n", workers, "-k", "not health").outcomes()["passed"] == 4
+    assert project.provider.count == 10
+
+
+def test_reports_have_the_rows_by_tag(project: Project) -> None:
+    """Tags are read from the files: another one needs no new generation and no new verdict."""
+    suite = project.root / "evals" / "tips.yaml"
+    suite.write_text(suite.read_text().replace("situation: situation-0}}", "situation: situation-0}, tags: [health]}"))
+    project.pytest()
+    project.pytest("--judge-export", "packet.json")
+    project.score()
+    applied = project.pytest("--judge-apply", "packet.json")
+    assert applied.code == 0, applied.text
+    assert "By tag" not in applied.out, "a line for each row and tag"
+    report = project.root / ".promptbench" / "report"
+    found = json.loads((report / "statistics.json").read_text())["by_tag"]
+    assert [(s["tag"], s["scored"], s["scenarios"]) for s in found] == [("health", 1, 1)] * 4
+    assert all("By tag" in (report / f"leaderboard.{x}").read_text() for x in ("md", "html"))
+    suite.write_text(suite.read_text().replace("tags: [health]", "tags: [sleep]"))
+    project.pytest("--bench-read")
+    assert {s["tag"] for s in json.loads((report / "statistics.json").read_text())["by_tag"]} == {"sleep"}
+    assert project.provider.count == 12
+
+
 @pytest.mark.parametrize("mode", ["--collect-only", "--fixtures", "--setup-plan"])
 def test_showing_what_there_is_touches_nothing(project: Project, mode: str) -> None:
     (project.root / "mlflow.db").unlink()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -13,6 +13,7 @@ from ..scores import automatic_judges
 from .counting import current_candidates
 from .ranks import comparisons_of, tied
 from .rows import RowTable
+from .slices import by_tag
 
 Interval = Callable[[Sequence[float]], tuple[float, float] | None]
 """95 % interval of a mean over scenarios, None where there is none."""
@@ -28,12 +29,14 @@ def build_leaderboard(
     experiment: str,
     task: str,
     cells_now: Mapping[tuple[str, str, str], str] | None = None,
+    tags: Mapping[str, Collection[str]] | None = None,
     interval: Interval | None = None,
     ranks: Ranks | None = None,
 ) -> Leaderboard:
     """The leaderboard of a task; candidates of other tasks and rubrics are passed over.
 
     ``cells_now`` maps (model, prompt, scenario) to the content that the files give today, as far as it is known.
+    ``tags`` maps scenarios to theirs, by which rows are shown in part, too (``by_tag``).
     ``interval`` and ``ranks`` default to ``statistics.mean_interval`` and :func:`tied`; what they need is imported only
     where something is judged. ``superseded`` counts what rule 3 of the package leaves out.
     """
@@ -43,26 +46,32 @@ def build_leaderboard(
         tables[c.model, c.prompt].add(c)
     rows = [table.row(model, prompt, rubric) for (model, prompt), table in tables.items()]
     rows.sort(key=lambda r: (r.composite is None, -(r.composite or 0.0), r.model, r.prompt))
-    return Leaderboard(
+    found = Leaderboard(
         experiment=experiment,
         task=task,
         rubric=rubric,
-        rows=tuple(_ranked(rows, interval, ranks or partial(tied, point=rubric.point))),
+        rows=tuple(rows),
         superseded=superseded,
         automatic_judges=automatic_judges(current),
-        comparisons=tuple(comparisons_of([r for r in rows if r.composite is not None], point=rubric.point)),
     )
-
-
-def _ranked(rows: Sequence[Row], interval: Interval | None, ranks: Ranks) -> list[Row]:
-    """The rows, sorted already, with intervals and ranks."""
     judged = [r for r in rows if r.composite is not None]
     if not judged:
-        return list(rows)
+        return found
     if interval is None:
         from ..statistics import mean_interval
 
         interval = mean_interval
+    return replace(
+        found,
+        rows=tuple(_ranked(rows, interval, ranks or partial(tied, point=rubric.point))),
+        comparisons=tuple(comparisons_of(judged, point=rubric.point)),
+        by_tag=tuple(by_tag(judged, tags or {}, interval)),
+    )
+
+
+def _ranked(rows: Sequence[Row], interval: Interval, ranks: Ranks) -> list[Row]:
+    """The rows, sorted already, with intervals and ranks."""
+    judged = [r for r in rows if r.composite is not None]
     placed = [
         replace(r, rank=rank, ci95=r.ci95 if r.estimated else _interval(r, interval))
         for r, rank in zip(judged, ranks(judged), strict=True)

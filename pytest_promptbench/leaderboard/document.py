@@ -40,6 +40,7 @@ def statistics_json(leaderboard: Leaderboard) -> dict[str, Any]:
             for r in leaderboard.rows
             if r.calibrated is not None
         ],
+        "by_tag": [dict(s) for s in leaderboard.by_tag],
     }
 
 

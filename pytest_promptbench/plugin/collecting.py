@@ -10,12 +10,14 @@ import pytest
 
 from .. import axes, regression
 from ..errors import PromptbenchError, UsageError
+from ..records import Suite
 from ..session import Task
 from .parts import (
     MARKER,
     MISTAKEN,
     MISUSED,
     PLANNED,
+    SUITES,
     TICKER,
     Mistake,
     bench,
@@ -48,6 +50,7 @@ def _parametrize(metafunc: pytest.Metafunc, marker: pytest.Mark) -> None:
     metafunc.fixturenames += missing
     axes.check_there(_suite_file(metafunc.definition, marker), test=test)
     task, own = _task(metafunc.config, metafunc.definition, marker)
+    _suites(metafunc.definition)[metafunc.definition.name] = task.suite
     for axis in {*axes.AXES} - axes.named(own):
         for fixture in reversed(metafunc._arg2fixturedefs.get(axis, ())):
             if fixture.params is not None:
@@ -98,11 +101,20 @@ def _task(config: pytest.Config, test: Any, marker: pytest.Mark) -> tuple[Task, 
 
 
 def add_keywords(item: pytest.Item) -> None:
-    """Let -k find names that are not ASCII: in a test's id pytest writes them with escapes."""
+    """Let -k find a scenario's tags, and names that are not ASCII: in a test's id pytest writes them with escapes."""
     spec = getattr(item, "callspec", None)
     if spec is not None and item.get_closest_marker(MARKER) is not None:
-        names = (spec.params.get(axis) for axis in axes.AXES)
-        item.extra_keyword_matches.update(n for n in names if isinstance(n, str) and not n.isascii())
+        names = {axis: name for axis in axes.AXES if isinstance(name := spec.params.get(axis), str)}
+        item.extra_keyword_matches.update(n for n in names.values() if not n.isascii())
+        suite = _suites(item).get(item.originalname)  # type: ignore[attr-defined] # of a pytest.Function
+        if suite is not None and names.get("scenario") in suite.by_id:
+            item.extra_keyword_matches.update(suite.by_id[names["scenario"]].tags)
+
+
+def _suites(test: pytest.Item) -> dict[str, Suite]:
+    """The suites of the tests beside this one, by the names of their functions."""
+    assert test.parent is not None
+    return test.parent.stash.setdefault(SUITES, {})
 
 
 def select(session: pytest.Session, items: list[pytest.Item]) -> None:

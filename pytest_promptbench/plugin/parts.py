@@ -11,6 +11,7 @@ from . import options
 
 if TYPE_CHECKING:
     from ..ending import Line
+    from ..records import Suite
     from ..session import Bench, Closing, Desk, Planned
     from ..settings import Identity, Settings
     from ..steps import StepResult
@@ -31,6 +32,8 @@ MISTAKEN: pytest.StashKey[bool] = pytest.StashKey()
 MISUSED: pytest.StashKey[bool] = pytest.StashKey()
 """Whether a mistake is one on the command line: its exit code is pytest's for that."""
 
+SUITES: pytest.StashKey[dict[str, Suite]] = pytest.StashKey()
+"""Of a module or class: the suites of its tests, by the names of their functions."""
 PLANNED: pytest.StashKey[Planned] = pytest.StashKey()
 """Of a test: its cell."""
 ABOUT: pytest.StashKey[dict[str, str | None]] = pytest.StashKey()

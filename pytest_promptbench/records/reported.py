@@ -66,3 +66,5 @@ class Leaderboard(Record):
     row, ``p_holm``, its p-value after Holm's correction over all pairs of rows, and ``tier``, on which both were
     compared: ``calibrated`` where one of the two is an estimate (``n`` is then the smaller number of labels), None
     where the two have no scenario in common that one tier has scored."""
+    by_tag: tuple[Mapping[str, Any], ...] = ()
+    """The rows over the scenarios of one tag each, as ``leaderboard.slices`` has them; none where nothing is judged."""

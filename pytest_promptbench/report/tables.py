@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..agreement import COMPOSITE, Agreement, JudgePair
@@ -31,13 +31,19 @@ class Table:
 
 def all_tables(lb: Leaderboard, agreement: Agreement | None) -> list[Table]:
     """What a report shows below the leaderboard; tables without rows are left out."""
-    found = [comparisons(lb), calibration(lb), *(t for p in (agreement.pairs if agreement else ()) for t in _pair(p))]
+    found = [
+        comparisons(lb),
+        calibration(lb),
+        slices(lb),
+        *(t for p in (agreement.pairs if agreement else ()) for t in _pair(p)),
+    ]
     return [table for table in found if table.rows]
 
 
 def terminal_tables(lb: Leaderboard, agreement: Agreement | None) -> list[Table]:
     """Likewise, for where there is little room: of several pairs of judges one line each."""
     pairs = agreement.pairs if agreement else ()
+    lb = replace(lb, by_tag=())  # a line for each tag and row
     if len(pairs) < 2:
         return all_tables(lb, agreement)
     found = Table(
@@ -107,6 +113,29 @@ def _calibrated(model: str, prompt: str, c: Mapping[str, Any], auto: float | Non
         number(c["effective_labels"], 1),
         number(c["plain_mean"]),
         number(auto),
+    )
+
+
+def slices(lb: Leaderboard) -> Table:
+    """Each row over the scenarios of one tag."""
+    return Table(
+        title="By tag",
+        note="Composite over the scenarios with that tag. Of a row marked ~ these are its automatic scores. Nothing is "
+        "corrected for the number of tags: among many, some look better or worse by chance.",
+        head=("tag", "model", "prompt", "composite", "95 %", "tier", "scenarios"),
+        rows=tuple(
+            (
+                visible(s["tag"]),
+                visible(s["model"]),
+                visible(s["prompt"]),
+                number(s["composite"]),
+                interval(s["ci95"]),
+                visible(s["tier"] or "-"),
+                f"{s['scored']}/{s['scenarios']}",
+            )
+            for s in lb.by_tag
+        ),
+        names=3,
     )
 
 

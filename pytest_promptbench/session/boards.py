@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from ..clock import utc_now
 from ..errors import UsageError
 from ..grid import cells
 from ..leaderboard import build_leaderboard, current_candidates
-from ..records import Group, Leaderboard, LoggedCandidate, Rubric
+from ..records import Group, Leaderboard, LoggedCandidate, Rubric, Suite
 from ..report.text import plural
 from ..settings import Settings
 from ..tracking.artifacts import file_name
@@ -42,12 +42,18 @@ class Board:
         *,
         folder: Path,
         cells_now: Mapping[tuple[str, str, str], str] | None = None,
+        tags: Mapping[str, Collection[str]] | None = None,
         evals: str = "evals",
         found_by: tuple[str, ...] = (),
     ) -> Board:
-        """The leaderboard of a task's candidates, read with their texts. ``cells_now`` as for ``build_leaderboard``."""
+        """The leaderboard of a task's candidates, read with their texts.
+
+        ``cells_now`` and ``tags`` as for ``build_leaderboard``.
+        """
         counting, _ = current_candidates(candidates, rubric, task=task, cells_now=cells_now)
-        leaderboard = build_leaderboard(candidates, rubric, experiment=experiment, task=task, cells_now=cells_now)
+        leaderboard = build_leaderboard(
+            candidates, rubric, experiment=experiment, task=task, cells_now=cells_now, tags=tags
+        )
         return cls(
             leaderboard=replace(leaderboard, evals=evals, found_by=found_by),
             candidates=candidates,
@@ -90,9 +96,10 @@ def build_boards(
         candidates = tuple(c for c in outcome.candidates[task.experiment] if c.group == suite.group)
         folder = (folders or {}).get(suite.group, places[key])
         now = cells_now(tasks, task.experiment, suite.group)
+        tags = tags_now(tasks, task.experiment, suite.group)
         boards.append(
             Board.of(
-                candidates, suite.rubric, task.experiment, suite.task, folder=folder, cells_now=now,
+                candidates, suite.rubric, task.experiment, suite.task, folder=folder, cells_now=now, tags=tags,
                 evals=_evals(Path(task.tests or Path(suite.path).parent), settings.cwd), found_by=settings.found_by,
             )
         )  # fmt: skip
@@ -128,8 +135,20 @@ def about_unread(unread: Sequence[str]) -> tuple[str, ...]:
 
 def cells_now(tasks: Iterable[Task], experiment: str, group: Group) -> dict[tuple[str, str, str], str]:
     """(model, prompt, scenario) -> the content that the files collected for this leaderboard give today."""
-    mine = (t.suite for t in tasks if (t.experiment, t.suite.group) == (experiment, group))
-    return {c.names: c.content for suite in mine for c in cells(suite)}
+    return {c.names: c.content for suite in _suites(tasks, experiment, group) for c in cells(suite)}
+
+
+def tags_now(tasks: Iterable[Task], experiment: str, group: Group) -> dict[str, set[str]]:
+    """Scenario -> the tags that the files collected for this leaderboard give it today."""
+    found: dict[str, set[str]] = {}
+    for suite in _suites(tasks, experiment, group):
+        for scenario in suite.scenarios:
+            found.setdefault(scenario.id, set()).update(scenario.tags)
+    return found
+
+
+def _suites(tasks: Iterable[Task], experiment: str, group: Group) -> Iterator[Suite]:
+    return (t.suite for t in tasks if (t.experiment, t.suite.group) == (experiment, group))
 
 
 def write_reports(boards: Sequence[Board]) -> list[Path]:
