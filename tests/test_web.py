@@ -694,6 +694,59 @@ def test_a_verdict_stays_that_of_who_gave_it(logged: Project, tmp_path: Path, br
 
 @pytest.mark.browser
 @needs_chromium
+def test_a_refused_verdict_stays_that_of_who_gave_it_unless_the_name_was_refused(
+    logged: Project, tmp_path: Path, browser: Browser
+) -> None:
+    root = copy_of(logged, tmp_path / "project")
+    store = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=None)
+    rename = "document.getElementById('name').focus(); document.getElementById('name').select()"
+    with served(root) as address:
+        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
+        browser.wait("document.documentElement.dataset.ready")
+        first = httpx.get(f"{address}/api/bench/packet/{quoted(EXPERIMENT)}", timeout=60).json()["items"][0]["item"]
+        gone = next(c.run_id for c in store.read(EXPERIMENT) if first in item_ids(c.run_id))
+        store.client.delete_run(gone)
+        browser.press("Ada" + ENTER + "111y" + ENTER + "s")
+        browser.wait("document.getElementById('problem').innerText.includes('is unknown')")
+        browser.run(rename)
+        browser.run("document.getElementById('name').setRangeText('B\\u202eo', 0, 3, 'end')")
+        browser.press("b" + ENTER + "222y" + ENTER + "s")
+        browser.wait("document.getElementById('problem').innerText.includes('a name has no control characters')")
+        store.client.restore_run(gone)
+        browser.run(rename)
+        browser.press("Bob" + ENTER + "s")
+        browser.wait("document.getElementById('saved').textContent === 'all saved'")
+    verdicts = [v for c in store.read(EXPERIMENT) for v in c.verdicts]
+    assert sorted((v.judge.name, v.scores["tone"]) for v in verdicts) == [("Ada", 1.0), ("Bob", 2.0)]
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_who_confirms_what_another_said_has_said_it_too(logged: Project, tmp_path: Path, browser: Browser) -> None:
+    root = copy_of(logged, tmp_path / "project")
+    saved = "document.getElementById('saved').textContent"
+    with served(root) as address:
+        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
+        browser.wait("document.documentElement.dataset.ready")
+        browser.press("Ada" + ENTER + "111y" + ENTER + "222y" + ENTER + "s")
+        browser.wait(f"{saved} === 'all saved'")
+        browser.press("u" + ENTER)
+        assert browser.run(f"return {saved}") == "all saved", "Ada said so before"
+        browser.run("document.getElementById('name').focus(); document.getElementById('name').select()")
+        browser.press("Bob" + ENTER + "u" + ENTER)
+        assert browser.run(f"return {saved}") == "1 not saved yet"
+        browser.press("ul")
+        assert browser.run(f"return {saved}") == "all saved", "what is skipped is Ada's alone"
+        browser.press("u" + ENTER + "s")
+        browser.wait(f"{saved} === 'all saved'")
+    store = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=None)
+    verdicts = [v for c in store.read(EXPERIMENT) for v in c.verdicts]
+    said = sorted((v.judge.name, v.scores["tone"]) for v in verdicts)
+    assert said == [("Ada", 1.0), ("Ada", 2.0), ("Bob", 2.0)]
+
+
+@pytest.mark.browser
+@needs_chromium
 def test_leaving_the_page_sends_what_each_of_two_people_judged(
     logged: Project, tmp_path: Path, browser: Browser
 ) -> None:

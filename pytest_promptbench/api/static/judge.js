@@ -21,7 +21,7 @@
   let current = 0; // the marked criterion
   const finished = []; // items done, by index, in order
   const by = new Map(); // item index -> who finished it: the verdict is theirs, whatever name stands there when it is sent
-  const sent = new Map(); // item index -> what of its fields the API has taken
+  const sent = new Map(); // item index -> {who, taken}: whose verdict the API has taken last, and what of its fields
   const refused = new Map(); // item index -> {what, why}: what the API did not take, and its words
   let sending = false;
   let allWanted = false;
@@ -82,12 +82,15 @@
 
   const unsent = (all = true) => {
     const done = all ? finished : finished.slice(0, -1);
-    return done.filter((index) => itemDone(index) && sent.get(index) !== fields(packet.items[index]));
+    return done.filter((index) => itemDone(index) && !isSent(index));
   };
 
-  const touched = (item, index) => fields(item) !== (sent.get(index) ?? given[index]);
+  // Two people are two judges: who confirms what another said has said it too.
+  const isSent = (index) => sent.get(index)?.who === by.get(index) && sent.get(index)?.taken === fields(packet.items[index]);
+
+  const touched = (item, index) => fields(item) !== (sent.get(index)?.taken ?? given[index]);
   // What would be lost with the page: of a candidate that is not finished, too.
-  const begun = () => packet.items.some(touched);
+  const begun = () => packet.items.some(touched) || unsent().length > 0;
   const begunHere = () => position < steps.length && touched(packet.items[steps[position].item], steps[position].item);
 
   // What the API has taken stays judged, wherever the person goes from there.
@@ -230,7 +233,9 @@
     history = [...history.filter((p) => p < first), first]; // undo comes back to the first output: all are skipped
     refused.delete(item); // given up: there is nothing to save
     if (sent.has(item)) {
-      JSON.parse(sent.get(item), exact).forEach((taken, i) => Object.assign(packet.items[item].candidates[i], taken));
+      const { who, taken } = sent.get(item);
+      JSON.parse(taken, exact).forEach((one, i) => Object.assign(packet.items[item].candidates[i], one));
+      by.set(item, who);
       finished.push(item);
     } else if (!finished.includes(item)) {
       for (const candidate of packet.items[item].candidates) {
@@ -263,7 +268,8 @@
     const items = indexes.map((index) => packet.items[index]);
     const taken = items.map(fields);
     const whats = indexes.map(asSent);
-    const body = JSON.stringify({ ...packet, judge_kind: "human", judged_by: by.get(indexes[0]), items });
+    const who = by.get(indexes[0]);
+    const body = JSON.stringify({ ...packet, judge_kind: "human", judged_by: who, items });
     const response = await fetch("/api/bench/verdicts", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
@@ -273,7 +279,7 @@
     const answer = await response.json().catch(() => ({}));
     const why = answer.detail || response.statusText;
     if (response.ok) {
-      indexes.forEach((index, i) => sent.set(index, taken[i]));
+      indexes.forEach((index, i) => sent.set(index, { who, taken: taken[i] }));
       indexes.forEach((index) => refused.delete(index));
     } else if (response.status === 422 || response.status === 413) {
       if (indexes.length === 1) refused.set(indexes[0], { what: whats[0], why });
@@ -367,7 +373,8 @@
     if (event.key === "Enter" && name()) at("which").focus();
   });
   at("name").addEventListener("change", () => {
-    for (const index of refused.keys()) by.set(index, name()); // the name may be what was refused
+    // What is corrected may be the name that was refused. What was refused for anything else stays that of who gave it.
+    for (const [index, { why }] of refused) if (why.startsWith("judged_by ")) by.set(index, name());
     try {
       localStorage.setItem("promptbench-name", at("name").value);
     } catch {
