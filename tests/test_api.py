@@ -326,7 +326,7 @@ def test_experiments_come_in_pages(reader: httpx.Client) -> None:
 
 @pytest.mark.parametrize(
     "path", ["experiments", f"runs/{EXPERIMENT}", f"leaderboard/{EXPERIMENT}", f"agreement/{EXPERIMENT}",
-             f"packet/{EXPERIMENT}", "suites"],
+             f"packet/{EXPERIMENT}", "suites", "../openapi.json"],
 )  # fmt: skip
 def test_what_did_not_change_is_not_sent_again(reader: httpx.Client, path: str) -> None:
     first = reader.get(f"/api/bench/{path}")
@@ -394,6 +394,9 @@ def test_every_error_is_a_problem_document(reader: httpx.Client) -> None:
     wrong = reader.put(f"/api/bench/leaderboard/{EXPERIMENT}")
     assert problem(wrong, 405) == "this address takes GET"
     assert wrong.headers["allow"] == "GET, HEAD"
+    wrong = reader.put("/login")
+    assert problem(wrong, 405) == "this address takes GET and POST"
+    assert wrong.headers["allow"] == "GET, HEAD, POST"
 
 
 def test_head_is_get_without_the_body(reader: httpx.Client) -> None:

@@ -24,6 +24,7 @@ from ..tracking.address import sqlite_file
 from ..tracking.store import TrackingStore
 from . import models
 from .airflow import Airflow, AirflowError
+from .answers import reply
 from .guard import Guard, Tokens
 from .jobs import BusyError, FolderError, Jobs, StartError
 from .pages import Pages
@@ -71,7 +72,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         title="pytest-promptbench",
         version=version("pytest-promptbench"),
         summary="Experiments, leaderboards, judge packets and runs over HTTP.",
-        openapi_url="/api/openapi.json",
+        openapi_url=None,  # which would have no ETag
         docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
@@ -81,6 +82,11 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.include_router(api_routes(settings=settings, experiments=experiments, runs=runs))
     app.include_router(pages.router)
     _describe(app, settings)
+
+    async def openapi(request: Request) -> Response:
+        return reply(request, app.openapi())
+
+    app.add_route("/api/openapi.json", openapi, include_in_schema=False)
 
     def told(request: Request, problem: ProblemError) -> Response:
         """A page where a person would see it, else a problem document."""
@@ -110,7 +116,7 @@ def _problem(error: Exception, settings: ServiceSettings) -> ProblemError:
         if error.status_code == 404:  # the router's; what is not in MLflow is told by name
             detail = "there is nothing at this address; the pages begin at /, and /api/openapi.json has all of the API"
         if error.status_code == 405:
-            detail = f"this address takes {headers['Allow']}"
+            detail = f"this address takes {' and '.join(sorted(headers['Allow'].split(', ')))}"
         if error.status_code == 400 and error.__cause__ is not None:  # what FastAPI met when it read a body
             detail = f"the body is no JSON: {error.__cause__}"
         return ProblemError(error.status_code, detail, headers=headers)

@@ -140,8 +140,9 @@ class Guard:
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
                 headers.setdefault("Cache-Control", "no-store")
-                if headers.get("Allow") == "GET":
-                    headers["Allow"] = "GET, HEAD"
+                allowed = headers.get("Allow", "").split(", ")
+                if "GET" in allowed:
+                    headers["Allow"] = ", ".join(sorted({*allowed, "HEAD"}))
                 message["headers"] = headers.raw
             await send(message)
 

@@ -60,8 +60,8 @@ class Pages:
         self.router.add_api_route("/", self.experiments, methods=["GET"])
         self.router.add_api_route("/experiment", self.experiment, methods=["GET"])
         self.router.add_api_route("/judge", self.judge, methods=["GET"])
-        self.router.add_api_route("/login", self.login_form, methods=["GET"])
-        self.router.add_api_route("/login", self.login, methods=["POST"])
+        # One route: of two, whoever asks by another method would be told the first one's alone.
+        self.router.add_api_route("/login", self.login, methods=["GET", "POST"])
         self.router.add_api_route("/logout", self.logout, methods=["POST"])
         self.router.add_api_route("/static/{name}", self.static, methods=["GET"])
 
@@ -160,12 +160,15 @@ class Pages:
 
     # -- who they are
 
-    def login_form(self, request: Request, back: Annotated[str, Query(alias="next")] = "/") -> Response:
+    async def login(self, request: Request, back: Annotated[str, Query(alias="next")] = "/") -> Response:
+        return await self._log_in(request) if request.method == "POST" else self._login_form(request, back)
+
+    def _login_form(self, request: Request, back: str) -> Response:
         if self._settings.open or request.state.role is not None:
             return RedirectResponse(_of_here(back), status_code=303)
         return self._page(request, "login.html.j2", problem=None, back=_of_here(back))
 
-    async def login(self, request: Request) -> Response:
+    async def _log_in(self, request: Request) -> Response:
         """A known token for a cookie with a session's id."""
         if self._settings.open:
             return RedirectResponse("/", status_code=303)
