@@ -32,7 +32,7 @@ from pytest_promptbench.airflow.request import Project as Place
 from pytest_promptbench.airflow.suites import find_evals
 from pytest_promptbench.api import AirflowSettings, ServiceSettings, create_app, models
 from pytest_promptbench.api.guard import Tokens
-from pytest_promptbench.api.jobs import Jobs, StartError
+from pytest_promptbench.api.jobs import BusyError, Jobs, StartError
 from pytest_promptbench.api.models import CandidateShape, LeaderboardShape, PacketShape
 from pytest_promptbench.api.serve import FOR_WHO_WAITS, PATIENCE_S
 from pytest_promptbench.cli import main
@@ -1203,6 +1203,35 @@ def test_a_waiting_run_whose_process_cannot_be_started_waits_on(
         found = client.get(f"/api/bench/run/{folder.name}").json()
         assert (found["state"], found["tasks"]) == ("waiting", [{"task": "wait", "state": "waiting"}])
     until(client, f"/api/bench/run/{folder.name}", "failed")  # its baseline is not there
+
+
+def test_services_of_one_project_start_no_more_at_once_than_one_may(
+    root: Path, logged: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = Jobs._running
+
+    def slowly(self: Jobs) -> list[str]:
+        found = count(self)
+        time.sleep(0.5)
+        return found
+
+    monkeypatch.setattr(Jobs, "_running", slowly)
+    place = Place(root=root, python=Path(sys.executable), tracking_uri=f"sqlite:///{root}/mlflow.db")
+    ended: list[str] = []
+
+    def start() -> None:
+        jobs = Jobs(project=place, folder=root / "jobs", environ=logged.environment(), most=1, open_store=place.store)
+        try:
+            ended.append(jobs.start({"suite": "nowhere", "experiment": EXPERIMENT}).state)
+        except BusyError:
+            ended.append("busy")
+
+    threads = [threading.Thread(target=start) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(list((root / "jobs").iterdir())) == 1, ended
 
 
 def test_a_job_that_cannot_be_started_says_why_and_leaves_nothing(tmp_path: Path, logged: Project, root: Path) -> None:

@@ -29,6 +29,7 @@ from ..airflow.request import Project
 from ..airflow.waiting import pending, still_pending
 from ..clock import iso_utc, utc_now
 from ..errors import PromptbenchError, TrackingError
+from ..locks import alone_in
 from ..tracking.store import TrackingStore
 
 TAIL_BYTES = 64 * 1024
@@ -88,7 +89,6 @@ class Jobs:
         self._most = most
         self._open_store = open_store
         self._poll_s = poll_s
-        self._starting = threading.Lock()
         self._watch: threading.Thread | None = None
         self._passed_over: dict[Path, str] = {}
 
@@ -98,29 +98,31 @@ class Jobs:
         BusyError while too many run, FolderError, StartError where its folder or process cannot be made.
         """
         now = datetime.now(UTC)
-        with self._starting:
-            running = self._running()
-            if len(running) >= self._most:
-                raise BusyError(
-                    f"{len(running)} runs are going on here, the most at once: wait for {', '.join(running)}"
-                )
-            folder = self._folder / f"bench-{now:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
-            about = {
-                "request": dict(request),
-                "root": str(self._project.root),
-                "python": str(self._project.python),
-                "day": now.date().isoformat(),
-                "started_at": iso_utc(now.timestamp(), timespec="seconds"),
-            }
-            try:
-                folder.mkdir(parents=True)
+        folder = self._folder / f"bench-{now:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+        about = {
+            "request": dict(request),
+            "root": str(self._project.root),
+            "python": str(self._project.python),
+            "day": now.date().isoformat(),
+            "started_at": iso_utc(now.timestamp(), timespec="seconds"),
+        }
+        self._ids()  # FolderError, before a folder is made there
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with alone_in(self._folder):  # beside other services of this project too
+                running = self._running()
+                if len(running) >= self._most:
+                    raise BusyError(
+                        f"{len(running)} runs are going on here, the most at once: wait for {', '.join(running)}"
+                    )
+                folder.mkdir()
                 alone.write_json(folder / alone.JOB, about)
                 with _lock(folder, wait=True) as lock:
                     assert lock is not None
                     self._spawn(folder, "collect", lock)
-            except OSError as error:
-                shutil.rmtree(folder, ignore_errors=True)  # else it would be a run that is lost
-                raise StartError(f"the run was not started: {error}; look after the disk of {self._folder}") from None
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)  # else it would be a run that is lost
+            raise StartError(f"the run was not started: {error}; look after the disk of {self._folder}") from None
         self.watch()
         found = self.find(folder.name)
         assert found is not None
@@ -214,7 +216,7 @@ class Jobs:
         late = state.deadline is not None and time.time() > state.deadline
         if waits_for is not None and not late:
             return
-        with self._starting:
+        with alone_in(self._folder):
             if waits_for is None and len(self._running()) >= self._most:
                 return  # one verdict may be the last of many runs
             self._go_on(folder, state, waits_for)
