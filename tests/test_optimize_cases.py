@@ -19,8 +19,9 @@ import yaml
 
 from pytest_promptbench.catalog import load_prompt
 from pytest_promptbench.cli import main
-from pytest_promptbench.errors import TrackingError
+from pytest_promptbench.errors import LedgerError, TrackingError
 from pytest_promptbench.generation import RetryPolicy
+from pytest_promptbench.ledger import Ledger
 from pytest_promptbench.locks import LockFile
 from pytest_promptbench.optimize import command
 from pytest_promptbench.optimize.command import WAITS
@@ -552,6 +553,30 @@ def test_a_loop_that_is_broken_off_says_how_it_goes_on(
     loop = loop_of(result)
     assert result.code == 1
     assert f"MLflow at x: gone; what is paid for is kept: promptbench optimize --resume {loop}\n" in result.err
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "error", "said"),
+    [
+        (Rounds, "load", TrackingError("MLflow at x: gone"), "MLflow at x: gone; "),  # before anything was said
+        (Rounds, "note", TrackingError("MLflow at x: gone"), "MLflow at x: gone; "),
+        (Ledger, "cost", LedgerError("the disk is full"), "the disk is full; "),
+        (Rounds, "attach", TrackingError("MLflow at x: gone"), "MLflow at x: gone; "),  # after all was paid for
+        (Rounds, "attach", KeyboardInterrupt(), "interrupted; "),
+    ],
+)
+def test_a_loop_says_how_it_goes_on_wherever_it_is_broken_off(
+    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, error: BaseException, said: str
+) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(owner, name, gone)
+        result = run("evals/tips.yaml", "--rounds", "1", *AUTO)
+    assert result.code == (130 if isinstance(error, KeyboardInterrupt) else 1), result.text
+    (begun,) = Rounds.begun(project.store, "tip")
+    assert f"{said}what is paid for is kept: promptbench optimize --resume {begun.loop}\n" in result.text
 
 
 def test_the_reports_of_two_loops_do_not_mix(project: Project, run: Run) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..autojudge import asking_models
 from ..clock import utc_now
-from ..errors import TrackingError, UsageError
+from ..errors import LedgerError, TrackingError, UsageError
 from ..ledger import Ledger
 from ..locks import LockFile
 from ..promotion import Policy, parse_bound
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
         for line in describe(job):
             say(line)
         return 0
-    with _files_of(job), _alone(job):
+    with _alone(job), _resumable(job, say):
         rounds = _rounds(job)
         say(f"loop {job.plan.id} in MLflow experiment {job.plan.experiment}; {job.resume}")
         return _finish(job, rounds, say)
@@ -150,10 +150,14 @@ def _rounds(job: Job) -> Rounds:
 
 
 @contextlib.contextmanager
-def _files_of(job: Job) -> Iterator[None]:
-    """What is said and written comes when much is paid for: where that fails, what can be done is said."""
+def _resumable(job: Job, say: Say) -> Iterator[None]:
+    """Whatever ends the loop before its time is told with the command that goes on with it: much may be paid for."""
     try:
         yield
+    except KeyboardInterrupt:
+        with contextlib.suppress(OSError):  # Ctrl-C has ended whoever reads, too
+            say(f"interrupted; what is paid for is kept: {job.resume}")
+        raise
     except OSError as error:
         path = error.filename
         if path is None:
@@ -162,6 +166,8 @@ def _files_of(job: Job) -> Iterator[None]:
             f"{path}: cannot be written: {error.strerror or error}; the loop is kept and goes on with {job.resume}, "
             "with --report DIR where that is the folder"
         ) from None
+    except (UnreachableError, TrackingError, LedgerError) as error:
+        raise UnreachableError(f"{error}; what is paid for is kept: {job.resume}") from None
 
 
 def _finish(job: Job, rounds: Rounds, say: Say) -> int:
@@ -236,12 +242,6 @@ def _go(job: Job, rounds: Rounds, say: Say) -> Result:
             return conclude(state, laboratory, job.suite, _gate(job))
         except WaitingError as error:
             return waiting(latest[0] if latest else None, job.plan, error)
-        except (UnreachableError, TrackingError) as error:
-            raise UnreachableError(f"{error}; what is paid for is kept: {job.resume}") from None
-        except KeyboardInterrupt:
-            with contextlib.suppress(OSError):  # Ctrl-C has ended whoever reads, too
-                say(f"interrupted; what is paid for is kept: {job.resume}")
-            raise
 
 
 def _best_by_round(state: Search) -> list[tuple[int, float]]:
