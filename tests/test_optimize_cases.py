@@ -335,6 +335,33 @@ def test_two_loops_that_begin_at_the_same_moment_have_one_split(
     assert free == ["False\n"], "from the look at those that have begun to its own beginning, no other can begin"
 
 
+def test_a_loop_that_waits_for_another_to_begin_says_so(
+    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may take long where MLflow does not answer, and for ever where the other was stopped by Ctrl-Z."""
+    hold = "import sys; from pytest_promptbench.locks import *; from pathlib import Path\n\
+print(LockFile(Path('.promptbench/locks')).try_acquire('optimize:begin:tip'), flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], cwd=project.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "True\n"
+        acquire = LockFile.acquire
+
+        def acquired(locks: LockFile, name: str) -> None:
+            if name == "optimize:begin:tip":
+                other.communicate()  # it ends
+            acquire(locks, name)
+
+        monkeypatch.setattr(LockFile, "acquire", acquired)
+        args = ("evals/tips.yaml", "--rounds", "1", "--judge", "sit-down", "--proposer", "judge")
+        result = run(*args)
+    waited = f"waiting for another loop of tip, which is about to begin in {project.root}/.promptbench\n"
+    assert (result.code, result.out.startswith(waited)) == (WAITS, True), result.text
+    again = run(*args)
+    assert (again.code, "waiting for another loop" in again.text) == (WAITS, False), again.text
+
+
 def test_a_checkout_that_cannot_be_written_begins_no_loop(
     project: Project, provider: ScriptedProvider, run: Run
 ) -> None:

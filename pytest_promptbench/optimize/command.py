@@ -90,7 +90,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
     """0: it ended, whatever the finding; ``WAITS``: a judge is needed; PromptbenchError for what it could not do."""
     job = make_job(args)
     if not args.dry_run:
-        job = _begun(args, job)
+        job = _begun(args, job, say)
     for warning in job.warnings:
         say(f"WARNING: {warning}")
     if args.dry_run:
@@ -115,7 +115,7 @@ def _alone(job: Job) -> Iterator[None]:
         locks.release(name)
 
 
-def _begun(args: argparse.Namespace, job: Job) -> Job:
+def _begun(args: argparse.Namespace, job: Job, say: Say) -> Job:
     """The job with its loop in MLflow, where it is a new one.
 
     Loops of a checkout begin one after the other. Where another one has since the job was made, the job is made anew:
@@ -131,7 +131,9 @@ def _begun(args: argparse.Namespace, job: Job) -> Job:
             "writable, or name another root with --root"
         ) from None
     name = f"optimize:begin:{job.plan.task}"
-    locks.acquire(name)
+    if not locks.try_acquire(name):
+        say(f"waiting for another loop of {job.plan.task}, which is about to begin in {job.settings.home}")
+        locks.acquire(name)
     try:
         if job.earlier != tuple(b.loop for b in Rounds.begun(job.store, job.plan.task)):
             job = make_job(args)
