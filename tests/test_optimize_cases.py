@@ -576,6 +576,7 @@ def test_a_loop_that_is_broken_off_says_how_it_goes_on(
     loop = loop_of(result)
     assert result.code == 130
     assert result.out.endswith(f"interrupted; what is paid for is kept: promptbench optimize --resume {loop}\n")
+    assert Rounds.find(project.store, loop).state() == "stopped"
     result = broken_off(TrackingError("MLflow at x: gone"))
     loop = loop_of(result)
     assert result.code == 1

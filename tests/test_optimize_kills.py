@@ -162,6 +162,8 @@ def test_kills_around_the_promotion(project: Project, provider: ScriptedProvider
         ("PromptRegistry", "promote", "after"),
         ("Rounds", "attach", "before"),
         ("Rounds", "attach", "after"),
+        ("Rounds", "end", "before"),
+        ("Rounds", "end", "after"),
     ):
         done = subprocess.run(
             [sys.executable, "-c", DEADLY, owner, name, when, *args], cwd=project.root, env=project.environment(),
@@ -180,6 +182,8 @@ def test_kills_around_the_promotion(project: Project, provider: ScriptedProvider
     assert champion is not None
     assert (champion.version, champion.number, champion.previous) == (f"v1-{loop}-r2", 1, None)
     assert len(asked(provider)) == len(set(asked(provider)))
+    (parent,) = [r for r in project.runs(f"tip-optimize-{loop}") if "promptbench.optimize" in r.data.tags]
+    assert (parent.info.status, parent.data.tags["promptbench.optimize.state"]) == ("FINISHED", "promoted")
 
 
 def newest_loop(project: Project) -> str:

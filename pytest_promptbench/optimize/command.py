@@ -174,19 +174,41 @@ def _resumable(job: Job, say: Say) -> Iterator[None]:
 
 def _finish(job: Job, rounds: Rounds, say: Say) -> int:
     ended = _ended(rounds)
-    result = ended or _counted(_go(job, rounds, say), job, rounds)
     if ended is not None:
         say("it was over before: this is what it came to, and nothing is done again")
+        _tell(job, ended, say)
+        return 0
+    with _running(rounds):
+        result = _counted(_go(job, rounds, say), job, rounds)
+        files = _tell(job, result, say)
+        rounds.attach([*files, *([Path(result.receipt)] if result.receipt else [])])
+        if result.outcome not in (Outcome.WAITING, Outcome.OUT_OF_MONEY):
+            rounds.end()
+        rounds.note(state="waiting" if result.outcome is Outcome.WAITING else result.outcome.value)
+    return WAITS if result.outcome is Outcome.WAITING else 0
+
+
+def _tell(job: Job, result: Result, say: Say) -> list[Path]:
+    """On the terminal, and in the files that are given back."""
     for line in lines(result, resume=job.resume):
         say(line)
     files = [*write_reports(result, job.folder, generated_at=utc_now()), save(result, job.folder)]
     say(f"  report: {files[1]}")
-    if ended is None:
-        rounds.attach([*files, *([Path(result.receipt)] if result.receipt else [])])
-        rounds.note(state="waiting" if result.outcome is Outcome.WAITING else result.outcome.value)
-        if result.outcome not in (Outcome.WAITING, Outcome.OUT_OF_MONEY):
-            rounds.end()
-    return WAITS if result.outcome is Outcome.WAITING else 0
+    return files
+
+
+@contextlib.contextmanager
+def _running(rounds: Rounds) -> Iterator[None]:
+    """The loop's state in MLflow is ``running``, and ``stopped`` once it is broken off; a kill leaves it as it is."""
+    rounds.note(state="running")
+    try:
+        yield
+    except TrackingError:  # MLflow would not take the state either
+        raise
+    except BaseException:
+        with contextlib.suppress(TrackingError):
+            rounds.note(state="stopped")
+        raise
 
 
 def _counted(result: Result, job: Job, rounds: Rounds) -> Result:
@@ -230,7 +252,6 @@ def _gate(job: Job) -> Gate:
 
 def _go(job: Job, rounds: Rounds, say: Say) -> Result:
     latest: list[Search] = []
-    rounds.note(state="running")
     with _laboratory(job, rounds) as laboratory, shown(say, terminal=sys.stdout.isatty(), rivals=job.rivals) as show:
 
         def watch(state: Search) -> None:

@@ -228,7 +228,7 @@ class Rounds:
         metrics: Mapping[str, float] | None = None,
         step: int = 0,
     ) -> None:
-        """Figures and the state of the whole loop: running, waiting, or what it came to."""
+        """Figures and the state of the whole loop: running, waiting, stopped, or what it came to."""
         from mlflow.entities import Metric, RunTag
 
         tags = {**({STATE: state} if state else {}), **({TESTED: "true"} if tested else {})}
