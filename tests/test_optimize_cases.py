@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import re
 import shutil
@@ -23,7 +24,7 @@ from pytest_promptbench.errors import LedgerError, TrackingError
 from pytest_promptbench.generation import RetryPolicy
 from pytest_promptbench.ledger import Ledger
 from pytest_promptbench.locks import LockFile
-from pytest_promptbench.optimize import command
+from pytest_promptbench.optimize import command, job
 from pytest_promptbench.optimize.command import WAITS
 from pytest_promptbench.optimize.job import Job, make_job
 from pytest_promptbench.optimize.laboratory import MLflowLaboratory
@@ -370,6 +371,40 @@ def test_a_checkout_that_cannot_be_written_begins_no_loop(
     assert (result.code, result.out) == (4, ""), result.text
     assert "/.promptbench/locks: cannot be written: Is a directory; nothing was begun" in result.err
     assert Rounds.begun(project.store, "tip") == []
+
+
+@pytest.mark.parametrize("place", ["prompts", "reports"])
+def test_a_place_that_cannot_be_written_is_found_before_anything_is_paid_for(
+    project: Project, provider: ScriptedProvider, run: Run, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Where prompts are is written to when a winner is found, and where reports are at the end of all."""
+    folder = project.root / "prompts/tip" if place == "prompts" else Path("/proc/nope")
+    reports = () if place == "prompts" else ("--report", str(folder))
+    real, broken = job.try_folder, True
+
+    def tried(path: Path) -> None:
+        if broken and path == project.root / "prompts/tip" == folder:
+            raise OSError(errno.EROFS, "Read-only file system", str(path / ".draft"))
+        real(path)
+
+    monkeypatch.setattr(job, "try_folder", tried)
+    result = run("evals/tips.yaml", "--rounds", "1", *reports)
+    assert (result.code, result.out) == (4, ""), result.text
+    assert re.search(rf"{folder}: cannot be written: .*; nothing was begun\. Make it writable, or ", result.err)
+    assert Rounds.begun(project.store, "tip") == []
+
+    broken = False
+    provider.script("You improve prompts", Fault(401), times=1)
+    loop = loop_of(run("evals/tips.yaml", "--rounds", "2", *AUTO))
+    asked, broken = provider.count, True
+    result = run("--resume", loop, *reports)
+    assert (result.code, provider.count) == (4, asked), result.text
+    assert re.search(rf"{folder}: cannot be written: .*; the loop is kept and goes on with .* {loop}", result.err)
+    broken = False
+    assert run("--resume", loop).code == 0
+    broken = True
+    result = run("--resume", loop)
+    assert (result.code, "it was over before" in result.out) == (0, True), "nothing is left to write to prompts"
 
 
 def test_a_loop_that_looked_since_another_began_is_counted(

@@ -20,7 +20,7 @@ from ..tracking.registry import PromptRegistry
 from ..tracking.rounds import Rounds
 from .ending import Gate, Outcome, Result, conclude, save, waiting
 from .estimate import describe
-from .job import CONCURRENCY, ROUNDS, Job, make_job
+from .job import CONCURRENCY, ROUNDS, Job, check_places, make_job
 from .journal import MLflowJournal
 from .laboratory import MLflowLaboratory, WaitingError
 from .plan import JudgedBy
@@ -123,13 +123,8 @@ def _begun(args: argparse.Namespace, job: Job, say: Say) -> Job:
     """
     if job.rounds is not None:
         return job
-    try:
+    with _nothing_begun():
         locks = LockFile(job.settings.home / "locks")
-    except OSError as error:
-        raise UsageError(
-            f"{error.filename}: cannot be written: {error.strerror}; nothing was begun. Make {job.settings.root} "
-            "writable, or name another root with --root"
-        ) from None
     name = f"optimize:begin:{job.plan.task}"
     if not locks.try_acquire(name):
         say(f"waiting for another loop of {job.plan.task}, which is about to begin in {job.settings.home}")
@@ -137,11 +132,25 @@ def _begun(args: argparse.Namespace, job: Job, say: Say) -> Job:
     try:
         if job.earlier != tuple(b.loop for b in Rounds.begun(job.store, job.plan.task)):
             job = make_job(args)
+        with _nothing_begun():
+            check_places(job)
         plan = job.plan
         rounds = Rounds.create(job.store, plan.experiment, plan.id, plan.to_json(), split=plan.split)
     finally:
         locks.release(name)
     return replace(job, rounds=rounds)
+
+
+@contextlib.contextmanager
+def _nothing_begun() -> Iterator[None]:
+    """UsageError with what can be done where a place that a loop writes to cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"{error.filename}: cannot be written: {error.strerror}; nothing was begun. Make it writable, or name "
+            "another folder for reports with --report, or another root with --root"
+        ) from None
 
 
 def _rounds(job: Job) -> Rounds:
@@ -178,6 +187,7 @@ def _finish(job: Job, rounds: Rounds, say: Say) -> int:
         say("it was over before: this is what it came to, and nothing is done again")
         _tell(job, ended, say)
         return 0
+    check_places(job)
     with _running(rounds):
         result = _counted(_go(job, rounds, say), job, rounds)
         files = _tell(job, result, say)

@@ -17,6 +17,7 @@ from ..catalog.suite import prompt_folder
 from ..clock import utc_now
 from ..completer import LiteLLMCompleter, no_provider, without_provider
 from ..errors import UsageError
+from ..files import try_folder
 from ..grid import select
 from ..localmodels import installed, lacking
 from ..promotion import Policy, parse_bound
@@ -334,8 +335,17 @@ def _report_folder(plan: Plan, root: Path) -> Path:
     return root / plan.report if plan.report else root / ".promptbench" / "optimize" / plan.id
 
 
+def check_places(job: Job) -> None:
+    """Try the folders that reports and a winner are written to, which is when all is paid for. OSError names one."""
+    for folder in (job.folder, job.prompts):
+        try:
+            try_folder(folder)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(folder)) from None
+
+
 def _check_folder(job: Job) -> None:
-    """Reports of two loops in one folder would pass for one another's; and they are written when all is paid for."""
+    """Reports of two loops in one folder would pass for one another's."""
     file = job.folder if job.folder.is_file() else file_above(job.folder)
     if file is not None:
         raise UsageError(f"--report {job.folder}: {file} is a file, not a folder")
