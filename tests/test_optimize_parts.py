@@ -615,6 +615,8 @@ def test_a_result_survives_json() -> None:
 def test_reports_show_hostile_text_as_text() -> None:
     page = render_html(result(), generated_at="now")
     assert "<script" not in page
+    assert 'role="region"' not in page, "each is in a section of its name, which is a landmark"
+    assert "<table>" not in page, "each has a name"
     assert "&lt;script&gt;alert(1)" in page
     assert "https://" not in page.replace("http://www.w3.org", "")
     text = render_markdown(result())

@@ -444,6 +444,8 @@ def test_the_page_is_accessible_by_structure() -> None:
     assert heads
     assert all(a.get("scope") in {"row", "col"} for a in heads)
     assert text.count("<caption>") == text.count("<table")
+    named = [a["aria-labelledby"] for t, a in parsed.tags if t == "section" or a.get("role") == "region"]
+    assert len(named) == len(set(named)) > 3, "a table that scrolls is no landmark beside its section"
     assert [a["aria-sort"] for a in heads if "aria-sort" in a] == ["ascending"]
     assert [a for t, a in parsed.tags if t == "html"] == [{"lang": "en"}]
 

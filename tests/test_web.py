@@ -53,6 +53,12 @@ def markup(page: str) -> str:
     return " ".join(re.findall(r"<[^>]*>", page))
 
 
+def landmarks(page: str) -> list[str]:
+    """The names of a page's parts that screen readers list."""
+    tags = re.findall(r"<(?:section|nav|aside) [^>]*>|<[a-z]+ [^>]*role=\"region\"[^>]*>", page)
+    return [name for tag in tags for name in re.findall(r"aria-label(?:ledby)?=\"([^\"]*)\"", tag)]
+
+
 # -- what is sent
 
 
@@ -134,6 +140,8 @@ def test_pages_hold_what_screen_readers_need(logged: Project) -> None:
         assert '<html lang="en">' in page
         assert page.count("<h1") == 1
         assert 'href="#main"' in page
+        assert len(landmarks(page)) == len(set(landmarks(page))), "each can be told from the others"
+        assert all("aria-label" in table for table in re.findall(r"<table[^>]*>(?=\s*<thead><tr><th scope)", page))
         for control in re.findall(r"<(?:input|textarea)[^>]*id=\"([a-z]+)\"", page):
             assert f'for="{control}"' in page or re.search(rf"<label[^>]*>[^<]*<[^>]*id=\"{control}\"", page)
 
