@@ -44,6 +44,7 @@ from pytest_promptbench.report.text import (
     percent,
     points,
     row_points,
+    scrolls,
     var_text,
     visible,
 )
@@ -224,6 +225,14 @@ def test_a_var_that_is_no_text_is_shown_as_json() -> None:
     assert [var_text(v) for v in ("a b", {"urgent": True, "note": None}, ["é"])] == [
         "a b", '{"urgent": true, "note": null}', '["é"]'
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("", False), ("x" * 28 * 16, False), ("x" * 28 * 16 + "x", True), ("a\n" * 15, False), ("a\n" * 16, True)],
+)
+def test_a_text_that_may_be_longer_than_its_box_on_a_phone_is_known(text: str, found: bool) -> None:
+    assert scrolls(text) is found
 
 
 def test_a_markdown_cell_stays_one_literal_cell() -> None:

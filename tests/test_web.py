@@ -21,7 +21,7 @@ from pytest_promptbench.records import Judge, Rubric, Tier
 from pytest_promptbench.tracking.store import TrackingStore
 
 from .project import RUBRIC, Project, migrated_database
-from .provider import ScriptedProvider
+from .provider import Fault, ScriptedProvider
 from .test_api import TOKEN, answer, client_of, copy_of, scored, served
 
 EXPERIMENT = "a/b <i>&\"' night"
@@ -418,6 +418,38 @@ def test_pages_are_no_wider_than_a_phone(logged: Project, browser: Browser) -> N
                 f"'<pre>{wide}</pre><table><tr><td>{wide}</td></tr></table>'))"
             )
             assert browser.run("return document.documentElement.scrollWidth") == 360, path
+
+
+@pytest.mark.browser
+@needs_chromium
+@pytest.mark.parametrize("width", [360, 1280])
+def test_what_scrolls_is_reached_by_keyboard(logged: Project, tmp_path: Path, browser: Browser, width: int) -> None:
+    """Not every browser lets the keyboard reach a box for its scrolling alone."""
+    screen = {"width": width, "height": 740, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": screen})
+    root = copy_of(logged, tmp_path / "project")
+    for number, reply in enumerate(("line\n" * 19, "two words " * 70)):
+        logged.provider.script(f"situation-{number}", Fault(kind="text", body=reply))
+    try:
+        assert Project(root, logged.provider).pytest("--bench-experiment", "long", "--bench-no-cache").code == 0
+    finally:
+        logged.provider.reset()
+    over = (
+        "document.querySelectorAll('details').forEach((d) => (d.open = true));"
+        "return [...document.querySelectorAll('.output, .error')].filter((e) => e.scrollHeight > e.clientHeight + 1)"
+        ".map((e) => e.tabIndex)"
+    )
+    browser.open((root / ".promptbench/report/leaderboard.html").as_uri())
+    assert browser.run(over) == [0] * 4
+    with served(root) as address:
+        for scenario in ("s0", "s1"):
+            browser.open(f"{address}/experiment?name=long&scenario={scenario}")
+            found = browser.run(over)
+            assert set(found) <= {0}
+            assert found or (scenario, width) == ("s1", 1280)
+        browser.open(f"{address}/judge?name=long")
+        browser.wait("document.documentElement.dataset.ready")
+        assert browser.run("return document.getElementById('output').tabIndex") == 0
 
 
 @pytest.mark.browser

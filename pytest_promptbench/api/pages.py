@@ -32,6 +32,7 @@ from ..report.text import (
     number,
     plural,
     ranks,
+    scrolls,
     unscored,
     var_text,
     visible,
@@ -241,7 +242,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals["number"] = number
+    environment.globals.update(number=number, scrolls=scrolls)
     return environment
 
 

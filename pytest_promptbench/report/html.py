@@ -28,6 +28,7 @@ from .text import (
     percent,
     plural,
     ranks,
+    scrolls,
     unscored,
     var_text,
     visible,
@@ -178,7 +179,7 @@ def render_leaderboard(
 def environment() -> jinja2.Environment:
     import jinja2
 
-    return jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.FunctionLoader(asset),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -186,6 +187,8 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    made.globals["scrolls"] = scrolls
+    return made
 
 
 @cache

@@ -71,6 +71,15 @@ def beginning(text: str, limit: int) -> str:
     return visible(text[:limit], multiline=True) + (f"…\n{note}" if note else "")
 
 
+def scrolls(text: str) -> bool:
+    """Whether a page may show ``text`` in a box that scrolls, which then has to be reached by keyboard.
+
+    Boxes hold 17 lines (``max-height`` of the style sheets), of as few as 28 characters on a small screen. That is not
+    said of all texts: of thousands, each would be one more stop on the way.
+    """
+    return sum(-(-len(line) // 28) or 1 for line in text.split("\n")) > 16
+
+
 def var_text(value: object) -> str:
     """A scenario's var: a text as it is, JSON of anything else."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
