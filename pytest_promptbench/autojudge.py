@@ -241,7 +241,8 @@ class Judging:
         output = (about.candidate.outputs or ())[asked.output]
         cut = reply.answers[0].finish_reason == "length"
         try:
-            scores, rationale = parse_reply(reply.outputs[0], self._rubric, output, cut=cut)
+            context = about.candidate.context
+            scores, rationale = parse_reply(reply.outputs[0], self._rubric, output, context=context, cut=cut)
         except ReplyError as error:
             problem = f"{error} (it was cut off at max_tokens)" if cut else str(error)
             if asked.tries < TRIES:

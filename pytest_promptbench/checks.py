@@ -2,7 +2,8 @@
 
 A flag stands at its ``bad`` value exactly when its check is violated, so ``overlong`` with ``bad: true`` and
 ``max_words: 60`` is true for 61 words, and ``format_ok`` with ``bad: false`` and ``matches: ...`` is true where
-the pattern is found. Several keys in one check must all hold.
+the pattern is found. Several keys in one check must all hold. Those that end in ``_var`` compare with what the scenario
+has in the var of that name, as a reference.
 
 Everything here takes time linear in the output's length, with one exception: ``matches`` and ``not_matches`` run the
 rubric author's own pattern with ``re.search``, and one with nested repetition, such as ``(a+)+$``, can take forever.
@@ -15,7 +16,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from .records import Criterion, Rubric
+from .records import Criterion, Rubric, Scenario
 
 _SENTENCE_END = re.compile(
     r"(?<![.!?…])[.!?…]++[\"'”\u2019»)\]]*+(?=\s|$)"  # the lookbehind keeps "....x", a million dots long, linear
@@ -76,14 +77,23 @@ _CHECKS: Mapping[str, Callable[[str, Any], bool]] = {
     "not_matches": lambda text, pattern: re.search(pattern, text) is None,
     "is_json": lambda text, wanted: _is_json(text) is wanted,
 }
+_REFERENCES: Mapping[str, Callable[[str, Sequence[str]], bool]] = {
+    "equals_var": lambda text, wanted: text.strip() in {w.strip() for w in wanted},
+    "contains_var": lambda text, wanted: all(w in text for w in wanted),
+    "not_contains_var": lambda text, banned: not any(w in text for w in banned),
+}
+
+
+_ALL = ", ".join([*_CHECKS, *_REFERENCES])
 
 
 def validate_check(check: Mapping[str, Any]) -> str | None:
     """None for a check that can be run, else one line with what is wrong and what is allowed."""
     if not check:
-        return f"the check is empty; give one of {', '.join(_CHECKS)}"
+        return f"the check is empty; give one of {_ALL}"
     for key, value in check.items():
-        problem = _wrong_value(key, value) if key in _CHECKS else f"{key!r} is no check; there are {', '.join(_CHECKS)}"
+        known = key in _CHECKS or key in _REFERENCES
+        problem = _wrong_value(key, value) if known else f"{key!r} is no check; there are {_ALL}"
         if problem:
             return problem
     for unit in ("words", "chars"):
@@ -97,6 +107,8 @@ def _wrong_value(key: str, value: Any) -> str | None:
     if key.startswith(("max_", "min_")):
         whole = isinstance(value, int) and not isinstance(value, bool)
         return None if whole and value >= 0 else f"{key} is {value!r}; it takes a whole number from 0"
+    if key in _REFERENCES:
+        return None if isinstance(value, str) and value else f"{key} is {value!r}; it takes the name of a var"
     if key == "is_json":
         return None if isinstance(value, bool) else f"{key} is {value!r}; it takes true or false"
     if key in ("matches", "not_matches"):
@@ -117,18 +129,48 @@ def _wrong_value(key: str, value: Any) -> str | None:
     return None if fine else f"{key} is {value!r}; it takes a text, or a list of texts"
 
 
-def run_check(criterion: Criterion, text: str) -> bool:
-    """The value of a checked flag for one output: ``bad`` where the check is violated, else the other value."""
+def lacking_reference(rubric: Rubric, scenario: Scenario) -> str | None:
+    """What is wrong with a var that a check of the rubric compares with; None where nothing is."""
+    references = ((c, key, name) for c in rubric.flags for key, name in (c.check or {}).items() if key in _REFERENCES)
+    for c, key, name in references:
+        value = scenario.vars.get(name)
+        if not _reference(value):
+            have = ", ".join(scenario.vars) or "none"
+            why = repr(value) if name in scenario.vars else f"missing; its vars are: {have}"
+            return (
+                f"{key} of the rubric {rubric.id} fills the flag {c.name} by the var {name!r}, which is {why}. Give it "
+                "a text, a whole number, or a list of these"
+            )
+    return None
+
+
+def _reference(value: Any) -> Sequence[str]:
+    """The texts that a var has to compare with; none where it is nothing of the kind."""
+    values = value if isinstance(value, list | tuple) else [value]
+    fine = all(isinstance(v, str | int) and not isinstance(v, bool) and v != "" for v in values)
+    return [str(v) for v in values] if fine else ()
+
+
+def run_check(criterion: Criterion, text: str, context: Mapping[str, Any] | None = None) -> bool:
+    """The value of a checked flag for one output: ``bad`` where the check is violated, else the other value.
+
+    ``context``: the scenario's vars.
+    """
     assert criterion.check is not None, f"{criterion.name} has no check"
-    holds = all(_CHECKS[key](text, value) for key, value in criterion.check.items())
+    holds = all(
+        _CHECKS[key](text, value) if key in _CHECKS else _REFERENCES[key](text, _reference((context or {}).get(value)))
+        for key, value in criterion.check.items()
+    )
     return not criterion.bad if holds else bool(criterion.bad)
 
 
-def fill_checks(rubric: Rubric, outputs: Sequence[str]) -> dict[str, bool | float]:
+def fill_checks(
+    rubric: Rubric, outputs: Sequence[str], context: Mapping[str, Any] | None = None
+) -> dict[str, bool | float]:
     """Every checked flag of a rubric: a bool for one output, the share of true ones for several, nothing for none."""
     filled: dict[str, bool | float] = {}
     for c in rubric.flags:
         if c.check is not None and outputs:
-            values = [run_check(c, text) for text in outputs]
+            values = [run_check(c, text, context) for text in outputs]
             filled[c.name] = values[0] if len(values) == 1 else sum(values) / len(values)
     return filled

@@ -199,7 +199,9 @@ def without(cell: Cell, names: Collection[str]) -> Cell:
     return replace(cell, params={k: v for k, v in cell.params.items() if k not in names})
 
 
-def parse_reply(reply: str, rubric: Rubric, output: str, *, cut: bool = False) -> tuple[dict[str, Score], str]:
+def parse_reply(
+    reply: str, rubric: Rubric, output: str, *, context: Mapping[str, Any] | None = None, cut: bool = False
+) -> tuple[dict[str, Score], str]:
     """Scores of every criterion (checks filled by their program) and the rationale. ReplyError says what is wrong.
 
     Takes a JSON object alone, or the only one of a text, as models without structured output write it. ``cut``: the
@@ -214,7 +216,7 @@ def parse_reply(reply: str, rubric: Rubric, output: str, *, cut: bool = False) -
         raise ReplyError(f"it has a key {name!r}, which {why}")
     scores: dict[str, Score] = {}
     for c in rubric.criteria:
-        scores[c.name] = run_check(c, output) if c.check is not None else _score(data, c)
+        scores[c.name] = run_check(c, output, context) if c.check is not None else _score(data, c)
     rationale = data.get("rationale")
     return scores, rationale if isinstance(rationale, str) else ""
 

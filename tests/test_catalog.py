@@ -69,6 +69,17 @@ def test_a_rubric_may_be_of_flags_alone(tmp_path: Path) -> None:
     assert rubric.point == 0.5, "what the smallest penalty that counts takes off"
 
 
+def test_a_reference_that_a_check_compares_with_is_missing_where_it_is_missing(tmp_path: Path) -> None:
+    rubric = RUBRIC.replace("{max_words: 60}", "{max_words: 60, not_contains_var: banned}")
+    with pytest.raises(CatalogError) as refused:
+        load(tmp_path, rubric=rubric, suite=SUITE.replace("Slept 4 hours", "Slept 4 hours, banned: [sleep, bed]"))
+    assert str(refused.value) == (
+        f"{tmp_path}/evals/tips.yaml:5: scenario 'exam': not_contains_var of the rubric tip-v1 fills the flag overlong "
+        "by the var 'banned', which is missing; its vars are: situation. Give it a text, a whole number, or "
+        "a list of these"
+    )
+
+
 def test_a_suite_is_read_with_all_that_it_names(tmp_path: Path) -> None:
     suite = load(tmp_path)
     assert [m.name for m in suite.models] == ["a", "b"]

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from pytest_promptbench.checks import fill_checks, run_check, validate_check
-from pytest_promptbench.records import Criterion, Rubric
+from pytest_promptbench.checks import fill_checks, lacking_reference, run_check, validate_check
+from pytest_promptbench.records import Criterion, Rubric, Scenario
 
 NUMBER = "it takes a whole number from 0"
 TEXTS = "it takes a text, or a list of texts"
 ALL = (
     "max_words, min_words, max_chars, min_chars, max_sentences, max_lines, "
-    "contains, not_contains, matches, not_matches, is_json"
+    "contains, not_contains, matches, not_matches, is_json, equals_var, contains_var, not_contains_var"
 )
 
 
@@ -68,6 +68,8 @@ def test_a_flag_stands_at_its_bad_value_exactly_when_its_check_is_violated(
         ({"max_word": 3}, f"'max_word' is no check; there are {ALL}"),
         ({"max_words": 3, "polite": True}, f"'polite' is no check; there are {ALL}"),
         ({1: 2}, f"1 is no check; there are {ALL}"),
+        ({"equals_var": ["label"]}, "equals_var is ['label']; it takes the name of a var"),
+        ({"contains_var": ""}, "contains_var is ''; it takes the name of a var"),
         ({"max_words": "60"}, f"max_words is '60'; {NUMBER}"),
         ({"max_words": True}, f"max_words is True; {NUMBER}"),
         ({"min_chars": -1}, f"min_chars is -1; {NUMBER}"),
@@ -132,3 +134,47 @@ def test_filling_gives_a_bool_for_one_output_and_a_share_for_several() -> None:
     assert fill_checks(r, ["a", "a b", "c", "d"]) == {"overlong": 0.25, "begins": 0.5}
     assert type(fill_checks(r, ["a", "a"])["begins"]) is float
     assert fill_checks(r, []) == {}, "nothing came, so nothing is known"
+
+
+@pytest.mark.parametrize(
+    ("key", "reference", "holds", "violates"),
+    [
+        ("equals_var", "billing", "\n billing ", "Billing"),
+        ("equals_var", ["billing", "invoice"], "invoice", "billing, invoice"),
+        ("equals_var", 42, "42", "42.0"),
+        ("contains_var", "42 EUR", "It costs 42 EUR.", "It costs 42 eur."),
+        ("contains_var", ["Ada", 1815], "Ada was born in 1815", "Ada was born"),
+        ("not_contains_var", ["badly", "worse"], "fine", "worse"),
+    ],
+)
+def test_a_check_may_compare_with_a_var_of_the_scenario(key: str, reference: Any, holds: str, violates: str) -> None:
+    right = flag({key: "label"}, bad=False)
+    assert validate_check({key: "label"}) is None
+    assert run_check(right, holds, {"label": reference, "other": "x"}) is True
+    assert run_check(right, violates, {"label": reference}) is False
+    rubric = Rubric(id="r", text="", sha256="0", criteria=(right,))
+    assert fill_checks(rubric, [holds, violates], {"label": reference}) == {"flag": 0.5}
+    assert lacking_reference(rubric, Scenario(id="s", vars={"label": reference})) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"situation": "x"}, "missing; its vars are: situation"),
+        ({}, "missing; its vars are: none"),
+        ({"label": None}, "None"),
+        ({"label": ""}, "''"),
+        ({"label": []}, "[]"),
+        ({"label": 1.5}, "1.5"),
+        ({"label": True}, "True"),
+        ({"label": ["a", {"b": 1}]}, "['a', {'b': 1}]"),
+    ],
+)
+def test_a_var_that_a_check_cannot_compare_with_is_named(given: dict[str, Any], why: str) -> None:
+    rubric = Rubric(
+        id="r", text="", sha256="0", criteria=(flag({"max_words": 9, "equals_var": "label"}, name="right"),)
+    )
+    assert lacking_reference(rubric, Scenario(id="s", vars=given)) == (
+        f"equals_var of the rubric r fills the flag right by the var 'label', which is {why}. Give it a text, a whole "
+        "number, or a list of these"
+    )

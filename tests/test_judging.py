@@ -149,6 +149,13 @@ def test_a_valid_reply_becomes_scores_with_checks_filled_in(reply: str) -> None:
     assert rationale == "fits"
 
 
+def test_a_reply_gets_the_flags_that_a_reference_fills() -> None:
+    right = Criterion(name="right", type="flag", bad=False, penalty=1.0, check={"equals_var": "label"})
+    rubric = replace(RUBRIC, criteria=(*RUBRIC.criteria, right))
+    for label, expected in (("walk", True), ("run", False)):
+        assert parse_reply(json.dumps(GOOD), rubric, "walk", context={"label": label})[0]["right"] is expected
+
+
 @pytest.mark.parametrize(
     ("reply", "problem"),
     [

@@ -108,6 +108,30 @@ def test_tags_select_the_cells_of_their_scenarios(project: Project, workers: str
     assert project.provider.count == 10
 
 
+def test_flags_are_filled_by_a_reference_of_the_scenario(project: Project) -> None:
+    """In a packet and on the leaderboard; a judge may not say otherwise."""
+    rubric = project.root / "rubrics" / "tip-v1.md"
+    check = "  - {name: right, type: flag, bad: false, penalty: 3, check: {contains_var: answer}}\n---\n#"
+    rubric.write_text(rubric.read_text().replace("---\n#", check))
+    suite = project.root / "evals" / "tips.yaml"
+    suite.write_text(re.sub(r"situation: (situation-\d)", r"situation: \1, answer: the answer", suite.read_text()))
+    project.provider.script("situation-1", Fault(kind="text", body="this is the answer"))
+    assert project.pytest().code == 0
+    assert project.pytest("--judge-export", "packet.json").code == 0
+    project.score()
+    packet = json.loads((project.root / "packet.json").read_text())
+    right = {i["context"]["situation"]: i["candidates"][0]["scores"]["right"] for i in packet["items"]}
+    assert right == {"situation-0": False, "situation-1": True, "situation-2": False}
+    item = packet["items"][0]
+    item["candidates"][0]["scores"]["right"] ^= True
+    (project.root / "other.json").write_text(json.dumps(packet))
+    refused = project.pytest("--judge-apply", "other.json")
+    assert (refused.code, "a program found" in refused.text) == (4, True), refused.text
+    assert project.pytest("--judge-apply", "packet.json").code == 0
+    board = json.loads((project.root / ".promptbench" / "report" / "leaderboard.json").read_text())
+    assert {(row["right"], row["composite"]) for row in board["rows"]} == {(0.333333, 12 - 3 * 2 / 3)}
+
+
 def test_reports_have_the_rows_by_tag(project: Project) -> None:
     """Tags are read from the files: another one needs no new generation and no new verdict."""
     suite = project.root / "evals" / "tips.yaml"

@@ -9,8 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
+from ..checks import lacking_reference
 from ..errors import CatalogError
-from ..records import Model, Prompt, Rubric, Suite, Tier
+from ..records import Model, Prompt, Rubric, Scenario, Suite, Tier
 from .models import available, find_models, read_models, server_answers
 from .prompts import check_placeholders, read_prompt, versions
 from .rubric import load_rubric
@@ -73,6 +74,7 @@ def load_suite(
     prompts = _load_prompts(shape, document, root, choice)
     for prompt, prompt_document in prompts:
         check_placeholders(prompt, prompt_document, scenarios, places)
+    _check_references(rubric, scenarios, places)
     directory = _Directory.read(file, root, environ, cache(reachable), lacking, choice)
     models, skipped, unready = _load_models(shape, document, directory, choice)
     judge, judge_skipped, judge_unready = _load_judge(shape.judge, document, directory, choice)
@@ -91,6 +93,13 @@ def load_suite(
         judge_skipped=judge_skipped,
         judge_unready=judge_unready,
     )
+
+
+def _check_references(rubric: Rubric, scenarios: Sequence[Scenario], places: Mapping[str, str]) -> None:
+    for scenario in scenarios:
+        problem = lacking_reference(rubric, scenario)
+        if problem:
+            raise CatalogError(f"{places[scenario.id]}: scenario {scenario.id!r}: {problem}")
 
 
 def _narrowed(items: Sequence[N], only: Sequence[str] | None) -> tuple[list[N], bool]:

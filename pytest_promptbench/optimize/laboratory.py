@@ -183,7 +183,8 @@ class MLflowLaboratory:
 
     def _entry(self, candidate: Candidate) -> Logged:
         rubric = self._suite.rubric
-        checks = {} if candidate.failed else fill_checks(rubric, candidate.outputs)
+        context = candidate.cell.scenario.vars
+        checks = {} if candidate.failed else fill_checks(rubric, candidate.outputs, context)
         session = self._settings.identity.session
         return Logged(candidate=candidate, rubric=rubric, session=session, checks=checks)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..checks import run_check
@@ -69,7 +69,7 @@ def _item(candidate: LoggedCandidate, rubric: Rubric, *, reveal: bool, duplicate
         "item": item_id(candidate.run_id, duplicate=duplicate),
         "context": dict(candidate.context or {}),
         "candidates": [
-            {"output": text, "scores": _open_scores(rubric, text), "rationale": None}
+            {"output": text, "scores": _open_scores(rubric, text, candidate.context), "rationale": None}
             for text in candidate.outputs or ()
         ],
     }
@@ -83,6 +83,6 @@ def _item(candidate: LoggedCandidate, rubric: Rubric, *, reveal: bool, duplicate
     return item
 
 
-def _open_scores(rubric: Rubric, text: str) -> dict[str, Score]:
+def _open_scores(rubric: Rubric, text: str, context: Mapping[str, Any] | None) -> dict[str, Score]:
     """Null where a judge is to fill in a score; what a program checks is filled already."""
-    return {c.name: None if c.check is None else run_check(c, text) for c in rubric.criteria}
+    return {c.name: None if c.check is None else run_check(c, text, context) for c in rubric.criteria}

@@ -184,7 +184,7 @@ def _scores(item: PacketItem, rubric: Rubric, problems: list[str], *, checkable:
     """An item's scores, means where it has several outputs; None while it is left null. Mistakes go to ``problems``."""
     parts: list[dict[str, Score] | None] = []
     for place, entry in zip(_places(item), item.candidates, strict=True):
-        parts.append(_output_scores(entry, rubric, place, problems, checkable=checkable))
+        parts.append(_output_scores(entry, item.context, rubric, place, problems, checkable=checkable))
     done = [p for p in parts if p is not None]
     if not done:
         return None
@@ -195,9 +195,10 @@ def _scores(item: PacketItem, rubric: Rubric, problems: list[str], *, checkable:
 
 
 def _output_scores(
-    entry: PacketOutput, rubric: Rubric, place: str, problems: list[str], *, checkable: bool
+    entry: PacketOutput, context: Mapping[str, Any], rubric: Rubric, place: str, problems: list[str], *, checkable: bool
 ) -> dict[str, Score] | None:
-    checked = {c.name: run_check(c, entry.output) for c in rubric.criteria if c.check is not None} if checkable else {}
+    programs = [c for c in rubric.criteria if c.check is not None] if checkable else []
+    checked = {c.name: run_check(c, entry.output, context) for c in programs}
     given = checked | dict(entry.scores)  # a judge may leave out what a program fills
     problems += [f"{place}: {what}" for what in _unlike_the_rubric(given, rubric)]
     if all(value is None for value in given.values()):

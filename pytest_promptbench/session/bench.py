@@ -276,7 +276,8 @@ class Bench:
 
     def _logged(self, task: Task, candidate: Candidate) -> Logged:
         rubric = task.suite.rubric
-        checks = {} if candidate.failed else fill_checks(rubric, candidate.outputs)
+        context = candidate.cell.scenario.vars
+        checks = {} if candidate.failed else fill_checks(rubric, candidate.outputs, context)
         session = self.settings.identity.session
         return Logged(candidate=candidate, rubric=rubric, session=session, checks=checks, tags=self.settings.tags)
 
