@@ -323,6 +323,15 @@ class Ledger:
         with self._at_once():
             self._spend(session, request, usd, self._total_with(session, request, usd))
 
+    def begin_again(self, session: str, entry: str, usd: float) -> None:
+        """A session goes on, in this process alone: all that it came to until now is one ``entry``.
+
+        What an earlier process has set aside for a request and did not settle is not set aside any more.
+        """
+        with self._at_once():
+            self._db.execute("DELETE FROM spend WHERE session = ?", (session,))
+            self._spend(session, entry, usd, usd)
+
     def spent(self, session: str) -> float:
         with self._at_work():
             return self._spent(session)

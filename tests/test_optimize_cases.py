@@ -158,6 +158,27 @@ def test_replies_without_a_text_are_spent_for_too(tmp_path: Path, provider: Scri
     assert spent - kept == pytest.approx(2.5e-6 * dear + 1e-5 + 0.15e-6 * sum(cheap) + 2 * 0.6e-6)
 
 
+@pytest.mark.parametrize("limited", [True, False], ids=["limited-from-the-start", "limited-later"])
+def test_what_was_spent_before_counts_once_against_the_limit(
+    tmp_path: Path, provider: ScriptedProvider, run: Run, limited: bool
+) -> None:
+    project = loop_project(tmp_path / "project", provider, priced=True)
+    provider.script("You improve prompts", Fault(kind="length"), times=3)  # paid for, and in no ledger
+    provider.script("You improve prompts", Fault(401), times=1)
+    limit = ("--max-cost", "1")
+    result = run("evals/tips.yaml", "--rounds", "3", *AUTO, *(limit if limited else ()))
+    assert result.code == 1, result.text
+    loop = loop_of(result)
+    assert run("--resume", loop, *limit).code == 0
+    ledger = Ledger(project.root / ".promptbench/ledger.sqlite3")
+    counted, spent, kept = (
+        ledger.spent(f"optimize-{loop}"), outcome(project, loop)["spent_usd"], ledger.cost(f"optimize-{loop}")
+    )  # fmt: skip
+    ledger.close()
+    assert counted == pytest.approx(spent, abs=1e-9)
+    assert spent > kept + 1e-6
+
+
 def test_the_limit_is_the_loops_on_whatever_machine(tmp_path: Path, provider: ScriptedProvider, run: Run) -> None:
     project = loop_project(tmp_path / "project", provider, priced=True)
     result = run("evals/tips.yaml", "--rounds", "2", "--max-cost", "0.0165", *AUTO)

@@ -9,16 +9,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pytest_promptbench.catalog import load_prompt
 from pytest_promptbench.errors import UsageError
+from pytest_promptbench.ledger import Ledger
 from pytest_promptbench.optimize import plan as plans
 from pytest_promptbench.optimize import splits
+from pytest_promptbench.optimize.budget import Budget
 from pytest_promptbench.optimize.ending import Outcome, Result, on_test, summarise
 from pytest_promptbench.optimize.journal import MLflowJournal
 from pytest_promptbench.optimize.plan import ROUND_SCHEMA, JudgedBy, Plan, Trial, with_texts
@@ -29,7 +33,19 @@ from pytest_promptbench.optimize.report import lines, render_html, render_markdo
 from pytest_promptbench.optimize.root import project_root
 from pytest_promptbench.optimize.search import search
 from pytest_promptbench.optimize.state import Measured, OutOfMoneyError, Search, UnreachableError
-from pytest_promptbench.records import Criterion, Message, Model, Prompt, Rubric, Tier, sha256
+from pytest_promptbench.records import (
+    Answer,
+    Candidate,
+    Cell,
+    Criterion,
+    Message,
+    Model,
+    Prompt,
+    Rubric,
+    Scenario,
+    Tier,
+    sha256,
+)
 from pytest_promptbench.statistics import compare
 from pytest_promptbench.tracking.rounds import Begun
 
@@ -711,3 +727,39 @@ def test_a_changed_sentence_is_a_changed_line() -> None:
     text = difference(prompt(long + "Be brief."), prompt(long + "Be kind.", "v2"))
     changed = [line for line in text.split("\n") if line[:1] in "+-" and not line.startswith(("+++", "---"))]
     assert len(changed) == 2
+
+
+# -- money
+
+
+def test_each_reply_is_looked_at_once_however_often_the_loop_asks_what_it_has_spent(tmp_path: Path) -> None:
+    """It asks some twenty times a round; and equal requests, of two cells, are paid for once."""
+    looks = 0
+
+    class Reply(Future[Candidate]):
+        def result(self, timeout: float | None = None) -> Candidate:
+            nonlocal looks
+            looks += 1
+            return super().result(timeout)
+
+    def cell(k: int) -> Cell:
+        message = Message(role="user", content=str(k))
+        about = Scenario(id=f"s{k}")
+        writer = Model(name="m", model="m")
+        return Cell(task="tip", model=writer, prompt=prompt(), scenario=about, messages=(message,), params={})
+
+    replies = {cell(k).identity: Reply() for k in range(101)}
+    rounds: Any = SimpleNamespace(spent=lambda: 1.5, searched_within=lambda: None)
+    suite: Any = None  # asked for prices, where there is a limit
+    ledger = Ledger(tmp_path / "ledger.sqlite3")
+    budget = Budget(plan(), suite, rounds, ledger, session="s", rivals=2)
+    ledger.close()  # nor is that read again
+    ask = budget.counting(lambda c: replies[c.identity])
+    shared = Answer(text="a", cost_usd=0.25)
+    for k in range(101):
+        for _ in range(2):  # as where a text is judged that another candidate has, too
+            ask(cell(k))
+        answer = shared if k >= 99 else Answer(text="a", cost_usd=0.25, cached=k % 2 == 1)
+        replies[cell(k).identity].set_result(Candidate(cell=cell(k), answers=(answer,)))
+        assert budget.spent_usd == 1.5 + 0.25 * (k // 2 + 1 if k < 99 else 51)
+    assert looks == 101

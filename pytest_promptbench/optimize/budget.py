@@ -6,14 +6,14 @@ from concurrent.futures import Future
 
 from ..autojudge import Ask
 from ..ledger import Ledger
-from ..records import Candidate, Cell, Prompt, Suite
+from ..records import Answer, Candidate, Cell, Prompt, Suite
 from ..tracking.rounds import COST, Rounds
 from .plan import Plan
 from .prices import Prices
 
 _END = "promptbench optimize: the final comparison"
-_ELSEWHERE = "promptbench optimize: other machines"
-"""Entries of the session's spending that stand for no request: money set aside, and money spent where this is not."""
+_BEFORE = "promptbench optimize: before"
+"""Entries of the session's spending that stand for no request: money set aside, and money spent before this process."""
 
 
 class Budget:
@@ -21,30 +21,41 @@ class Budget:
 
     def __init__(self, plan: Plan, suite: Suite, rounds: Rounds, ledger: Ledger, *, session: str, rivals: int) -> None:
         self._plan, self._rounds, self._ledger, self._session, self._rivals = plan, rounds, ledger, session, rivals
-        self._elsewhere = max(0.0, rounds.spent() - ledger.cost(session))
-        self._asked: dict[Future[Candidate], None] = {}  # each once: what is asked twice is answered once
+        self._before = max(rounds.spent(), ledger.cost(session))
+        self._open: dict[Future[Candidate], None] = {}
+        self._paid: dict[int, Answer] = {}  # by identity: equal requests share one
+        self._paid_usd = 0.0
         self._searched = rounds.searched_within()
         self._prices = Prices(plan, suite) if plan.max_cost_usd is not None else None
+        if self._prices is not None:
+            ledger.begin_again(session, _BEFORE, self._before)
         self.end_usd = 0.0
         self._set_aside(plan.base)
 
     def counting(self, ask: Ask) -> Ask:
-        """``ask``, with the replies that have no text counted, too: they are paid for, and in no ledger."""
+        """``ask``, with all replies counted: those that have no text are paid for, too, and in no ledger."""
 
         def counted(cell: Cell) -> Future[Candidate]:
             reply = ask(cell)
-            self._asked[reply] = None
+            self._open[reply] = None
             return reply
 
         return counted
 
     @property
     def spent_usd(self) -> float:
-        return self._elsewhere + self._ledger.cost(self._session) + self._without_text_usd()
+        """Each reply is looked at until it has come, and no more: a long loop has many, and asks this often."""
+        for future in [f for f in self._open if f.done()]:
+            del self._open[future]
+            if not future.cancelled() and future.exception() is None:
+                self._pay(future.result())
+        return self._before + self._paid_usd
 
-    def _without_text_usd(self) -> float:
-        replies = [f.result() for f in self._asked if f.done() and not f.cancelled() and f.exception() is None]
-        return sum(a.cost_usd or 0.0 for reply in replies for a in reply.spent if not a.text.strip())
+    def _pay(self, reply: Candidate) -> None:
+        for answer in (*reply.answers, *reply.spent):
+            if not answer.cached and id(answer) not in self._paid:
+                self._paid[id(answer)] = answer
+                self._paid_usd += answer.cost_usd or 0.0
 
     def note(self) -> None:
         """Tell MLflow what was spent, so that another machine goes on counting."""
@@ -56,7 +67,6 @@ class Budget:
             return
         dearest = max(self._prices.comparison([p], self._plan.test).most for p in (self._plan.base, best))
         self.end_usd = self._rivals * dearest
-        self._ledger.settle(self._session, _ELSEWHERE, self._elsewhere)
         self._ledger.settle(self._session, _END, self.end_usd)
 
     def affords_round(self, best: Prompt, *, candidates: int) -> bool:
