@@ -470,6 +470,16 @@ def test_the_keys_that_are_told_are_those_of_the_rubric(logged: Project, tmp_pat
         assert browser.run(f"return {checked}") == ["0", "9"]
         numbers = "[...document.querySelectorAll('input[type=number]')].map((i) => [i.min, i.max])"
         assert browser.run(f"return {numbers}") == [["0", "1"]], "what lies between 0 and 1 can be said"
+        browser.run("document.querySelector('input[type=number]').focus()")
+        said = (
+            "const i = document.querySelector('input[type=number]');"
+            "const told = document.getElementById(i.getAttribute('aria-describedby'));"
+            "return [i.ariaInvalid, told.textContent, document.getElementById('next').disabled]"
+        )
+        browser.press("7")
+        assert browser.run(said) == ["true", "not a number from 0 to 1", True]
+        browser.press("\ue0030.7")
+        assert browser.run(said)[:2] == ["false", "0 to 1"]
 
 
 @pytest.mark.browser

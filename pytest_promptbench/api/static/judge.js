@@ -130,13 +130,20 @@
     else {
       const input = make("input", { type: "number", min: criterion.min, max: criterion.max, step: "any" });
       input.ariaLabel = criterion.name;
+      const allowed = `${criterion.min} to ${criterion.max}`;
+      const range = make("span", { className: "soft", id: `range-${index}`, textContent: allowed });
+      range.setAttribute("role", "status");
+      input.setAttribute("aria-describedby", range.id);
       const value = entry().scores[criterion.name];
       if (value !== null) input.value = value;
       input.addEventListener("input", () => {
-        const given = input.value === "" || !input.checkValidity() ? null : input.valueAsNumber;
-        set(criterion, given, false);
+        const fits = input.checkValidity();
+        set(criterion, input.value === "" || !fits ? null : input.valueAsNumber, false);
+        input.setAttribute("aria-invalid", String(!fits));
+        range.className = fits ? "soft" : "bad";
+        range.textContent = fits ? allowed : `not a number from ${allowed}`;
       });
-      box.append(input, make("span", { className: "soft", textContent: `${criterion.min} to ${criterion.max}` }));
+      box.append(input, range);
     }
     return box;
   };
