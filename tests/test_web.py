@@ -325,7 +325,7 @@ def test_a_person_judges_by_keyboard(logged: Project, tmp_path: Path, browser: B
         # Taken back before it was sent, and judged otherwise, with a reason.
         browser.press("u")
         assert browser.run("return document.getElementById('count').textContent") == "0 of 4 judged"
-        checked = "return [...document.querySelectorAll('input:checked')].map((i) => i.value)"
+        checked = "return [...document.querySelectorAll('input[type=radio]:checked')].map((i) => i.value)"
         assert browser.run(checked) == ["4", "5", "2", "true"]
         browser.press("f")
         assert browser.run(checked) == ["4", "5", "2", "false"]
@@ -466,7 +466,7 @@ def test_the_keys_that_are_told_are_those_of_the_rubric(logged: Project, tmp_pat
         told = "document.getElementById('digits').innerText"
         assert browser.run(f"return {told}").startswith("0-9 score the marked criterion")
         browser.press("Ada" + ENTER + "09")
-        checked = "[...document.querySelectorAll('input:checked')].map((i) => i.value)"
+        checked = "[...document.querySelectorAll('input[type=radio]:checked')].map((i) => i.value)"
         assert browser.run(f"return {checked}") == ["0", "9"]
         numbers = "[...document.querySelectorAll('input[type=number]')].map((i) => [i.min, i.max])"
         assert browser.run(f"return {numbers}") == [["0", "1"]], "what lies between 0 and 1 can be said"
@@ -480,6 +480,41 @@ def test_the_keys_that_are_told_are_those_of_the_rubric(logged: Project, tmp_pat
         assert browser.run(said) == ["true", "not a number from 0 to 1", True]
         browser.press("\ue0030.7")
         assert browser.run(said)[:2] == ["false", "0 to 1"]
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_single_keys_can_be_turned_off(logged: Project, tmp_path: Path, browser: Browser) -> None:
+    """WCAG 2.1, 2.1.4: what a microphone hears as letters would score."""
+    checked = "return document.querySelectorAll('input[type=radio]:checked').length"
+    shown = (
+        "return [...document.querySelectorAll('kbd')].filter((k) => k.getClientRects().length).map((k) => k.innerText)"
+    )
+    with served(copy_of(logged, tmp_path / "project")) as address:
+        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
+        browser.wait("document.documentElement.dataset.ready")
+        browser.press("Ada" + ENTER)
+        browser.run("document.getElementById('keys').focus()")
+        browser.press("4")
+        assert browser.run(checked) == 1, "a box to tick is no field to write in"
+        browser.press("u 5yrsl")
+        assert browser.run(checked) == 1
+        assert browser.run("return document.activeElement.id") == "keys"
+        assert browser.run(shown) == ["Enter"], "no key is told that does nothing"
+        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
+        browser.wait("document.documentElement.dataset.ready")
+        browser.press("444y")
+        assert browser.run(checked) == 0, "it stays as it was set"
+        browser.run(
+            "for (const name of ['relevance', 'actionability', 'tone', 'format_ok'])"
+            " document.querySelector(`[name=c-${name}]`).click();"
+            "window.fetch = () => Promise.reject(new Error('no network'))"
+        )
+        browser.run("document.getElementById('which').focus()")
+        browser.press(ENTER)
+        browser.wait("document.getElementById('saved').textContent === '1 not saved yet'")
+        browser.run("document.getElementById('save').click()")
+        browser.wait("document.getElementById('problem').innerText.includes('Press Save now to try again')")
 
 
 @pytest.mark.browser

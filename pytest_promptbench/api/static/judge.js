@@ -63,6 +63,9 @@
 
   // -- what is shown
 
+  const toSave = () => (at("keys").checked ? "press s" : "press Save now");
+  const retry = () => `P${toSave().slice(1)} to try again`;
+
   const refusals = () => {
     const lines = [...refused].map(([index, { why }]) => {
       const text = visible(packet.items[index].candidates[0].output);
@@ -70,7 +73,7 @@
     });
     if (!lines.length) return "";
     const more = lines.length > 3 ? [`and ${lines.length - 3} more`] : [];
-    const rest = "The others are not held up. Press s to try again, or judge it anew (u).";
+    const rest = `The others are not held up. ${retry()}, or judge it anew (Undo).`;
     return `Not saved: ${[...lines.slice(0, 3), ...more].join("\n")}\n${rest}`;
   };
 
@@ -292,10 +295,10 @@
       if (indexes.length === 1) refused.set(indexes[0], { what: whats[0], why });
       else for (const index of indexes) if (!(await post([index], room))) return false;
     } else if (response.status === 401) {
-      tell("You are not logged in any more. Log in in another tab, then press s: nothing is lost while this page is open.");
+      tell(`You are not logged in any more. Log in in another tab, then ${toSave()}: nothing is lost while this page is open.`);
       return false;
     } else {
-      tell(`Not saved: ${why}\nPress s to try again.`);
+      tell(`Not saved: ${why}\n${retry()}.`);
       return false;
     }
     return true;
@@ -319,7 +322,7 @@
       again = taken.every(Boolean);
       if (again) tell("");
     } catch (error) {
-      tell(`Not saved: the service does not answer (${error.message}). Press s to try again.`);
+      tell(`Not saved: the service does not answer (${error.message}). ${retry()}.`);
     }
     sending = false;
     count();
@@ -335,7 +338,12 @@
 
   // -- keys
 
-  const writing = (target) => target.matches("textarea, input:not([type=radio])");
+  const writing = (target) => target.matches("textarea, input:not([type=radio], [type=checkbox])");
+
+  // Whoever speaks to the computer would score by words that are heard as letters: WCAG 2.1, 2.1.4. Enter stays.
+  const showKeys = () => {
+    for (const element of document.querySelectorAll(".key")) element.hidden = !at("keys").checked;
+  };
 
   document.addEventListener("keydown", (event) => {
     if (!packet || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -345,6 +353,7 @@
     }
     const over = position >= steps.length;
     const key = event.key.toLowerCase();
+    if (key.length === 1 && !at("keys").checked) return;
     if (key === "u") undo();
     else if (key === "s") save();
     else if (over) return;
@@ -375,6 +384,14 @@
   at("rationale").addEventListener("input", () => {
     entry().rationale = at("rationale").value.trim() ? at("rationale").value : null;
     count();
+  });
+  at("keys").addEventListener("change", () => {
+    showKeys();
+    try {
+      localStorage.setItem("promptbench-keys", at("keys").checked ? "on" : "off");
+    } catch {
+      // without storage they act again the next time
+    }
   });
   at("name").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && name()) at("which").focus();
@@ -409,9 +426,11 @@
   const start = async () => {
     try {
       at("name").value = localStorage.getItem("promptbench-name") || "";
+      at("keys").checked = localStorage.getItem("promptbench-keys") !== "off";
     } catch {
       // likewise
     }
+    showKeys();
     const named = encodeURIComponent(desk.dataset.experiment);
     // Slashes stay, as some proxies take no encoded one; but of a/../b, which is a name too, a browser would ask for b.
     const experiment = /(^|\/)\.\.?(\/|$)/.test(desk.dataset.experiment) ? named : named.replaceAll("%2F", "/");
