@@ -206,16 +206,32 @@ def luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
+def mixed(above: str, below: str, share: float) -> str:
+    """A colour that lets ``below`` through."""
+    parts = [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in (above, below)]
+    return "#" + "".join(f"{round(a * share + b * (1 - share)):02x}" for a, b in zip(*parts, strict=True))
+
+
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
-def test_what_is_written_stands_out_from_what_it_is_written_on(scheme: int) -> None:
+@pytest.mark.parametrize("sheet", ["api/static/pages.css", "report/leaderboard.css"])
+def test_what_is_written_stands_out_from_what_it_is_written_on(sheet: str, scheme: int) -> None:
     """WCAG 2.2 AA: 4.5 for text (1.4.3), 3 for borders of controls and parts of pictures (1.4.11)."""
-    style = (Path(pages.__file__).parent / "static" / "pages.css").read_text(encoding="utf-8")
+    style = (Path(pages.__file__).parents[1] / sheet).read_text(encoding="utf-8")
     blocks = re.findall(r":root \{(.*?)\}", style, flags=re.DOTALL)
-    assert len(blocks) == 2
     colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{3,6});", blocks[scheme]))
+    seen, share = re.findall(r"--accent-soft: (#[0-9a-f]{6})([0-9a-f]{2});", blocks[scheme])[0]
+    for ground in ("paper", "card"):  # of the criterion that is marked, and of a line that a prompt gained
+        below = colours[ground] if len(colours[ground]) == 7 else "#ffffff"
+        colours[f"marked {ground}"] = mixed(seen, below, int(share, 16) / 255)
     grounds = ("paper", "card", "tint")
     pairs = [(ink, ground, 4.5) for ink in ("ink", "soft", "accent", "bad", "wait") for ground in grounds]
-    pairs += [("on-accent", "accent", 4.5), *(("other", ground, 3.0) for ground in grounds)]
+    pairs += [(ink, f"marked {g}", 4.5) for ink in ("ink", "soft", "bad") for g in ("paper", "card")]
+    pairs += [("other", ground, 3.0) for ground in grounds]
+    if "on-accent" in colours:
+        pairs.append(("on-accent", "accent", 4.5))
+    for opacity in re.findall(r"fill-opacity: ([0-9.]+)", style):
+        colours["faint"] = mixed(colours["other"], colours["paper"], float(opacity))
+        pairs.append(("faint", "paper", 3.0))
     for ink, ground, wanted in pairs:
         dark, light = sorted((luminance(colours[ink]), luminance(colours[ground])))
         assert (light + 0.05) / (dark + 0.05) >= wanted, f"{ink} on {ground}"
@@ -515,6 +531,26 @@ def test_single_keys_can_be_turned_off(logged: Project, tmp_path: Path, browser:
         browser.wait("document.getElementById('saved').textContent === '1 not saved yet'")
         browser.run("document.getElementById('save').click()")
         browser.wait("document.getElementById('problem').innerText.includes('Press Save now to try again')")
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_in_the_users_own_colours_choice_and_mark_are_seen(logged: Project, browser: Browser) -> None:
+    own = {"features": [{"name": "forced-colors", "value": "active"}]}
+    browser.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setEmulatedMedia", "params": own})
+    grounds = (
+        "[...document.querySelectorAll('[name=c-relevance] + span')].map((e) => getComputedStyle(e).backgroundColor)"
+    )
+    marks = "[...document.querySelectorAll('fieldset')].map((e) => getComputedStyle(e).borderLeftColor)"
+    with served(logged.root) as address:
+        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
+        browser.wait("document.documentElement.dataset.ready")
+        assert browser.run("return matchMedia('(forced-colors: active)').matches")
+        browser.press("Ada" + ENTER + "4")
+        *others, chosen, last = browser.run(f"return {grounds}")
+        assert chosen not in {*others, last}
+        first, marked, *others = browser.run(f"return {marks}")
+        assert marked not in {first, *others}
 
 
 @pytest.mark.browser
