@@ -533,6 +533,9 @@ def test_a_judge_whose_key_is_missing_is_named_with_those_that_run_here(tmp_path
         assert (
             "NO_SUCH_KEY is not set; name one that runs here, as in  judge: {model: haiku}  (here: haiku)" in result.out
         )
+        suite = project.root / "evals/tips.yaml"
+        suite.write_text(suite.read_text().replace("models: [haiku]", "models: [haiku, judge]"))
+        assert project.pytest("--judge-auto", "--bench-read").out.count("  (here: haiku)") == 1  # which asks no model
 
 
 def test_the_controller_judges_once_under_xdist(tmp_path: Path) -> None:

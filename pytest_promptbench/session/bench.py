@@ -174,12 +174,23 @@ class Bench:
         if suite.judge is not None:
             return (suite.judge,)
         left_out = next((f": {name}: {why}" for name, why in suite.judge_skipped.items()), None)
-        here = sorted(suite.models, key=lambda m: not m.embedded)
+        here = self._askable(suite)
         remedy = (left_out or "") + "; name one" + (" that runs here" if left_out else "")
         remedy += f", as in  judge: {{model: {here[0].name if here else 'haiku'}}}"
         if left_out:
             remedy += f"  (here: {', '.join(m.name for m in here) or 'none'})"
         raise UsageError(f"{suite.path}: --judge-auto needs the suite's automatic judge, and there is none{remedy}")
+
+    def _askable(self, suite: Suite) -> list[Model]:
+        """The suite's models that can be asked here, embedded first. A session that asks none has left none out."""
+        choice = Choice(only_models=self.settings.models, asks_judge=False, defers=True)
+        try:
+            suite = load_suite(
+                Path(suite.path), root=self.settings.root, environ=os.environ, lacking=lacking, choice=choice
+            )
+        except CatalogError:  # no model is left
+            return []
+        return sorted((m for m in suite.models if m.name not in suite.unready), key=lambda m: not m.embedded)
 
     def _check_embedded(self, suite: Suite, models: Iterable[Model], *, asks: bool) -> None:
         for model in models:
