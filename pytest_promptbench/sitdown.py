@@ -44,6 +44,7 @@ from .session import (
 )
 from .settings import Settings
 from .steps import StepResult, experiment_of, nothing_under_rubric
+from .tracking.address import redacted
 from .tracking.artifacts import file_name
 from .tracking.entry import AUDIT, AUDITED, SAMPLING
 from .tracking.recorder import Outcome
@@ -286,7 +287,10 @@ def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> StepR
         )
     store = where(settings).store()
     if store.experiment(packet.experiment) is None:
-        raise PacketError(f"{path}: MLflow has no experiment {packet.experiment!r}; is MLFLOW_TRACKING_URI the same?")
+        raise PacketError(
+            f"{path}: MLflow has no experiment {packet.experiment!r} in {redacted(store.uri)}; is MLFLOW_TRACKING_URI "
+            "the same, and is pytest started where the evals ran?"
+        )
     everyone = store.read(packet.experiment)
     # Two folders may each have a rubric of this id: the packet's own text comes first, then what may be its newer one.
     by_text = sorted(tasks, key=lambda t: t.suite.rubric.sha256 == packet.rubric.sha256)

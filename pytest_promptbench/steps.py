@@ -11,6 +11,7 @@ from .autojudge import Judged
 from .errors import UsageError
 from .session import Board, Task
 from .settings import Settings
+from .tracking.address import redacted
 from .tracking.store import TrackingStore
 
 
@@ -43,8 +44,8 @@ def experiment_of(store: TrackingStore, settings: Settings, task: Task, *, optio
     else:
         known = f" There are: {', '.join(sorted(earlier)[-5:])}." if earlier else ""
     raise UsageError(
-        f"{option}: MLflow has no experiment {task.experiment!r}.{known} "
-        "Run the evals first, or name one with --bench-experiment"
+        f"{option}: MLflow has no experiment {task.experiment!r} in {redacted(store.uri)}.{known} "
+        "Run the evals first, name one with --bench-experiment, or start pytest where the evals ran"
     )
 
 
