@@ -123,7 +123,8 @@ def _groups(
     if not chosen:
         raise missing[0]
     # A suite that no automatic judge has scored holds no other's audit up.
-    return [(t, c) for t, c in chosen if (c if settings.audit is None else auditable(c))] or chosen[:1], said
+    waiting = [(t, c) for t, c in chosen if (c if settings.audit is None else auditable(c) and t.suite.rubric.judged)]
+    return waiting or chosen[:1], said
 
 
 def pending_of(
@@ -223,6 +224,8 @@ def _audit(
     assert settings.audit is not None
     rubric = task.suite.rubric
     pool = auditable(candidates)
+    if not rubric.judged:
+        raise UsageError(f"--judge-audit: programs fill all of the rubric {rubric.id}, so there is no judge to check")
     if not pool:
         raise UsageError(
             f"--judge-audit: the automatic judge has scored nothing in {task.experiment}; run pytest with --judge-auto"

@@ -38,6 +38,7 @@ RUBRIC = """
     ---
     # Anchors
 """
+BY_CHECKS = RUBRIC.replace("      - {name: relevance, type: scale, min: 1, max: 5, weight: 1}\n", "")
 MORE = "\n      - {{name: criterion_{}, type: scale, min: 1, max: 5}}"
 
 
@@ -479,6 +480,16 @@ CASES: list[tuple[str, dict[str, str], list[str]]] = [
         "nothing for a judge",
         {"rubric": RUBRIC.replace("type: scale, min: 1, max: 5, weight: 1", "type: flag, bad: true, penalty: 0")},
         ["tip-v1.md:3", "at least one criterion that a judge fills must count"],
+    ),
+    (
+        "nothing that counts",
+        {"rubric": BY_CHECKS.replace("penalty: 1", "penalty: 0")},
+        ["tip-v1.md:3: at least one criterion must count"],
+    ),
+    (
+        "a judge with nothing to judge",
+        {"rubric": BY_CHECKS, "suite": SUITE + "    judge: {model: a}\n"},
+        ["tips.yaml:6: programs fill all of the rubric tip-v1", "remove it, or add a criterion without a check"],
     ),
     ("judge", {"suite": SUITE + "    judge: {model: zzz}\n"}, ["tips.yaml:6", "no model 'zzz'"]),
     (

@@ -69,6 +69,16 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     return optimize
 
 
+def test_a_loop_needs_somebody_to_learn_from(project: Project, run: Run) -> None:
+    rubric = project.root / "rubrics" / "tip-v1.md"
+    rubric.write_text(re.sub(r"  - \{name: (?!overlong).*\n", "", rubric.read_text()))
+    suite = project.root / "evals" / "tips.yaml"
+    suite.write_text(re.sub(r"judge:.*\n", "", suite.read_text()))
+    refused = run("evals/tips.yaml", "--judge", "sit-down")
+    assert (refused.code, "programs fill all of the rubric tip-v1" in refused.err) == (4, True), refused
+    assert project.provider.count == 0
+
+
 def champion(project: Project) -> str | None:
     found = PromptRegistry(project.store).champion("tip")
     return None if found is None else found.version

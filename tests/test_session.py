@@ -12,6 +12,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -130,6 +131,54 @@ def test_flags_are_filled_by_a_reference_of_the_scenario(project: Project) -> No
     assert project.pytest("--judge-apply", "packet.json").code == 0
     board = json.loads((project.root / ".promptbench" / "report" / "leaderboard.json").read_text())
     assert {(row["right"], row["composite"]) for row in board["rows"]} == {(0.333333, 12 - 3 * 2 / 3)}
+
+
+BY_CHECKS = """
+    ---
+    id: tip-v1
+    criteria:
+      - {name: right, type: flag, bad: false, penalty: 1, check: {equals_var: label}}
+    ---
+    # The label
+"""
+
+
+def test_programs_alone_may_score_and_gate(project: Project) -> None:
+    """Without any judge: each candidate is scored as it is logged, as the automatic tier, and none is pending."""
+    project.scenarios = 8
+    project.write()
+    project.file("rubrics/tip-v1.md", textwrap.dedent(BY_CHECKS).lstrip("\n"))
+    suite = project.root / "evals" / "tips.yaml"
+    suite.write_text(re.sub(r"situation: (situation-\d)", r'situation: \1, label: "yes"', suite.read_text()))
+    project.provider.reply = lambda body: "yes" if body["model"] == "haiku" else "no"
+    assert project.pytest("-n", "2", "--judge-auto", "--bench-save=b.json").code == 0
+    rows = project.leaderboard()["rows"]
+    assert [(r["model"], r["composite"], r["tier"], r["pending"], r["right"]) for r in rows] == [
+        *[("haiku", 0.0, "auto", 0, 1.0)] * 2,
+        *[("local", -1.0, "auto", 0, 0.0)] * 2,
+    ]
+    assert [r["rank"] for r in rows] == [1, 1, 3, 3]
+    runs = project.runs()
+    assert {run.data.tags["judge_pending"] for run in runs} == {"false"}
+    assert {run.data.metrics["auto/composite"] for run in runs} == {0.0, -1.0}
+    assert all("composite" not in run.data.metrics for run in runs)
+    assert "nothing is pending" in project.pytest("--judge-export", "p.json").out
+    audit = project.pytest("--judge-export", "a.json", "--judge-audit", "3")
+    assert (audit.code, "programs fill all of the rubric tip-v1, so there is no judge to check" in audit.text) == (
+        4,
+        True,
+    )
+    refused = project.pytest("--bench-promote", "tip")
+    assert (refused.code, "--bench-promote-policy auto" in refused.text) == (4, True), refused.text
+    assert project.pytest("--bench-promote", "tip", "--bench-promote-policy", "auto").code == 0
+    again = project.pytest("--bench-compare=b.json")
+    assert (again.code, "gate of tip: PASS (32 pairs)" in again.out) == (0, True), again.text
+    project.provider.reply = lambda body: "no"
+    prompt = project.root / "prompts" / "tip" / "v2.yaml"
+    prompt.write_text(prompt.read_text().replace("be v2", "be v2 now"))
+    fallen = project.pytest("--bench-compare=b.json", "--bench-compare-fail", "composite:0")
+    assert (fallen.code, "haiku x v2 composite: -1.00 points over 8 scenarios" in fallen.out) == (1, True), fallen.text
+    assert len(project.runs()) == 48
 
 
 def test_reports_have_the_rows_by_tag(project: Project) -> None:

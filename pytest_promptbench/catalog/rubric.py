@@ -51,10 +51,11 @@ def load_rubric(file: Path) -> Rubric:
         names.add(given.name)
         criteria.append(_criterion(given, where))
     rubric = Rubric(id=shape.id, text=text, criteria=tuple(criteria), sha256=sha256(text))
-    if not any(c.weight or c.penalty for c in rubric.judged):
+    if not any(c.weight or c.penalty for c in rubric.judged or rubric.criteria):
+        who = " that a judge fills" if rubric.judged else ""
         raise CatalogError(
-            f"{file}:{document.line(('criteria',))}: at least one criterion that a judge fills must count: a scale "
-            "with a weight, or a flag with a penalty, above 0"
+            f"{file}:{document.line(('criteria',))}: at least one criterion{who} must count: a scale with a weight, or "
+            "a flag with a penalty, above 0"
         )
     if not max(abs(rubric.top), abs(rubric.bottom)) <= LARGEST:
         raise CatalogError(

@@ -77,6 +77,11 @@ def load_suite(
     _check_references(rubric, scenarios, places)
     directory = _Directory.read(file, root, environ, cache(reachable), lacking, choice)
     models, skipped, unready = _load_models(shape, document, directory, choice)
+    if shape.judge is not None and not rubric.judged:
+        raise CatalogError(
+            f"{document.file}:{document.line(('judge',))}: programs fill all of the rubric {rubric.id}, so there is "
+            "nothing for a judge; remove it, or add a criterion without a check"
+        )
     judge, judge_skipped, judge_unready = _load_judge(shape.judge, document, directory, choice)
     return Suite(
         name=file.stem,

@@ -152,6 +152,11 @@ def _suite(path: Path, root: Path, models: Sequence[str] | None) -> Suite:
 
 
 def _check_judge(args: argparse.Namespace, suite: Suite, judged_by: JudgedBy) -> None:
+    if not suite.rubric.judged:
+        raise UsageError(
+            f"{args.suite}: programs fill all of the rubric {suite.rubric.id}, and a loop goes by what a judge says: "
+            "add a criterion without a check"
+        )
     if judged_by is not JudgedBy.AUTO or suite.judge is not None:
         return
     left_out = next(iter(suite.judge_skipped.values()), "name one: judge: {model: haiku}")

@@ -42,6 +42,8 @@ def decide(
     judged = field.judged
     if not judged:
         how = "--judge-auto" if policy is Policy.AUTO else "--judge-export and --judge-apply"
+        if not rubric.judged:  # programs fill all of it, as an automatic tier
+            how = "its generations" if policy is Policy.AUTO else "--bench-promote-policy auto"
         raise UsageError(
             f"--bench-promote {task}: nothing of {experiment} is scored by the {policy.tier} tier; see {how}"
         )

@@ -131,7 +131,7 @@ class Rubric(Record):
 
     @property
     def judged(self) -> tuple[Criterion, ...]:
-        """The criteria that a judge fills: all but the flags with a check."""
+        """The criteria that a judge fills: all but the flags with a check. None: programs score all there is."""
         return tuple(c for c in self.criteria if c.check is None)
 
     @cached_property

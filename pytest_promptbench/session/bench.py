@@ -169,7 +169,7 @@ class Bench:
 
     def _judges(self, suite: Suite) -> tuple[Model, ...]:
         """The automatic judge, where this session is to ask it."""
-        if not self.settings.judge_auto:
+        if not self.settings.judge_auto or not suite.rubric.judged:
             return ()
         if suite.judge is not None:
             return (suite.judge,)

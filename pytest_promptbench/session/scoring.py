@@ -30,6 +30,8 @@ def score_all(
     judged: list[Judged] = []
     for (experiment, group), task in by_group(tasks).items():
         rubric, judge = task.suite.rubric, task.suite.judge
+        if not rubric.judged:
+            continue
         assert judge is not None  # a suite without one was refused when it was collected
         found, now = everyone.get(experiment, []), cells_now(tasks, experiment, group)
         current, _ = current_candidates(found, rubric, task=task.suite.task, cells_now=now)

@@ -11,7 +11,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..clock import iso_utc
 from ..ledger import Entry
+from ..records import Score
 from . import entry as names
 from . import verdicts
 from .address import code_of
@@ -209,7 +211,7 @@ class CandidateLog:
         """
         by_rubric: dict[str, list[Logged]] = {}
         for record in records:
-            if not record.candidate.failed:
+            if not record.candidate.failed and record.rubric.judged:
                 by_rubric.setdefault(record.rubric.sha256, []).append(record)
         found: dict[str, Run] = {}
         for rubric, some in by_rubric.items():
@@ -259,7 +261,14 @@ def _tags_of(record: Logged, carried: Run | None) -> dict[str, str]:
             tags[names.CHECKS] = json.dumps(record.checks)
         if carried is not None:
             tags |= verdicts.carried_tags(carried)
+        if not record.rubric.judged:
+            tags |= _by_checks(record)[0]
     return storable_tags(tags)
+
+
+def _by_checks(record: Logged) -> tuple[dict[str, str], dict[str, Score]]:
+    at = iso_utc(end_ms(record) / 1000)
+    return verdicts.of_checks(record.checks, record.rubric, at=at)
 
 
 def _metrics_of(record: Logged, carried: Run | None) -> dict[str, float]:
@@ -274,6 +283,8 @@ def _metrics_of(record: Logged, carried: Run | None) -> dict[str, float]:
     if carried is not None and not candidate.failed:
         judged = {c.name for c in record.rubric.criteria} | {"composite"}
         metrics |= {k: v for k, v in carried.metrics.items() if k in judged}
+    if not record.rubric.judged and not candidate.failed:
+        metrics |= {k: v if v is None else float(v) for k, v in _by_checks(record)[1].items()}
     return {k: float(v) for k, v in metrics.items() if v is not None}
 
 

@@ -315,7 +315,7 @@ class TrackingStore:
             verdict = verdicts.in_order(known, verdict)
             old = next((v for v in ruling.candidate.verdicts if v.judge == judge), None)
             given = verdicts.feedback(verdict, ruling.rubric, run_id=run_id, before=old)
-        tags, metrics = verdicts.changes(known, verdict, ruling.rubric, second=ruling.second)
+        tags, metrics = verdicts.changes(known.verdicts, verdict, ruling.rubric, second=ruling.second)
 
         def fill() -> None:
             if judge.name in known.failed_verdicts and judge.tier is Tier.AUTO:
@@ -357,7 +357,7 @@ class TrackingStore:
                 if counts is None or verdicts.sit_down(c) <= verdicts.sit_down(known[run_id]):
                     continue
                 open_.add(run_id)
-                tags, metrics = verdicts.changes(c, counts, rubrics[run_id])
+                tags, metrics = verdicts.changes(c.verdicts, counts, rubrics[run_id])
                 # Not the verdict's own tag: its judge may have a later one by now.
                 kept = {k: v for k, v in tags.items() if not k.startswith(names.VERDICT)}
                 seen = (*c.verdicts, *known[run_id].verdicts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -18,6 +18,8 @@ from .entry import storable
 from .tables import Run
 
 INVALID_REPLY = "INVALID_REPLY"
+BY_CHECKS = Judge(tier=Tier.AUTO, name="checks")
+"""Who scores under a rubric that programs fill alone."""
 _NOT_SCORES = {"latency_s", "prompt_tokens", "completion_tokens", "cost_usd", "composite"}
 
 
@@ -25,15 +27,15 @@ _NOT_SCORES = {"latency_s", "prompt_tokens", "completion_tokens", "cost_usd", "c
 
 
 def changes(
-    candidate: LoggedCandidate, verdict: Verdict, rubric: Rubric, *, second: bool = False
+    known: Iterable[Verdict], verdict: Verdict, rubric: Rubric, *, second: bool = False
 ) -> tuple[dict[str, str], dict[str, Score]]:
-    """The tags and metrics of the candidate's run that a verdict sets."""
+    """The tags and metrics that a verdict sets of a run whose candidate has the verdicts ``known``."""
     if second:
         return {names.SECOND_VERDICT + _judge_key(verdict.judge): _as_text(verdict)}, {}
     tier = verdict.judge.tier
     tags = {names.VERDICT + _judge_key(verdict.judge): _as_text(verdict)}
     about = {names.JUDGED_BY: verdict.judge.name, names.JUDGED_AT: verdict.at}
-    others = [v for v in candidate.verdicts if v.judge != verdict.judge and v.judge.tier is not Tier.AUTO]
+    others = [v for v in known if v.judge != verdict.judge and v.judge.tier is not Tier.AUTO]
     if tier is Tier.AUTO:
         if not others:
             tags |= {names.JUDGE_KIND: verdict.judge.name, **about}
@@ -43,6 +45,14 @@ def changes(
         return tags, {}
     tags |= {names.JUDGE_PENDING: "false", names.JUDGE_KIND: tier.value, **about}
     return tags, {**verdict.scores, "composite": composite(verdict.scores, rubric)}
+
+
+def of_checks(checks: Mapping[str, Score], rubric: Rubric, *, at: str) -> tuple[dict[str, str], dict[str, Score]]:
+    """Likewise, where programs have filled all of a rubric: an automatic verdict, and nothing left for a judge."""
+    about = Fingerprint(model=BY_CHECKS.name, params={}, rubric_sha256=rubric.sha256, prompt_sha256="")
+    verdict = Verdict(scores=checks, judge=BY_CHECKS, at=at, fingerprint=about)
+    tags, metrics = changes((), verdict, rubric)
+    return tags | {names.JUDGE_PENDING: "false"}, metrics
 
 
 def in_order(candidate: LoggedCandidate, verdict: Verdict) -> Verdict:
