@@ -155,12 +155,15 @@ class Guard:
                 return
             self._check_write(scope, headers, role)
             limit = self._settings.max_body if scope["path"] == VERDICTS else SMALL_BODY
-            _check_length(headers, limit)
+            too_large = f"the body is larger than {limit:,} bytes, the most that is read here"
+            if scope["path"] == VERDICTS:
+                too_large += "; send fewer items at once, or apply the packet with pytest evals/ --judge-apply"
+            _check_length(headers, limit, too_large)
         except ProblemError as problem:
             await self._told(Request(scope), problem)(scope, receive, answer)
             return
         scope.setdefault("state", {})["role"] = role
-        await self._app(scope, _limited(receive, limit), answer)
+        await self._app(scope, _limited(receive, limit, too_large), answer)
 
     def _check_host(self, headers: Headers) -> None:
         """Without a token, a page of another site must not get here under a name of its own (DNS rebinding)."""
@@ -241,19 +244,15 @@ def _place_of(origin: str) -> str | None:
         return None
 
 
-def _too_large(limit: int) -> str:
-    return f"the body is larger than {limit:,} bytes, the most that is read here"
-
-
-def _check_length(headers: Headers, limit: int) -> None:
+def _check_length(headers: Headers, limit: int, too_large: str) -> None:
     length = headers.get("content-length", "0")
     if not length.isascii() or not length.isdigit() or len(length) > 18:
         raise ProblemError(400, "Content-Length is no number")
     if int(length) > limit:
-        raise ProblemError(413, _too_large(limit))
+        raise ProblemError(413, too_large)
 
 
-def _limited(receive: Receive, limit: int) -> Receive:
+def _limited(receive: Receive, limit: int, too_large: str) -> Receive:
     """Counts a body that did not say its length."""
     seen = 0
 
@@ -262,7 +261,7 @@ def _limited(receive: Receive, limit: int) -> Receive:
         message: Mapping[str, Any] = await receive()
         seen += len(message.get("body", b""))
         if seen > limit:
-            raise HTTPException(413, _too_large(limit))
+            raise HTTPException(413, too_large)
         return dict(message)
 
     return counted
