@@ -714,6 +714,7 @@ def test_a_verdict_that_is_refused_holds_up_no_other(logged: Project, tmp_path: 
         said = browser.wait("document.getElementById('problem').innerText")
         assert said.startswith(f"Not saved: number 1 of 4, {text[:60]}"), said
         assert f"item {first} is unknown: no candidate of the experiment" in said
+        assert "or load this page anew for what is pending now" in said
         browser.press("333y" + ENTER)
         browser.press("444y" + ENTER)
         browser.wait("document.getElementById('saved').textContent === '1 not saved yet'")

@@ -73,7 +73,8 @@
     });
     if (!lines.length) return "";
     const more = lines.length > 3 ? [`and ${lines.length - 3} more`] : [];
-    const rest = `The others are not held up. ${retry()}, or judge it anew (Undo).`;
+    const again = `${retry()}, judge it anew (Undo), or load this page anew for what is pending now.`;
+    const rest = `The others are not held up. ${again}`;
     return `Not saved: ${[...lines.slice(0, 3), ...more].join("\n")}\n${rest}`;
   };
 
