@@ -420,6 +420,24 @@ def test_no_script_of_a_model_runs(logged: Project, browser: Browser) -> None:
 
 @pytest.mark.browser
 @needs_chromium
+def test_a_key_that_is_held_is_meant_once(logged: Project, browser: Browser) -> None:
+    def hold(key: str) -> None:
+        for again in ("false", "true", "true"):
+            event = f"new KeyboardEvent('keydown', {{key: '{key}', repeat: {again}, bubbles: true}})"
+            browser.run(f"document.getElementById('which').dispatchEvent({event})")
+
+    with served(logged.root) as address:
+        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
+        browser.wait("document.documentElement.dataset.ready")
+        hold("5")
+        assert browser.run("return [...document.querySelectorAll('input:checked')].map((i) => i.value)") == ["5"]
+        hold("l")
+        browser.press("u")
+        assert browser.run("return document.getElementById('undo').disabled"), "one was skipped"
+
+
+@pytest.mark.browser
+@needs_chromium
 def test_pages_are_no_wider_than_a_phone(logged: Project, browser: Browser) -> None:
     phone = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
     browser.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": phone})

@@ -348,6 +348,10 @@
 
   document.addEventListener("keydown", (event) => {
     if (!packet || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.repeat && !writing(event.target)) {
+      if (event.key === "Enter") event.preventDefault(); // which would press the button in focus again
+      return; // a key that is held a moment too long is meant once
+    }
     if (writing(event.target)) {
       if (event.key === "Escape") event.target.blur();
       return;
