@@ -796,6 +796,28 @@ def test_whoever_takes_a_skip_back_judges_all_outputs_of_the_candidate(tmp_path:
 
 @pytest.mark.browser
 @needs_chromium
+def test_of_several_outputs_the_last_may_be_skipped_by_who_went_back_to_the_first(
+    tmp_path: Path, browser: Browser
+) -> None:
+    migrated_database(tmp_path / "mlflow.db")
+    with ScriptedProvider(reply=answer) as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=2, suite="samples: 2\n")
+        assert project.write().pytest("--bench-experiment", EXPERIMENT).code == 0
+    with served(tmp_path) as address:
+        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
+        browser.wait("document.documentElement.dataset.ready")
+        browser.press("Ada" + ENTER + "111y" + ENTER + "111y" + ENTER)
+        browser.press("uu" + ENTER + "l")
+        assert browser.run("return document.getElementById('count').textContent") == "0 of 2 judged"
+        browser.press("222y" + ENTER + "222y" + ENTER)
+        browser.wait("document.getElementById('done-title').textContent === '1 skipped, the rest is judged'")
+        browser.wait("document.getElementById('saved').textContent === 'all saved'")
+    store = TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=None)
+    assert [v.scores["tone"] for c in store.read(EXPERIMENT) for v in c.verdicts] == [2.0]
+
+
+@pytest.mark.browser
+@needs_chromium
 def test_what_is_scored_and_not_done_is_not_said_to_be_saved(logged: Project, tmp_path: Path, browser: Browser) -> None:
     saved = "document.getElementById('saved').textContent"
     with served(copy_of(logged, tmp_path / "project")) as address:

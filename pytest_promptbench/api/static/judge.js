@@ -228,7 +228,8 @@
     tell("");
     history.push(position);
     const { item } = steps[position];
-    if (itemDone(item) && !finished.includes(item)) {
+    // At its last output, also of one that was gone back to: there it may still be skipped.
+    if (steps[position + 1]?.item !== item) {
       finished.push(item);
       by.set(item, name());
     }
@@ -248,7 +249,7 @@
       JSON.parse(taken, exact).forEach((one, i) => Object.assign(packet.items[item].candidates[i], one));
       by.set(item, who);
       finished.push(item);
-    } else if (!finished.includes(item)) {
+    } else {
       for (const candidate of packet.items[item].candidates) {
         for (const c of judged()) candidate.scores[c.name] = null;
         candidate.rationale = null;
