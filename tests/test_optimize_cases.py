@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from pytest_promptbench.packet import parse_packet, read_packet
 from pytest_promptbench.sitdown import take_in
 from pytest_promptbench.tracking.registry import PromptRegistry
 from pytest_promptbench.tracking.rounds import Rounds
+from pytest_promptbench.tracking.store import TrackingStore
 
 from .loops import SUITE, is_judge, is_proposer, loop_of, loop_project, optimize, outcome, reply, score
 from .project import Project, Result
@@ -200,6 +202,28 @@ def test_the_limit_is_the_loops_on_whatever_machine(tmp_path: Path, provider: Sc
         shutil.rmtree(project.root / ".promptbench")
         result = run("--resume", loop)
     assert spent <= 0.0165
+
+
+def test_the_experiment_is_read_once_for_what_is_generated_and_not_again_for_what_is_judged(
+    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it, which grows with every round."""
+    read, log, calls = TrackingStore.read, TrackingStore.log, Counter[str]()
+
+    def reading(*args: Any, **named: Any) -> Any:
+        calls["read"] += 1
+        return read(*args, **named)
+
+    def logging(*args: Any) -> Any:
+        calls["logged"] += 1
+        return log(*args)
+
+    monkeypatch.setattr(TrackingStore, "read", reading)
+    monkeypatch.setattr(TrackingStore, "log", logging)
+    result = run("evals/tips.yaml", "--rounds", "2", "--no-early-stopping", "--no-promote")
+    assert result.code == 0, result.text
+    assert calls["logged"] == 1 + 2 * 4 + 2, "the start, two rounds of four blocks, two prompts on the test split"
+    assert calls["read"] == 1 + calls["logged"]
 
 
 # -- champions

@@ -204,7 +204,7 @@ class MLflowLaboratory:
         if not unscored(judgeable, rubric, judge):
             return candidates
         after, came_to = judge_unscored(judgeable, rubric, judge, self._ask, writing_to(self._store))
-        self._known = None
+        self._everyone().update({(*c.names, c.content): c for c in after})  # as a read of all of them would
         self._budget.note()
         if came_to.interrupted:
             raise KeyboardInterrupt
