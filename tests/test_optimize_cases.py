@@ -926,6 +926,16 @@ def test_a_provider_that_litellm_does_not_know_is_a_mistake(project: Project, ru
     assert "LiteLLM knows no provider for 'opnai/" in result.err
 
 
+def test_without_gepa_no_loop_is_begun(project: Project, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would have drawn the task's split, with a seed that later loops are held to."""
+    monkeypatch.setitem(sys.modules, "gepa", None)
+    assert run("evals/tips.yaml", "--dry-run").code == 0
+    result = run("evals/tips.yaml", "--rounds", "1")
+    assert (result.code, result.out) == (4, ""), result.text
+    assert "promptbench optimize needs gepa: pip install 'pytest-promptbench[optimize]'" in result.err
+    assert Rounds.begun(project.store, "tip") == []
+
+
 def test_a_key_that_is_not_set_is_a_mistake(project: Project, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SCRIPTED_KEY")
     result = run("evals/tips.yaml")

@@ -27,7 +27,7 @@ from .plan import JudgedBy
 from .prices import Prices, everyone
 from .progress import shown
 from .report import lines, write_reports
-from .search import search
+from .search import check_installed, search
 from .state import Search, UnreachableError
 
 WAITS = 3
@@ -90,6 +90,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
     """0: it ended, whatever the finding; ``WAITS``: a judge is needed; PromptbenchError for what it could not do."""
     job = make_job(args)
     if not args.dry_run:
+        check_installed()  # a loop that is begun has drawn the task's split
         job = _begun(args, job, say)
     for warning in job.warnings:
         say(f"WARNING: {warning}")

@@ -42,6 +42,14 @@ def _through(method: Callable[P, T]) -> Callable[P, T]:
     return guarded
 
 
+def check_installed() -> None:
+    """UsageError without the package gepa."""
+    try:
+        import gepa  # noqa: F401
+    except ImportError:
+        raise UsageError("promptbench optimize needs gepa: pip install 'pytest-promptbench[optimize]'") from None
+
+
 def search(
     plan: Plan,
     rubric: Rubric,
@@ -52,12 +60,9 @@ def search(
 ) -> Search:
     """Run the loop to its end, or until the laboratory raises; ``watch`` sees every step.
 
-    UsageError without the package gepa, and where the journal's rounds are not those that the search would make.
+    UsageError where the journal's rounds are not those that the search would make.
     """
-    try:
-        import gepa
-    except ImportError:
-        raise UsageError("promptbench optimize needs gepa: pip install 'pytest-promptbench[optimize]'") from None
+    import gepa
 
     state = Search.begin(plan)
     adapter = _Adapter(state, rubric, laboratory, journal, watch)
