@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -29,7 +30,7 @@ from pytest_promptbench.optimize.plan import ROUND_SCHEMA, JudgedBy, Plan, Trial
 from pytest_promptbench.optimize.progress import status
 from pytest_promptbench.optimize.prompts import as_yaml, difference, write_prompt
 from pytest_promptbench.optimize.proposing import Example, ProposalError, ask_again, parse_proposal, question, weakest
-from pytest_promptbench.optimize.report import lines, render_html, render_markdown
+from pytest_promptbench.optimize.report import lines, picture, render_html, render_markdown
 from pytest_promptbench.optimize.root import project_root
 from pytest_promptbench.optimize.search import search
 from pytest_promptbench.optimize.state import Measured, OutOfMoneyError, Search, UnreachableError
@@ -639,6 +640,15 @@ def test_reports_show_hostile_text_as_text() -> None:
     assert "````diff" in text
     assert "&lt;b&gt;empty&lt;/b&gt; \\| here" in text
     assert any("dropped early" in line for line in lines(result(), resume="go on"))
+
+
+@pytest.mark.parametrize(("rounds", "said"), [(3, [0, 1, 2, 3]), (24, list(range(25))), (40, list(range(0, 41, 2)))])
+def test_the_numbers_of_many_rounds_do_not_run_into_each_other(rounds: int, said: list[int]) -> None:
+    r = replace(result(), trials=[Trial(number=n, parent="v1", problem="none") for n in range(1, rounds + 1)])
+    found = picture(r)
+    assert found is not None
+    assert [int(label) for _, label in found.rounds] == said
+    assert all(b - a >= 24 for (a, _), (b, _) in itertools.pairwise(found.rounds)), "two digits of 12 px, and a gap"
 
 
 def test_the_page_shows_names_and_figures_as_they_are() -> None:

@@ -16,6 +16,8 @@ from .plan import Trial
 
 WIDTH, HEIGHT = 720.0, 260.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 12.0, 12.0, 34.0
+_MOST_LABELS = 24
+"""Numbers below the picture; more of them run into each other."""
 
 
 def headline(result: Result) -> str:
@@ -246,10 +248,11 @@ def picture(result: Result) -> _Picture | None:
             _Mark(x(t.number), y(s), kind, visible(f"round {t.number}: {number(s)}, {outcome_of(t, result.best)}"))
         )
     path += f"H{x(last)}"
+    apart = -(-last // _MOST_LABELS)
     ticks = [(y(v), number(v, 1)) for v in (low + (high - low) * k / 4 for k in range(5))]
     return _Picture(
         width=WIDTH, height=HEIGHT, left=_LEFT, right=WIDTH - _RIGHT, marks=marks, steps=path, ticks=ticks,
-        rounds=[(x(k), str(k)) for k in range(last + 1)], floor=HEIGHT - _BOTTOM,
+        rounds=[(x(k), str(k)) for k in range(0, last + 1, apart)], floor=HEIGHT - _BOTTOM,
     )  # fmt: skip
 
 
