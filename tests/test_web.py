@@ -573,6 +573,40 @@ def test_in_the_users_own_colours_choice_and_mark_are_seen(logged: Project, brow
 
 @pytest.mark.browser
 @needs_chromium
+def test_what_is_printed_is_dark_on_white_and_whole(logged: Project, browser: Browser) -> None:
+    """Also for who looks at dark pages: paper has no ground of theirs."""
+    paper = {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    browser.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setEmulatedMedia", "params": paper})
+    looks = (
+        "const of = (s, ...names) => names.map((n) => getComputedStyle(document.querySelector(s))[n]);"
+        "return [...of('body', 'color'), ...of('.output', 'maxHeight', 'overflowY'), ...of('.scroll', 'overflowX')]"
+    )
+    whole = ["rgb(31, 35, 40)", "none", "visible", "visible"]
+    browser.open((Path(__file__).parent / "golden" / "leaderboard.html").as_uri())
+    assert browser.run(looks) == whole
+    with served(logged.root) as address:
+        browser.open(f"{address}/experiment?name={quoted(EXPERIMENT)}")
+        assert browser.run(looks) == whole
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_on_a_phone_the_header_breaks_no_word(logged: Project, browser: Browser) -> None:
+    phone = {"width": 320, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+    browser.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": phone})
+    with served(logged.root, PROMPTBENCH_API_TOKEN=TOKEN) as address:
+        browser.open(f"{address}/login")
+        browser.press(TOKEN + ENTER)
+        browser.wait("document.querySelector('h1').textContent === 'Experiments'")
+        heights = "[...document.querySelectorAll('.brand, .top button')].map((e) => e.offsetHeight)"
+        brand, button = browser.run(f"return {heights}")
+        assert brand < 30, "a line"
+        assert button < 45
+        assert browser.run("return document.documentElement.scrollWidth") == 320
+
+
+@pytest.mark.browser
+@needs_chromium
 def test_on_a_phone_scores_stand_in_a_line_and_what_is_spoilt_can_be_read(
     logged: Project, tmp_path: Path, browser: Browser
 ) -> None:
