@@ -548,6 +548,7 @@ def test_an_interval_beyond_the_rubric_squeezes_nothing() -> None:
         (RUBRIC.criteria[0], [5, 5, 4, 1], "3.75", 5),
         (Criterion(name="x", type="scale", min=0, max=100, weight=1), [100, 0, 50], "50.00", 10),
         (Criterion(name="x", type="scale", min=0, max=0.5, weight=1), [0.5, 0.1], "0.30", 10),
+        (Criterion(name="x", type="scale", min=0, max=1, weight=1), [0.25, 0.75], "0.50", 10),
         (RUBRIC.criteria[3], [True, False, True, True], "25% bad", 2),
         (RUBRIC.criteria[4], [True, 0.5], "75% bad", 2),
         (RUBRIC.criteria[3], [True] * 299 + [False], "<1% bad", 2),

@@ -196,7 +196,8 @@ def histogram(criterion: Criterion, values: Sequence[float], mean: float | None)
             ],
         )
     low, high = criterion.min or 0.0, criterion.max or 0.0
-    levels = int(high - low) + 1 if float(high - low).is_integer() and high - low <= _BINS else 0
+    # A scale from 0 to 1 is scored in between: as levels, 0.3 would be drawn, and read out, as a 0.
+    levels = int(high - low) + 1 if float(high - low).is_integer() and 1 < high - low <= _BINS else 0
     bins = levels or _BINS
     counts = Counter(
         min(max(round(v - low) if levels else int((v - low) / ((high - low) or 1.0) * bins), 0), bins - 1)
