@@ -44,8 +44,9 @@ def experiment_of(store: TrackingStore, settings: Settings, task: Task, *, optio
     else:
         known = f" There are: {', '.join(sorted(earlier)[-5:])}." if earlier else ""
     raise UsageError(
-        f"{option}: MLflow has no experiment {task.experiment!r} in {redacted(store.uri)}.{known} "
-        "Run the evals first, name one with --bench-experiment, or start pytest where the evals ran"
+        f"{option}: MLflow has no experiment {task.experiment!r}.{known} "
+        "Run the evals first, name one with --bench-experiment, or start pytest where they ran: the store here is "
+        f"{redacted(store.uri)}"
     )
 
 
