@@ -180,6 +180,13 @@ def test_content_that_fails_still_supersedes_what_came_before() -> None:
     assert (found.rows[0].composite, found.rows[0].failed, found.superseded) == (None, 1, 1)
 
 
+def test_scenarios_that_the_files_no_longer_have_count_and_are_named() -> None:
+    everyone = [candidate(s, judged(3), cell="c") for s in ("s1", "s2", "s3")]
+    found = board(*everyone, cells_now={(everyone[0].model, everyone[0].prompt, "s2"): "c"})
+    assert (found.rows[0].candidates, found.strangers) == (3, ("s1", "s3"))
+    assert board(*everyone).strangers == (), "what the files have is not known"
+
+
 def test_a_candidate_that_two_machines_logged_counts_once_the_earliest() -> None:
     twins = {"candidate": "same", "cost_usd": 1.0}
     first = candidate("s1", judged(2), started_at=1, cell="c", **twins)

@@ -356,6 +356,16 @@ def test_terminal_does_not_obey_the_environment(monkeypatch: pytest.MonkeyPatch)
     assert terminal.render_leaderboard(board(), width=80, color=True) == before
 
 
+def test_scenarios_of_no_collected_suite_are_named_a_few_of_them() -> None:
+    def said(count: int) -> str:
+        lb = dataclasses.replace(board(), strangers=tuple(f"s{i}" for i in range(count)))
+        return " ".join(terminal.render_leaderboard(lb, width=80, color=False).split())
+
+    assert "1 scenario counts that no collected suite has: s0. One that was renamed counts under both names" in said(1)
+    assert "9 scenarios count that no collected suite has: s0, s1, " in said(9)
+    assert " scenarios more. One that was renamed" in said(9)
+
+
 def test_an_empty_leaderboard_is_said_to_be_empty() -> None:
     lb = dataclasses.replace(board(), rows=(), superseded=0)
     assert "no candidates yet" in terminal.render_leaderboard(lb, width=80, color=False)

@@ -279,6 +279,20 @@ def test_a_suite_that_never_ran_holds_no_packet_up(tmp_path: Path) -> None:
         assert "has no experiment 'joke-bench-" in project.pytest("--judge-export", "p.json", "-k", "test_joke").text
 
 
+def test_a_scenario_that_was_renamed_counts_twice_and_is_named(tmp_path: Path) -> None:
+    """Until the next day's experiment, or another that is named; the session that renamed it asks nobody anew."""
+    migrated_database(tmp_path / "mlflow.db")
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",)).write()
+        assert "no collected suite has" not in project.pytest().out
+        suite = project.root / "evals/tips.yaml"
+        suite.write_text(suite.read_text().replace("id: s1,", "id: walk,"))
+        again = project.pytest()
+        assert "1 scenario counts that no collected suite has: s1." in " ".join(again.out.split()), again.text
+        assert (project.leaderboard()["rows"][0]["candidates"], provider.count) == (4, 3)
+        assert "no collected suite has" not in project.pytest("--bench-experiment", "afresh").out
+
+
 def test_a_packet_goes_to_the_suite_whose_rubric_it_holds(tmp_path: Path) -> None:
     """Two tasks, each with an experiment of its own; two folders, each with a rubric of one id and another text."""
     migrated_database(tmp_path / "mlflow.db")

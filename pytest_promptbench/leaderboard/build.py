@@ -41,6 +41,7 @@ def build_leaderboard(
     where something is judged. ``superseded`` counts what rule 3 of the package leaves out.
     """
     current, superseded = current_candidates(candidates, rubric, task=task, cells_now=cells_now)
+    known = {scenario for _, _, scenario in cells_now or {}}
     tables: dict[tuple[str, str], RowTable] = defaultdict(RowTable)
     for c in current:
         tables[c.model, c.prompt].add(c)
@@ -52,6 +53,7 @@ def build_leaderboard(
         rubric=rubric,
         rows=tuple(rows),
         superseded=superseded,
+        strangers=tuple(sorted({c.scenario for c in current} - known)) if known else (),
         automatic_judges=automatic_judges(current),
     )
     judged = [r for r in rows if r.composite is not None]

@@ -55,6 +55,8 @@ class Leaderboard(Record):
     rows: tuple[Row, ...]
     superseded: int = 0
     """Candidates left out because their cell has been generated anew from changed files since."""
+    strangers: tuple[str, ...] = ()
+    """Scenarios that count although no collected suite has them: deleted, renamed, or another suite's."""
     evals: str = "evals"
     """The folder of the tests, as a command names it that goes on from here."""
     found_by: tuple[str, ...] = ()

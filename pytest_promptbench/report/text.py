@@ -218,6 +218,13 @@ def notes(lb: Leaderboard) -> list[str]:
             f"{plural(lb.superseded, 'candidate')} left out: {'its cell was' if one else 'their cells were'} "
             "generated anew from changed files since."
         )
+    if lb.strangers:
+        count = "counts" if len(lb.strangers) == 1 else "count"
+        found.append(
+            f"{plural(len(lb.strangers), 'scenario')} {count} that no collected suite has: "
+            f"{_first_of([visible(s) for s in lb.strangers], 'scenario')}. One that was renamed counts under both "
+            "names, until another experiment (--bench-experiment) begins."
+        )
     return found
 
 
@@ -259,9 +266,9 @@ def _of_a_part(lb: Leaderboard) -> list[str]:
     ]
 
 
-def _first_of(rows: Sequence[str]) -> str:
-    more = f", and {plural(len(rows) - NAMED, 'row')} more" if len(rows) > NAMED else ""
-    return ", ".join(rows[:NAMED]) + more
+def _first_of(named: Sequence[str], noun: str = "row") -> str:
+    more = f", and {plural(len(named) - NAMED, noun)} more" if len(named) > NAMED else ""
+    return ", ".join(named[:NAMED]) + more
 
 
 def _of_its_own(lb: Leaderboard) -> list[str]:
