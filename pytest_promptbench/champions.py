@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from .catalog import placeholders
 from .clock import utc_now
 from .errors import TrackingError, UsageError
 from .files import replace_file
@@ -53,7 +55,7 @@ def promote(settings: Settings, tasks: Sequence[Task], name: str) -> StepResult:
         raise UsageError(
             f"--bench-promote {name}: {error} meanwhile, and {decision.winner} was not weighed against it; do it again"
         ) from None
-    return _said(decision, registered)
+    return _said(decision, registered, prompt)
 
 
 def _suites_of(tasks: Sequence[Task], name: str) -> list[Task]:
@@ -150,7 +152,34 @@ def _lineage(decision: Promotion, receipt: dict[str, object]) -> dict[str, str]:
     }
 
 
-def _said(decision: Promotion, registered: Registered | None) -> StepResult:
+def filled_otherwise(prompt: Prompt) -> list[str]:
+    """What MLflow's own ``format`` makes of a prompt where that is not what was judged, as lines for the terminal.
+
+    It takes a placeholder's name for a regular expression, and a message with ``{% %}`` for a template of Jinja2.
+    """
+    lines = []
+    odd = [name for name in placeholders(prompt.messages) if not _finds_itself(name)]
+    if odd:
+        named = ", ".join(f"{{{{ {name} }}}}" for name in odd)
+        lines.append(
+            f"  BUT      MLflow's format() does not fill in {named}: name the var with letters, digits and _ alone"
+        )
+    if any("{%" in m.content and "%}" in m.content for m in prompt.messages):
+        lines.append(
+            "  BUT      MLflow's format() takes the prompt for Jinja2, because of {% and %} in it: fill in its "
+            "template yourself, or write that text without them"
+        )
+    return lines
+
+
+def _finds_itself(name: str) -> bool:
+    try:
+        return re.fullmatch(name, name) is not None
+    except re.error:
+        return False
+
+
+def _said(decision: Promotion, registered: Registered | None, prompt: Prompt | None) -> StepResult:
     lines = condition_lines(decision)
     if decision.stays:
         best = "and the best of it" if decision.granted else "and nothing that compares with it is better"
@@ -168,7 +197,7 @@ def _said(decision: Promotion, registered: Registered | None) -> StepResult:
     return StepResult(
         message=f"{decision.winner} is champion of {decision.task}: version {registered.number} in MLflow, "
         f'mlflow.genai.load_prompt("prompts:/{decision.task}@{CHAMPION}")',
-        lines=tuple(lines),
+        lines=(*lines, *(filled_otherwise(prompt) if prompt is not None else ())),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from pytest_promptbench.catalog import load_prompt
-from pytest_promptbench.champions import settle
+from pytest_promptbench.catalog import load_prompt, placeholders, render
+from pytest_promptbench.champions import filled_otherwise, settle
 from pytest_promptbench.errors import TrackingError, UsageError
 from pytest_promptbench.promotion import Condition, Policy, Promotion
 from pytest_promptbench.records import Message, Prompt, sha256
@@ -394,6 +395,46 @@ def test_a_prompt_that_mlflow_does_not_take_has_no_receipt(tmp_path: Path, task:
         settle(PromptRegistry(store), decision, prompt, tmp_path / "report", weighed=None)
     assert f"{task}-promotions" not in store.experiments()
     assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{{ situation }} 100 % {x} {%", None),
+        ("{{situation}} {{ Report text }}", None),
+        ("{{ Price (EUR) }}", r"does not fill in \{\{ Price \(EUR\) \}\}: name the var"),
+        ("{{ C++ }} {{ a|b }}", r"does not fill in \{\{ C\+\+ \}\}, \{\{ a\|b \}\}: name the var"),
+        ("{{ situation }} {% if x %}", "takes the prompt for Jinja2"),
+    ],
+)
+def test_a_champion_that_mlflow_fills_in_otherwise_than_the_evals_is_said_to_be_one(
+    text: str, said: str | None
+) -> None:
+    from mlflow.entities.model_registry.prompt_version import PromptVersion
+
+    messages = (Message(role="user", content=text),)
+    lines = filled_otherwise(Prompt(task="tip", version="v1", messages=messages, sha256="v1"))
+    values = dict.fromkeys(placeholders(messages), "rain")
+    ours = [m.to_json() for m in render(messages, values)]
+    try:
+        theirs = PromptVersion(name="tip", version=1, template=[m.to_json() for m in messages]).format(**values)
+    except Exception:  # a name that is no regular expression, or no Jinja2
+        theirs = None
+    assert (theirs == ours) == (said is None)
+    assert [bool(said and re.search(said, line)) for line in lines] == ([True] if said else [])
+
+
+def test_a_promotion_says_what_mlflow_will_not_fill_in(tmp_path: Path) -> None:
+    migrated_database(tmp_path / "mlflow.db")
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=6).write()
+        prompt = tmp_path / "prompts/tip/v1.yaml"
+        prompt.write_text(prompt.read_text().replace("be v1", "what does {% if %} do?"))
+        assert project.pytest().code == 0
+        judge(project, {"v1": 4})
+        promoted = project.pytest("--bench-promote", "tip", "--bench-promote-policy", "sit-down")
+        assert promoted.code == 0, promoted.text
+        assert "  BUT      MLflow's format() takes the prompt for Jinja2, because of {% and %} in it" in promoted.out
 
 
 def test_a_receipt_is_finished_only_once_the_alias_has_moved(tmp_path: Path) -> None:
