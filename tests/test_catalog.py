@@ -397,6 +397,16 @@ CASES: list[tuple[str, dict[str, str], list[str]]] = [
         ["models.yaml:2", "'models.a.model' is missing"],
     ),
     (
+        "parameter beside params",
+        {"models": "models:\n  a: {model: x, temperature: 0}\n"},
+        ["models.yaml:2: unknown key 'models.a.temperature'; known keys: model, params, ", "stands below params"],
+    ),
+    (
+        "judge's parameter beside params",
+        {"suite": SUITE + "    judge: {model: haiku, max_tokens: 900}\n"},
+        ["tips.yaml:6: unknown key 'judge.max_tokens'; known keys: model, params; what", "stands below params"],
+    ),
+    (
         "model key",
         {"models": "models:\n  a: {model: x, api_key: sk-123456}\n"},
         ["models.yaml:2", "unknown key", "api_key_env"],
@@ -510,6 +520,11 @@ CASES: list[tuple[str, dict[str, str], list[str]]] = [
     (
         "a name too long for the system",
         {"suite": f"task: tip\nrubric: tip-v1\nscenarios: {'x' * 400}.csv\n"},
+        ["tips.yaml:3", "does not exist; the path is relative to the suite"],
+    ),
+    (
+        "a folder too long for the system",
+        {"suite": f"task: tip\nrubric: tip-v1\nscenarios: {'x' * 400}/cases.csv\n"},
         ["tips.yaml:3", "does not exist; the path is relative to the suite"],
     ),
     (
@@ -677,6 +692,14 @@ def test_mistakes_in_scenario_files_are_named(tmp_path: Path, name: str, text: s
         load(tmp_path, suite=f"task: tip\nrubric: tip-v1\nscenarios: {name}\n", **{name.replace(".", "_"): text})
     for part in parts:
         assert part in str(caught.value)
+
+
+def test_a_scenario_file_that_is_missing_is_named_with_the_one_that_was_meant(tmp_path: Path) -> None:
+    suite = "task: tip\nrubric: tip-v1\nscenarios: case.csv\n"
+    with pytest.raises(
+        CatalogError, match=r"case\.csv, which does not exist \(did you mean 'cases\.csv'\?\); the path"
+    ):
+        load(tmp_path, suite=suite, cases_csv="id,situation\na,x\n")
 
 
 def bomb() -> str:

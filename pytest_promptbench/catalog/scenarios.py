@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 from ..errors import CatalogError
 from ..records import Scenario, unique_keys
-from .schema import ScenarioFile, ScenariosFile, validate
-from .yamlfile import HALF_CHARACTER, MAX_DEPTH, Located, is_file, parse, read_text, unmerged
+from .schema import ScenarioFile, ScenariosFile, hint, validate
+from .yamlfile import HALF_CHARACTER, MAX_DEPTH, Located, is_file, is_folder, parse, read_text, unmerged
 
 Placed = tuple[str, ScenarioFile]
 """A scenario, and the file and line where it begins."""
@@ -47,7 +47,12 @@ def _from_file(file: Path, suite: Located) -> list[Placed]:
     if reader is None:
         raise CatalogError(f"{place}: scenarios is {file.name!r}; expected a list, or a .yaml, .jsonl or .csv file")
     if not is_file(file):
-        raise CatalogError(f"{place}: scenarios names {file}, which does not exist; the path is relative to the suite")
+        there = file.parent.glob("*") if is_folder(file.parent) else ()
+        beside = sorted(f.name for f in there if f.suffix.lower() in readers and f != suite.file)
+        raise CatalogError(
+            f"{place}: scenarios names {file}, which does not exist{hint(file.name, beside)}; the path is relative to "
+            "the suite"
+        )
     return list(reader(file))
 
 

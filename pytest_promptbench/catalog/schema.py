@@ -259,6 +259,8 @@ def _message(error: ErrorDetails, shape: type[BaseModel], document: Located) -> 
         known = _keys(shape, where[:-1])
         close = difflib.get_close_matches(str(where[-1]), known, n=1)
         remedy = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        if not close and "params" in known:
+            remedy += "; what the provider is to be sent, such as max_tokens, stands below params"
         return f"{place}: unknown key {key!r}; {remedy}"
     value = _at(document.data, where)
     shown = "" if _private(where, value) else f" is {_short(value)};"
