@@ -147,7 +147,7 @@ def broken(change) -> str:
     [
         ("", "not JSON (line 1, column 1"),
         ('{\n "schema": "promptbench/baseline/1",\n', "not JSON (line 3"),
-        ("[1,", "name another file, or delete this one and save it anew with --bench-save"),
+        ("[1,", "name another file, or, if this was a baseline, delete it and save it anew with --bench-save"),
         (
             '{\n<<<<<<< HEAD\n "suites": []\n=======\n "suites": [1]\n>>>>>>> theirs\n}',
             "holds a merge conflict (line 2); take one side's file, as with git checkout --ours or --theirs, then save",

@@ -236,7 +236,8 @@ def parse_baseline(text: str, *, source: str = "baseline") -> tuple[Baseline, ..
 
     def refuse(problem: str) -> BaselineError:
         return BaselineError(
-            f"{source}: {problem}; name another file, or delete this one and save it anew with --bench-save"
+            f"{source}: {problem}; name another file, or, if this was a baseline, delete it and save it anew with "
+            "--bench-save"
         )
 
     def constant(name: str) -> float:
