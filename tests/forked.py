@@ -23,7 +23,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, NoReturn
+from typing import IO, Any, ClassVar, NoReturn
 
 _AT_IMPORT = ("PYTHON", "LITELLM_", "MLFLOW_", "LC_", "LANG")
 """Variables that the interpreter or the libraries read as they start."""
@@ -41,11 +41,16 @@ def serves(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
     return sys.platform == "linux" and "PROMPTBENCH_COLD" not in os.environ and not special
 
 
+def _output() -> IO[str]:
+    """A name that is no UTF-8 comes out of a process as it is, and does not stop who reads it."""
+    return tempfile.TemporaryFile("w+", errors="backslashreplace")
+
+
 def run(
     command: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float
 ) -> subprocess.CompletedProcess[str]:
     """``python COMMAND``, as :func:`subprocess.run` would with its output captured."""
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+    with _output() as out, _output() as err:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tests.preload"])
         paths = [f"/proc/{os.getpid()}/fd/{x.fileno()}" for x in (out, err)]

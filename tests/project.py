@@ -76,8 +76,9 @@ def _new(
     command: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *command], cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False
-    )
+        [sys.executable, *command], cwd=cwd, env=env, capture_output=True, text=True, errors="backslashreplace",
+        timeout=timeout, check=False,
+    )  # fmt: skip
 
 
 @dataclass

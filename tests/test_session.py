@@ -1599,6 +1599,23 @@ def test_a_store_that_holds_no_candidates_is_told_before_anything_is_paid(projec
         assert "is 'postgres://***@127.0.0.1:9/mlflow', which MLflow has no store for: write postgresql://" in done.text
 
 
+def test_a_folder_whose_name_is_no_text_is_told_before_anything_is_paid(project: Project, tmp_path: Path) -> None:
+    """MLflow's database cannot be opened there; one elsewhere can."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    for name in ("evals", "prompts", "rubrics"):
+        shutil.move(tmp_path / name, folder / name)
+    there = Project(folder, project.provider)
+    done = there.pytest()  # without xdist, which sends no such name to its workers
+    assert (done.code, project.provider.count) == (4, 0), done.text
+    assert "caf\\udce9/mlflow.db', which is no UTF-8" in done.text
+    assert "rename the folder, set PYTHONUTF8=1, or name another store in MLFLOW_TRACKING_URI" in done.text
+    assert "Traceback" not in done.text
+    there.environ = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+    assert there.pytest("-k", "s0").code == 0
+    assert project.provider.count == 4
+
+
 @pytest.mark.parametrize("xdist", [False, True])
 def test_a_line_about_progress_stands_below_the_dots(pytestconfig: pytest.Config, xdist: bool) -> None:
     written = io.StringIO()

@@ -27,6 +27,8 @@ _KINDS = _DATABASES | {"http", "https", "databricks", "databricks-uc"}
 _BY_NAME = frozenset({"databricks", "databricks-uc", "uc"})
 """Stores that are an address without more."""
 _TAKE = "take a database (sqlite:////path/mlflow.db) or a server's address (http://127.0.0.1:5000)"
+_BYTES = re.compile("[\udc80-\udcff]")
+"""What Python has in place of the bytes of a name that is no text in the locale's encoding."""
 _MIGRATE = "mlflow migrate-filestore brings the old runs along"
 
 
@@ -64,6 +66,12 @@ def check_takes_candidates(uri: str) -> None:
 
     No candidate could ever be logged there. MLflow is not asked, whose import takes seconds.
     """
+    if _BYTES.search(uri):
+        shown = ascii(redacted(uri)) + ", which is no UTF-8 (under LC_ALL=C, no name beyond ASCII is)"
+        raise UsageError(
+            f"the tracking store is {shown}, so MLflow has no way to open it: rename the folder, set PYTHONUTF8=1, or "
+            "name another store in MLFLOW_TRACKING_URI"
+        )
     scheme, colon, _ = uri.partition(":")
     kind = scheme.lower().partition("+")[0]
     form = r"sqlite(\+\w+)?:///" if kind == "sqlite" else r"[^:]+://"
