@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from .clock import utc_now
 from .completer import LiteLLMCompleter, spare_loopback_from_proxies
 from .errors import PromptbenchError
-from .generation import Completer, Generator, Limits
+from .generation import Completer, Generator, Limits, make_room
 from .judging import LEFT_OUT, TRIES, ReplyError, ask_again, fingerprint, parse_reply, question, without
 from .ledger import Ledger
 from .localmodels import LocalServer
@@ -57,6 +57,7 @@ class JudgeUnavailableError(PromptbenchError):
 @contextlib.contextmanager
 def asking(settings: Settings, completer: Completer) -> Iterator[Ask]:
     """A session's own way to ask: through its ledger, its locks and its limits, all of its concurrency for this."""
+    make_room(settings.concurrency)
     ledger = Ledger(settings.home / "ledger.sqlite3")
     generator = Generator(
         completer=completer,

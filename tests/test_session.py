@@ -27,7 +27,7 @@ from pytest_promptbench.records import Message, Model, Prompt, Rubric, Scenario,
 from pytest_promptbench.session import Task, cells_now
 from pytest_promptbench.session.plan import merged
 
-from .project import RUBRIC, TEST, Project, children_of, migrated_database
+from .project import RUBRIC, TEST, Project, Result, children_of, migrated_database
 from .provider import Fault, ScriptedProvider
 
 
@@ -1597,6 +1597,32 @@ def test_a_store_that_holds_no_candidates_is_told_before_anything_is_paid(projec
         done = project.pytest(*options)
         assert (done.code, "hunter2" in done.text, project.provider.count) == (4, False, 0), done.text
         assert "is 'postgres://***@127.0.0.1:9/mlflow', which MLflow has no store for: write postgresql://" in done.text
+
+
+def test_more_requests_than_the_system_allows_open_files_are_refused_or_made_room_for(project: Project) -> None:
+    """Else all fails that opens a file next, and pytest with it."""
+    project.provider.latency_s = 1.0
+    cases = "".join(f"  - {{id: c{i}, vars: {{situation: case-{i}}}}}\n" for i in range(24))
+    project.file("evals/tips.yaml", f"task: tip\nrubric: tip-v1\nscenarios:\n{cases}")
+
+    def limited(kind: str) -> Result:
+        line = f"ulimit {kind} 64; exec {shlex.join(project.command('evals/', '--bench-concurrency', '96'))}"
+        done = subprocess.run(
+            ["bash", "-c", line],
+            cwd=project.root,
+            env=project.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    refused = limited("-n")
+    assert (refused.code, project.provider.count) == (4, 0), refused.text
+    assert "a concurrency of 96 needs 144 open files, and this system allows a process 64 (ulimit -Hn)" in refused.out
+    made = limited("-S -n")
+    assert (made.code, made.outcomes()) == (0, {"passed": 96}), made.text
+    assert project.provider.peak > 64
 
 
 def test_a_folder_whose_name_is_no_text_is_told_before_anything_is_paid(project: Project, tmp_path: Path) -> None:

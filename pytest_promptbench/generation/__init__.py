@@ -19,7 +19,17 @@ from __future__ import annotations
 from .budget import OVER_BUDGET
 from .completer import Completer
 from .generator import Generator
-from .limits import AdaptiveLimit, Limits, RetryPolicy, Slots
+from .limits import AdaptiveLimit, Limits, RetryPolicy, Slots, make_room
 from .progress import Progress
 
-__all__ = ["OVER_BUDGET", "AdaptiveLimit", "Completer", "Generator", "Limits", "Progress", "RetryPolicy", "Slots"]
+__all__ = [
+    "OVER_BUDGET",
+    "AdaptiveLimit",
+    "Completer",
+    "Generator",
+    "Limits",
+    "Progress",
+    "RetryPolicy",
+    "Slots",
+    "make_room",
+]

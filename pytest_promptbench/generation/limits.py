@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import random
+import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..errors import TransientError
+from ..errors import TransientError, UsageError
 from ..locks import LockFile
 
 _DICE = random.Random()
 """Our own: the module's is the tests'. They seed it, all workers alike, and count on what comes next."""
+
+OTHER_FILES = 48
+"""So many files a process has open at most beside one connection a request: databases, locks, modules it imports."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,3 +116,22 @@ class Slots:
     def give_back(self, slot: int) -> None:
         self._mine.discard(slot)
         self._locks.release(self._name(slot))
+
+
+def make_room(requests: int) -> None:
+    """Let this process have a connection open for each of so many requests: macOS allows 256 files, unless asked.
+
+    UsageError where the system does not, before anything is paid for: without, whatever opens a file next would fail,
+    pytest itself included.
+    """
+    wanted = requests + OTHER_FILES
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY or allowed >= wanted:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+    except (OSError, ValueError):
+        raise UsageError(
+            f"a concurrency of {requests} needs {wanted} open files, and this system allows a process {most} "
+            "(ulimit -Hn): lower the one or raise the other"
+        ) from None

@@ -17,7 +17,7 @@ from ..clock import steady
 from ..completer import LiteLLMCompleter, no_provider, spare_loopback_from_proxies, without_provider
 from ..errors import CatalogError, PromptbenchError, UsageError
 from ..files import try_folder
-from ..generation import Completer, Generator, Limits, Progress
+from ..generation import Completer, Generator, Limits, Progress, make_room
 from ..grid import shard, unknown_name
 from ..ledger import Ledger
 from ..localmodels import installed, lacking, unknown
@@ -228,6 +228,7 @@ class Bench:
             return
         settings.home.mkdir(parents=True, exist_ok=True)
         _check_places(settings)
+        make_room(settings.concurrency)
         quiet_environment()
         tasks = merged({id(p.task): p.task for p in planned}.values())
         self._expected = frozenset(cell.mark for cell in ahead)
