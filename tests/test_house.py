@@ -52,6 +52,30 @@ def test_the_page_of_options_lists_every_option_and_no_other() -> None:
     assert named == {flag for flag, _ in OPTIONS.values()}
 
 
+def test_the_help_of_what_runs_no_test_says_so_as_its_page_does() -> None:
+    from pytest_promptbench.plugin.options import OPTIONS
+    from pytest_promptbench.settings import STEPS
+
+    rows = dict(
+        re.findall(r"^\| `(--[a-z-]+).*?` \| (.+) \|$", (ROOT / "docs" / "options.md").read_text(), flags=re.MULTILINE)
+    )
+    for name in STEPS:
+        flag, details = OPTIONS[name]
+        assert "runs no test" in details["help"], flag
+        assert re.search("runs no test|no test runs", rows[flag]), flag
+
+
+def test_pytest_fixtures_tells_all_that_a_candidate_has() -> None:
+    """Of a docstring it shows the first paragraph."""
+    from pytest_promptbench.candidate import GeneratedCandidate
+
+    shown = run("pytest", "--fixtures", "-p", "no:cacheprovider", "tests/test_locks.py")
+    about = shown.partition("\ncandidate -- ")[2].partition("\n\n")[0]
+    properties = {name for name, value in vars(GeneratedCandidate).items() if isinstance(value, property)}
+    assert {"text", "cost_usd"} <= properties
+    assert properties | {"model", "prompt", "scenario", GeneratedCandidate.__name__} <= set(re.findall(r"\w+", about))
+
+
 def test_the_page_of_the_prompt_loop_lists_every_option_and_no_other() -> None:
     import argparse
 

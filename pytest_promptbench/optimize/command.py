@@ -40,14 +40,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``promptbench optimize``. None is "not given": a resumed loop keeps to what it began with."""
     add = parser.add_argument
     add("suite", nargs="?", type=Path, help="evals/<suite>.yaml; not with --resume")
-    add("--from", dest="base", metavar="VERSION", help="prompt to start from (the task's champion)")
+    add("--from", dest="base", metavar="VERSION", help="prompt to start from (the task's champion, else the only one)")
     add("--rounds", type=_count, metavar="N", help=f"proposals at most ({ROUNDS})")
     add(
         "--patience", type=_count, metavar="N", help="stop after N rounds without a gain (half of --rounds, at least 3)"
     )
     add("--max-cost", type=_money, metavar="USD", help="spend at most so much, the end included")
     add("--allow-unpriced", action="store_true", default=None, help="accept --max-cost with models of unknown price")
-    add("--proposer", metavar="NAME", help="model of models.yaml that proposes (the suite's judge)")
+    add(
+        "--proposer",
+        metavar="NAME",
+        help="model of models.yaml that proposes (the suite's judge, else its first model)",
+    )
     add("--models", metavar="A,B", type=_names, help="only these models of the suite")
     add("--judge", choices=[j.value for j in JudgedBy], help="who scores (auto); see docs")
     add("--seed", type=int, help="of the split and of the search (that of the task's split, else 0)")

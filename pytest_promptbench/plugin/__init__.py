@@ -24,7 +24,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", f"{MARKER}(suite, experiment=None): run the test for every model x prompt x scenario of a suite file"
+        "markers",
+        f"{MARKER}(suite, experiment=None): run the test for every model x prompt x scenario of a suite file, whose "
+        "path is relative to the test file; experiment is the MLflow experiment's name",
     )
     if parts.is_worker(config):
         return
@@ -142,7 +144,9 @@ def _no_marker(test: str, name: str) -> str:
 
 @pytest.fixture
 def candidate(request: pytest.FixtureRequest, model: str, prompt: str, scenario: str) -> GeneratedCandidate:
-    """What the test's cell generated: see :class:`pytest_promptbench.candidate.GeneratedCandidate`."""
+    """What the test's cell generated: text, outputs, model, prompt, scenario, usage, cost_usd, latency_s, error.
+    Its type, for annotations, is ``pytest_promptbench.candidate.GeneratedCandidate``.
+    """  # noqa: D205 - pytest --fixtures shows the first paragraph
     from . import running
 
     return running.candidate(request.node)

@@ -74,7 +74,8 @@ _TABLE: tuple[tuple[str, dict[str, Any]], ...] = (
         {
             "metavar": "N",
             "type": _positive,
-            "help": "compare the baseline N times with itself under resampling, and print how often the gate fails",
+            "help": "compare the baseline N times with itself under resampling, and print how often the gate fails; "
+            "runs no test",
         },
     ),
     (
@@ -84,7 +85,10 @@ _TABLE: tuple[tuple[str, dict[str, Any]], ...] = (
             "help": "write the leaderboards of what MLflow holds; runs no test and generates nothing",
         },
     ),
-    ("--bench-promote", {"metavar": "TASK", "help": "make the task's best prompt its champion, if it has earned it"}),
+    (
+        "--bench-promote",
+        {"metavar": "TASK", "help": "make the task's best prompt its champion, if it has earned it; runs no test"},
+    ),
     (
         "--bench-promote-policy",
         {
@@ -101,7 +105,10 @@ _TABLE: tuple[tuple[str, dict[str, Any]], ...] = (
             "help": "with --bench-promote: cost:1.5x, latency:2x of the champion's at most (default 2x; repeatable)",
         },
     ),
-    ("--bench-rollback", {"metavar": "TASK", "help": "make the task's champion before the present one champion again"}),
+    (
+        "--bench-rollback",
+        {"metavar": "TASK", "help": "make the task's champion before the present one champion again; runs no test"},
+    ),
     ("--bench-shard", {"metavar": "I/N", "help": "only the I-th of N disjoint shards of the selected cells"}),
     (
         "--bench-max-cost",
@@ -115,9 +122,15 @@ _TABLE: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--judge-apply", {"metavar": "PATH", "help": "take in a scored packet; runs no test"}),
     (
         "--judge-queue",
-        {"metavar": "NAME", "help": "put the pending candidates into a review queue of MLflow's own pages"},
+        {
+            "metavar": "NAME",
+            "help": "put the pending candidates into a review queue of MLflow's own pages; runs no test",
+        },
     ),
-    ("--judge-collect", {"metavar": "NAME", "help": "take in what people completed in that review queue"}),
+    (
+        "--judge-collect",
+        {"metavar": "NAME", "help": "take in what people completed in that review queue; runs no test"},
+    ),
     ("--judge-auto", {"action": "store_true", "help": "have the suite's automatic judge score what it has not scored"}),
     (
         "--judge-audit",
