@@ -154,6 +154,13 @@ def test_a_source_distribution_is_the_whole_repository() -> None:
     assert "sdist" not in about["tool"]["hatch"]["build"]["targets"]
 
 
+def test_tox_takes_its_constraints_as_its_schema_has_them() -> None:
+    """A text: validate-pyproject, and editors that know tox's schema, take a list for a mistake in the whole file."""
+    environments = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["tox"]["env"].values()
+    assert environments
+    assert all(isinstance(e["constraints"], str) and (ROOT / e["constraints"]).is_file() for e in environments)
+
+
 @pytest.mark.parametrize("name", ["constraints.txt", "constraints-lowest.txt", "constraints-airflow.txt"])
 def test_constraints_pin_versions_without_addresses(name: str) -> None:
     lines = [x for x in (ROOT / name).read_text().splitlines() if x and not x.startswith("#")]
