@@ -910,3 +910,14 @@ def test_of_many_tags_those_with_the_most_scenarios_are_looked_at() -> None:
     found = board(*(candidate(s, judged(3)) for s in tags), tags=tags)
     names = [s["tag"] for s in found.by_tag]
     assert (len(names), names[:3]) == (30, ["all", "half-0", "half-1"])
+    assert statistics_json(found)["tags_left_out"] == 73
+    assert "by chance. Left out: 73 more tags." in render_leaderboard(found)
+
+
+def test_of_many_rows_fewer_tags_are_looked_at() -> None:
+    """An interval takes milliseconds: those of 200 rows by 30 tags took half a minute."""
+    everyone = [candidate(s, judged(3), prompt=f"v{i}") for s in ("s1", "s2") for i in range(60)]
+    found = board(*everyone, tags={"s1": [f"t{i:02}" for i in range(25)], "s2": ["t03"]})
+    assert len(found.by_tag) == 60 * 16
+    assert (found.tags_left_out, {s["tag"] for s in found.by_tag} >= {"t00", "t03", "t14"}) == (9, True)
+    assert {s["tag"] for s in found.by_tag if s["scenarios"] == 2} == {"t03"}

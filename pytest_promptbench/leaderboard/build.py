@@ -13,7 +13,7 @@ from ..scores import automatic_judges
 from .counting import current_candidates
 from .ranks import comparisons_of, tied
 from .rows import RowTable
-from .slices import by_tag
+from .slices import by_tag, largest
 
 Interval = Callable[[Sequence[float]], tuple[float, float] | None]
 """95 % interval of a mean over scenarios, None where there is none."""
@@ -63,11 +63,13 @@ def build_leaderboard(
         from ..statistics import mean_interval
 
         interval = mean_interval
+    scenarios, left_out = largest(len(judged), tags or {})
     return replace(
         found,
         rows=tuple(_ranked(rows, interval, ranks or partial(tied, point=rubric.point))),
         comparisons=tuple(comparisons_of(judged, point=rubric.point)),
-        by_tag=tuple(by_tag(judged, tags or {}, interval)),
+        by_tag=tuple(by_tag(judged, scenarios, interval)),
+        tags_left_out=left_out,
     )
 
 

@@ -41,6 +41,7 @@ def statistics_json(leaderboard: Leaderboard) -> dict[str, Any]:
             if r.calibrated is not None
         ],
         "by_tag": [dict(s) for s in leaderboard.by_tag],
+        "tags_left_out": leaderboard.tags_left_out,
     }
 
 

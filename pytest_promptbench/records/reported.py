@@ -70,3 +70,5 @@ class Leaderboard(Record):
     where the two have no scenario in common that one tier has scored."""
     by_tag: tuple[Mapping[str, Any], ...] = ()
     """The rows over the scenarios of one tag each, as ``leaderboard.slices`` has them; none where nothing is judged."""
+    tags_left_out: int = 0
+    """Tags that ``by_tag`` has no room for, those with the fewest scenarios."""

@@ -118,10 +118,11 @@ def _calibrated(model: str, prompt: str, c: Mapping[str, Any], auto: float | Non
 
 def slices(lb: Leaderboard) -> Table:
     """Each row over the scenarios of one tag."""
+    left = f" Left out: {plural(lb.tags_left_out, 'more tag')}." if lb.tags_left_out else ""
     return Table(
         title="By tag",
         note="Composite over the scenarios with that tag. Of a row marked ~ these are its automatic scores. Nothing is "
-        "corrected for the number of tags: among many, some look better or worse by chance.",
+        f"corrected for the number of tags: among many, some look better or worse by chance.{left}",
         head=("tag", "model", "prompt", "composite", "95 %", "tier", "scenarios"),
         rows=tuple(
             (
