@@ -122,6 +122,21 @@ def test_scenarios_may_stand_in_a_file_of_their_own(tmp_path: Path, name: str, t
     assert suite.scenarios[0].tags == (("one", "two", "three") if name == "cases.csv" else ())
 
 
+@pytest.mark.parametrize(
+    ("tag", "problem"),
+    [
+        ("''", "is ''; it must not be empty nor begin or end with a space"),
+        ("' health'", "is ' health'; it must not be empty nor begin or end with a space"),
+        ("x" * 1001, r"it must not have more than 1,000 characters, and has 1,001"),
+        ("2024", r"is 2024; expected a text (put it in quotes)"),
+    ],
+)
+def test_a_tag_that_a_report_could_not_show_is_refused(tmp_path: Path, tag: str, problem: str) -> None:
+    """A row without a name, or one that looks like that of another tag."""
+    with pytest.raises(CatalogError, match=rf"tips\.yaml:\d+: scenarios\.0\.tags\.1 .*{re.escape(problem)}$"):
+        load(tmp_path, suite=SUITE.replace("tags: [health]", f"tags: [health, {tag}]"))
+
+
 def test_yaml_that_surprises_stays_text(tmp_path: Path) -> None:
     values = "{situation: no, day: 2026-01-01, n: 7, t: true, o: 010}"
     text = f"task: tip\nrubric: tip-v1\nscenarios:\n  - {{id: a, vars: {values}}}\n"

@@ -27,16 +27,24 @@ from .credentials import secret_in, secret_in_address
 from .yamlfile import Located
 
 LONGEST_NAME = 1000
-"""Characters of a model's, prompt's or scenario's name: MLflow takes 4,096 of the three together."""
+"""Characters of a model's, prompt's or scenario's name: MLflow takes 4,096 of the three together. Of a tag, too."""
 _NOT_IN_TEST_IDS = re.compile("[\\[\\]\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-def name_problem(text: str) -> str | None:
-    """What keeps a text from being part of a test id; None for a good name."""
+def _label_problem(text: str) -> str | None:
+    """What keeps a text from being told from others in a table; None for a good one."""
     if not text.strip() or text != text.strip():
         return "must not be empty nor begin or end with a space"
     if len(text) > LONGEST_NAME:
         return f"must not have more than {LONGEST_NAME:,} characters, and has {len(text):,}"
+    return None
+
+
+def name_problem(text: str) -> str | None:
+    """What keeps a text from being part of a test id; None for a good name."""
+    problem = _label_problem(text)
+    if problem:
+        return problem
     bad = _NOT_IN_TEST_IDS.search(text)
     return f"must not hold {bad[0]!r}: it becomes part of test ids" if bad else None
 
@@ -52,6 +60,13 @@ def hint(name: str, known: Sequence[str]) -> str:
 
 def _name(text: str) -> str:
     problem = name_problem(text)
+    if problem:
+        raise ValueError(problem)
+    return text
+
+
+def _label(text: str) -> str:
+    problem = _label_problem(text)
     if problem:
         raise ValueError(problem)
     return text
@@ -125,6 +140,7 @@ def _list_or_text(value: object) -> str | None:
 
 
 Name = Annotated[str, AfterValidator(_name)]
+Label = Annotated[str, AfterValidator(_label)]
 Params = Annotated[dict[str, Any], AfterValidator(_params)]
 
 
@@ -185,7 +201,7 @@ class JudgeFile(_Strict):
 class ScenarioFile(_Strict):
     id: Name
     vars: dict[str, Any] = {}
-    tags: list[str] = []
+    tags: list[Label] = []
 
 
 class ScenariosFile(_Strict):
