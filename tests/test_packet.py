@@ -760,6 +760,44 @@ def test_what_changed_since_the_export_is_refused(
     assert problems(data, rubrics={"tip-v1": RUBRIC} if known else {}) == [message]
 
 
+REFERENCE = "  - {name: right, type: flag, bad: false, penalty: 1, check: {equals_var: label}}\n---\n#"
+BY_REFERENCE = other_text(
+    replace(
+        RUBRIC,
+        criteria=(
+            *CRITERIA,
+            Criterion(name="right", type="flag", bad=False, penalty=1.0, check={"equals_var": "label"}),
+        ),
+    ),
+    TEXT.replace("---\n#", REFERENCE),
+)
+
+
+def referring(label: Any, given: Any) -> tuple[dict[str, Any], LoggedCandidate]:
+    """A scored packet on a candidate with this reference, which stands in the packet as ``given``; and the latter."""
+    c = candidate("run-1", str(label), context={"label": label}, rubric_sha256=BY_REFERENCE.sha256)
+    data = build_packet([c], BY_REFERENCE, experiment="tip-bench", seed=1)
+    score(data, "run-1")
+    data["items"][0]["context"]["label"] = given
+    return data, c
+
+
+@pytest.mark.parametrize("rounded", [12345678901234567000, 1.2345678901234567e19])
+def test_a_reference_of_many_digits_may_come_back_as_a_browser_rounds_it(rounded: float) -> None:
+    """The judging page sends back what it was sent, through JavaScript's JSON."""
+    data, c = referring(12345678901234567890, rounded)
+    (verdict,) = match(data, c, rubrics={"tip-v1": BY_REFERENCE}).verdicts.values()
+    assert verdict.scores["right"] is True, "by the reference as it is stored"
+
+
+def test_of_a_changed_reference_nobody_is_told_to_change_a_flag() -> None:
+    data, c = referring("yes", "no")
+    told = problems(data, c, rubrics={"tip-v1": BY_REFERENCE})
+    assert told == [f"item {ONE}: the context {EXPORT_AGAIN}: export again"]
+    data, c = referring(12345678901234567890, 12345678901234597000)
+    assert problems(data, c, rubrics={"tip-v1": BY_REFERENCE}) == told
+
+
 def test_a_rubric_that_is_not_at_hand_is_believed_where_its_text_says_the_same() -> None:
     assert match(scored(), rubrics={}) == match(scored())
 

@@ -67,8 +67,11 @@ def match_verdicts(
     duplicates: dict[str, Verdict] = {}
     unchanged = left = remarks = 0
     for item in packet.items:
-        problems += _text_problems(item, stored.get(item.item), packet.experiment)
-        scores = _scores(item, packet.rubric, problems, checkable=vouched and item.item in stored)
+        changed = _text_problems(item, stored.get(item.item), packet.experiment)
+        problems += changed
+        # Of other texts and vars a program would find something else, and the judge be told to write that instead.
+        checkable = stored[item.item][0].context if vouched and not changed else None
+        scores = _scores(item, packet.rubric, problems, checkable)
         rationale = _rationale(item, problems)
         if item.item not in stored:
             continue
@@ -164,11 +167,22 @@ def _text_problems(item: PacketItem, stored: tuple[LoggedCandidate, bool] | None
 
 
 def _same(given: Any, stored: Any) -> bool:
-    """Whether a value is what was stored, or what JSON made of it: two surrogates side by side become one character."""
+    """Whether a value is what was stored, or what JSON made of it.
+
+    Two surrogates side by side become one character, and a browser rounds a whole number of more than 15 digits.
+    """
     try:
-        return bool(given == stored) or bool(given == json.loads(json.dumps(stored)))
+        if given == stored:
+            return True
+        there = json.dumps(stored)
+        return bool(given == json.loads(there)) or _rounded(json.dumps(given)) == _rounded(there)
     except (TypeError, ValueError, RecursionError):
         return False
+
+
+def _rounded(text: str) -> Any:
+    """The value of a JSON text as JavaScript reads it, to which all numbers are floats."""
+    return json.loads(text, parse_int=float)
 
 
 def _places(item: PacketItem) -> list[str]:
@@ -180,11 +194,16 @@ def _places(item: PacketItem) -> list[str]:
 # -- are the scores what the rubric allows?
 
 
-def _scores(item: PacketItem, rubric: Rubric, problems: list[str], *, checkable: bool) -> dict[str, Score] | None:
-    """An item's scores, means where it has several outputs; None while it is left null. Mistakes go to ``problems``."""
+def _scores(
+    item: PacketItem, rubric: Rubric, problems: list[str], checkable: Mapping[str, Any] | None
+) -> dict[str, Score] | None:
+    """An item's scores, means where it has several outputs; None while it is left null. Mistakes go to ``problems``.
+
+    ``checkable``: the stored vars of an item whose checks may be run.
+    """
     parts: list[dict[str, Score] | None] = []
     for place, entry in zip(_places(item), item.candidates, strict=True):
-        parts.append(_output_scores(entry, item.context, rubric, place, problems, checkable=checkable))
+        parts.append(_output_scores(entry, rubric, place, problems, checkable))
     done = [p for p in parts if p is not None]
     if not done:
         return None
@@ -195,10 +214,10 @@ def _scores(item: PacketItem, rubric: Rubric, problems: list[str], *, checkable:
 
 
 def _output_scores(
-    entry: PacketOutput, context: Mapping[str, Any], rubric: Rubric, place: str, problems: list[str], *, checkable: bool
+    entry: PacketOutput, rubric: Rubric, place: str, problems: list[str], checkable: Mapping[str, Any] | None
 ) -> dict[str, Score] | None:
-    programs = [c for c in rubric.criteria if c.check is not None] if checkable else []
-    checked = {c.name: run_check(c, entry.output, context) for c in programs}
+    programs = [c for c in rubric.criteria if c.check is not None] if checkable is not None else []
+    checked = {c.name: run_check(c, entry.output, checkable) for c in programs}
     given = checked | dict(entry.scores)  # a judge may leave out what a program fills
     problems += [f"{place}: {what}" for what in _unlike_the_rubric(given, rubric)]
     if all(value is None for value in given.values()):
