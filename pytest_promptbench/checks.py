@@ -78,7 +78,7 @@ _CHECKS: Mapping[str, Callable[[str, Any], bool]] = {
     "is_json": lambda text, wanted: _is_json(text) is wanted,
 }
 _REFERENCES: Mapping[str, Callable[[str, Sequence[str]], bool]] = {
-    "equals_var": lambda text, wanted: text.strip() in {w.strip() for w in wanted},
+    "equals_var": lambda text, wanted: text.strip() in wanted,
     "contains_var": lambda text, wanted: all(w in text for w in wanted),
     "not_contains_var": lambda text, banned: not any(w in text for w in banned),
 }
@@ -145,10 +145,13 @@ def lacking_reference(rubric: Rubric, scenario: Scenario) -> str | None:
 
 
 def _reference(value: Any) -> Sequence[str]:
-    """The texts that a var has to compare with; none where it is nothing of the kind."""
+    """The texts that a var has to compare with; none where it is nothing of the kind.
+
+    Without white space around them: a block of YAML ends with a line break.
+    """
     values = value if isinstance(value, list | tuple) else [value]
-    fine = all(isinstance(v, str | int) and not isinstance(v, bool) and v != "" for v in values)
-    return [str(v) for v in values] if fine else ()
+    texts = [str(v).strip() for v in values if isinstance(v, str | int) and not isinstance(v, bool)]
+    return texts if all(texts) and len(texts) == len(values) else ()
 
 
 def run_check(criterion: Criterion, text: str, context: Mapping[str, Any] | None = None) -> bool:
