@@ -430,7 +430,9 @@ def test_a_key_that_is_held_is_meant_once(logged: Project, browser: Browser) -> 
         browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
         browser.wait("document.documentElement.dataset.ready")
         hold("5")
-        assert browser.run("return [...document.querySelectorAll('input:checked')].map((i) => i.value)") == ["5"]
+        assert browser.run(
+            "return [...document.querySelectorAll('input[type=radio]:checked')].map((i) => i.value)"
+        ) == ["5"]
         hold("l")
         browser.press("u")
         assert browser.run("return document.getElementById('undo').disabled"), "one was skipped"
