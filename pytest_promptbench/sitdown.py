@@ -122,8 +122,10 @@ def _groups(
         chosen.append((dataclasses.replace(task, experiment=experiment), mine))
     if not chosen:
         raise missing[0]
-    # A suite that no automatic judge has scored holds no other's audit up.
-    waiting = [(t, c) for t, c in chosen if (c if settings.audit is None else auditable(c) and t.suite.rubric.judged)]
+    if settings.audit is not None:
+        # Neither a suite that programs score nor one that no automatic judge has scored holds another's audit up.
+        chosen = [(t, c) for t, c in chosen if t.suite.rubric.judged] or chosen
+    waiting = [(t, c) for t, c in chosen if (c if settings.audit is None else auditable(c))]
     return waiting or chosen[:1], said
 
 

@@ -404,6 +404,24 @@ def test_an_audit_is_of_the_selected_suites_and_no_unjudged_one_holds_it_up(tmp_
             assert (refused.code, problem in refused.text) == (4, True), refused.text
 
 
+def test_what_programs_score_holds_no_audit_up_before_or_after_the_judge(tmp_path: Path) -> None:
+    """Also where its suite comes first: what is missing is said of the suite that has a judge."""
+    with ScriptedProvider(reply=reply) as provider:
+        project = project_in(tmp_path, provider).second_suite(rubric="joke-v1")
+        jokes = tmp_path / "rubrics" / "joke-v1.md"
+        jokes.write_text(re.sub(r"  - \{name: (?!overlong).*\n", "", jokes.read_text()))
+        suite = tmp_path / "evals" / "jokes.yaml"
+        suite.write_text(re.sub(r"judge:.*\n", "", suite.read_text()))
+        project.file("evals/test_tips.py", "import pytest\n" + JOKES + TEST.replace("import pytest", ""))
+        assert project.pytest().code == 0
+        refused = project.pytest("--judge-export", "audit.json", "--judge-audit", "2")
+        assert (refused.code, "has scored nothing in tip-bench-" in refused.text) == (4, True), refused.text
+        assert project.pytest("--judge-auto").code == 0
+        exported = project.pytest("--judge-export", "audit.json", "--judge-audit", "2")
+        assert "exported 2 candidates (" in exported.out, exported.text
+        assert project.packet("audit.json")["experiment"].startswith("tip-bench-")
+
+
 @pytest.mark.parametrize("option", ["--judge-audit", "--judge-duplicates"])
 def test_without_an_export_it_is_a_usage_error(audited: Project, option: str) -> None:
     result = audited.pytest(option, "3")
