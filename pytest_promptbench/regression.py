@@ -124,7 +124,7 @@ def save(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task], *, 
         f"baseline: {settings.save}",
         *(f"Not asked for, and kept as saved before: {_rows(u.kept)}." for u in updates if u.kept),
         *(line for u in updates for line in _gone(u.before, u.baseline)),
-        *(f"The baseline of {task} holds no scores: nothing of it is judged yet." for task in empty),
+        *(f"The baseline of {task} holds no scores: nothing of it is scored yet." for task in empty),
     ]
 
 
@@ -168,7 +168,7 @@ def _check_new(path: Path, new: Sequence[Baseline], there: Sequence[Baseline]) -
         if scored and not _has_scores(b):
             raise UsageError(
                 f"--bench-save {path}: it holds scores of the task {b.task!r}, and this session has none: nothing of "
-                "it is judged yet. Judge first, or delete the file"
+                "it is scored. Judge first (or mend what failed), or delete the file"
             )
 
 

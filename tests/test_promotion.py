@@ -81,7 +81,7 @@ def test_noise_is_refused_and_told_how_many_labels_it_lacks() -> None:
 
 def test_too_few_scenarios_are_refused() -> None:
     found = decided([*prompt("v1", BASE[:4]), *prompt("v2", better(5.0, 4))])
-    assert "judge 2 more scenarios: 6 are the least that can tell" in unmet(found)["scenarios"]
+    assert "score 2 more scenarios: 6 are the least that can tell" in unmet(found)["scenarios"]
     assert decided([*prompt("v1", BASE[:6]), *prompt("v2", better(5.0, 6))]).granted
 
 
@@ -240,7 +240,7 @@ def test_only_common_cells_are_compared() -> None:
 def test_the_first_champion_is_the_best_with_enough_scenarios() -> None:
     assert decided([*prompt("v1", BASE), *prompt("v2", better(1.0))], champion=None).granted
     few = decided(prompt("v1", BASE[:3]), champion=None)
-    assert "judge 3 more scenarios" in unmet(few)["scenarios"]
+    assert "score 3 more scenarios" in unmet(few)["scenarios"]
     automatic_alone = [candidate("v1", i, person=5.0 if i < 3 else None, auto=5.0) for i in range(20)]
     assert "rests on 3 scenarios" in unmet(decided(automatic_alone, champion=None))["scenarios"]
     failed = replace(candidate("v1", 20, person=None), error="Timeout", pending=False)
@@ -255,7 +255,7 @@ def test_a_first_champion_has_no_rival_that_nobody_has_judged() -> None:
     unjudged = prompt("v3", [None] * 20)
     both = [*prompt("v1", BASE), *prompt("v2", better(1.0))]
     found = decided([*both, *unjudged], champion=None)
-    assert "it shares no scored scenario with v3; have all prompts judged" in unmet(found)["rivals"]
+    assert "it shares no scored scenario with v3; have all prompts scored" in unmet(found)["rivals"]
     assert "and has scored no common scenario of v3; have the same" in unmet(found)["automatic"]
     by_people = [*both, *prompt("v3", BASE, auto=None)]
     assert set(unmet(decided(by_people, champion=None))) == {"automatic"}
@@ -270,7 +270,7 @@ def test_a_rival_that_is_hardly_judged_does_not_stand_before_one_that_is() -> No
     assert (found.winner, found.granted) == ("v2", True)
     alone = decided([*prompt("v1", BASE), *lucky])
     assert alone.winner == "v3"
-    assert "judge 5 more scenarios" in unmet(alone)["scenarios"]
+    assert "score 5 more scenarios" in unmet(alone)["scenarios"]
 
 
 def test_prices_are_compared_where_both_prompts_ran() -> None:
@@ -335,7 +335,7 @@ def test_the_first_champion_is_picked_in_pairs_and_not_by_means_of_other_scenari
     apart = [candidate("v3", 200 + i, person=9.0, auto=9.0) for i in range(10)]
     unclear = decided([*prompt("v1", BASE), *prompt("v2", better(1.0)), *apart], champion=None)
     assert "it shares no scored scenario with v3" in unmet(unclear)["rivals"]
-    assert "have all prompts judged on the same scenarios" in unmet(unclear)["rivals"]
+    assert "have all prompts scored on the same scenarios" in unmet(unclear)["rivals"]
 
 
 def test_several_rivals_are_corrected_for_in_what_is_said_too() -> None:
@@ -356,7 +356,7 @@ def test_several_rivals_are_corrected_for_in_what_is_said_too() -> None:
     few = decided(
         [*prompt("v1", BASE[:6]), *prompt("v2", better(3.0, 6)), *prompt("v3", BASE[:6]), *prompt("v4", BASE)]
     )
-    assert "judge 1 more scenario: 7 are the least" in unmet(few)["scenarios"]
+    assert "score 1 more scenario: 7 are the least" in unmet(few)["scenarios"]
     assert "detectable: none: too few pairs" in unmet(few)["ahead"]
 
 

@@ -278,7 +278,9 @@ def test_scores_of_a_baseline_are_not_replaced_by_none(judged: Project) -> None:
     result = judged.pytest("--bench-experiment", "new", "--bench-save", "kept.json")
     prompt.write_text(text)
     assert result.code == 4, result.text
-    assert "kept.json: it holds scores of the task 'tip', and this session has none" in result.out
+    assert (
+        "kept.json: it holds scores of the task 'tip', and this session has none: nothing of it is scored" in result.out
+    )
     assert (judged.root / "kept.json").read_text() == before
 
 

@@ -125,7 +125,7 @@ def problems(baseline: Baseline, current: Baseline, cells: Pairing) -> list[str]
             )
     if not found and not any(cells.pairs.values()):
         found.append(
-            "no cell is scored both in the baseline and now, so there is nothing to compare; judge this session's "
-            f"candidates first, or {again}"
+            "no cell is scored both in the baseline and now, so there is nothing to compare; have this session's "
+            f"candidates scored first, or {again}"
         )
     return found

@@ -54,7 +54,7 @@ def enough_scenarios(n: int, what: str, rivals: int) -> Condition:
         name="scenarios",
         met=n >= least,
         found=f"{what} rests on {_scenarios(n)}",
-        remedy=None if n >= least else f"judge {_scenarios(least - n, 'more ')}: {least} are the least that can tell",
+        remedy=None if n >= least else f"score {_scenarios(least - n, 'more ')}: {least} are the least that can tell",
     )
 
 
@@ -63,7 +63,7 @@ def _more(c: PairedComparison, rivals: int) -> str:
     if c.mean_difference is None or c.mean_difference <= 0:
         return "it is not ahead: more labels are not what it lacks"
     if c.mde is None:
-        return f"judge more scenarios, {fewest(rivals)} at the least"
+        return f"score more scenarios, {fewest(rivals)} at the least"
     needed = math.ceil(c.n * (c.mde / c.mean_difference) ** 2)
     return f"if the difference is real, about {_scenarios(max(1, needed - c.n), 'more ')} would show it (80 % power)"
 
@@ -113,7 +113,7 @@ def ahead_of_rivals(sound: Mapping[Key, Cells], winner: Key, policy: Policy) -> 
         name="rivals",
         met=not said,
         found="; ".join(said) or f"it is behind none of the other prompts ({len(sound) - 1}), pair by pair",
-        remedy="have all prompts judged on the same scenarios, by the same tier" if said else None,
+        remedy="have all prompts scored on the same scenarios, by the same tier" if said else None,
     )
 
 
