@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import random
@@ -825,6 +826,10 @@ def test_a_judge_that_is_one_of_the_models_is_named_while_its_verdicts_decide() 
     assert said(*labelled) == [], "a person decides"
     by_name = [candidate("s1", judged(4, HUMAN, by="haiku"), model=model) for model in ("haiku", "local")]
     assert said(*by_name) == [], "and is no model, whatever the name"
+    by_checks = [candidate("s1", judged(5, AUTO, by="checks"), model=model) for model in ("checks", "local")]
+    lb = dataclasses.replace(board(*by_checks), rubric=dataclasses.replace(RUBRIC, criteria=RUBRIC.criteria[2:]))
+    assert not any("favour" in note for note in notes(lb)), "and a program is none"
+    assert any(note.startswith("The checks of the rubric have scored all of this") for note in notes(lb))
 
 
 def test_rows_that_no_judge_has_in_common_are_named() -> None:

@@ -29,6 +29,7 @@ from pytest_promptbench.session.plan import merged
 
 from .project import RUBRIC, TEST, Project, Result, children_of, migrated_database
 from .provider import Fault, ScriptedProvider
+from .test_api import client_of
 
 
 @pytest.fixture
@@ -162,6 +163,12 @@ def test_programs_alone_may_score_and_gate(project: Project) -> None:
     assert {run.data.tags["judge_pending"] for run in runs} == {"false"}
     assert {run.data.metrics["auto/composite"] for run in runs} == {0.0, -1.0}
     assert all("composite" not in run.data.metrics for run in runs)
+    page = (project.root / ".promptbench" / "report" / "leaderboard.html").read_text()
+    assert page.count('<span class="tally">4 scored</span>') == page.count('<span class="tally">') == 8
+    assert "The checks of the rubric have scored all of this" in page
+    assert "judged</option>" not in page
+    served = client_of(project.root).get("/experiment", params={"name": project.experiment()}).text
+    assert served.count("<span>4 scored</span>") == 8, served
     assert "nothing is pending" in project.pytest("--judge-export", "p.json").out
     audit = project.pytest("--judge-export", "a.json", "--judge-audit", "3")
     assert (audit.code, "programs fill all of the rubric tip-v1, so there is no judge to check" in audit.text) == (

@@ -397,14 +397,14 @@ def _state(candidate: LoggedCandidate, waiting: Set[str]) -> str:
     """``waiting``: the runs that a packet would offer; what else has no verdict is superseded by an edit."""
     if candidate.error is not None:
         return "failed"
-    if not candidate.pending:
-        return "judged"
+    if not candidate.pending:  # a program scores what no judge has to
+        return "scored" if candidate.sit_down() is None else "judged"
     return "pending" if candidate.run_id in waiting else "superseded"
 
 
 def _states(candidates: Sequence[LoggedCandidate], waiting: Set[str]) -> str:
     found = Counter(_state(c, waiting) for c in candidates)
-    return ", ".join(f"{found[s]} {s}" for s in ("judged", "pending", "superseded", "failed") if found[s])
+    return ", ".join(f"{found[s]} {s}" for s in ("judged", "scored", "pending", "superseded", "failed") if found[s])
 
 
 @dataclass(frozen=True, kw_only=True)

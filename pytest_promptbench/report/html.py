@@ -167,6 +167,7 @@ def render_leaderboard(
             scenarios=_scenarios(lb, shown, {c.run_id for c in counting}),
             left_out=left_out,
             superseded=len(counting) < len(candidates),
+            by_programs=not rubric.judged,
             pending=sum(row.pending for row in lb.rows),
             export=export_command(lb),
             notes=notes(lb),
@@ -197,10 +198,12 @@ def asset(name: str) -> str:
 
 
 def _state(candidate: LoggedCandidate) -> str:
-    """In the words of the table, where an automatic verdict alone is none."""
+    """In the words of the table, where an automatic verdict alone is none; ``scored``: by programs, for no judge."""
     if candidate.error is not None:
         return "failed"
-    return "pending" if candidate.sit_down() is None else "judged"
+    if candidate.sit_down() is not None:
+        return "judged"
+    return "pending" if candidate.pending else "scored"
 
 
 # -- rows ----------------------------------------------------------------------------------------------------
@@ -289,7 +292,7 @@ def _scenario(
         name=visible(name),
         preview=visible(" · ".join(v for _, v in values), limit=140),
         context=values,
-        counts=", ".join(f"{states[s]} {s}" for s in ("judged", "pending", "failed") if states[s]),
+        counts=", ".join(f"{states[s]} {s}" for s in ("judged", "scored", "pending", "failed") if states[s]),
         cards=[_card(c, rubric, counts=c.run_id in counting) for c in candidates],
     )
 

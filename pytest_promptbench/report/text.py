@@ -207,6 +207,10 @@ def notes(lb: Leaderboard) -> list[str]:
             f"{len(lb.automatic_judges)} automatic judges ({names}) have scored a part each, and may differ in how "
             f"strict they are: {_pytest(lb)} --bench-read --judge-auto has the suite's own score the rest."
         )
+    if not lb.rubric.judged and any(row.composite is not None for row in lb.rows):
+        found.append(
+            "The checks of the rubric have scored all of this: programs, so that none of it waits for a judge."
+        )
     found += _of_others(lb)
     found += _of_a_part(lb)
     found += _of_its_own(lb)
@@ -273,6 +277,8 @@ def _first_of(named: Sequence[str], noun: str = "row") -> str:
 
 def _of_its_own(lb: Leaderboard) -> list[str]:
     """Judges that stand among the models, where the automatic tier decides: beside others, their own rows may gain."""
+    if not lb.rubric.judged:  # a model may be called as the checks are
+        return []
     own = sorted({row.model for row in lb.rows if row.tier == Tier.AUTO and row.model in row.judges})
     if not own or len({row.model for row in lb.rows}) == 1:
         return []
