@@ -139,7 +139,9 @@ class CandidateShape(_Shape):
     rubric: str
     rubric_sha256: str
     judge_pending: bool = Field(description="it waits for a judge; not what an edited prompt or model superseded")
-    judge_kind: str | None = Field(description="of the verdict that counts: claude-code, human, or the judge model")
+    judge_kind: str | None = Field(
+        description="of the verdict that counts: claude-code, human, the judge model, or checks"
+    )
     error: str | None
     checks: dict[str, bool | float]
     verdicts: list[VerdictShape]
