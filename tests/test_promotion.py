@@ -363,6 +363,11 @@ def test_several_rivals_are_corrected_for_in_what_is_said_too() -> None:
 def test_nothing_judged_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match=r"nothing of e is scored by the sit-down tier; see --judge-export"):
         decided(prompt("v1", [None] * 5))
+    right = Criterion(name="right", type="flag", bad=False, penalty=1, check={"equals_var": "label"})
+    programs = replace(RUBRIC, criteria=(right,))
+    for policy, remedy in ((Policy.AUTO, "run the evals"), (Policy.BOTH, "see --bench-promote-policy auto")):
+        with pytest.raises(UsageError, match=rf"nothing of e is scored by the .* tier; {remedy}$"):
+            decide([], programs, task="tip", experiment="e", champion=None, policy=policy)
 
 
 @pytest.mark.parametrize(

@@ -41,12 +41,10 @@ def decide(
     field = _Field.of(candidates, rubric, champion, policy)
     judged = field.judged
     if not judged:
-        how = "--judge-auto" if policy is Policy.AUTO else "--judge-export and --judge-apply"
+        how = "see --judge-auto" if policy is Policy.AUTO else "see --judge-export and --judge-apply"
         if not rubric.judged:  # programs fill all of it, as an automatic tier
-            how = "its generations" if policy is Policy.AUTO else "--bench-promote-policy auto"
-        raise UsageError(
-            f"--bench-promote {task}: nothing of {experiment} is scored by the {policy.tier} tier; see {how}"
-        )
+            how = "run the evals" if policy is Policy.AUTO else "see --bench-promote-policy auto"
+        raise UsageError(f"--bench-promote {task}: nothing of {experiment} is scored by the {policy.tier} tier; {how}")
     winner = best(judged, judged.get(field.reigning) if field.reigning else None, policy)
     comparison = None
     if champion is None:
