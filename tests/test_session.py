@@ -188,6 +188,30 @@ def test_programs_alone_may_score_and_gate(project: Project) -> None:
     assert len(project.runs()) == 48
 
 
+def test_programs_score_what_failed_before_and_what_is_logged_again(project: Project) -> None:
+    """Of several outputs by the share; and no verdict is carried over, as programs give it anew."""
+    project.scenarios, project.suite = 1, "models: [haiku]\nprompts: [v1]\nsamples: 2\n"
+    project.write()
+    project.file("rubrics/tip-v1.md", textwrap.dedent(BY_CHECKS).lstrip("\n"))
+    suite = project.root / "evals" / "tips.yaml"
+    suite.write_text(suite.read_text().replace("situation: situation-0", 'situation: situation-0, label: "yes"'))
+    project.provider.script("situation-0", Fault(400), times=2)
+    answers = iter(("yes", "no"))
+    project.provider.reply = lambda body: next(answers)
+    assert project.pytest().code == 1
+    (failed,) = project.runs()
+    assert (failed.data.tags["judge_pending"], "judge_kind" in failed.data.tags) == ("false", False)
+    assert not {"auto/composite", "right"} & failed.data.metrics.keys()
+    assert project.pytest().code == 0
+    assert project.pytest("--bench-experiment", "another day").code == 0
+    for (run,) in (project.runs(), project.runs("another day")):
+        assert (run.info.status, run.data.tags["judge_pending"], run.data.tags["judge_kind"]) == (
+            "FINISHED", "false", "checks",
+        )  # fmt: skip
+        assert (run.data.metrics["right"], run.data.metrics["auto/composite"]) == (0.5, -0.5)
+        assert not {"promptbench.error", "promptbench.carried_from"} & run.data.tags.keys()
+
+
 def test_reports_have_the_rows_by_tag(project: Project) -> None:
     """Tags are read from the files: another one needs no new generation and no new verdict."""
     suite = project.root / "evals" / "tips.yaml"
