@@ -829,7 +829,9 @@ def test_a_judge_that_is_one_of_the_models_is_named_while_its_verdicts_decide() 
     by_checks = [candidate("s1", judged(5, AUTO, by="checks"), model=model) for model in ("checks", "local")]
     lb = dataclasses.replace(board(*by_checks), rubric=dataclasses.replace(RUBRIC, criteria=RUBRIC.criteria[2:]))
     assert not any("favour" in note for note in notes(lb)), "and a program is none"
-    assert any(note.startswith("The checks of the rubric have scored all of this") for note in notes(lb))
+    assert any(
+        note.startswith("The rubric's checks, which are programs, have scored all of this") for note in notes(lb)
+    )
 
 
 def test_rows_that_no_judge_has_in_common_are_named() -> None:
