@@ -830,7 +830,7 @@ def test_a_judge_that_is_one_of_the_models_is_named_while_its_verdicts_decide() 
     lb = dataclasses.replace(board(*by_checks), rubric=dataclasses.replace(RUBRIC, criteria=RUBRIC.criteria[2:]))
     assert not any("favour" in note for note in notes(lb)), "and a program is none"
     assert any(
-        note.startswith("The rubric's checks, which are programs, have scored all of this") for note in notes(lb)
+        note.startswith("The checks of the rubric, which are programs, have scored all of this") for note in notes(lb)
     )
 
 

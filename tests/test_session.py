@@ -165,7 +165,7 @@ def test_programs_alone_may_score_and_gate(project: Project) -> None:
     assert all("composite" not in run.data.metrics for run in runs)
     page = (project.root / ".promptbench" / "report" / "leaderboard.html").read_text()
     assert page.count('<span class="tally">4 scored</span>') == page.count('<span class="tally">') == 8
-    assert "The rubric's checks, which are programs, have scored all of this" in page
+    assert "The checks of the rubric, which are programs, have scored all of this" in page
     assert "judged</option>" not in page
     served = client_of(project.root).get("/experiment", params={"name": project.experiment()}).text
     assert served.count("<span>4 scored</span>") == 8, served

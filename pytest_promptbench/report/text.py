@@ -208,7 +208,9 @@ def notes(lb: Leaderboard) -> list[str]:
             f"strict they are: {_pytest(lb)} --bench-read --judge-auto has the suite's own score the rest."
         )
     if not lb.rubric.judged and any(row.composite is not None for row in lb.rows):
-        found.append("The rubric's checks, which are programs, have scored all of this: none of it waits for a judge.")
+        found.append(
+            "The checks of the rubric, which are programs, have scored all of this: none of it waits for a judge."
+        )
     found += _of_others(lb)
     found += _of_a_part(lb)
     found += _of_its_own(lb)
