@@ -391,17 +391,24 @@ def test_two_loops_that_begin_at_the_same_moment_have_one_split(
     assert free == ["False\n"], "from the look at those that have begun to its own beginning, no other can begin"
 
 
-def test_a_loop_that_waits_for_another_to_begin_says_so(
-    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It may take long where MLflow does not answer, and for ever where the other was stopped by Ctrl-Z."""
-    hold = "import sys; from pytest_promptbench.locks import *; from pathlib import Path\n\
-print(LockFile(Path('.promptbench/locks')).try_acquire('optimize:begin:tip'), flush=True); sys.stdin.read()"
+@contextlib.contextmanager
+def held_elsewhere(project: Project, name: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds this lock of the project until it ends."""
+    hold = f"import sys; from pytest_promptbench.locks import *; from pathlib import Path\n\
+print(LockFile(Path('.promptbench/locks')).try_acquire({name!r}), flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", hold], cwd=project.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "True\n"
+        yield other
+
+
+def test_a_loop_that_waits_for_another_to_begin_says_so(
+    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may take long where MLflow does not answer, and for ever where the other was stopped by Ctrl-Z."""
+    with held_elsewhere(project, "optimize:begin:tip") as other:
         acquire = LockFile.acquire
 
         def acquired(locks: LockFile, name: str) -> None:
@@ -739,13 +746,7 @@ def test_a_resume_that_waited_goes_by_what_the_other_left(
 
 def test_one_process_at_a_time_goes_on_with_a_loop(project: Project, run: Run) -> None:
     loop = loop_of(run("evals/tips.yaml", "--rounds", "1", "--no-promote"))
-    hold = f"import sys; from pytest_promptbench.locks import *; from pathlib import Path\n\
-print(LockFile(Path('.promptbench/locks')).try_acquire('optimize:{loop}'), flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", hold], cwd=project.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "True\n"
+    with held_elsewhere(project, f"optimize:{loop}"):
         result = run("--resume", loop)
     assert (result.code, f"loop {loop} is running already" in result.err) == (4, True), result.text
 

@@ -274,6 +274,11 @@ class Browser:
     def open(self, url: str) -> None:
         self.call("POST", "/url", {"url": url})
 
+    def judge(self, address: str) -> None:
+        """Open the judging page of the experiment, and wait until it is there."""
+        self.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
+        self.wait("document.documentElement.dataset.ready")
+
     def run(self, script: str) -> Any:
         return self.call("POST", "/execute/sync", {"script": script, "args": []})
 
@@ -427,8 +432,7 @@ def test_a_key_that_is_held_is_meant_once(logged: Project, browser: Browser) -> 
             browser.run(f"document.getElementById('which').dispatchEvent({event})")
 
     with served(logged.root) as address:
-        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
-        browser.wait("document.documentElement.dataset.ready")
+        browser.judge(address)
         hold("5")
         assert browser.run(
             "return [...document.querySelectorAll('input[type=radio]:checked')].map((i) => i.value)"
@@ -497,8 +501,7 @@ def test_the_keys_that_are_told_are_those_of_the_rubric(logged: Project, tmp_pat
     (root / "rubrics/tip-v1.md").write_text(scales, "utf-8")
     assert Project(root, logged.provider).pytest("--bench-experiment", EXPERIMENT).code == 0
     with served(root) as address:
-        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
-        browser.wait("document.documentElement.dataset.ready")
+        browser.judge(address)
         told = "document.getElementById('digits').innerText"
         assert browser.run(f"return {told}").startswith("0-9 score the marked criterion")
         browser.press("Ada" + ENTER + "09")
@@ -527,8 +530,7 @@ def test_single_keys_can_be_turned_off(logged: Project, tmp_path: Path, browser:
         "return [...document.querySelectorAll('kbd')].filter((k) => k.getClientRects().length).map((k) => k.innerText)"
     )
     with served(copy_of(logged, tmp_path / "project")) as address:
-        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
-        browser.wait("document.documentElement.dataset.ready")
+        browser.judge(address)
         browser.press("Ada" + ENTER)
         browser.run("document.getElementById('keys').focus()")
         browser.press("4")
@@ -537,8 +539,7 @@ def test_single_keys_can_be_turned_off(logged: Project, tmp_path: Path, browser:
         assert browser.run(checked) == 1
         assert browser.run("return document.activeElement.id") == "keys"
         assert browser.run(shown) == ["Enter"], "no key is told that does nothing"
-        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
-        browser.wait("document.documentElement.dataset.ready")
+        browser.judge(address)
         browser.press("444y")
         assert browser.run(checked) == 0, "it stays as it was set"
         browser.run(
@@ -563,8 +564,7 @@ def test_in_the_users_own_colours_choice_and_mark_are_seen(logged: Project, brow
     )
     marks = "[...document.querySelectorAll('fieldset')].map((e) => getComputedStyle(e).borderLeftColor)"
     with served(logged.root) as address:
-        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
-        browser.wait("document.documentElement.dataset.ready")
+        browser.judge(address)
         assert browser.run("return matchMedia('(forced-colors: active)').matches")
         browser.press("Ada" + ENTER + "4")
         *others, chosen, last = browser.run(f"return {grounds}")
@@ -617,8 +617,7 @@ def test_on_a_phone_scores_stand_in_a_line_and_what_is_spoilt_can_be_read(
     phone = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
     browser.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": phone})
     with served(root) as address:
-        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
-        browser.wait("document.documentElement.dataset.ready")
+        browser.judge(address)
         tops = "[...document.querySelectorAll('fieldset:first-of-type .choice')].map((c) => c.offsetTop)"
         assert len(browser.run(f"return {tops}")) == 5
         assert len(set(browser.run(f"return {tops}"))) == 1
@@ -652,8 +651,7 @@ def test_each_candidate_is_shown_from_its_beginning(logged: Project, browser: Br
     phone = {"width": 360, "height": 500, "deviceScaleFactor": 1, "mobile": True}
     browser.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": phone})
     with served(logged.root) as address:
-        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
-        browser.wait("document.documentElement.dataset.ready")
+        browser.judge(address)
         browser.run(
             "const output = document.getElementById('output');"
             "Object.assign(output.style, {width: '3rem', minHeight: '0', maxHeight: '3rem'}); output.scrollTop = 40;"
@@ -674,8 +672,7 @@ def test_a_key_costs_the_same_however_long_the_outputs_are_that_were_judged(
     logged: Project, tmp_path: Path, browser: Browser
 ) -> None:
     with served(copy_of(logged, tmp_path / "project")) as address:
-        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
-        browser.wait("document.documentElement.dataset.ready")
+        browser.judge(address)
         browser.press("Ada" + ENTER + "444y" + ENTER + "444y" + ENTER)
         browser.wait("document.getElementById('saved').textContent === '1 not saved yet'")
         browser.run(
@@ -693,8 +690,7 @@ def test_a_key_costs_the_same_however_long_the_outputs_are_that_were_judged(
 def test_leaving_the_page_sends_a_long_verdict_too(logged: Project, tmp_path: Path, browser: Browser) -> None:
     """25,000 characters that are 75,000 bytes: browsers refuse to send more than 64 KiB for a page that is going."""
     with served(copy_of(logged, tmp_path / "project")) as address:
-        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
-        browser.wait("document.documentElement.dataset.ready")
+        browser.judge(address)
         browser.press("Eve" + ENTER)
         browser.run(
             "const why = document.getElementById('rationale'); why.value = '\u5b57'.repeat(25000);"
@@ -716,8 +712,7 @@ def test_leaving_the_page_asks_before_it_loses_what_was_only_begun(
 ) -> None:
     asks = "const e = new Event('beforeunload', {cancelable: true}); window.dispatchEvent(e); return e.defaultPrevented"
     with served(copy_of(logged, tmp_path / "project")) as address:
-        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
-        browser.wait("document.documentElement.dataset.ready")
+        browser.judge(address)
         browser.press("Eve" + ENTER)
         assert not browser.run(asks), "nothing is there to lose"
         browser.press("r")
@@ -741,8 +736,7 @@ def test_leaving_the_page_asks_before_it_loses_what_was_only_begun(
 def test_a_refused_verdict_is_shown_and_kept(logged: Project, tmp_path: Path, browser: Browser) -> None:
     root = copy_of(logged, tmp_path / "project")
     with served(root) as address:
-        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
-        browser.wait("document.documentElement.dataset.ready")
+        browser.judge(address)
         browser.press("Eve" + ENTER)
         browser.press("111y" + ENTER)
     browser.press("s")
@@ -756,8 +750,7 @@ def test_a_verdict_that_is_refused_holds_up_no_other(logged: Project, tmp_path: 
     root = copy_of(logged, tmp_path / "project")
     store = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=None)
     with served(root) as address:
-        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
-        browser.wait("document.documentElement.dataset.ready")
+        browser.judge(address)
         text = browser.run("return document.getElementById('output').textContent")
         first = httpx.get(f"{address}/api/bench/packet/{quoted(EXPERIMENT)}", timeout=60).json()["items"][0]["item"]
         gone = next(c.run_id for c in store.read(EXPERIMENT) if first in item_ids(c.run_id))
@@ -791,8 +784,7 @@ def test_a_refused_verdict_that_is_skipped_then_is_told_of_no_more(
     root = copy_of(logged, tmp_path / "project")
     store = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=None)
     with served(root) as address:
-        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
-        browser.wait("document.documentElement.dataset.ready")
+        browser.judge(address)
         first = httpx.get(f"{address}/api/bench/packet/{quoted(EXPERIMENT)}", timeout=60).json()["items"][0]["item"]
         store.client.delete_run(next(c.run_id for c in store.read(EXPERIMENT) if first in item_ids(c.run_id)))
         browser.press("Eve" + ENTER)
@@ -811,8 +803,7 @@ def test_whoever_takes_a_skip_back_judges_all_outputs_of_the_candidate(tmp_path:
         project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=2, suite="samples: 2\n")
         assert project.write().pytest("--bench-experiment", EXPERIMENT).code == 0
     with served(tmp_path) as address:
-        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
-        browser.wait("document.documentElement.dataset.ready")
+        browser.judge(address)
         which = "return document.getElementById('which').textContent"
         browser.press("Ada" + ENTER)
         browser.press("444y" + ENTER)
@@ -840,8 +831,7 @@ def test_of_several_outputs_the_last_may_be_skipped_by_who_went_back_to_the_firs
         project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=2, suite="samples: 2\n")
         assert project.write().pytest("--bench-experiment", EXPERIMENT).code == 0
     with served(tmp_path) as address:
-        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
-        browser.wait("document.documentElement.dataset.ready")
+        browser.judge(address)
         browser.press("Ada" + ENTER + "111y" + ENTER + "111y" + ENTER)
         browser.press("uu" + ENTER + "l")
         assert browser.run("return document.getElementById('count').textContent") == "0 of 2 judged"
@@ -857,8 +847,7 @@ def test_of_several_outputs_the_last_may_be_skipped_by_who_went_back_to_the_firs
 def test_what_is_scored_and_not_done_is_not_said_to_be_saved(logged: Project, tmp_path: Path, browser: Browser) -> None:
     saved = "document.getElementById('saved').textContent"
     with served(copy_of(logged, tmp_path / "project")) as address:
-        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
-        browser.wait("document.documentElement.dataset.ready")
+        browser.judge(address)
         browser.press("Eve" + ENTER)
         browser.press("111y" + ENTER + "s")
         browser.wait(f"{saved} === 'all saved'")
@@ -878,8 +867,7 @@ def test_a_verdict_stays_that_of_who_gave_it(logged: Project, tmp_path: Path, br
     root = copy_of(logged, tmp_path / "project")
     rename = "document.getElementById('name').focus(); document.getElementById('name').select()"
     with served(root) as address:
-        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
-        browser.wait("document.documentElement.dataset.ready")
+        browser.judge(address)
         browser.press("Ada" + ENTER + "111y" + ENTER)
         assert browser.run("return document.getElementById('saved').textContent") == "1 not saved yet"
         browser.run(rename)
@@ -899,8 +887,7 @@ def test_a_refused_verdict_stays_that_of_who_gave_it_unless_the_name_was_refused
     store = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=None)
     rename = "document.getElementById('name').focus(); document.getElementById('name').select()"
     with served(root) as address:
-        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
-        browser.wait("document.documentElement.dataset.ready")
+        browser.judge(address)
         first = httpx.get(f"{address}/api/bench/packet/{quoted(EXPERIMENT)}", timeout=60).json()["items"][0]["item"]
         gone = next(c.run_id for c in store.read(EXPERIMENT) if first in item_ids(c.run_id))
         store.client.delete_run(gone)
@@ -924,8 +911,7 @@ def test_who_confirms_what_another_said_has_said_it_too(logged: Project, tmp_pat
     root = copy_of(logged, tmp_path / "project")
     saved = "document.getElementById('saved').textContent"
     with served(root) as address:
-        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
-        browser.wait("document.documentElement.dataset.ready")
+        browser.judge(address)
         browser.press("Ada" + ENTER + "111y" + ENTER + "222y" + ENTER + "s")
         browser.wait(f"{saved} === 'all saved'")
         browser.press("u" + ENTER)
@@ -950,8 +936,7 @@ def test_leaving_the_page_sends_what_each_of_two_people_judged(
 ) -> None:
     root = copy_of(logged, tmp_path / "project")
     with served(root) as address:
-        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
-        browser.wait("document.documentElement.dataset.ready")
+        browser.judge(address)
         browser.run("window.real = window.fetch; window.fetch = () => Promise.reject(new Error('no network'))")
         browser.press("Ada" + ENTER + "111y" + ENTER)
         browser.run("document.getElementById('name').focus(); document.getElementById('name').select()")
@@ -976,8 +961,7 @@ def test_leaving_the_page_sends_what_each_of_two_people_judged(
 @needs_chromium
 def test_whoever_comes_back_sees_what_is_pending_now(logged: Project, tmp_path: Path, browser: Browser) -> None:
     with served(copy_of(logged, tmp_path / "project")) as address:
-        browser.open(f"{address}/judge?name={quoted(EXPERIMENT)}")
-        browser.wait("document.documentElement.dataset.ready")
+        browser.judge(address)
         browser.press("Eve" + ENTER)
         browser.press("111y" + ENTER + "s")
         browser.wait("document.getElementById('saved').textContent === 'all saved'")

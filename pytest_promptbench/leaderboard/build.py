@@ -66,21 +66,19 @@ def build_leaderboard(
     scenarios, left_out = largest(len(judged), tags or {})
     return replace(
         found,
-        rows=tuple(_ranked(rows, interval, ranks or partial(tied, point=rubric.point))),
+        rows=(*_ranked(judged, interval, ranks or partial(tied, point=rubric.point)), *rows[len(judged) :]),
         comparisons=tuple(comparisons_of(judged, point=rubric.point)),
         by_tag=tuple(by_tag(judged, scenarios, interval)),
         tags_left_out=left_out,
     )
 
 
-def _ranked(rows: Sequence[Row], interval: Interval, ranks: Ranks) -> list[Row]:
-    """The rows, sorted already, with intervals and ranks."""
-    judged = [r for r in rows if r.composite is not None]
-    placed = [
+def _ranked(judged: Sequence[Row], interval: Interval, ranks: Ranks) -> list[Row]:
+    """Rows that have a composite, best first already, with intervals and ranks."""
+    return [
         replace(r, rank=rank, ci95=r.ci95 if r.estimated else _interval(r, interval))
         for r, rank in zip(judged, ranks(judged), strict=True)
     ]
-    return placed + [r for r in rows if r.composite is None]
 
 
 def _interval(row: Row, interval: Interval) -> tuple[float, float] | None:

@@ -284,7 +284,7 @@ def _metrics_of(record: Logged, carried: Run | None) -> dict[str, float]:
         judged = {c.name for c in record.rubric.criteria} | {"composite"}
         metrics |= {k: v for k, v in carried.metrics.items() if k in judged}
     if not record.rubric.judged and not candidate.failed:
-        metrics |= {k: v if v is None else float(v) for k, v in _by_checks(record)[1].items()}
+        metrics |= _by_checks(record)[1]
     return {k: float(v) for k, v in metrics.items() if v is not None}
 
 
