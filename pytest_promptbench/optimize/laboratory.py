@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..autojudge import Ask, judge_unscored, unscored, updated, writing_to
-from ..checks import fill_checks
 from ..errors import PacketError, PromptbenchError, TrackingError
 from ..generation import OVER_BUDGET
 from ..grid import make_cell
@@ -165,7 +164,9 @@ class MLflowLaboratory:
         unasked = next((c.error for c in failed if c.unasked), None)
         unreachable = unasked is not None or 2 * len(failed) > len(candidates)
         logged = [c for c in candidates if not (c.failed and unreachable)]
-        self._store.log([self._entry(c).entry(self._plan.experiment) for c in logged])
+        session = self._settings.identity.session
+        entries = [Logged.of(c, self._suite.rubric, session=session) for c in logged]
+        self._store.log([e.entry(self._plan.experiment) for e in entries])
         self._known = None
         for c in logged:
             if not c.failed:
@@ -180,13 +181,6 @@ class MLflowLaboratory:
         if OVER_BUDGET in why:
             raise OutOfMoneyError(f"one more request might pass --max-cost {self._plan.max_cost_usd or 0:g}")
         raise UnreachableError(text)
-
-    def _entry(self, candidate: Candidate) -> Logged:
-        rubric = self._suite.rubric
-        context = candidate.cell.scenario.vars
-        checks = {} if candidate.failed else fill_checks(rubric, candidate.outputs, context)
-        session = self._settings.identity.session
-        return Logged(candidate=candidate, rubric=rubric, session=session, checks=checks)
 
     def _with_texts(self, candidates: Sequence[LoggedCandidate]) -> list[LoggedCandidate]:
         missing = [c for c in candidates if c.run_id not in self._texts]

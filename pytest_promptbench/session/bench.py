@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ..catalog import Choice, load_suite, model_place
-from ..checks import fill_checks
 from ..clock import steady
 from ..completer import LiteLLMCompleter, no_provider, spare_loopback_from_proxies, without_provider
 from ..errors import CatalogError, PromptbenchError, UsageError
@@ -287,11 +286,8 @@ class Bench:
         return cell.mark in self._expected
 
     def _logged(self, task: Task, candidate: Candidate) -> Logged:
-        rubric = task.suite.rubric
-        context = candidate.cell.scenario.vars
-        checks = {} if candidate.failed else fill_checks(rubric, candidate.outputs, context)
         session = self.settings.identity.session
-        return Logged(candidate=candidate, rubric=rubric, session=session, checks=checks, tags=self.settings.tags)
+        return Logged.of(candidate, task.suite.rubric, session=session, tags=self.settings.tags)
 
     def _landed(self, candidates: Sequence[Candidate]) -> None:
         assert self._ledger is not None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..checks import fill_checks
 from ..ledger import Entry
 from ..records import Candidate, Record, Rubric, sha256
 from ..settings import TAG_LIMIT
@@ -56,6 +57,12 @@ class Logged(Record):
     session: str
     checks: Mapping[str, bool | float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, candidate: Candidate, rubric: Rubric, *, session: str, tags: Mapping[str, str] | None = None) -> Logged:
+        """With the flags that the rubric's checks fill: none of a failed candidate."""
+        checks = {} if candidate.failed else fill_checks(rubric, candidate.outputs, candidate.cell.scenario.vars)
+        return cls(candidate=candidate, rubric=rubric, session=session, checks=checks, tags=tags or {})
 
     @property
     def key(self) -> str:
