@@ -36,6 +36,7 @@ from pytest_promptbench.records import (
 from pytest_promptbench.report import html, markdown, pictures, terminal, write_all
 from pytest_promptbench.report.tables import Table
 from pytest_promptbench.report.text import (
+    by_scenario,
     dollars,
     duration,
     markdown_cell,
@@ -467,6 +468,16 @@ def test_the_page_is_accessible_by_structure() -> None:
     assert len(named) == len(set(named)) > 3, "a table that scrolls is no landmark beside its section"
     assert [a["aria-sort"] for a in heads if "aria-sort" in a] == ["ascending"]
     assert [a for t, a in parsed.tags if t == "html"] == [{"lang": "en"}]
+
+
+def test_scenarios_stand_in_the_order_of_a_reader() -> None:
+    long = "9" * 5000
+    names = ["s10", "s2b10", long, "s", "s2", "s02", "s2b9", "10", "9", "²", "zebra"]
+    found = [dataclasses.replace(candidates()[0], scenario=name, run_id=f"run-{i}") for i, name in enumerate(names)]
+    assert list(by_scenario(found)) == ["9", "10", long, "s", "s02", "s2", "s2b9", "s2b10", "s10", "zebra", "²"]
+    assert [c.run_id for c in by_scenario(found)["s2"]] == ["run-4"]
+    text = page(found=found[:2])
+    assert text.index(">s2b10<") < text.index(">s10<")
 
 
 def test_a_page_shows_whole_scenarios_up_to_a_number_of_candidates_and_says_so() -> None:

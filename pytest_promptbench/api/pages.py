@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +24,7 @@ from ..report import pictures
 from ..report.tables import all_tables
 from ..report.text import (
     beginning,
+    by_scenario,
     composite_text,
     dollars,
     duration,
@@ -94,7 +95,7 @@ class Pages:
         group = found.group(task if task is not None else next(iter(found.tasks), None), rubric)
         text = self._experiments.rubric(group)
         board = group.leaderboard(text)
-        scenarios = _scenarios(group)
+        scenarios = by_scenario(group.candidates)
         waiting = found.waiting
         chosen = scenario if scenario in scenarios else next(iter(scenarios))
         texts = self._experiments.texts(scenarios[chosen], unread=[])  # a card without a text says so
@@ -384,13 +385,6 @@ def _row(row: Row, rank: str, scale: pictures.Scale, *, tied: bool) -> _RowView:
         whisker=scale.whisker(row.ci95),
         label=f"{visible(row.model)}, {visible(row.prompt)}: {value} {ends}".strip(),
     )
-
-
-def _scenarios(group: Group) -> dict[str, list[LoggedCandidate]]:
-    found: defaultdict[str, list[LoggedCandidate]] = defaultdict(list)
-    for c in group.candidates:
-        found[c.scenario].append(c)
-    return dict(sorted(found.items()))
 
 
 def _state(candidate: LoggedCandidate, waiting: Set[str]) -> str:

@@ -17,6 +17,7 @@ from . import pictures
 from .tables import all_tables
 from .text import (
     beginning,
+    by_scenario,
     composite_text,
     cut_note,
     dollars,
@@ -256,17 +257,15 @@ def _given(name: str, sound: Iterable[tuple[Mapping[str, Score], Mapping[str, Sc
 
 def first_scenarios(candidates: Sequence[LoggedCandidate]) -> tuple[dict[str, list[LoggedCandidate]], str | None]:
     """The scenarios by name with their candidates, as many as the page shows, and a note where that is not all."""
-    groups: defaultdict[str, list[LoggedCandidate]] = defaultdict(list)
-    for c in candidates:
-        groups[c.scenario].append(c)
+    groups = by_scenario(candidates)
     shown: dict[str, list[LoggedCandidate]] = {}
     count = 0
-    for name in sorted(groups):
-        if shown and count + len(groups[name]) > MOST:
+    for name, found in groups.items():
+        if shown and count + len(found) > MOST:
             note = f"{count:,} of {len(candidates):,} candidates are shown here, of {len(shown):,} of {len(groups):,} "
             return shown, note + "scenarios. The others are in MLflow, and count above as these do."
-        shown[name] = groups[name]
-        count += len(groups[name])
+        shown[name] = found
+        count += len(found)
     return shown, None
 
 

@@ -6,11 +6,11 @@ import itertools
 import json
 import re
 import shlex
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from ..records import Leaderboard, Row, Tier
+from ..records import Leaderboard, LoggedCandidate, Row, Tier
 from ..scores import judges_in_words, tiers_in
 
 NAMED = 3
@@ -168,6 +168,22 @@ def plural(count: int, noun: str) -> str:
 def waiting(count: int) -> str:
     """``1 candidate waits for a judge``."""
     return f"{plural(count, 'candidate')} {'waits' if count == 1 else 'wait'} for a judge"
+
+
+def by_scenario(candidates: Iterable[LoggedCandidate]) -> dict[str, list[LoggedCandidate]]:
+    """The candidates of each scenario by its name, in the order of a reader: ``s2`` before ``s10``."""
+    found: defaultdict[str, list[LoggedCandidate]] = defaultdict(list)
+    for c in candidates:
+        found[c.scenario].append(c)
+    return {name: found[name] for name in sorted(found, key=_reading_order)}
+
+
+def _reading_order(name: str) -> tuple[list[str], str]:
+    """Digits go by the number that they write. Of any length, which ``int`` would not read."""
+    parts = re.split("([0-9]+)", name)
+    digits = (p.lstrip("0") for p in parts[1::2])
+    parts[1::2] = [f"{len(d):06}{d}" for d in digits]
+    return parts, name
 
 
 def ranks(rows: Iterable[Row]) -> list[str]:
