@@ -60,6 +60,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="promptbench", description="What goes on around evals: see also pytest --help.")
     parser.add_argument("--version", action="version", version=f"pytest-promptbench {version('pytest-promptbench')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    init = commands.add_parser(
+        "init",
+        help="a project to begin with: evals, prompts, a rubric, /judge-mlflow",
+        description="Write the evals that are shipped into a folder, as a project to begin with: a suite, its test, "
+        "models, prompts, a rubric, and the command /judge-mlflow for Claude Code. Files that are there stay.",
+    )
+    init.add_argument("folder", nargs="?", default=".", type=Path, metavar="DIR", help="where to (%(default)s)")
+    init.set_defaults(run=_init)
     serve = commands.add_parser(
         "serve",
         help="the admin HTTP API and the pages over it",
@@ -83,6 +91,14 @@ def _parser() -> argparse.ArgumentParser:
     add_arguments(optimize)
     optimize.set_defaults(run=_optimize)
     return parser
+
+
+def _init(args: argparse.Namespace) -> int:
+    from .starter import init
+
+    for line in init(args.folder):
+        _say(line)
+    return 0
 
 
 def _serve(args: argparse.Namespace) -> int:

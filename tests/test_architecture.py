@@ -20,6 +20,7 @@ PACKAGE = Path(__file__).parent.parent / "pytest_promptbench"
 LAYERS = [
     ["plugin", "__main__"],
     ["cli"],
+    ["starter"],
     ["api", "optimize"],
     ["experiments"],
     ["ending"],

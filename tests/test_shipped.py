@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from pytest_promptbench.catalog import load_suite
 from pytest_promptbench.localmodels import installed
+from pytest_promptbench.starter import SHIPPED
 
 from .project import Project, children_of
 from .provider import ScriptedProvider
@@ -52,3 +56,57 @@ def test_real_models_answer_real_scenarios_under_three_prompts(tmp_path: Path) -
         assert all(c.cost_usd is None and c.completion_tokens for c in candidates)
         assert "left out: haiku" in result.out
         assert children_of(tmp_path) == [], "the model server ends with the session"
+
+
+def init(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest_promptbench", "init", *args]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=120)
+
+
+def files_of(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_init_makes_a_project_that_pytest_collects(tmp_path: Path) -> None:
+    result = init("new one", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    made = tmp_path / "new one"
+    assert files_of(made) == {*SHIPPED, "pytest.ini", ".gitignore"}
+    assert all((made / name).read_bytes() == (ROOT / name).read_bytes() for name in SHIPPED)
+    assert "\nnext:\ncd 'new one'\npytest evals/ -n auto " in result.stdout
+    with ScriptedProvider() as unused:
+        listed = Project(made, unused).pytest("evals/", "--collect-only", "-q")
+    assert listed.code == 0, listed.text
+    assert "test_tip[smollm2-focused-v1-bad-sleep]" in listed.out
+
+
+def test_init_leaves_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.pytest.ini_options]\n")
+    (tmp_path / "evals").mkdir()
+    (tmp_path / "evals" / "tips.yaml").write_text("mine")
+    (tmp_path / ".gitignore").symlink_to("nowhere")
+    first = init(cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "kept   evals/tips.yaml\n" in first.stdout
+    assert "kept   .gitignore\n" in first.stdout
+    assert "next:\npytest evals/ -n auto " in first.stdout, "no cd where one is"
+    assert (tmp_path / "evals" / "tips.yaml").read_text() == "mine"
+    assert not (tmp_path / "nowhere").exists()
+    assert not (tmp_path / "pytest.ini").exists(), "pytest has a root here, and it stays"
+    second = init(cwd=tmp_path)
+    assert "wrote" not in second.stdout
+    assert second.stdout.count("kept ") == len(SHIPPED) + 1
+
+
+def test_init_names_the_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "evals").write_text("a file")
+    result = init(cwd=tmp_path)
+    assert result.returncode == 4
+    assert result.stderr.startswith(f"promptbench: init: {tmp_path}/evals/models.yaml: cannot be written: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_wheel_has_what_init_writes() -> None:
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    shipped = {here: there for here, there in wheel["force-include"].items() if "/shipped/" in there}
+    assert shipped == {name: f"pytest_promptbench/shipped/{name}" for name in SHIPPED}
