@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,59 @@ class _Questions:
         self._answers.flush()
 
 
+class _Service:
+    """Logs what waits, and answers the session meanwhile."""
+
+    def __init__(self, work: Work, second: Second) -> None:
+        self._work, self._second = work, second
+        self._questions = _Questions()
+        self._failures = 0  # of MLflow, one after another
+        self._asked_at = 0.0  # when the session first asked for the end
+
+    def run(self) -> None:
+        """Until the session has closed the line, and no question of it is left."""
+        while True:
+            busy = self._step()
+            question = self._questions.next()
+            answer = None if question is None else self._answer(question, busy=busy)
+            if answer is not None:
+                self._questions.answer(answer)
+            elif question is None and self._questions.gone.is_set():
+                return
+            elif not busy:
+                time.sleep(0.5 if self._failures else IDLE_S)
+
+    def _step(self) -> bool:
+        """Log some of what waits. Returns whether there was any."""
+        try:
+            self._work.store.open()
+            with self._second.share(self._work):
+                busy = self._work.step()
+        except TrackingError as error:
+            self._work.error = str(error)
+            self._failures += 1
+            self._work.let_go()  # until MLflow is back: a session that lives must hear of it from a recorder of its own
+            return False
+        self._failures = 0
+        return busy
+
+    def _answer(self, question: Mapping[str, Any], *, busy: bool) -> Mapping[str, Any] | None:
+        """None while something has to be logged first. The end does not wait for an MLflow that stays away."""
+        if "finish" not in question:
+            return self._work.judge([Judgement.from_json(j) for j in question["judgements"]])
+        self._asked_at = self._asked_at or time.monotonic()
+        self._second.hurry()
+        keys = [(k[0], k[1]) for k in question["finish"]["keys"]]
+        if self._failures < TRIES_AT_THE_END and (busy or self._failures or not self._settled(keys)):
+            return None
+        return self._work.outcome(keys, question["finish"]["experiments"]).to_json()
+
+    def _settled(self, keys: Sequence[tuple[str, str]]) -> bool:
+        if self._second.alive and self._work.waits_for_the_second():
+            return False
+        return self._work.settled(keys, self._asked_at)
+
+
 def main() -> None:
     """Serve one session until it closes the line."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -80,38 +133,7 @@ def main() -> None:
     _leave_out_what_mlflow_can_spare()
     prefer_speed_over_power_loss()
     second = Second(where)
-    work = Work(where, locks=locks)
-    questions = _Questions()
-    failures, asked_at = 0, 0.0
-    while True:
-        try:
-            work.store.open()
-            with second.share(work):
-                busy = work.step()
-            failures = 0
-        except TrackingError as error:
-            work.error, busy = str(error), False
-            failures += 1
-            work.let_go()  # until MLflow is back: a session that lives must hear of it from a recorder of its own
-        question = questions.next()
-        if question is not None and "finish" in question:
-            asked_at = asked_at or time.monotonic()
-            second.hurry()
-            if second.alive and not busy and failures == 0 and work.waits_for_the_second():
-                time.sleep(IDLE_S)
-                continue
-            keys = [(k[0], k[1]) for k in question["finish"]["keys"]]
-            drained = failures == 0 and not busy and work.settled(keys, asked_at)
-            if drained or failures >= TRIES_AT_THE_END:
-                questions.answer(work.outcome(keys, question["finish"]["experiments"]).to_json())
-                continue
-        elif question is not None:
-            questions.answer(work.judge([Judgement.from_json(j) for j in question["judgements"]]))
-            continue
-        elif questions.gone.is_set():
-            break
-        if not busy:
-            time.sleep(IDLE_S if failures == 0 else 0.5)
+    _Service(Work(where, locks=locks), second).run()
     second.end()
     os._exit(0)  # MLflow's and SQLAlchemy's exit handlers have nothing left to do
 
