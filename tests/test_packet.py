@@ -247,6 +247,21 @@ def test_a_file_can_be_read_by_people(tmp_path: Path) -> None:
     text = (tmp_path / "p.json").read_text(encoding="utf-8")
     assert "schläfst besser 🙂" in text
     assert len(text.splitlines()) > 20
+    (scores,) = (line.strip() for line in text.splitlines() if '"scores"' in line)
+    given = '{"relevance": null, "tone": null, "format_ok": null, "overlong": true}'
+    assert scores == f'"scores": {given},', "an editor that replaces text finds them beside their output"
+
+
+def test_only_short_scores_share_a_line(tmp_path: Path) -> None:
+    """Also where a var is called like them, or texts look like JSON. Long ones would be cut off by who reads lines."""
+    data = packet(candidate("run-1", '"scores": {\n}', context={"scores": {"a": "{\n}", "b": [1, {"c": "} {"}]}}))
+    write_packet(tmp_path / "p.json", data)
+    assert read_packet(tmp_path / "p.json") == data
+    data["items"][0]["candidates"][0]["scores"] = {f"criterion-{n}": None for n in range(9)}
+    write_packet(tmp_path / "p.json", data)
+    assert read_packet(tmp_path / "p.json") == data
+    lines = (tmp_path / "p.json").read_text().splitlines()
+    assert sum(line.strip().startswith('"criterion-') for line in lines) == 9
 
 
 @settings(max_examples=60, deadline=None)

@@ -17,6 +17,8 @@ from .document import check_schema, plain, shown
 MAX_BYTES = 200 * 1024 * 1024
 MAX_WRITTEN_BYTES = MAX_BYTES * 3 // 4
 """What is written leaves room for a judge's scores and rationales: a packet must be readable once it is scored."""
+LINE = 120
+"""Scores stand on one line of the file where it has at most so many characters."""
 
 _REMEDIES = {
     r"\|(?i:true|false)\b": "write true or false, in small letters",
@@ -63,11 +65,23 @@ def write_packet(path: Path, packet: Mapping[str, Any], *, max_bytes: int = MAX_
 
 def _encoded(packet: Mapping[str, Any]) -> bytes:
     """Readable where it can be; lone surrogates, which UTF-8 does not have, as ASCII escapes."""
-    text = json.dumps(packet, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     try:
-        return text.encode()
+        return _laid_out(packet, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        return (json.dumps(packet, indent=1, allow_nan=False) + "\n").encode()
+        return _laid_out(packet, ensure_ascii=True).encode()
+
+
+def _laid_out(packet: Mapping[str, Any], *, ensure_ascii: bool) -> str:
+    """Each output's scores on one line: a judge reads, and an editor replaces, that instead of one line a criterion."""
+    text = json.dumps(packet, indent=1, ensure_ascii=ensure_ascii, allow_nan=False) + "\n"
+    return re.sub(r'^ +"scores": \{\n[^{}]*\}', _on_one_line, text, flags=re.MULTILINE)
+
+
+def _on_one_line(lines: re.Match[str]) -> str:
+    """An object's text without line breaks, if it is short. No text changes: in JSON, none holds a line break."""
+    first, *inner, last = lines[0].split("\n")
+    joined = first + " ".join(line.strip() for line in inner) + last.strip()
+    return joined if len(joined) <= LINE else lines[0]
 
 
 def read_packet(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
