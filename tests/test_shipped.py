@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,15 @@ def test_the_suite_is_as_large_and_varied_as_promised() -> None:
     hosted = load_suite(ROOT / "evals/tips.yaml", root=ROOT, environ=keys, reachable=lambda _: True)
     assert len(hosted.models) >= 5
     assert hosted.judge is not None
+
+
+def test_the_judges_command_is_allowed_what_it_tells_to_run() -> None:
+    text = (ROOT / ".claude/commands/judge-mlflow.md").read_text()
+    allowed = tuple(re.findall(r"Bash\(([^)]*?):\*\)", text))
+    told = re.findall(r"`((?:head|\| cut)[^`]+)`|^ +(pytest .+)$", text, re.MULTILINE)
+    steps = [step.strip() for line in told for step in "".join(line).split("|") if step.strip()]
+    assert {step.split()[0] for step in steps} == {"pytest", "head", "tail", "cut"}
+    assert [step for step in steps if not step.startswith(allowed)] == []
 
 
 @pytest.mark.embedded
