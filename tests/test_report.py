@@ -367,6 +367,27 @@ def test_scenarios_of_no_collected_suite_are_named_a_few_of_them() -> None:
     assert " scenarios more. One that was renamed" in said(9)
 
 
+def test_a_rank_that_its_p_seems_to_contradict_is_explained() -> None:
+    """With 8 scenarios and 15 pairs of rows, no p of sign flips is below 0.117, however far apart intervals are."""
+
+    def said(place: int, p_holm: float | None) -> bool:
+        model, prompt = AXES[place]
+        found = {"mean_difference": -6.5, "ci": (-8.5, -3.5), "mde": 3.4, "tier": "claude-code", "n": 8}
+        row = {"model": model, "prompt": prompt, "p_holm": p_holm, **found}
+        lb = dataclasses.replace(board(), comparisons=(row,))
+        every = terminal.render_leaderboard(lb, width=80, color=False), markdown.render_leaderboard(lb)
+        wanted = "may have p above 0.05: ranks go by intervals (Student's t and BCa), p by sign flips, which need more"
+        answers = {wanted in " ".join(text.replace("\\", "").split()) for text in every}
+        assert len(answers) == 1
+        return answers.pop()
+
+    assert board().rows[2].rank == 3
+    assert said(2, 0.117)
+    assert not said(2, 0.031)
+    assert not said(2, None)
+    assert not said(1, 0.117), "it shares the first rank"
+
+
 def test_an_empty_leaderboard_is_said_to_be_empty() -> None:
     lb = dataclasses.replace(board(), rows=(), superseded=0)
     assert "no candidates yet" in terminal.render_leaderboard(lb, width=80, color=False)

@@ -15,6 +15,8 @@ from ..scores import judges_in_words, tiers_in
 
 NAMED = 3
 """So many rows one sentence below a leaderboard names."""
+SURE = 0.05
+"""The error rate of a leaderboard's ranks."""
 
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 _INVISIBLE = (
@@ -199,6 +201,12 @@ def notes(lb: Leaderboard) -> list[str]:
     failed = sum(row.failed for row in lb.rows)
     if any(r.endswith("=") for r in ranks(lb.rows)):
         found.append("= marks rows that share a rank: their difference may be chance.")
+    behind = {(row.model, row.prompt) for row in lb.rows if row.rank is not None and row.rank > 1}
+    if any((c["model"], c["prompt"]) in behind and (c["p_holm"] or 0) > SURE for c in lb.comparisons):
+        found.append(
+            f"A row that ranks below the first may have p above {SURE}: ranks go by intervals (Student's t and BCa), "
+            "p by sign flips, which need more scenarios."
+        )
     estimated = [row for row in lb.rows if row.estimated]
     if estimated:
         found.append(
