@@ -731,7 +731,7 @@ def test_outputs_of_one_candidate_are_scored_together() -> None:
     score(data, "run-1", 1, relevance=9)
     assert problems(data, c) == [
         f"item {ONE}, output 2: relevance is 9; the rubric tip-v1 allows 1 to 5",
-        f"item {ONE}: output 1, 3 of 3 is null while others are scored; score all",
+        f"item {ONE}: output 1, 3 of 3 is null while others are scored; score all of them, or leave all of them null",
     ]
 
 

@@ -209,7 +209,10 @@ def _scores(
         return None
     if len(done) < len(parts):
         unscored = ", ".join(str(n) for n, p in enumerate(parts, start=1) if p is None)
-        problems.append(f"{item.place}: output {unscored} of {len(parts)} is null while others are scored; score all")
+        problems.append(
+            f"{item.place}: output {unscored} of {len(parts)} is null while others are scored; "
+            "score all of them, or leave all of them null"
+        )
     return mean_scores(done)
 
 
