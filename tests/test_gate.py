@@ -451,7 +451,9 @@ def test_what_does_not_compare_is_an_error(current, says):
     assert (found.outcome, found.exit_code) == ("error", 4)
     (reason,) = found.reasons
     assert says in reason
-    assert "save it anew with --bench-save" in reason
+    assert (
+        "save it anew with --bench-save, where the change to be judged is not in yet, as on the base branch" in reason
+    )
 
 
 def test_another_person_is_no_other_judge():

@@ -102,7 +102,10 @@ def _people(judges: Mapping[str, Collection[str]]) -> str:
 
 def problems(baseline: Baseline, current: Baseline, cells: Pairing) -> list[str]:
     """Why the two cannot be compared; nothing where they can."""
-    again = "compare with a baseline of the same kind, or save it anew with --bench-save"
+    again = (
+        "compare with a baseline of the same kind, or save it anew with --bench-save, "
+        "where the change to be judged is not in yet, as on the base branch"
+    )
     if baseline.task != current.task:
         return [f"the baseline is of the task {baseline.task}, this session ran {current.task}; {again}"]
     if baseline.rubric_sha256 != current.rubric_sha256:
