@@ -197,6 +197,12 @@ def test_the_best_champion_stays() -> None:
     assert set(unmet(unjudged)) == {"rivals"}, "v3 may be better"
 
 
+@pytest.mark.parametrize("champion", ["v1", "v2"])
+def test_a_champion_that_is_level_with_another_prompt_stays_whatever_it_is_called(champion: str) -> None:
+    found = decided([*prompt("v1", BASE), *prompt("v2", BASE)], champion)
+    assert (found.winner, found.stays, unmet(found)) == (champion, True, {})
+
+
 def test_an_edited_champion_is_not_the_champion() -> None:
     edited = prompt("v1", BASE, prompt_sha256="sha-other")
     found = decided([*edited, *prompt("v2", better(1.0))])

@@ -60,17 +60,18 @@ def mean(values: Iterable[float]) -> float | None:
 
 
 def best(judged: Mapping[Key, Cells], champion: Cells | None, policy: Policy) -> Key:
-    """The prompt that is furthest ahead of the champion; without one, ahead of most others. Ties go by name.
+    """The prompt that is furthest ahead of the champion; without one, ahead of most others.
 
-    Always in pairs: means over different scenarios would rank the easier ones. Of those that are ahead of the champion,
-    the ones that share enough scenarios with it to show anything come first, whatever the lead of others.
+    Ties go to the champion, else by name. Always in pairs: means over different scenarios would rank the easier ones.
+    Of those that are ahead of the champion, the ones that share enough scenarios with it to show anything come first,
+    whatever the lead of others.
     """
     rivals = sum(found is not champion for found in judged.values())
 
-    def against(key: Key, found: Cells) -> tuple[float, float, Key]:
+    def against(key: Key, found: Cells) -> tuple[float, float, bool, Key]:
         ahead, scenarios = difference(judged[key], found, policy.deciding) or (-math.inf, 0)
         shown = 0 if scenarios >= fewest(rivals) else 1
-        return (shown if ahead > 0 else 2), -ahead, key
+        return (shown if ahead > 0 else 2), -ahead, judged[key] is not found, key
 
     if champion is not None:
         return min(judged, key=lambda key: against(key, champion))
