@@ -137,6 +137,7 @@ def settle(
         if settings.compare is not None:
             results = regression.compare(settings, boards_, tasks)
             said += regression.lines(results)
+            said += [(line, _WARN) for line in regression.not_compared(settings, boards_)]
             code = max(r.exit_code for r in results)
         if settings.save is not None and stopped:
             said.append(

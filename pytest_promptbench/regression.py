@@ -241,16 +241,13 @@ def compare(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task]) 
     """One result a task, each also written as ``gate.json`` beside its leaderboard."""
     assert settings.compare is not None
     there = read_baseline(settings.compare)
-    by_rubric = {(b.task, b.rubric_sha256): b for b in there}
-    known = {b.task: b for b in there}
-    by_name = {(b.task, b.rubric): b for b in there}
     tolerances = [parse_tolerance(t) for t in settings.compare_fail]
     forget(settings, boards)
     results = []
     for board in boards:
-        task, rubric = board.leaderboard.task, board.leaderboard.rubric
-        _check_known(settings.compare, task, known)
-        baseline = by_rubric.get((task, rubric.sha256)) or by_name.get((task, rubric.id)) or known[task]
+        task = board.leaderboard.task
+        _check_known(settings.compare, task, {b.task for b in there})
+        baseline = _baseline_of(board, there)
         result = evaluate_gate(
             baseline,
             _snapshot(board, tasks, "", by_automatic=_automatic(baseline)),
@@ -266,6 +263,22 @@ def compare(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task]) 
             raise UsageError(f"{file}: cannot be written: {error.strerror or error}") from None
         results.append(result)
     return tuple(results)
+
+
+def _baseline_of(board: Board, there: Sequence[Baseline]) -> Baseline:
+    """The one of a file that a leaderboard is compared with: of its task, and by its rubric where there is one."""
+    task, rubric = board.leaderboard.task, board.leaderboard.rubric
+    mine = [b for b in reversed(there) if b.task == task]
+    return min(mine, key=lambda b: (b.rubric_sha256 != rubric.sha256, b.rubric != rubric.id))
+
+
+def not_compared(settings: Settings, boards: Sequence[Board]) -> list[str]:
+    """What to say of baselines that no leaderboard was compared with: a suite that is gone cannot fail."""
+    assert settings.compare is not None
+    there = read_baseline(settings.compare)
+    compared = [_baseline_of(board, there) for board in boards]
+    left = [f"{b.task} by {b.rubric}" for b in there if b not in compared]
+    return [visible(f"Not compared, as no eval of it was selected: {', '.join(left)}.")] if left else []
 
 
 def forget(settings: Settings, boards: Iterable[Board]) -> None:
