@@ -44,6 +44,20 @@ def test_labels_of_very_unequal_weight_have_no_interval(probabilities):
     assert "very unequal shares" in found.reason
 
 
+def test_picked_labels_alone_say_nothing_of_the_rest():
+    """What an audit of many rows leaves one of eight: it picked where judges differ, and no random draw fell there."""
+    auto = [9.0, 8.0, 9.0, 8.0, *[6.0] * 16]
+    picked, scenarios = [2.0, 3.0, 2.0, 3.0], [f"s{i}" for i in range(20)]
+    rest = [None] * 16
+    found = stats.calibrated_mean(auto, [*picked, *rest], scenarios, [*[1.0] * 4, *rest])
+    assert (found.estimate, found.ci, found.se, found.labels_alone_ci) == (2.5, None, None, None)
+    assert "none of the labels was drawn at random" in found.reason
+    drawn = stats.calibrated_mean(auto, [*picked, 6.0, *rest[1:]], scenarios, [*[1.0] * 4, 0.9, *rest[1:]])
+    assert drawn.ci is not None
+    whole = stats.calibrated_mean(auto, [*picked, *auto[4:]], scenarios, [1.0] * 20)
+    assert whole.ci is not None, "there is no rest"
+
+
 def test_two_labels_of_equal_weight_have_one():
     found = stats.calibrated_mean([1.0, 2.0, 3.0], [4.0, 6.0, None], ["a", "b", "c"], [0.1, 0.1, None])
     assert found.ci == pytest.approx(t.interval(0.95, 1, 5.0, 1.0))

@@ -215,8 +215,8 @@ def notes(lb: Leaderboard) -> list[str]:
         )
     if any(row.composite is not None and row.ci95 is None for row in estimated):
         found.append(
-            "An estimate without an interval has labels of one scenario only, or of scenarios that stand for too "
-            "unequal shares of all."
+            "An estimate without an interval has labels of one scenario only, of scenarios that stand for too unequal "
+            "shares of all, or none that was drawn at random."
         )
     alone = [f"{visible(c['model'])} x {visible(c['prompt'])}" for c in lb.comparisons if c["tier"] is None]
     if alone:

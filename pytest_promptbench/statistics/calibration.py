@@ -23,6 +23,8 @@ FEWEST = 4
 FEWEST_SPREAD = 2
 """(Effective) labelled scenarios below which there is no interval: a single one tells nothing of the spread."""
 
+CERTAIN = "none of the labels was drawn at random, so that they say nothing of the rest: no interval"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrated(Record):
@@ -60,7 +62,8 @@ def calibrated_mean(
 
     auto_all: automatic scores of every candidate. labels: sit-down scores, None where there is none. scenarios: the
     clusters. probabilities: with which each labelled candidate was drawn to be labelled (an audit's, in (0, 1]);
-    without them, labels count as drawn at random. Labels picked by hand fit no probability, and bias the result.
+    without them, labels count as drawn at random. Labels picked by hand fit no probability, and bias the result. Those
+    of probability 1 stand for themselves: with no other ones, and unlabelled candidates, there is no interval.
 
     The estimate is ybar - lam (fbar_labelled - fbar_all), where bars over labelled candidates weigh each by 1 /
     probability (Hajek) and lam is the variance-minimising slope, shrunk by 1 - 1 / F for its own uncertainty and never
@@ -79,8 +82,10 @@ def calibrated_mean(
             estimate=None, ci=None, n_labels=0, effective_labels=0.0, lam=0.0, reason="nothing is labelled yet"
         )
     y = finite([0.0 if label is None else label for label in labels])
-    moments = _moments(auto, y, known, scenarios, _weights(known, probabilities))
-    unknown = _no_interval(moments)
+    weights = _weights(known, probabilities)
+    moments = _moments(auto, y, known, scenarios, weights)
+    certain = probabilities is not None and n_labels < len(auto) and float(weights.max()) == 1.0
+    unknown = CERTAIN if certain else _no_interval(moments)
     if unknown is not None:
         return Calibrated(
             estimate=moments.mean,
