@@ -102,7 +102,7 @@ def test_a_tolerance_prints_as_it_is_written():
         ("composite:nan", "'nan' is no drop"),
         ("composite:1e3", "'1e3' is no drop"),
         ("composite:5%%", "'5%%' is no drop"),
-        ("composite:150%", "more than 100% cannot happen"),
+        ("composite:150%", "more than 100% of the baseline's mean is hardly meant; say it in points, e.g. composite:2"),
     ],
 )
 def test_nonsense_is_refused_by_name(text, says):

@@ -43,5 +43,7 @@ def parse_tolerance(text: str) -> Tolerance:
         raise UsageError(f"{said}: {amount.strip()!r} is no drop; expected points or percent from 0 up, like 0.5 or 5%")
     value, percent = float(found[1]), found[2] == "%"
     if percent and value > 100:
-        raise UsageError(f"{said}: a drop of more than 100% cannot happen, so this gate would never fail")
+        raise UsageError(  # where penalties or flags leave a mean near 0 or below, it can fall by far more
+            f"{said}: more than 100% of the baseline's mean is hardly meant; say it in points, e.g. {metric.strip()}:2"
+        )
     return Tolerance(metric=metric.strip(), amount=value, percent=percent)
