@@ -199,6 +199,18 @@ def test_another_sessions_run_is_believed_only_if_mlflow_has_it(store: TrackingS
     assert second != run_id
 
 
+def test_an_experiment_of_a_name_that_another_gave_up_holds_all_of_its_candidates(store: TrackingStore) -> None:
+    entry, failure = logged("s1").entry("today"), failed("s2").entry("today")
+    before, broken = store.log([entry, failure])
+    store.client.rename_experiment(store.experiment("today"), "the day before")
+    later = TrackingStore(store.uri, artifact_root=store._artifact_root)
+    answer = dataclasses.replace(logged("s2").entry("today"), failure=broken)
+    again, answered = later.log([dataclasses.replace(entry, run_id=before), answer])
+    assert {before, broken}.isdisjoint({again, answered})
+    assert {r.info.run_id for r in runs(later, "today")} == {again, answered}
+    assert {r.info.run_id: r.info.status for r in runs(later, "the day before")}[broken] == "FAILED"
+
+
 def test_a_run_that_cannot_be_looked_up_is_not_taken_for_one_that_is_gone(
     store: TrackingStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

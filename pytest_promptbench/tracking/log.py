@@ -96,7 +96,7 @@ class CandidateLog:
                 assert experiment_id is not None
                 known = self.existing(item.experiment, experiment_id)
                 run_id, status, tags = known.get(item.candidate, _Known("", "", {}))
-                if not run_id and item.run_id and self._finished(item):
+                if not run_id and item.run_id and self._finished(item, experiment_id):
                     run_id, status = item.run_id, "FINISHED"  # another session has logged it since we looked
                 if _ended(item, status):
                     asked = {k: str(v) for k, v in item.record.get("tags", {}).items() if tags.get(k) != v}
@@ -132,21 +132,22 @@ class CandidateLog:
             self._known[name] = known
         return self._known[name]
 
-    def _finished(self, entry: Entry) -> bool:
+    def _finished(self, entry: Entry, experiment_id: str) -> bool:
         """Whether the run that this entry was logged as before is still there, and whole."""
         assert entry.run_id is not None
-        run = self._active(entry.run_id)
+        run = self._active(entry.run_id, experiment_id)
         return run is not None and _ended(entry, run.info.status)
 
-    def _active(self, run_id: str) -> Any:
-        """MLflow's run of that id; None where it was deleted."""
+    def _active(self, run_id: str, experiment_id: str) -> Any:
+        """MLflow's run of that id; None where it was deleted, or its experiment has another name by now."""
         try:
             run = self._store.client.get_run(run_id)
         except Exception as error:
             if code_of(error) != "RESOURCE_DOES_NOT_EXIST":  # else it would be logged a second time
                 raise
             return None
-        return run if run.info.lifecycle_stage == "active" else None
+        here = str(run.info.experiment_id) == experiment_id
+        return run if here and run.info.lifecycle_stage == "active" else None
 
     def _write_run(
         self,
@@ -163,7 +164,7 @@ class CandidateLog:
         """
         candidate, cell = record.candidate, record.candidate.cell
         runs, tags = self._store.runs, _tags_of(record, carried)
-        run = self._begun_before(record, run_id, known, failure)
+        run = self._begun_before(record, experiment_id, run_id, known, failure)
         mended = run is not None and not candidate.failed and _shows_failure(run)
         if run is None:
             name = storable(" · ".join(cell.names))[:250]
@@ -191,7 +192,9 @@ class CandidateLog:
         self._store.artifacts.write(run_id, artifacts, files_of(record))
         return run_id
 
-    def _begun_before(self, record: Logged, run_id: str | None, known: dict[str, _Known], failure: str | None) -> Any:
+    def _begun_before(
+        self, record: Logged, experiment_id: str, run_id: str | None, known: dict[str, _Known], failure: str | None
+    ) -> Any:
         """MLflow's run that this record completes: one that was broken off, or its cell's failure; None for neither."""
         run = self._store.client.get_run(run_id) if run_id is not None else None
         if run is not None and run.data.tags.get(names.CANDIDATE) == record.key:
@@ -201,7 +204,7 @@ class CandidateLog:
         cell_key = _cell_of(record)
         if cell_key in known and not record.candidate.failed:
             failure = known.pop(cell_key).run_id
-        run = self._active(failure) if failure is not None else None
+        run = self._active(failure, experiment_id) if failure is not None else None
         return run if run is not None and _is_failure(run.info.status, run.data.tags) else None
 
     def _judged_before(self, records: Iterable[Logged]) -> dict[str, Run]:
