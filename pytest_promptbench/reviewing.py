@@ -53,12 +53,20 @@ def fill_queue(
         for c, messages in zip(pending, prompts, strict=True)
         for n, text in enumerate(c.outputs or ())
     ]
-    ReviewQueues(store).fill(task.experiment, queue, items, task.suite.rubric)
+    closed = ReviewQueues(store).fill(task.experiment, queue, items, task.suite.rubric)
     collect = f"--judge-collect {shlex.quote(queue)} --bench-experiment {shlex.quote(task.experiment)}"
     are, they = ("is", "it is") if len(pending) == 1 else ("are", "they are")
     return StepResult(
         message=f"{plural(len(pending), 'pending candidate')} of {task.experiment} {are} in MLflow's review "
-        f"queue {queue}; when {they} reviewed: {collect}"
+        f"queue {queue}; when {they} reviewed: {collect}",
+        lines=(_assign(queue),) if closed else (),
+    )
+
+
+def _assign(queue: str) -> str:
+    return (
+        f"  {queue} has no reviewers yet, and this MLflow server takes nobody else's answers: assign them on the "
+        "experiment's review page, under Manage queue (each needs EDIT on the experiment)"
     )
 
 

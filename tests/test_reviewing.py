@@ -462,3 +462,24 @@ def test_where_nothing_is_pending_no_queue_is_filled(root: Path) -> None:
         assert "tips.yaml under the rubric tip-v1 as it is now; run the evals first" in edited.out, edited.text
         collected = project.pytest("--judge-collect", "q", *named)
         assert "e has no review queue of this name" in collected.text
+
+
+def test_a_queue_that_nobody_may_answer_yet_says_what_to_do(root: Path) -> None:
+    """A server with authentication names a queue's owner, and takes answers of those who are assigned to it alone."""
+    with ScriptedProvider() as provider:
+        project = Project(root, provider, models=("haiku",), prompts=("v1",), scenarios=1).write()
+        named = ("--bench-experiment", "e")
+        assert project.pytest(*named).code == 0
+        open_to_all = project.pytest("--judge-queue", "q", *named)
+        import mlflow
+        from mlflow.genai import review_queues
+
+        mlflow.set_tracking_uri(project.store.uri)
+        (queue,) = review_queues.list_review_queues(experiment_id=project.store.experiment("e"))
+        review_queues.update_review_queue(queue.queue_id, new_owner="ann")
+        nobodys = project.pytest("--judge-queue", "q", *named)
+        assert "assign them on the experiment's review page, under Manage queue" in nobodys.out, nobodys.text
+        review_queues.update_review_queue(queue.queue_id, users=["bob"])
+        bobs = project.pytest("--judge-queue", "q", *named)
+        for filled in (open_to_all, bobs):
+            assert (filled.code, "no reviewers" in filled.out) == (0, False), filled.text

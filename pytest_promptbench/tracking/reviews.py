@@ -71,11 +71,12 @@ class ReviewQueues:
     def __init__(self, store: TrackingStore) -> None:
         self._store = store
 
-    def fill(self, experiment: str, queue: str, items: Sequence[ReviewItem], rubric: Rubric) -> None:
+    def fill(self, experiment: str, queue: str, items: Sequence[ReviewItem], rubric: Rubric) -> bool:
         """Put these items into the queue, which is made if there is none. What is there already stays as it is.
 
         A trace is written for an item that is not in the queue yet, and for no other: what a reviewer has before them
-        does not change. Their order says nothing about where the texts came from.
+        does not change. Their order says nothing about where the texts came from. True where nobody can answer yet: a
+        server with authentication, which names the queue's owner, takes answers of assigned reviewers alone.
         """
         reviews = self._module()
         experiment_id = self._experiment_id(experiment)
@@ -101,6 +102,7 @@ class ReviewQueues:
                 ids = list(fresh)
                 for start in range(0, len(ids), 100):
                     reviews.add_items_to_review_queue(found.queue_id, item_ids=ids[start : start + 100])
+        return bool(found.created_by) and not found.users
 
     def collect(self, experiment: str, queue: str, rubric: Rubric) -> Collected:
         """What there is in a queue. UsageError where there is none of this name."""
