@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from .records import Criterion, Rubric, Scenario
@@ -159,12 +159,35 @@ def run_check(criterion: Criterion, text: str, context: Mapping[str, Any] | None
 
     ``context``: the scenario's vars.
     """
-    assert criterion.check is not None, f"{criterion.name} has no check"
-    holds = all(
-        _CHECKS[key](text, value) if key in _CHECKS else _REFERENCES[key](text, _reference((context or {}).get(value)))
-        for key, value in criterion.check.items()
-    )
+    holds = next(_violated(criterion, text, context or {}), None) is None
     return not criterion.bad if holds else bool(criterion.bad)
+
+
+def _violated(criterion: Criterion, text: str, context: Mapping[str, Any]) -> Iterator[str]:
+    """The keys of its check that do not hold, each in words."""
+    assert criterion.check is not None, f"{criterion.name} has no check"
+    for key, value in criterion.check.items():
+        if key in _CHECKS:
+            if not _CHECKS[key](text, value):
+                yield term(key, value)
+        elif not _REFERENCES[key](text, _reference(context.get(value))):
+            yield f"{term(key, value)}, which is {json.dumps(context.get(value), ensure_ascii=False)}"
+
+
+def term(key: str, value: Any) -> str:
+    """One key of a check as a rubric has it: ``max_words: 60``."""
+    return f"{key}: {json.dumps(value, ensure_ascii=False)}"
+
+
+def violations(rubric: Rubric, outputs: Sequence[str], context: Mapping[str, Any] | None = None) -> list[str]:
+    """What the checks of a rubric have against these outputs, a line for each flag; of several outputs, for each."""
+    lines = []
+    for number, text in enumerate(outputs, 1):
+        where = f"output {number}: " if len(outputs) > 1 else ""
+        for c in rubric.flags:
+            found = [] if c.check is None else list(_violated(c, text, context or {}))
+            lines += [f"{where}{c.name} fails {' and '.join(found)}"] if found else []
+    return lines
 
 
 def fill_checks(

@@ -50,6 +50,38 @@ def loop_project(root: Path, provider: ScriptedProvider, *, priced: bool = False
     return project
 
 
+BY_CHECKS = """\
+---
+id: tip-v1
+criteria:
+  - {name: right, type: flag, bad: false, penalty: 2, check: {equals_var: label}}
+  - {name: wordy, type: flag, bad: true, penalty: 1, check: {max_words: 6}}
+---
+# The label, and nothing else
+"""
+
+
+def labelling(body: dict[str, Any]) -> str:
+    """A writer that gives the label alone where it is told to, and a proposer that does so in round 2."""
+    system, last = body["messages"][0]["content"], body["messages"][-1]["content"]
+    if system.startswith("You improve prompts"):
+        wish = "give the label alone" if "Tried before" in body["messages"][1]["content"] else "explain at length"
+        return f"<prompt>be v1 and {wish}</prompt>"
+    return str(last).replace("Tip: situation", "label") if "label alone" in system else f"{system}: {last}"
+
+
+def checked_project(root: Path, provider: ScriptedProvider, **more: Any) -> Project:
+    """As ``loop_project``, under a rubric of checks alone, of which one compares with a reference."""
+    provider.reply = labelling
+    project = loop_project(root, provider, models=("writer",), suite="prompts: [v1]\nmodels: [writer]\n", **more)
+    project.file("rubrics/tip-v1.md", BY_CHECKS)
+    suite = project.root / "evals" / "tips.yaml"
+    suite.write_text(
+        re.sub(r"situation: situation-(\d+)", r"situation: situation-\1, label: label-\1", suite.read_text())
+    )
+    return project
+
+
 def optimize(project: Project, *args: str) -> Result:
     return project.python("-m", "pytest_promptbench", "optimize", *args)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pytest_promptbench.checks import fill_checks, lacking_reference, run_check, validate_check
+from pytest_promptbench.checks import fill_checks, lacking_reference, run_check, validate_check, violations
 from pytest_promptbench.records import Criterion, Rubric, Scenario
 
 NUMBER = "it takes a whole number from 0"
@@ -180,3 +180,19 @@ def test_a_var_that_a_check_cannot_compare_with_is_named(given: dict[str, Any], 
         f"equals_var of the rubric r fills the flag right by the var 'label', which is {why}. Give it a text, a whole "
         "number, or a list of these"
     )
+
+
+def test_what_fails_is_told_by_flag_and_output() -> None:
+    r = rubric(
+        flag(None, name="by_a_judge"),
+        flag({"min_words": 2, "max_words": 3, "contains": ["ä", '"']}, name="form"),
+        flag({"equals_var": "label"}, name="right", bad=False),
+    )
+    context = {"label": 'ä " b', "other": 1}
+    assert violations(r, ['ä " b'], context) == []
+    assert violations(r, ["b"], context) == [
+        'form fails min_words: 2 and contains: ["ä", "\\""]',
+        'right fails equals_var: "label", which is "ä \\" b"',
+    ]
+    assert violations(r, ['ä " b', 'ä "'], context) == ['output 2: right fails equals_var: "label", which is "ä \\" b"']
+    assert violations(r, [], context) == []

@@ -15,7 +15,7 @@ import yaml
 from pytest_promptbench.optimize.command import WAITS
 from pytest_promptbench.tracking.registry import PromptRegistry
 
-from .loops import asked, is_judge, is_proposer, loop_of, loop_project, optimize, outcome, reply, score
+from .loops import asked, checked_project, is_judge, is_proposer, loop_of, loop_project, optimize, outcome, reply, score
 from .project import Project
 from .provider import Fault, ScriptedProvider
 
@@ -89,6 +89,52 @@ def test_it_finds_the_better_prompt_and_promotes_it(project: Project, provider: 
     assert again.code == 0, again.text
     assert len(provider.requests) == before
     assert [t["prompt"] for t in outcome(project, loop)["trials"]] == [t["prompt"] for t in ended["trials"]]
+
+
+def test_checks_alone_judge_and_nobody_is_asked_or_waited_for(tmp_path: Path, provider: ScriptedProvider) -> None:
+    project = checked_project(tmp_path, provider)
+    planned = optimize(project, "evals/tips.yaml", "--rounds", "3", "--dry-run").out
+    assert "models: writer; judge: checks; proposer: writer" in planned, planned
+    assert "64 generations, 0 judgements, 3 proposals" in planned
+    result = optimize(project, "evals/tips.yaml", "--rounds", "3", "--promote-within", "latency:1000")
+    assert result.code == 0, result.text
+    loop = loop_of(result)
+    ended, best = outcome(project, loop), f"v1-{loop}-r2"
+    assert (ended["outcome"], ended["best"], ended["stopped"]) == ("promoted", best, "nothing left to gain"), (
+        result.text
+    )
+    assert [t["dropped"] for t in ended["trials"]] == [True, False]
+    assert (ended["train"][best], ended["test"]["v1"]) == ([0, 0, 0], [-2, -2, -2])
+    assert (ended["comparison"]["mean_difference"], ended["comparison"]["n"]) == (2, len(ended["plan"]["test"]))
+    assert "met      judge: one automatic judge has scored them: checks" in result.out
+    found = PromptRegistry(project.store).champion("tip")
+    assert found is not None
+    assert found.version == best
+    lineage = yaml.safe_load((project.root / "prompts/tip" / f"{best}.yaml").read_text())["lineage"]
+    assert (lineage["judged_by"], lineage["scores"]["test"][best]) == ("checks", 0)
+    report = (project.root / ".promptbench" / "optimize" / loop / "report.md").read_text()
+    assert "| judge | checks |" in report
+
+    # The proposer sees what is checked, and which check each output fails.
+    first, second = [r["messages"][1]["content"] for r in provider.requests if is_proposer(r)]
+    assert '- right: equals_var: "label"; else it is false and costs 2\n- wordy: max_words: 6; else it is true' in first
+    answers = json.loads(first.partition("is the best there is:\n")[2].partition("\n")[2].partition("\n</answers-")[0])
+    assert len(answers) == 4
+    for a in answers:
+        assert (a["score"], a["criteria"]) == (-2, {"right": False, "wordy": False})
+        assert a["judge"] == f'right fails equals_var: "label", which is "{a["inputs"]["label"]}"'
+        assert a["inputs"]["situation"].removeprefix("situation-") not in {s[1:] for s in ended["plan"]["test"]}
+    assert "round 1: clearly worse: be v1 and explain at length" in second
+
+    # MLflow has the same verdicts as of a session: automatic, by checks, and nothing pending.
+    runs = project.runs(f"tip-optimize-{loop}")
+    cells = [r for r in runs if "promptbench.cell" in r.data.tags]
+    assert {(r.data.tags["judge_pending"], r.data.tags["judge_kind"]) for r in cells} == {("false", "checks")}
+    assert {r.data.metrics["auto/composite"] for r in cells} == {-3, -2, 0}
+    (parent,) = [r for r in runs if "promptbench.optimize" in r.data.tags]
+    bests = project.store.client.get_metric_history(parent.info.run_id, "train_best")
+    assert {(m.step, m.value) for m in bests} == {(0, -2), (1, -2), (2, 0)}
+    assert len(provider.requests) == len(cells) + 2
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import itertools
 import json
 import re
 import shutil
@@ -35,7 +36,19 @@ from pytest_promptbench.tracking.registry import PromptRegistry
 from pytest_promptbench.tracking.rounds import Rounds
 from pytest_promptbench.tracking.store import TrackingStore
 
-from .loops import SUITE, is_judge, is_proposer, loop_of, loop_project, optimize, outcome, reply, score
+from .loops import (
+    SUITE,
+    checked_project,
+    is_judge,
+    is_proposer,
+    labelling,
+    loop_of,
+    loop_project,
+    optimize,
+    outcome,
+    reply,
+    score,
+)
 from .project import Project, Result
 from .provider import Fault, ScriptedProvider
 
@@ -71,14 +84,56 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     return optimize
 
 
-def test_a_loop_needs_somebody_to_learn_from(project: Project, run: Run) -> None:
-    rubric = project.root / "rubrics" / "tip-v1.md"
-    rubric.write_text(re.sub(r"  - \{name: (?!overlong).*\n", "", rubric.read_text()))
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--judge", "sit-down"), "--judge sit-down: programs fill all of the rubric tip-v1, so there is nothing"),
+        (("--judge", "checks"), "argument --judge: invalid choice: 'checks'"),
+        (("--promote-policy", "both"), "--promote-policy both asks for a sit-down judge's scores, and programs alone"),
+        (("--promote-policy", "sit-down"), "--promote-policy sit-down asks for a sit-down judge's scores"),
+    ],
+)
+def test_nobody_sits_down_where_programs_judge(
+    tmp_path: Path, provider: ScriptedProvider, run: Run, args: tuple[str, ...], said: str
+) -> None:
+    checked_project(tmp_path / "project", provider)
+    refused = run("evals/tips.yaml", *args)
+    assert (refused.code, said in refused.err) == (4, True), refused
+    assert provider.count == 0
+
+
+def test_a_loop_of_checks_alone_keeps_to_its_checks(tmp_path: Path, provider: ScriptedProvider, run: Run) -> None:
+    """``--judge auto`` is what it is by default; several outputs are scored by their share, and a failure is asked
+    for again.
+    """
+    project = checked_project(tmp_path / "project", provider)
     suite = project.root / "evals" / "tips.yaml"
-    suite.write_text(re.sub(r"judge:.*\n", "", suite.read_text()))
-    refused = run("evals/tips.yaml", "--judge", "sit-down")
-    assert (refused.code, "programs fill all of the rubric tip-v1" in refused.err) == (4, True), refused
-    assert project.provider.count == 0
+    suite.write_text(suite.read_text().replace("task: tip\n", "task: tip\nsamples: 2\n"))
+    answers = itertools.cycle(("label", "wrong"))
+
+    def half_right(body: dict[str, Any]) -> str:
+        told = not is_proposer(body) and "label alone" in body["messages"][0]["content"]
+        return labelling(body) if not told or next(answers) == "label" else "wrong"
+
+    provider.reply = half_right
+    test = re.search(r"test: (s\d+)", run("evals/tips.yaml", "--dry-run").out)[1]  # type: ignore[index]
+    provider.script(f"situation-{test[1:]}", Fault(400), times=4)
+    auto = ("--judge", "auto")
+    result = run("evals/tips.yaml", "--rounds", "2", "--concurrency", "1", "--no-promote", *auto)
+    loop = loop_of(result)
+    ended = outcome(project, loop)
+    assert (ended["outcome"], ended["best"]) == ("offered", f"v1-{loop}-r2"), result.text
+    assert ended["comparison"]["n"] == len(ended["plan"]["test"]) - 1
+    result = run("--resume", loop, "--concurrency", "1", *auto)
+    assert result.code == 0, result.text
+    again = outcome(project, loop)
+    assert (again["comparison"]["n"], again["trials"]) == (len(ended["plan"]["test"]), ended["trials"])
+    assert again["comparison"]["mean_difference"] == pytest.approx(1)
+    refused = run("--resume", loop, "--judge", "sit-down")
+    assert "--judge sit-down is not what the loop began with; it began with auto" in refused.err
+    rubric = project.root / "rubrics" / "tip-v1.md"
+    rubric.write_text(rubric.read_text().replace("max_words: 6", "max_words: 7"))
+    assert "have changed since the loop began" in run("--resume", loop).err
 
 
 def champion(project: Project) -> str | None:

@@ -19,7 +19,7 @@ import pytest
 from pytest_promptbench.optimize.command import WAITS
 from pytest_promptbench.tracking.registry import PromptRegistry
 
-from .loops import asked, loop_of, loop_project, optimize, outcome, reply, score
+from .loops import asked, checked_project, loop_of, loop_project, optimize, outcome, reply, score
 from .project import Project
 from .provider import ScriptedProvider
 
@@ -101,6 +101,13 @@ def test_a_killed_loop_goes_on_without_paying_twice(
 ) -> None:
     """Of the questions that were in the air when SIGKILL came, nobody has the answer: they may be asked once more."""
     killed_and_resumed(project, provider, answers, concurrency=concurrency)
+
+
+@pytest.mark.parametrize("answers", [20, pytest.param(6, marks=pytest.mark.slow)])
+def test_a_killed_loop_of_checks_alone_goes_on(tmp_path: Path, provider: ScriptedProvider, answers: int) -> None:
+    """In the start, or once a round has begun: what was logged is scored, and the rest is as it comes."""
+    project = checked_project(tmp_path, provider)
+    assert killed_and_resumed(project, provider, answers) == len(asked(provider)) - repeated(provider)
 
 
 def test_an_interrupt_while_a_judge_is_asked_is_told_as_one(project: Project, provider: ScriptedProvider) -> None:

@@ -167,6 +167,7 @@ def test_programs_alone_may_score_and_gate(project: Project) -> None:
     assert page.count('<span class="tally">4 scored</span>') == page.count('<span class="tally">') == 8
     assert "The checks of the rubric, which are programs, have scored all of this" in page
     assert "judged</option>" not in page
+    assert page.count(">right fails equals_var: &#34;label&#34;, which is &#34;yes&#34;</p>") == 16
     served = client_of(project.root).get("/experiment", params={"name": project.experiment()}).text
     assert served.count("<span>4 scored</span>") == 8, served
     assert "nothing is pending" in project.pytest("--judge-export", "p.json").out

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="model of models.yaml that proposes (the suite's judge, else its first model)",
     )
     add("--models", metavar="A,B", type=_names, help="only these models of the suite")
-    add("--judge", choices=[j.value for j in JudgedBy], help="who scores (auto); see docs")
+    add("--judge", choices=list(dict.fromkeys(j.option for j in JudgedBy)), help="who scores (auto); see docs")
     add("--seed", type=int, help="of the split and of the search (that of the task's split, else 0)")
     add("--new-split", action="store_true", default=None, help="do not keep to the task's train and test scenarios")
     add("--concurrency", type=_count, metavar="N", help=f"requests in flight ({CONCURRENCY})")
@@ -288,6 +288,6 @@ def _best_by_round(state: Search) -> list[tuple[int, float]]:
         return []
     found = [(0, best)]
     for t in state.trials:
-        best = max(best, t.mean or best)
+        best = best if t.mean is None else max(best, t.mean)  # 0 is the best there is where all are flags
         found.append((t.number, best))
     return found

@@ -101,8 +101,7 @@ def _new(args: argparse.Namespace, root: Path) -> Job:
     if path is None:
         raise UsageError(f"optimize: {args.suite} is not below the project's root {root}; name that with --root")
     suite = _suite(path, root, names_in(args.models) if args.models else None)
-    judged_by = JudgedBy(args.judge or JudgedBy.AUTO)
-    _check_judge(args, suite, judged_by)
+    judged_by = _judged_by(args, suite)
     policy = _policy(args, judged_by)
     for text in args.promote_within or ():
         parse_bound(text, option="--promote-within")
@@ -151,16 +150,34 @@ def _suite(path: Path, root: Path, models: Sequence[str] | None) -> Suite:
         raise UsageError(str(error).replace("--bench-models", "--models")) from None
 
 
-def _check_judge(args: argparse.Namespace, suite: Suite, judged_by: JudgedBy) -> None:
+def _judged_by(args: argparse.Namespace, suite: Suite) -> JudgedBy:
+    """Who scores: programs where they fill all of the rubric. UsageError where nobody is there to."""
+    asked = JudgedBy(args.judge or JudgedBy.AUTO)
     if not suite.rubric.judged:
+        if asked is JudgedBy.AUTO:
+            return JudgedBy.CHECKS
         raise UsageError(
-            f"{args.suite}: programs fill all of the rubric {suite.rubric.id}, and a loop goes by what a judge says: "
-            "add a criterion without a check"
+            f"--judge {asked.value}: programs fill all of the rubric {suite.rubric.id}, so there is nothing for a "
+            "judge: leave it out"
         )
-    if judged_by is not JudgedBy.AUTO or suite.judge is not None:
-        return
+    if asked is not JudgedBy.AUTO or suite.judge is not None:
+        return asked
     left_out = next(iter(suite.judge_skipped.values()), "name one: judge: {model: haiku}")
     raise UsageError(f"{args.suite}: --judge auto needs the suite's automatic judge: {left_out}; or --judge sit-down")
+
+
+_POLICIES: Mapping[JudgedBy, tuple[Sequence[Policy], str]] = {
+    JudgedBy.AUTO: (list(Policy), ""),
+    JudgedBy.SIT_DOWN: (
+        [Policy.SIT_DOWN],
+        "the automatic judge's scores, and with --judge sit-down there are none: leave it out, or --judge auto",
+    ),
+    JudgedBy.CHECKS: (
+        [Policy.AUTO],
+        "a sit-down judge's scores, and programs alone score by this rubric: leave it out",
+    ),
+}
+"""The gates that are possible by who judges, the default first, and what another one asks for in vain."""
 
 
 def _policy(args: argparse.Namespace, judged_by: JudgedBy) -> str:
@@ -168,13 +185,10 @@ def _policy(args: argparse.Namespace, judged_by: JudgedBy) -> str:
         raise UsageError("--no-promote and --promote-policy exclude each other: give one of them")
     if args.no_promote:
         return NO_PROMOTION
-    default = Policy.BOTH if judged_by is JudgedBy.AUTO else Policy.SIT_DOWN
-    policy = Policy(args.promote_policy or default)
-    if judged_by is JudgedBy.SIT_DOWN and policy is not Policy.SIT_DOWN:
-        raise UsageError(
-            f"--promote-policy {policy.value} asks for the automatic judge's scores, and with --judge sit-down there "
-            "are none: leave it out, or --judge auto"
-        )
+    possible, why_not = _POLICIES[judged_by]
+    policy = Policy(args.promote_policy or possible[0])
+    if policy not in possible:
+        raise UsageError(f"--promote-policy {policy.value} asks for {why_not}")
     return policy.value
 
 
@@ -263,7 +277,7 @@ def _check_options(args: argparse.Namespace, plan: Plan) -> None:
         "--patience": (args.patience, plan.patience),
         "--proposer": (args.proposer, plan.proposer.name),
         "--models": (args.models, as_names(plan.models)),
-        "--judge": (args.judge, plan.judged_by.value),
+        "--judge": (args.judge, plan.judged_by.option),
         "--seed": (args.seed, plan.seed),
         "--new-split": (args.new_split, None),
         "--no-early-stopping": (args.no_early_stopping, not plan.early_stopping),

@@ -189,6 +189,8 @@ class MLflowLaboratory:
 
     def _judge(self, candidates: list[LoggedCandidate]) -> list[LoggedCandidate]:
         rubric, judge = self._suite.rubric, self._suite.judge
+        if self._plan.judged_by is JudgedBy.CHECKS:
+            return candidates  # scored as they were logged
         if self._plan.judged_by is JudgedBy.SIT_DOWN:
             if any(c.pending and c.sit_down() is None for c in candidates):
                 raise self.export([c for c in self._everyone().values() if c.pending])
@@ -212,7 +214,7 @@ class MLflowLaboratory:
         It is the one that the start was decided by; before that, and on the test split, the highest that has judged
         all of these, or where none has, any of them.
         """
-        if self._plan.judged_by is JudgedBy.AUTO:
+        if self._plan.judged_by is not JudgedBy.SIT_DOWN:
             return dict.fromkeys((c.scenario for c in candidates), Tier.AUTO)
         start = self._journal.decision(0)
         found: dict[str, Tier] = dict(start.tiers) if start else {}

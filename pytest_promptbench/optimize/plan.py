@@ -32,6 +32,13 @@ class JudgedBy(StrEnum):
 
     AUTO = "auto"
     SIT_DOWN = "sit-down"
+    CHECKS = "checks"
+    """Programs, under a rubric that they fill alone: as the automatic tier, and nobody is asked or waited for."""
+
+    @property
+    def option(self) -> str:
+        """What ``--judge`` calls it."""
+        return self.AUTO.value if self is JudgedBy.CHECKS else self.value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +127,7 @@ def make_plan(
     A proposal is looked at four times, or where a person has to judge in between, twice. Half the rounds without a
     gain, at least three, are enough.
     """
-    looks = 4 if judged_by is JudgedBy.AUTO else 2
+    looks = 2 if judged_by is JudgedBy.SIT_DOWN else 4
     return Plan(
         id=loop,
         task=base.task,

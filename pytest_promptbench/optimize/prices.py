@@ -80,7 +80,7 @@ class Prices:
         """One proposal; ``most`` where every reply but the last cannot be used."""
         plan = self._plan
         text = max(len(m.content) for m in plan.base.messages)
-        asked = len(proposing.SYSTEM) + len(proposing.QUESTION) + len(self._suite.rubric.body)
+        asked = len(proposing.SYSTEM) + len(proposing.QUESTION) + len(proposing.criteria_text(self._suite.rubric))
         example = max(len(json.dumps(dict(s.vars), ensure_ascii=False, default=str)) for s in self._suite.scenarios)
         shown = proposing.WEAKEST * (example + 2 * proposing.SHOWN)
         likely = asked + text + proposing.WEAKEST * (example + _CHARACTERS * (ANSWER_TOKENS + VERDICT_TOKENS))

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..checks import violations
 from ..clock import iso_utc
 from ..ledger import Entry
 from ..records import Score
@@ -270,8 +271,9 @@ def _tags_of(record: Logged, carried: Run | None) -> dict[str, str]:
 
 
 def _by_checks(record: Logged) -> tuple[dict[str, str], dict[str, Score]]:
-    at = iso_utc(end_ms(record) / 1000)
-    return verdicts.of_checks(record.checks, record.rubric, at=at)
+    rubric, candidate, at = record.rubric, record.candidate, iso_utc(end_ms(record) / 1000)
+    why = "\n".join(violations(rubric, candidate.outputs, candidate.cell.scenario.vars))
+    return verdicts.of_checks(record.checks, rubric, rationale=why or None, at=at)
 
 
 def _metrics_of(record: Logged, carried: Run | None) -> dict[str, float]:

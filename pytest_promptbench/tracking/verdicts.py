@@ -47,10 +47,12 @@ def changes(
     return tags, {**verdict.scores, "composite": composite(verdict.scores, rubric)}
 
 
-def of_checks(checks: Mapping[str, Score], rubric: Rubric, *, at: str) -> tuple[dict[str, str], dict[str, Score]]:
+def of_checks(
+    checks: Mapping[str, Score], rubric: Rubric, *, rationale: str | None, at: str
+) -> tuple[dict[str, str], dict[str, Score]]:
     """Likewise, where programs have filled all of a rubric: an automatic verdict, and nothing left for a judge."""
     about = Fingerprint(model=BY_CHECKS.name, params={}, rubric_sha256=rubric.sha256, prompt_sha256="")
-    verdict = Verdict(scores=checks, judge=BY_CHECKS, at=at, fingerprint=about)
+    verdict = Verdict(scores=checks, judge=BY_CHECKS, rationale=rationale, at=at, fingerprint=about)
     tags, metrics = changes((), verdict, rubric)
     return tags | {names.JUDGE_PENDING: "false"}, metrics
 
