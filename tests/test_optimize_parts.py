@@ -282,6 +282,15 @@ def test_the_weakest_come_first_one_a_scenario_and_failures_before_all() -> None
     assert [(e.scenario, e.score) for e in found] == [("c", None), ("a", 1), ("b", 2)]
 
 
+def test_of_equally_weak_answers_each_round_shows_others() -> None:
+    """Else the proposer would be shown the same four wrong ones again, however many there are."""
+    equals = [example(f"s{i}", 0) for i in range(8)]
+    shown = [weakest([*equals, example("weaker", -1), example("right", 1)], turn=t) for t in range(1, 7)]
+    assert all(found[0].scenario == "weaker" for found in shown)
+    assert {e.scenario for found in shown for e in found} == {"weaker", *(e.scenario for e in equals)}
+    assert weakest(equals, turn=3) == weakest(equals[::-1], turn=3), "a resumed round asks the same"
+
+
 def test_two_loops_ask_questions_of_their_own() -> None:
     """What one was answered is kept, and would be all that the other ever gets."""
     first, again, other = (question(prompt(), 0, [example("a", 1)], RUBRIC, [], loop=k) for k in ("a", "a", "b"))

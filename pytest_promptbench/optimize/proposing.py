@@ -77,10 +77,17 @@ class Example(Record):
     rationale: str | None = None
 
 
-def weakest(examples: Sequence[Example], count: int = WEAKEST) -> list[Example]:
-    """The lowest scores first, at most one a scenario."""
+def weakest(examples: Sequence[Example], count: int = WEAKEST, *, turn: int = 0) -> list[Example]:
+    """The lowest scores first, at most one a scenario.
+
+    Of equals, as where all is right or wrong, each ``turn`` draws others: a parent's next round is to learn more.
+    """
+
+    def place(e: Example) -> tuple[bool, float, str, str]:
+        return e.score is not None, e.score or 0.0, sha256([turn, e.scenario]), e.model
+
     chosen: dict[str, Example] = {}
-    for e in sorted(examples, key=lambda e: (e.score is not None, e.score or 0.0, e.scenario, e.model)):
+    for e in sorted(examples, key=place):
         chosen.setdefault(e.scenario, e)
     return list(chosen.values())[:count]
 

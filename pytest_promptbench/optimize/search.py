@@ -135,9 +135,10 @@ class _Adapter:
     ) -> Mapping[str, Sequence[Mapping[str, Any]]]:
         """The weakest of all that is known of the candidate, not only of GEPA's batch."""
         chosen: list[Example] = []
-        if self._journal.proposal(len(self._state.trials) + 1) is None:
+        number = len(self._state.trials) + 1
+        if self._journal.proposal(number) is None:
             known = self._seen(self._prompt(candidate))
-            chosen = weakest([e for m in known.values() for e in m.examples])
+            chosen = weakest([e for m in known.values() for e in m.examples], turn=number)
         return {name: [e.to_json() for e in chosen] for name in components_to_update}
 
     @_through
