@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..checks import violations
 from ..clock import iso_utc
 from ..ledger import Entry
-from ..records import Score
 from . import entry as names
 from . import verdicts
 from .address import code_of
@@ -164,7 +163,8 @@ class CandidateLog:
         ``failure``: the run of its cell's failure, should another writer have logged that since we looked.
         """
         candidate, cell = record.candidate, record.candidate.cell
-        runs, tags = self._store.runs, _tags_of(record, carried)
+        runs, (scored, scores) = self._store.runs, _by_checks(record)
+        tags = storable_tags(_tags_of(record, carried) | scored)
         run = self._begun_before(record, experiment_id, run_id, known, failure)
         mended = run is not None and not candidate.failed and _shows_failure(run)
         if run is None:
@@ -182,7 +182,7 @@ class CandidateLog:
                 "prompt": storable(cell.prompt.version),
                 "scenario": storable(cell.scenario.id),
             },
-            metrics=_metrics_of(record, carried),
+            metrics=_metrics_of(record, carried) | scores,
             tags=late_tags,
         )
         if run is not None and mended:
@@ -265,15 +265,17 @@ def _tags_of(record: Logged, carried: Run | None) -> dict[str, str]:
             tags[names.CHECKS] = json.dumps(record.checks)
         if carried is not None:
             tags |= verdicts.carried_tags(carried)
-        if not record.rubric.judged:
-            tags |= _by_checks(record)[0]
-    return storable_tags(tags)
+    return tags
 
 
-def _by_checks(record: Logged) -> tuple[dict[str, str], dict[str, Score]]:
+def _by_checks(record: Logged) -> tuple[dict[str, str], dict[str, float]]:
+    """The tags and metrics of a run that programs have scored: under a rubric that they fill alone."""
+    if record.rubric.judged or record.candidate.failed:
+        return {}, {}
     rubric, candidate, at = record.rubric, record.candidate, iso_utc(end_ms(record) / 1000)
     why = "\n".join(violations(rubric, candidate.outputs, candidate.cell.scenario.vars))
-    return verdicts.of_checks(record.checks, rubric, rationale=why or None, at=at)
+    tags, metrics = verdicts.of_checks(record.checks, rubric, rationale=why or None, at=at)
+    return tags, {k: float(v) for k, v in metrics.items() if v is not None}
 
 
 def _metrics_of(record: Logged, carried: Run | None) -> dict[str, float]:
@@ -288,8 +290,6 @@ def _metrics_of(record: Logged, carried: Run | None) -> dict[str, float]:
     if carried is not None and not candidate.failed:
         judged = {c.name for c in record.rubric.criteria} | {"composite"}
         metrics |= {k: v for k, v in carried.metrics.items() if k in judged}
-    if not record.rubric.judged and not candidate.failed:
-        metrics |= _by_checks(record)[1]
     return {k: float(v) for k, v in metrics.items() if v is not None}
 
 
