@@ -56,6 +56,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         yield project
 
 
+def text_prompt(version: str, text: str | None = None) -> Prompt:
+    """A prompt of one message, by default its own name."""
+    messages = (Message(role="user", content=text or version),)
+    content = {"messages": [m.to_json() for m in messages], "params": {}}
+    return Prompt(task="tip", version=version, messages=messages, sha256=sha256(content))
+
+
 def receipt(project: Project) -> dict[str, Any]:
     value: dict[str, Any] = json.loads((project.root / ".promptbench/report/promotion.json").read_text())
     return value
@@ -140,11 +147,13 @@ def test_what_was_not_weighed_against_a_champion_that_came_meanwhile_does_not_fo
         judge(project, {"v1": 4, "v2": 2})
         meanwhile = """
             from pytest_promptbench import champions
-            from pytest_promptbench.records import Message, Prompt
+            from pytest_promptbench.records import Message, Prompt, sha256
             from pytest_promptbench.tracking.registry import PromptRegistry
 
             def before(candidates, *args, _decide=champions.decide, **more):
-                other = Prompt(task="tip", version="v9", messages=(Message(role="user", content="hi"),), sha256="v9")
+                hi = Message(role="user", content="hi")
+                content = sha256({"messages": [hi.to_json()], "params": {}})
+                other = Prompt(task="tip", version="v9", messages=(hi,), sha256=content)
                 PromptRegistry(STORE).promote("tip", other, lineage={}, message="from elsewhere")
                 return _decide(candidates, *args, **more)
 
@@ -166,24 +175,21 @@ def test_rollbacks_go_back_through_the_whole_history_and_end(tmp_path: Path) -> 
     migrated_database(tmp_path / "mlflow.db")
     registry = PromptRegistry(TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path / "artifacts"))
 
-    def prompt(version: str) -> Prompt:
-        return Prompt(task="tip", version=version, messages=(Message(role="user", content=version),), sha256=version)
-
     for version in ("a", "b", "a"):
-        registry.promote("tip", prompt(version), lineage={}, message="test")
+        registry.promote("tip", text_prompt(version), lineage={}, message="test")
     assert [registry.roll_back("tip")[1].version for _ in range(2)] == ["b", "a"]
     with pytest.raises(UsageError, match="there is none to go back to"):
         registry.roll_back("tip")
-    registry.promote("tip", prompt("c"), lineage={}, message="test")
+    registry.promote("tip", text_prompt("c"), lineage={}, message="test")
     registry._store.client.set_prompt_alias("tip", "champion", 2)
     assert registry.roll_back("tip")[1].version == "c"
     assert registry.roll_back("tip")[1].version == "a"
     for version in ("d", "e"):
-        registry.promote("tip", prompt(version), lineage={}, message="test")
+        registry.promote("tip", text_prompt(version), lineage={}, message="test")
     registry._store.client.delete_prompt_version("tip", "4")  # d: not one to go back to any more
     assert registry.roll_back("tip")[1].version == "a"
     for version in ("f", "a", "g"):
-        registry.promote("tip", prompt(version), lineage={}, message="test")
+        registry.promote("tip", text_prompt(version), lineage={}, message="test")
     registry._store.client.delete_prompt_version("tip", "6")  # f, between a and a
     assert registry.roll_back("tip")[1].version == "a"
     with pytest.raises(UsageError, match=r"a \(version 1\) is the first champion; there is none"):
@@ -257,13 +263,28 @@ def test_a_champion_that_no_file_can_hold_is_named_as_such(tmp_path: Path, messa
         registry.text("tip", champion)
 
 
+def test_a_text_with_the_tags_of_another_is_not_that_champion(tmp_path: Path) -> None:
+    """Who registers an edited prompt by hand may well copy the tags; what an application loads is the edited one."""
+    migrated_database(tmp_path / "mlflow.db")
+    registry = PromptRegistry(TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path / "artifacts"))
+    good = text_prompt("good")
+    registry.promote("tip", good, lineage={}, message="test")
+    client = registry._store.client
+    tags = dict(client.get_prompt_version("tip", "1").tags)
+    client.register_prompt("tip", [{"role": "user", "content": "edited"}], tags=tags)
+    client.set_prompt_alias("tip", "champion", 2)
+    edited = text_prompt("edited")
+    assert registry.champion("tip") == Registered(number=2, version="version 2", sha256=edited.sha256, previous=1)
+    assert registry.promote("tip", good, lineage={}, message="test").number == 1, "not the edited one"
+    assert client.get_prompt_version_by_alias("tip", "champion").template[0]["content"] == "good"
+
+
 def test_a_history_outlives_an_alias_that_was_deleted_by_hand(tmp_path: Path) -> None:
     migrated_database(tmp_path / "mlflow.db")
     registry = PromptRegistry(TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path / "artifacts"))
 
     def promote(version: str) -> Registered:
-        prompt = Prompt(task="tip", version=version, messages=(Message(role="user", content=version),), sha256=version)
-        return registry.promote("tip", prompt, lineage={}, message="test")
+        return registry.promote("tip", text_prompt(version), lineage={}, message="test")
 
     assert [promote(version).previous for version in "abc"] == [None, 1, 2]
     registry._store.client.delete_prompt_alias("tip", "champion")
@@ -310,8 +331,7 @@ def test_a_history_that_mlflow_does_not_show_just_now_is_not_replaced(tmp_path: 
     registry = PromptRegistry(store)
 
     def promote(version: str) -> Registered:
-        prompt = Prompt(task="tip", version=version, messages=(Message(role="user", content=version),), sha256=version)
-        return registry.promote("tip", prompt, lineage={}, message="test")
+        return registry.promote("tip", text_prompt(version), lineage={}, message="test")
 
     for version in ("a", "b"):
         promote(version)
@@ -347,8 +367,7 @@ def test_a_promotion_whose_receipts_were_deleted_says_how_to_bring_them_back(tmp
 def test_a_history_that_somebody_has_broken_is_named_with_what_mends_it(tmp_path: Path, history: str) -> None:
     migrated_database(tmp_path / "mlflow.db")
     registry = PromptRegistry(TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path))
-    prompt = Prompt(task="tip", version="a", messages=(Message(role="user", content="a"),), sha256="a")
-    registry.promote("tip", prompt, lineage={}, message="test")
+    registry.promote("tip", text_prompt("a"), lineage={}, message="test")
     client = registry._store.client
     client.set_prompt_tag("tip", HISTORY, history)
     for step in (registry.champion, registry.roll_back):
@@ -441,7 +460,7 @@ def test_a_receipt_is_finished_only_once_the_alias_has_moved(tmp_path: Path) -> 
     """Where MLflow fails just then, the run that says granted is of a promotion that is under way, and no more."""
     migrated_database(tmp_path / "mlflow.db")
     store = TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path / "artifacts")
-    prompt = Prompt(task="tip", version="v1", messages=(Message(role="user", content="hi"),), sha256="v1")
+    prompt = text_prompt("v1")
     decision = first_champion("v1")
 
     class Failing:
@@ -473,9 +492,10 @@ def test_two_promotions_at_once_are_one_after_the_other(tmp_path: Path, other: s
         keep = store.artifacts.keep
         if between is not None:
             store.artifacts.keep = lambda *a, **k: (between(), keep(*a, **k))[1]  # type: ignore[method-assign]
-        prompt = Prompt(task="tip", version=version, messages=(Message(role="user", content="hi"),), sha256=version)
         try:
-            settle(PromptRegistry(store), first_champion(version), prompt, tmp_path / version, weighed=None)
+            settle(
+                PromptRegistry(store), first_champion(version), text_prompt(version), tmp_path / version, weighed=None
+            )
         except OvertakenError as error:
             refused.append(error)
 
@@ -489,7 +509,7 @@ def test_two_promotions_at_once_are_one_after_the_other(tmp_path: Path, other: s
     second[0].join()
     assert [str(e) for e in refused] == ["v1 has become champion of tip"]
     registry = PromptRegistry(TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=None))
-    assert registry.champion("tip") == Registered(number=1, version="v1", sha256="v1")
+    assert registry.champion("tip") == Registered(number=1, version="v1", sha256=text_prompt("v1").sha256)
     assert [v.version for v in registry._store.client.search_prompt_versions("tip")] == [1], "registered once"
     assert not (tmp_path / "v2").exists(), "nor is there a receipt of it"
 
@@ -498,7 +518,7 @@ def test_two_promotions_at_once_are_one_after_the_other(tmp_path: Path, other: s
 def test_a_receipt_that_cannot_be_written_is_said_with_what_became_of_the_alias(tmp_path: Path, granted: bool) -> None:
     migrated_database(tmp_path / "mlflow.db")
     registry = PromptRegistry(TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path / "artifacts"))
-    prompt = Prompt(task="tip", version="v1", messages=(Message(role="user", content="hi"),), sha256="v1")
+    prompt = text_prompt("v1")
     decision = first_champion("v1", met=granted)
     (tmp_path / "report" / "promotion.json").mkdir(parents=True)
     outcome = r"v1 is champion of tip, with its receipt in MLflow's run \w+$" if granted else "no champion of tip was"

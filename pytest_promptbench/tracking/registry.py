@@ -31,7 +31,8 @@ TAG_LIMIT = 4000
 class Registered(Record):
     """A registered prompt: its number in the registry, and the version (file name) and hash that it was promoted as.
 
-    Of one that was registered by other means: a version that says so, and the hash that a file of its text has.
+    Of one that was registered by other means, perhaps with another's tags: a version that says so, and the hash that a
+    file of its text has.
     previous: the number of the champion before, to which a rollback goes back.
     """
 
@@ -262,11 +263,21 @@ def _numbers(task: str, text: str) -> list[int]:
 
 def _registered(found: Any) -> Registered:
     tags = found.tags
+    content = _hash(found.template, tags.get(PARAMS, "{}"))
+    promoted = tags.get(SHA256, content) == content
     return Registered(
         number=int(found.version),
-        version=tags.get(VERSION, f"version {found.version}"),
-        sha256=tags.get(SHA256) or sha256({"messages": _messages(found.template), "params": {}}),
+        version=tags.get(VERSION, f"version {found.version}") if promoted else f"version {found.version}",
+        sha256=content,
     )
+
+
+def _hash(template: Any, params: str) -> str:
+    """That of a prompt's file with this template and these params, which are JSON; of what is none, another."""
+    try:
+        return sha256({"messages": _messages(template), "params": json.loads(params)})
+    except ValueError:
+        return sha256([_messages(template), params])
 
 
 def _messages(template: Any) -> Any:
