@@ -388,6 +388,23 @@ def test_a_rank_that_its_p_seems_to_contradict_is_explained() -> None:
     assert not said(1, 0.117), "it shares the first rank"
 
 
+def test_a_check_that_every_output_violates_is_named() -> None:
+    """As where ``matches`` stands for what must not occur: it moves all composites, and looks like a finding."""
+
+    def said(*values: float | None) -> bool:
+        some = zip(board().rows[: len(values)], values, strict=True)
+        rows = [dataclasses.replace(r, criteria={**r.criteria, "overlong": v}) for r, v in some]
+        told = "Every output violates what is checked for overlong, which so tells no rows apart"
+        return told in " ".join(notes(dataclasses.replace(board(), rows=tuple(rows))))
+
+    assert sum(r.candidates - r.failed for r in board().rows[:3]) >= 10
+    assert said(1.0, 1.0, None)
+    assert not said(1.0, 1.0, 0.8)
+    assert not said(None, None, None)
+    assert not said(0.0, 0.0, 0.0)
+    assert not said(1.0), "of three or four outputs that is no wonder"
+
+
 def test_an_empty_leaderboard_is_said_to_be_empty() -> None:
     lb = dataclasses.replace(board(), rows=(), superseded=0)
     assert "no candidates yet" in terminal.render_leaderboard(lb, width=80, color=False)

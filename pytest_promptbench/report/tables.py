@@ -71,7 +71,7 @@ def comparisons(lb: Leaderboard) -> Table:
         title=title,
         note="Paired over common scenarios, on a tier that scored both; p by sign flips, after Holm over all pairs of "
         "rows. Estimates (calibrated) are compared as if independent. Differences below the last column would often be "
-        "missed (80 % power).",
+        "missed even if only these two rows were compared (80 % power at 5 %).",
         head=("model", "prompt", "difference", "95 %", "p", "tier", "scenarios", "detectable"),
         rows=tuple(
             (

@@ -15,6 +15,8 @@ from ..scores import judges_in_words, tiers_in
 
 NAMED = 3
 """So many rows one sentence below a leaderboard names."""
+ENOUGH = 10
+"""So many outputs that all violate a check are no chance."""
 SURE = 0.05
 """The error rate of a leaderboard's ranks."""
 
@@ -235,6 +237,7 @@ def notes(lb: Leaderboard) -> list[str]:
         found.append(
             "The checks of the rubric, which are programs, have scored all of this: none of it waits for a judge."
         )
+    found += _of_checks(lb)
     found += _of_others(lb)
     found += _of_a_part(lb)
     found += _of_its_own(lb)
@@ -254,6 +257,20 @@ def notes(lb: Leaderboard) -> list[str]:
             "names, until another experiment (--bench-experiment) begins."
         )
     return found
+
+
+def _of_checks(lb: Leaderboard) -> list[str]:
+    """Checks that every output violates: most often one that is written the wrong way round."""
+    if sum(row.candidates - row.failed for row in lb.rows) < ENOUGH:
+        return []
+    means = {c.name: {row.criteria.get(c.name) for row in lb.rows} - {None} for c in lb.rubric.flags if c.check}
+    always = [visible(c.name) for c in lb.rubric.flags if means.get(c.name) == {float(bool(c.bad))}]
+    if not always:
+        return []
+    return [
+        f"Every output violates what is checked for {_first_of(always, 'flag')}, which so tells no rows apart: is it "
+        "the right way round, and not too tight?"
+    ]
 
 
 def _of_others(lb: Leaderboard) -> list[str]:
