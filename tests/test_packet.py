@@ -65,7 +65,7 @@ def candidate(run_id: str = "run-1", *outputs: str, **changes: Any) -> LoggedCan
         "candidate": f"secret-candidate-{run_id}",
         "rubric": "tip-v1",
         "rubric_sha256": RUBRIC.sha256,
-        "pending": True,
+        "pending": not changes.get("verdicts"),
         "outputs": outputs or (f"drink {run_id}",),
         "context": {"situation": "thirsty"},
     }
@@ -211,7 +211,7 @@ def test_hidden_duplicates_look_like_any_item_and_come_back_apart() -> None:
     assert matched.duplicates.keys() < matched.verdicts.keys()
     after = [
         replace(
-            c, verdicts=(matched.verdicts[c.run_id],),
+            c, pending=False, verdicts=(matched.verdicts[c.run_id],),
             second_verdicts=tuple(v for run_id, v in matched.duplicates.items() if run_id == c.run_id),
         )
         for c in many

@@ -157,6 +157,20 @@ def test_what_ends_the_recording_midway_says_how_far_it_came_and_the_same_once_m
     assert "applied 2, unchanged 1, still pending 0" in two.pytest("--judge-apply", "p-tip.json").out
 
 
+def test_what_is_set_pending_in_mlflow_is_judged_anew_also_by_who_says_the_same(tmp_path: Path) -> None:
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=2).write()
+        assert project.pytest(*EXPERIMENT).code == 0
+        assert project.pytest("--judge-export", "p.json", *EXPERIMENT).code == 0
+        project.score("p.json")
+        assert "applied 2, unchanged 0" in project.pytest("--judge-apply", "p.json").out
+        project.store.client.set_tag(project.runs("e")[0].info.run_id, "judge_pending", "true")
+        assert "exported 1 pending candidate" in project.pytest("--judge-export", "again.json", *EXPERIMENT).out
+        project.score("again.json")
+        for outcome in ("applied 1, unchanged 0, still pending 0", "applied 0, unchanged 1, still pending 0"):
+            assert outcome in project.pytest("--judge-apply", "again.json").out
+
+
 @pytest.mark.parametrize("two", ["tip-v1"], indirect=True)
 def test_shards_of_a_packet_are_disjoint_and_the_whole(two: Project) -> None:
     items: list[str] = []

@@ -26,10 +26,10 @@ LONG = 1000
 class Matched:
     """What a packet comes to.
 
-    ``verdicts``: run id -> verdict that is new, or differs from the same judge's earlier one; ``unchanged`` counts
-    those that do not differ. ``left`` counts items still null, ``remarks`` those of them that have a rationale all the
-    same. ``duplicates``: run id -> the second verdict on a candidate that stood there twice, where it is new; it is no
-    verdict of its own, and ``unchanged`` and ``left`` do not count it.
+    ``verdicts``: run id -> verdict that is new, differs from the same judge's earlier one, or was asked for anew;
+    ``unchanged`` counts the others. ``left`` counts items still null, ``remarks`` those of them that have a rationale
+    all the same. ``duplicates``: run id -> the second verdict on a candidate that stood there twice, where it is new;
+    it is no verdict of its own, and ``unchanged`` and ``left`` do not count it.
     """
 
     verdicts: Mapping[str, Verdict]
@@ -86,7 +86,7 @@ def match_verdicts(
         if again:
             if not _is_known(verdict, candidate.second_verdicts):
                 duplicates[candidate.run_id] = verdict
-        elif _is_known(verdict, candidate.verdicts):
+        elif _is_known(verdict, candidate.verdicts) and not _asked_anew(candidate, judge):
             unchanged += 1
         else:
             verdicts[candidate.run_id] = verdict
@@ -301,6 +301,12 @@ def _is_known(verdict: Verdict, among: Sequence[Verdict]) -> bool:
         return False
     last = max(earlier, key=lambda v: v.at)
     return dict(last.scores) == dict(verdict.scores) and _same_rationale(last.rationale, verdict.rationale)
+
+
+def _asked_anew(candidate: LoggedCandidate, judge: Judge) -> bool:
+    """Whether the judge whose verdict counts is to say it once more: somebody set ``judge_pending`` in MLflow again."""
+    counts = candidate.sit_down()
+    return candidate.pending and counts is not None and counts.judge == judge
 
 
 def _same_rationale(stored: str | None, given: str | None) -> bool:
