@@ -7,15 +7,17 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import UsageError
+from .catalog import load_suite
+from .errors import CatalogError, UsageError
 from .files import replace_file
 from .localmodels import EMBEDDED, installed
 from .optimize.root import project_root
 
 _MODELS = "evals/models.yaml"
+_SUITE = "evals/tips.yaml"
 SHIPPED = (
     _MODELS,
-    "evals/tips.yaml",
+    _SUITE,
     "evals/test_tips.py",
     "prompts/tip/v1.yaml",
     "prompts/tip/v2-mentor.yaml",
@@ -55,11 +57,22 @@ def init(folder: Path) -> Iterator[str]:
     lacking = next(filter(None, map(installed, EMBEDDED)), None)
     if _MODELS in wrote and lacking:
         yield f"{_MODELS}: {lacking}; or take its entries out, and set another model's key"
+    if _SUITE in wrote and (problem := _problem(folder)):
+        yield f"first: {problem}"
     yield "next:"
     if folder != Path.cwd():
         yield f"cd {shlex.quote(str(given))}"
     yield "pytest evals/ -n auto                       # generate, log, and write the leaderboard"
     yield "pytest evals/ --judge-export packet.json    # what waits for a judge; in Claude Code: /judge-mlflow"
+
+
+def _problem(folder: Path) -> str | None:
+    """What keeps the suite from being collected beside files that were there before, as their models and rubric are."""
+    try:
+        load_suite(folder / _SUITE, root=folder, environ=os.environ, reachable=lambda _: True)
+    except CatalogError as error:
+        return str(error)
+    return None
 
 
 def _files(folder: Path) -> Iterator[tuple[str, bytes]]:

@@ -108,6 +108,15 @@ def test_init_leaves_what_is_there(tmp_path: Path) -> None:
     assert second.stdout.count("kept ") == len(SHIPPED) + 1
 
 
+def test_init_says_what_keeps_its_suite_from_running_beside_files_that_were_there(tmp_path: Path) -> None:
+    (tmp_path / "evals").mkdir()
+    (tmp_path / "evals" / "models.yaml").write_text("models:\n  mine: {model: openai/mine}\n")
+    told = init(cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    wanted = f"first: {tmp_path}/evals/tips.yaml:7: there is no model 'haiku'; {tmp_path}/evals/models.yaml has: mine\n"
+    assert f"\n{wanted}next:\n" in told.stdout
+
+
 def test_init_names_the_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "evals").write_text("a file")
     result = init(cwd=tmp_path)
