@@ -42,7 +42,8 @@ def init(folder: Path) -> Iterator[str]:
     """
     given, folder = folder, Path(os.path.abspath(folder))  # noqa: PTH100 - a link stays the name that its user knows
     wrote: set[str] = set()
-    for name, content in _files(folder):
+    root = project_root(folder / "evals", cwd=folder)
+    for name, content in _files(folder, root):
         path = folder / name
         if os.path.lexists(path):
             yield f"kept   {name}"
@@ -57,6 +58,7 @@ def init(folder: Path) -> Iterator[str]:
     lacking = next(filter(None, map(installed, EMBEDDED)), None)
     if _MODELS in wrote and lacking:
         yield f"{_MODELS}: {lacking}; or take its entries out, and set another model's key"
+    yield from _unignored(root)
     if _SUITE in wrote and (problem := _problem(folder)):
         yield f"first: {problem}"
     yield "next:"
@@ -75,7 +77,20 @@ def _problem(folder: Path) -> str | None:
     return None
 
 
-def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
+def _unignored(root: Path) -> Iterator[str]:
+    """What Git is to ignore where evals write, and is not told to by the file that is there."""
+    file = root / ".gitignore"
+    try:
+        there = file.read_text(encoding="utf-8", errors="replace").split()
+    except OSError:
+        there = []
+    known = {line.strip("/") for line in there}
+    lacking = [line for line in _IGNORED.decode().splitlines()[1:] if line.strip("/") not in known]
+    if lacking:
+        yield f"{file} lacks what evals write: {' '.join(lacking)}"
+
+
+def _files(folder: Path, root: Path) -> Iterator[tuple[str, bytes]]:
     here = Path(__file__).parent
     source = here / "shipped" if (here / "shipped").is_dir() else here.parent  # the latter in a checkout
     for name in SHIPPED:
@@ -83,4 +98,5 @@ def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
     evals = folder / "evals"
     if project_root(evals, cwd=evals) == evals:  # no folder above has a configuration
         yield "pytest.ini", _CONFIGURATION
-    yield ".gitignore", _IGNORED
+    if root == folder:  # else evals write to the folder above that has a configuration
+        yield ".gitignore", _IGNORED

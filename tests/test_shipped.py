@@ -108,6 +108,18 @@ def test_init_leaves_what_is_there(tmp_path: Path) -> None:
     assert second.stdout.count("kept ") == len(SHIPPED) + 1
 
 
+def test_init_tells_what_git_is_to_ignore_where_a_file_of_that_name_is_there(tmp_path: Path) -> None:
+    """Below a folder with a configuration, evals write there, and a ``.gitignore`` of the new folder is of no use."""
+    (tmp_path / "pyproject.toml").write_text("")
+    told = init("sub", cwd=tmp_path).stdout
+    assert f"\n{tmp_path}/.gitignore lacks what evals write: .promptbench/ /mlflow.db* /mlartifacts/\n" in told
+    assert not (tmp_path / "sub" / ".gitignore").exists()
+    (tmp_path / ".gitignore").write_text("/.promptbench\nmlflow.db*\n")
+    again = init(cwd=tmp_path).stdout
+    assert f"\n{tmp_path}/.gitignore lacks what evals write: /mlartifacts/\n" in again
+    assert "lacks" not in init(str(tmp_path.parent / f"{tmp_path.name}-own"), cwd=tmp_path).stdout
+
+
 def test_init_says_what_keeps_its_suite_from_running_beside_files_that_were_there(tmp_path: Path) -> None:
     (tmp_path / "evals").mkdir()
     (tmp_path / "evals" / "models.yaml").write_text("models:\n  mine: {model: openai/mine}\n")
