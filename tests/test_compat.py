@@ -126,6 +126,26 @@ def test_a_rerun_of_a_failed_test_gets_the_same_candidate(project: Project) -> N
     everything_once(project)
 
 
+def test_what_a_thread_tells_of_a_session_imports_nothing(tmp_path: Path) -> None:
+    """An import beside a test that puts ``sys.modules`` back fails, and the thread would be gone."""
+    code = f"""
+import sys
+from pathlib import Path
+from pytest_promptbench.generation import Progress
+from pytest_promptbench.records import MARK
+from pytest_promptbench.session.plan import Folder
+before = set(sys.modules)
+folder = Folder(Path({str(tmp_path)!r}))
+folder.write("progress-0.json", Progress().to_json())
+folder.add_made(0, ["a" * MARK])
+folder.read("stop.json")
+assert folder.made() == {{"a" * MARK}}
+print(sorted(set(sys.modules) - before))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_a_rerun_of_a_failed_generation_asks_again(project: Project) -> None:
     needs("pytest_rerunfailures")
     project.provider.script("situation-1", Fault(400, body="not today"), times=2)

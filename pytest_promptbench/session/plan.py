@@ -101,13 +101,17 @@ class Folder:
             self.write(name, replace(Progress.from_json(value), in_flight=0, waiting=0).to_json())
 
     def add_made(self, worker: int, marks: Iterable[str]) -> None:
-        """Note cells that a worker has made. A line that was broken off stays by itself."""
-        with (self.path / f"made-{worker}.txt").open("a", encoding="ascii") as file:
+        """Note cells that a worker has made. A line that was broken off stays by itself.
+
+        In a thread beside tests, of which one may just put ``sys.modules`` back: so nothing is imported here, as the
+        codecs of most other encodings would be.
+        """
+        with (self.path / f"made-{worker}.txt").open("a", encoding="utf-8") as file:
             file.write("\n" + "\n".join(marks))
 
     def made(self) -> set[str]:
         """The marks of the cells that any worker has made."""
-        lines = (line for file in self.path.glob("made-*.txt") for line in file.read_text("ascii").split("\n"))
+        lines = (line for file in self.path.glob("made-*.txt") for line in file.read_text("utf-8").split("\n"))
         return {line for line in lines if len(line) == MARK}
 
     def remove(self) -> None:
