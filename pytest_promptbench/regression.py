@@ -278,7 +278,7 @@ def not_compared(settings: Settings, boards: Sequence[Board]) -> list[str]:
     there = read_baseline(settings.compare)
     compared = [_baseline_of(board, there) for board in boards]
     left = [f"{b.task} by {b.rubric}" for b in there if b not in compared]
-    return [visible(f"Not compared, as no eval of it was selected: {', '.join(left)}.")] if left else []
+    return [visible(f"Not compared, as this session has no leaderboard of it: {', '.join(left)}.")] if left else []
 
 
 def forget(settings: Settings, boards: Iterable[Board]) -> None:

@@ -410,9 +410,13 @@ def test_a_baseline_of_the_same_task_by_another_rubric_stays(tmp_path: Path) -> 
         project.file("rubrics/tip-v1.md", rubric + "stricter\n")
         changed = project.pytest("evals/test_tips.py", "--bench-compare=base.json")
         assert "the baseline was scored by the rubric tip-v1 (" in changed.out, changed.text
-        assert "Not compared, as no eval of it was selected: tip by brief." in changed.out, "a pass is not all of it"
+        said = "Not compared, as this session has no leaderboard of it: tip by brief."
+        assert said in changed.out, "a pass is not all of it"
         (tmp_path / "rubrics/tip-v1.md").write_text(rubric)
         assert "Not compared" not in project.pytest("--bench-compare=base.json").out
+        assert project.pytest("evals/test_tips.py", "--judge-export", "packet.json").code == 0
+        applied = project.pytest("--judge-apply", "packet.json", "--bench-compare=base.json")
+        assert said in applied.out, "its evals are selected, and the packet is of others"
 
 
 def test_names_are_no_markup_in_a_step_summary(tmp_path: Path) -> None:
