@@ -135,9 +135,9 @@ def settle(
     code = 0
     try:
         if settings.compare is not None:
-            results = regression.compare(settings, boards_, tasks)
+            results, left = regression.compare(settings, boards_, tasks)
             said += regression.lines(results)
-            said += [(line, _WARN) for line in regression.not_compared(settings, boards_)]
+            said += [(line, _WARN) for line in regression.not_compared(left)]
             code = max(r.exit_code for r in results)
         if settings.save is not None and stopped:
             said.append(

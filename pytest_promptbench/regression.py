@@ -237,10 +237,15 @@ def _has_scores(baseline: Baseline) -> bool:
     return any(map(_scored, baseline.rows))
 
 
-def compare(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task]) -> tuple[GateResult, ...]:
-    """One result a task, each also written as ``gate.json`` beside its leaderboard."""
+def compare(
+    settings: Settings, boards: Sequence[Board], tasks: Sequence[Task]
+) -> tuple[tuple[GateResult, ...], tuple[Baseline, ...]]:
+    """One result a task, each also written as ``gate.json`` beside its leaderboard.
+
+    And the baselines of the file that no leaderboard was compared with.
+    """
     assert settings.compare is not None
-    there = read_baseline(settings.compare)
+    left = there = read_baseline(settings.compare)
     tolerances = [parse_tolerance(t) for t in settings.compare_fail]
     forget(settings, boards)
     results = []
@@ -248,6 +253,7 @@ def compare(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task]) 
         task = board.leaderboard.task
         _check_known(settings.compare, task, {b.task for b in there})
         baseline = _baseline_of(board, there)
+        left = tuple(b for b in left if b is not baseline)
         result = evaluate_gate(
             baseline,
             _snapshot(board, tasks, "", by_automatic=_automatic(baseline)),
@@ -262,7 +268,7 @@ def compare(settings: Settings, boards: Sequence[Board], tasks: Sequence[Task]) 
         except OSError as error:
             raise UsageError(f"{file}: cannot be written: {error.strerror or error}") from None
         results.append(result)
-    return tuple(results)
+    return tuple(results), left
 
 
 def _baseline_of(board: Board, there: Sequence[Baseline]) -> Baseline:
@@ -270,15 +276,6 @@ def _baseline_of(board: Board, there: Sequence[Baseline]) -> Baseline:
     task, rubric = board.leaderboard.task, board.leaderboard.rubric
     mine = [b for b in reversed(there) if b.task == task]
     return min(mine, key=lambda b: (b.rubric_sha256 != rubric.sha256, b.rubric != rubric.id))
-
-
-def not_compared(settings: Settings, boards: Sequence[Board]) -> list[str]:
-    """What to say of baselines that no leaderboard was compared with: a suite that is gone cannot fail."""
-    assert settings.compare is not None
-    there = read_baseline(settings.compare)
-    compared = [_baseline_of(board, there) for board in boards]
-    left = [f"{b.task} by {b.rubric}" for b in there if b not in compared]
-    return [visible(f"Not compared, as this session has no leaderboard of it: {', '.join(left)}.")] if left else []
 
 
 def forget(settings: Settings, boards: Iterable[Board]) -> None:
@@ -368,6 +365,12 @@ def _scored(row: BaselineRow) -> int:
 def _automatic(baseline: Baseline) -> set[RowName]:
     """The rows that rest on automatic scores alone."""
     return {row.name for row in baseline.rows if row.tier == Tier.AUTO}
+
+
+def not_compared(left: Iterable[Baseline]) -> list[str]:
+    """What to say of baselines that no leaderboard was compared with: a suite that is gone cannot fail."""
+    named = ", ".join(f"{b.task} by {b.rubric}" for b in left)
+    return [visible(f"Not compared, as this session has no leaderboard of it: {named}.")] if named else []
 
 
 def lines(results: Iterable[GateResult]) -> Iterator[tuple[str, Mapping[str, Any]]]:
