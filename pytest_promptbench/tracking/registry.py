@@ -96,7 +96,7 @@ class PromptRegistry:
         self._store.client.set_prompt_tag(task, HISTORY, json.dumps(list(history[-KEPT:])))
 
     def text(self, task: str, registered: Registered) -> Prompt:
-        """A registered prompt with its messages, whatever has become of its file. UsageError where it was changed."""
+        """A registered prompt with its messages, whatever has become of its file. UsageError where it has none."""
         with translated(self._store.uri):
             found = self._store.client.get_prompt_version(task, str(registered.number))
         try:
@@ -107,16 +107,10 @@ class PromptRegistry:
         except (TypeError, KeyError, ValueError):
             same = False
         if not same:
-            where = f"the champion of {task}, version {registered.number} in MLflow's prompt registry, is not "
-            if SHA256 not in found.tags:
-                raise UsageError(
-                    f"{where}a text, nor messages of a role and a text each; it was registered by hand: move the alias "
-                    f"{CHAMPION} to another version in MLflow, as --bench-rollback does"
-                )
             raise UsageError(
-                f"{where}the text that was promoted as {registered.version}: put "
-                f"prompts/{task}/{registered.version}.yaml back as it was, or roll the promotion back with "
-                "--bench-rollback"
+                f"the champion of {task}, version {registered.number} in MLflow's prompt registry, is not a text, nor "
+                "messages of a role and a text each with params in JSON; it, or its tags, were written by hand: move "
+                f"the alias {CHAMPION} to another version in MLflow, as --bench-rollback does"
             )
         return Prompt(task=task, version=registered.version, messages=messages, params=params, sha256=registered.sha256)
 
