@@ -256,7 +256,7 @@ def compare(
         left = tuple(b for b in left if b is not baseline)
         result = evaluate_gate(
             baseline,
-            _snapshot(board, tasks, "", by_automatic=_automatic(baseline)),
+            _snapshot(board, tasks, "", by_automatic=_automatic(baseline), like=baseline),
             tolerances,
             strict=settings.strict,
             selected=_selected(settings, tasks, task),
@@ -308,7 +308,14 @@ def run_self_test(settings: Settings, tasks: Sequence[Task], n: int) -> StepResu
     )
 
 
-def _snapshot(board: Board, tasks: Sequence[Task], now: str, *, by_automatic: Collection[RowName] = ()) -> Baseline:
+def _snapshot(
+    board: Board,
+    tasks: Sequence[Task],
+    now: str,
+    *,
+    by_automatic: Collection[RowName] = (),
+    like: Baseline | None = None,
+) -> Baseline:
     """A leaderboard's scores that count. UsageError where none of its suites was collected, as of a packet's."""
     task, rubric = board.leaderboard.task, board.leaderboard.rubric
     group = task, rubric.sha256
@@ -324,6 +331,7 @@ def _snapshot(board: Board, tasks: Sequence[Task], now: str, *, by_automatic: Co
         suites,
         cells_now=board.cells_now,
         by_automatic=by_automatic,
+        like=like,
         saved_at=now,
     )
     return _of_the_files(found, board.cells_now)

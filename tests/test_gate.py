@@ -903,6 +903,50 @@ def test_scenarios_that_another_tier_has_judged_since_do_not_pair():
     assert [c.reason for c in corrected.unpaired] == ["judged by claude-code in the baseline, by human now"]
 
 
+def checked(*scenarios: str, repeats: int = 1) -> tuple[Leaderboard, list[LoggedCandidate]]:
+    """Twelve scenarios that Claude Code gave 4, of which a person has given ``scenarios`` 2."""
+    candidates = [candidate(s, 4, tier=Tier.CLAUDE_CODE, number=n) for s in "abcdefghijkl" for n in range(repeats)]
+    person = candidate("x", 2, tier=Tier.HUMAN).verdicts
+    candidates = [
+        replace(c, verdicts=(*c.verdicts, *person)) if c.scenario in scenarios and not c.candidate.endswith("1") else c
+        for c in candidates
+    ]
+    return build_leaderboard(candidates, RUBRIC, experiment="e", task="tip"), candidates
+
+
+@pytest.mark.parametrize("scenarios", ["a", "abcdefg", "abcdefghijkl"])
+def test_cells_that_a_person_has_checked_pair_by_claude_codes_verdicts(scenarios):
+    before = gate.snapshot(*checked(), [SUITE])
+    result = evaluate_gate(before, gate.snapshot(*checked(*scenarios), [SUITE], like=before), HALF)
+    assert (result.outcome, result.pairs, result.unpaired) == (GateOutcome.PASS, 12, ())
+    n = len(scenarios)
+    assert result.reasons[-1] == (
+        "haiku x v1 is compared by Claude Code's verdicts where the baseline has those: a person's on "
+        f"{n} {'candidate' if n == 1 else 'candidates'} are left aside"
+    )
+    repeated = gate.snapshot(*checked(*scenarios, repeats=2), [SUITE], like=before)
+    assert (repeated.rows[0].tier, repeated.rows[0].tiers, repeated.rows[0].aside) == ("claude-code", {}, n)
+
+
+def test_a_persons_cells_of_a_baseline_pair_with_a_persons():
+    people = gate.snapshot(*checked(*"abcdefg"), [SUITE])
+    assert people.rows[0].tier_of("a") == "human"
+    result = evaluate_gate(people, gate.snapshot(*checked(*"abc"), [SUITE], like=people), HALF)
+    assert [c.scenario for c in result.unpaired] == list("defg"), "Claude Code's would be another judge's"
+    assert (result.outcome, result.pairs) == (GateOutcome.PASS, 8)
+
+
+def test_a_row_is_saved_with_claude_codes_verdicts_until_a_person_has_judged_half_of_it():
+    (few,), (half,) = (gate.snapshot(*checked(*scenarios), [SUITE]).rows for scenarios in ("abcde", "abcdef"))
+    assert (few.tier, few.tiers, few.aside, few.scores["a"]["composite"]) == ("claude-code", {}, 5, 8.0)
+    assert (half.tier, half.tier_of("a"), half.tier_of("g")) == ("claude-code+human", "human", "claude-code")
+    board, candidates = checked("a")
+    partly = [replace(c, verdicts=c.verdicts[1:]) if c.scenario == "a" else c for c in candidates]
+    (mixed,) = gate.snapshot(build_leaderboard(partly, RUBRIC, experiment="e", task="tip"), partly, [SUITE]).rows
+    assert (mixed.tier, mixed.aside) == ("claude-code+human", 0), "Claude Code has not judged the whole row"
+    assert board.rows[0].tier == "claude-code+human", "the leaderboard counts the person's"
+
+
 def test_a_snapshot_knows_the_scenarios_of_every_suite_of_its_leaderboard():
     other = replace(SUITE, scenarios=(Scenario(id="h", vars={"x": 3}), Scenario(id="a", vars={"x": 1})))
     clash = replace(SUITE, scenarios=(Scenario(id="a", vars={"x": 9}),))

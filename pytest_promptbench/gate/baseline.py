@@ -25,7 +25,7 @@ from ..records import (
     sha256,
     unique_keys,
 )
-from ..scores import automatic_score, sit_down_score, tier_scores, tier_text
+from ..scores import SIT_DOWN, Scored, automatic_score, sit_down_score, tier_scores, tier_text
 
 BASELINE_SCHEMA = "promptbench/baseline/1"
 
@@ -40,7 +40,8 @@ class BaselineRow(Record):
 
     tier: whose verdicts these are. judge: the judge's fingerprint within the tier (for the automatic tier: model,
     parameters, rubric and judge prompt in one hash). tiers: scenario -> tier, where the row has several. judges: of the
-    sit-down tiers, who judged. aside: how many sit-down labels were left aside for automatic scores.
+    sit-down tiers, who judged. aside: how many candidates' sit-down labels were left aside for automatic scores, or a
+    person's for Claude Code's.
     """
 
     model: str
@@ -96,6 +97,7 @@ def snapshot(
     *,
     cells_now: Mapping[tuple[str, str, str], str] | None = None,
     by_automatic: Collection[RowName] = (),
+    like: Baseline | None = None,
     saved_at: str = "",
 ) -> Baseline:
     """A session's scores as a Baseline, to be saved or to be compared with one.
@@ -103,14 +105,17 @@ def snapshot(
     Composites and criteria are means over the verdicts of ``candidates``, which should be those that the leaderboard
     counts, of the tier that its row rests on. A row of which an audit has labelled a part rests on its automatic scores
     here: the labels were picked. So do rows of ``by_automatic`` that have any, as what they are to be compared with
-    has no others. ``suites``: all that share the leaderboard. ``cells_now``: (model, prompt, scenario) -> the content
-    that the files give today; what another content was scored says nothing about them. A scenario without a score that
-    counts is there as unscored.
+    has no others. A row that Claude Code has judged whole, and a person less than half of, rests on Claude Code's
+    verdicts. With ``like``, the baseline to be compared with, each scenario rests on the sit-down tier that it has
+    there, where all of its candidates here have that, too. ``suites``: all that share the leaderboard. ``cells_now``:
+    (model, prompt, scenario) -> the content that the files give today; what another content was scored says nothing
+    about them. A scenario without a score that counts is there as unscored.
     """
     cells: dict[RowName, list[LoggedCandidate]] = {(row.model, row.prompt): [] for row in board.rows}
     for candidate in candidates:
         if (candidate.model, candidate.prompt) in cells:
             cells[candidate.model, candidate.prompt].append(candidate)
+    tier_there = {row.name: row.tier_of for row in like.rows} if like is not None else {}
     rows = [
         _row(
             row,
@@ -118,6 +123,7 @@ def snapshot(
             board.rubric,
             cells_now,
             by_automatic=(row.model, row.prompt) in by_automatic and row.auto_composite is not None,
+            tier_there=tier_there.get((row.model, row.prompt)),
         )
         for row in sorted(board.rows, key=lambda r: (r.model, r.prompt))
     ]
@@ -154,32 +160,58 @@ def _row(
     cells_now: Mapping[tuple[str, str, str], str] | None,
     *,
     by_automatic: bool,
+    tier_there: Callable[[str], str | None] | None,
 ) -> BaselineRow:
     partly = row.calibrated is not None and bool(row.calibrated["audited"])
     automatic = partly or by_automatic or row.tier == Tier.AUTO
+    scored = [
+        (c, tier_scores(c, rubric)) for c in candidates if cells_now is None or cells_now.get(c.names) == c.content
+    ]
     found: dict[str, list[tuple[str, float]]] = {c.scenario: [] for c in candidates}
-    counting: list[tuple[LoggedCandidate, Verdict]] = []
+    verdicts: list[Verdict] = []
     tiers: dict[str, set[Tier]] = {}
-    for c in candidates:
-        score = (automatic_score if automatic else sit_down_score)(tier_scores(c, rubric))
+    aside = row.judged if automatic else 0
+    one_tier = {} if automatic else _one_tier(scored, tier_there)
+    for c, scores in scored:
+        counts = (automatic_score if automatic else sit_down_score)(scores)
+        score = next((s for s in scores if s.tier is one_tier.get(c.scenario)), counts)
         verdict = None if score is None else c.latest(score.tier)
-        now = cells_now is None or cells_now.get(c.names) == c.content
-        if verdict is not None and score is not None and now:
-            counting.append((c, verdict))
-            tiers.setdefault(c.scenario, set()).add(score.tier)
-            found[c.scenario] += [("composite", score.value), *_criteria(verdict, c, rubric)]
-    tier = Tier.AUTO.value if automatic else row.tier
+        if score is None or verdict is None:
+            continue
+        verdicts.append(verdict)
+        tiers.setdefault(c.scenario, set()).add(score.tier)
+        found[c.scenario] += [("composite", score.value), *_criteria(verdict, c, rubric)]
+        aside += score is not counts
+    tier = Tier.AUTO.value if automatic else tier_text(t for of in tiers.values() for t in of) or row.tier
     several = any(of != {tier} for of in tiers.values())
     return BaselineRow(
         model=row.model,
         prompt=row.prompt,
         tier=tier,
-        judge=_automatic_judge(v for _, v in counting) if automatic else None,
+        judge=_automatic_judge(verdicts) if automatic else None,
         tiers={s: tier_text(of) or "" for s, of in sorted(tiers.items())} if several else {},
-        judges={} if automatic else _judges(v for _, v in counting),
-        aside=row.judged if automatic else 0,
+        judges={} if automatic else _judges(verdicts),
+        aside=aside,
         scores={scenario: stats.cluster_means(named) for scenario, named in sorted(found.items())},
     )
+
+
+def _one_tier(scored: Iterable[Scored], tier_there: Callable[[str], str | None] | None) -> dict[str, Tier]:
+    """Scenario -> the tier by which all its candidates are taken: the one it has there.
+
+    Without ``tier_there``: Claude Code's, where it judged the whole row and a person less than half. A person's verdict
+    on one side beside Claude Code's on the other would compare two judges, who differ in how strict they are.
+    """
+    common: dict[str, set[Tier]] = {}
+    for c, scores in scored:
+        tiers = {s.tier for s in scores if s.tier in SIT_DOWN}
+        if tiers:
+            common[c.scenario] = common.get(c.scenario, tiers) & tiers
+    if tier_there is not None:
+        return {s: t for s, tiers in common.items() for t in tiers if t == tier_there(s)}
+    by_claude, by_people = (sum(t in tiers for tiers in common.values()) for t in (Tier.CLAUDE_CODE, Tier.HUMAN))
+    checked = by_claude == len(common) > 2 * by_people
+    return dict.fromkeys(common, Tier.CLAUDE_CODE) if checked else {}
 
 
 def _automatic_judge(verdicts: Iterable[Verdict]) -> str | None:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from .. import statistics as stats
 from ..errors import UsageError
-from ..records import Record
-from .baseline import Baseline, Better, RowName
+from ..records import Record, Tier
+from .baseline import Baseline, BaselineRow, Better, RowName
 from .matching import CellName, Pairing, changed, match, problems
 from .tolerance import DEFAULT_TOLERANCES, Tolerance
 
@@ -162,13 +162,23 @@ def _reasons(comparisons: Iterable[GateComparison], cells: Pairing, tolerances: 
     for word, names in (("new", cells.new), ("vanished", cells.vanished), ("unpaired", cells.unpaired)):
         if names:
             reasons.append(f"{len(names)} {word} {'cell' if len(names) == 1 else 'cells'}: {_listed(names)}")
-    reasons += [
-        f"{' x '.join(row.name)} is compared by its automatic scores, on which the baseline rests: its {row.aside} "
-        f"sit-down {'label is' if row.aside == 1 else 'labels are'} left aside"
-        for name, row in sorted(cells.now.items())
-        if row.aside and name in cells.old
-    ]
+    reasons += [_about_aside(row) for name, row in sorted(cells.now.items()) if row.aside and name in cells.old]
     return tuple(reasons)
+
+
+def _about_aside(row: BaselineRow) -> str:
+    name = " x ".join(row.name)
+    if row.tier == Tier.AUTO:
+        labels = "label is" if row.aside == 1 else "labels are"
+        return (
+            f"{name} is compared by its automatic scores, on which the baseline rests: its {row.aside} sit-down "
+            f"{labels} left aside"
+        )
+    candidates = "candidate" if row.aside == 1 else "candidates"
+    return (
+        f"{name} is compared by Claude Code's verdicts where the baseline has those: a person's on {row.aside} "
+        f"{candidates} are left aside"
+    )
 
 
 def check_metrics(tolerances: Iterable[Tolerance], rubric: str, known: Collection[str]) -> None:
