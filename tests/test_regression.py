@@ -392,7 +392,14 @@ def test_one_label_does_not_part_a_session_from_its_automatic_baseline(tmp_path:
         project.score(value=5)
         assert project.pytest("--judge-apply", "packet.json").code == 0
         assert project.pytest("--bench-save=base.json").code == 0
-    assert json.loads((tmp_path / "base.json").read_text())["suites"][0]["rows"][0]["tier"] == "claude-code"
+        assert json.loads((tmp_path / "base.json").read_text())["suites"][0]["rows"][0]["tier"] == "claude-code"
+        packet = project.packet()
+        packet.update(judge_kind="human", items=packet["items"][:1])
+        packet["items"][0]["candidates"][0]["scores"]["relevance"] = 1
+        (tmp_path / "packet.json").write_text(json.dumps(packet))
+        checked = project.pytest("--judge-apply", "packet.json", "--bench-compare=base.json")
+    assert "gate of tip: PASS (7 pairs)" in checked.out, checked.text
+    assert "Claude Code's verdicts where the baseline has those: a person's on 1 candidate are left" in checked.out
 
 
 def test_a_baseline_of_the_same_task_by_another_rubric_stays(tmp_path: Path) -> None:
