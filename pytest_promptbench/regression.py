@@ -378,7 +378,10 @@ def _automatic(baseline: Baseline) -> set[RowName]:
 def not_compared(left: Iterable[Baseline]) -> list[str]:
     """What to say of baselines that no leaderboard was compared with: a suite that is gone cannot fail."""
     named = ", ".join(f"{b.task} by {b.rubric}" for b in left)
-    return [visible(f"Not compared, as this session has no leaderboard of it: {named}.")] if named else []
+    if not named:
+        return []
+    told = f"Not compared, as this session has no leaderboard of it: {named}."
+    return [visible(f"{told} What is gone for good, take out of the baseline's file.")]
 
 
 def lines(results: Iterable[GateResult]) -> Iterator[tuple[str, Mapping[str, Any]]]:
