@@ -1,4 +1,4 @@
-"""Which candidates a person should look at to check the automatic judge, and with which probability each was drawn.
+"""Which candidates a person should look at to check a judge, and with which probability each was drawn.
 
 An audit that was drawn says nothing yet about the labels there are: only when its packet is taken in does it give those
 that it brought their sampling probability. Until then its draw stands on the candidates under the audit's own id.
@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .records import Draw, LoggedCandidate, Record, Rubric, sha256
+from .records import Draw, LoggedCandidate, Record, Rubric, Tier, sha256
 from .scores import verdict_composite
 
 
@@ -85,6 +85,20 @@ def sampling_probabilities(candidates: Iterable[LoggedCandidate]) -> dict[str, f
 def auditable(candidates: Iterable[LoggedCandidate]) -> list[LoggedCandidate]:
     """Those that the automatic judge has scored."""
     return [c for c in candidates if c.error is None and c.automatic() is not None]
+
+
+def unchecked(candidates: Iterable[LoggedCandidate]) -> list[LoggedCandidate]:
+    """Those that Claude Code has judged and no person has."""
+    return [c for c in candidates if c.error is None and (v := c.sit_down()) and v.judge.tier is Tier.CLAUDE_CODE]
+
+
+def spot_check(
+    candidates: Iterable[LoggedCandidate], rubric: Rubric, n: int, *, experiment: str, task: str
+) -> tuple[list[LoggedCandidate], int]:
+    """Up to ``n`` of the ``unchecked``, drawn at random, and the seed; drawn twice, they are the same."""
+    seed = int(sha256(["promptbench-spot-check", experiment, task, rubric.sha256, n])[:8], 16)
+    pool = sorted(unchecked(candidates), key=lambda c: c.run_id)
+    return random.Random(seed).sample(pool, min(n, len(pool))), seed
 
 
 def disagreement(candidate: LoggedCandidate, rubric: Rubric, *, with_itself: bool) -> float | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .audit import Audit, auditable, next_audit, sampling_probabilities
+from .audit import Audit, auditable, next_audit, sampling_probabilities, spot_check, unchecked
 from .autojudge import BATCH, asking_models, judge_and_write, updated, writing_to
 from .clock import utc_now
 from .errors import PacketError, TrackingError, UsageError
@@ -123,9 +123,9 @@ def _groups(
     if not chosen:
         raise missing[0]
     if settings.audit is not None:
-        # Neither a suite that programs score nor one that no automatic judge has scored holds another's audit up.
+        # Neither a suite that programs score nor one that no judge has scored holds another's audit up.
         chosen = [(t, c) for t, c in chosen if t.suite.rubric.judged] or chosen
-    waiting = [(t, c) for t, c in chosen if (c if settings.audit is None else auditable(c))]
+    waiting = [(t, c) for t, c in chosen if (c if settings.audit is None else auditable(c) or unchecked(c))]
     return waiting or chosen[:1], said
 
 
@@ -199,14 +199,20 @@ def _from_here(file: Path) -> str:
 def _packet(settings: Settings, store: TrackingStore, task: Task, candidates: list[LoggedCandidate]) -> _Made:
     """The packet of one group."""
     what, audit, seed = plural(len(candidates), "pending candidate"), None, _seed(settings)
-    asked = None
-    if settings.audit is not None:
+    asked, judge = None, Tier.CLAUDE_CODE
+    if settings.audit is not None and not auditable(candidates) and (pool := unchecked(candidates)):
+        group = {"experiment": task.experiment, "task": task.suite.task}
+        candidates, seed = spot_check(pool, task.suite.rubric, settings.audit, **group)
+        drawn = plural(len(candidates), "candidate")
+        what, judge = f"{drawn} (at random of {len(pool)} that Claude Code judged, for a person)", Tier.HUMAN
+    elif settings.audit is not None:
         audit, what, asked = _audit(settings, store, task, candidates)
         candidates, seed = [d.candidate for d in audit.drawn], audit.seed
     packet = build_packet(
         store.texts(candidates),
         task.suite.rubric,
         experiment=task.experiment,
+        judge_kind=judge,
         seed=seed,
         reveal=settings.reveal,
         duplicates=settings.duplicates,
@@ -230,7 +236,8 @@ def _audit(
         raise UsageError(f"--judge-audit: programs fill all of the rubric {rubric.id}, so there is no judge to check")
     if not pool:
         raise UsageError(
-            f"--judge-audit: the automatic judge has scored nothing in {task.experiment}; run pytest with --judge-auto"
+            f"--judge-audit: the automatic judge has scored nothing in {task.experiment}, nor Claude Code anything "
+            "that no person has; run pytest with --judge-auto"
         )
     asked = None
     if all(c.sit_down() is None for c in pool):

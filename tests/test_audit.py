@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pytest_promptbench.audit import Audit, disagreement, draw, next_audit, sampling_probabilities
+from pytest_promptbench.audit import Audit, disagreement, draw, next_audit, sampling_probabilities, spot_check
 from pytest_promptbench.records import Criterion, Fingerprint, Judge, LoggedCandidate, Rubric, Tier, Verdict
 from pytest_promptbench.scores import sit_down_score, tier_scores
 from pytest_promptbench.statistics import calibrated_mean
@@ -386,6 +386,46 @@ def test_auditing_what_no_judge_has_scored_says_what_to_do(tmp_path: Path) -> No
         assert result.code == 4
         assert "--judge-audit: the automatic judge has scored nothing in tip-bench-" in result.text
         assert "run pytest with --judge-auto" in result.text
+
+
+def test_a_spot_check_draws_from_what_claude_code_alone_has_judged() -> None:
+    def by(number: int, tier: Tier) -> LoggedCandidate:
+        verdict = Verdict(scores={"score": 5}, judge=Judge(tier=tier, name="j"))
+        return replace(candidate(number, auto=None), verdicts=(verdict,))
+
+    pool = [by(i, Tier.CLAUDE_CODE) for i in range(40)]
+    others = [by(50, Tier.HUMAN), candidate(60, auto=None), replace(by(70, Tier.CLAUDE_CODE), error="timeout")]
+    drawn, again, more = (
+        spot_check(p, RUBRIC, n, experiment="e", task="tip")
+        for p, n in (([*pool, *others], 9), ([*others, *reversed(pool)], 9), ([*pool, *others], 99))
+    )
+    assert drawn == again
+    assert {c.run_id for c in drawn[0]} < {c.run_id for c in pool}
+    assert sorted(more[0], key=lambda c: c.run_id) == pool
+
+
+def test_without_an_automatic_judge_a_person_checks_what_claude_code_judged(tmp_path: Path) -> None:
+    with ScriptedProvider(reply=reply) as provider:
+        project = project_in(tmp_path, provider)
+        asked = ("--judge-export", "check.json", "--judge-audit", "2")
+        assert project.pytest().code == 0
+        project.pytest("--judge-export", "packet.json")
+        blank = {i["item"]: i for i in project.packet()["items"]}
+        project.score(value=4, judged_by="opus")
+        assert project.pytest("--judge-apply", "packet.json").code == 0
+        exported = project.pytest(*asked)
+        assert "exported 2 candidates (at random of 6 that Claude Code judged, for a person)" in exported.out
+        packet = project.packet("check.json")
+        assert (packet["judge_kind"], "audit" in packet) == ("human", False), "it is no audit of an automatic judge"
+        assert [blank[i["item"]] for i in packet["items"]] == packet["items"], "nothing of Claude Code's is in it"
+        assert project.pytest(*asked).code == 0
+        assert project.packet("check.json") == packet
+        project.score("check.json", value=3, judged_by="ann")
+        applied = project.pytest("--judge-apply", "check.json")
+        assert "applied 2, unchanged 0, still pending 0" in applied.out, applied.text
+        assert "claude-code" in applied.out
+        assert project.pytest(*asked).code == 0
+        assert {i["item"] for i in project.packet("check.json")["items"]}.isdisjoint(i["item"] for i in packet["items"])
 
 
 def test_an_audit_is_of_the_selected_suites_and_no_unjudged_one_holds_it_up(tmp_path: Path) -> None:

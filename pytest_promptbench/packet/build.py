@@ -26,12 +26,13 @@ def build_packet(
     rubric: Rubric,
     *,
     experiment: str,
+    judge_kind: Tier = Tier.CLAUDE_CODE,
     seed: int,
     reveal: bool = False,
     duplicates: int = 0,
     audit: str | None = None,
 ) -> dict[str, Any]:
-    """A packet of these candidates, read with their texts; failed ones are left out.
+    """A packet of these candidates for a judge of this kind, read with their texts; failed ones are left out.
 
     ``duplicates``: so many of them, drawn at random, stand there a second time under another id, which shows how well
     a judge agrees with itself. Order and draw depend on ``seed`` alone, not on the order of ``candidates``. ``reveal``
@@ -52,7 +53,7 @@ def build_packet(
     return {
         "schema": PACKET_SCHEMA,
         "experiment": experiment,
-        "judge_kind": Tier.CLAUDE_CODE.value,
+        "judge_kind": judge_kind.value,
         **({} if audit is None else {"audit": audit}),
         "rubric": {
             "id": rubric.id,

@@ -137,7 +137,7 @@ _TABLE: tuple[tuple[str, dict[str, Any]], ...] = (
         {
             "metavar": "N",
             "type": _positive,
-            "help": "with --judge-export: only N candidates, chosen to check the automatic judge",
+            "help": "with --judge-export: only N candidates, chosen to check the automatic judge, or Claude Code",
         },
     ),
     (
