@@ -1309,7 +1309,7 @@ def test_of_a_job_whose_process_was_killed_the_end_is_not_known(tmp_path: Path) 
     assert jobs.find("../" + folder.name) is None
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_run_whose_process_is_ended_pays_for_nothing_more_and_keeps_what_is_paid(
     root: Path, logged: Project, how: signal.Signals
 ) -> None:

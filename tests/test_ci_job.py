@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from .project import Project, migrated_database
@@ -62,47 +64,60 @@ def run_job(clone: Path, project: Project, *, key: str = "k") -> subprocess.Comp
     return subprocess.CompletedProcess(collect, second.returncode, first.stdout + second.stdout, second.stderr)
 
 
-def test_the_job_saves_a_baseline_passes_what_is_the_same_and_fails_a_regression(tmp_path: Path) -> None:
-    origin = tmp_path / "origin"
-    origin.mkdir()
+@pytest.fixture
+def origin(tmp_path: Path) -> Iterator[Project]:
+    """A repository with evals and a judge."""
     with ScriptedProvider(reply=reply) as provider:
-        project = Project(
-            origin, provider, models=("haiku",), prompts=("v1",), scenarios=8, suite="judge: {model: haiku}\n"
-        ).write()
-        git(origin, "init", "-q")
-        git(origin, "add", "-A")
-        git(origin, "commit", "-qm", "evals")
+        suite = "judge: {model: haiku}\n"
+        project = Project(tmp_path / "origin", provider, models=("haiku",), prompts=("v1",), scenarios=8, suite=suite)
+        project.write()
+        git(project.root, "init", "-q")
+        commit(project.root, "evals")
+        yield project
 
-        def clone(name: str) -> Path:
-            git(tmp_path, "clone", "-q", str(origin), name)
-            migrated_database(tmp_path / name / "mlflow.db")
-            return tmp_path / name
 
-        without_key = run_job(clone("fork"), project, key="")
-        assert without_key.returncode == 0, without_key.stdout + without_key.stderr
-        assert "::warning::no key for the automatic judge" in without_key.stdout
-        assert not (tmp_path / "fork/evals/baseline.json").exists(), "nothing was scored, so nothing is a baseline"
+def commit(folder: Path, message: str) -> None:
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", message)
 
-        first = run_job(clone("first"), project)
-        assert first.returncode == 0, first.stdout + first.stderr
-        assert "::warning::main has no evals/baseline.json, so nothing is compared" in first.stdout
-        assert "baseline: " in first.stdout, first.stdout
-        baseline = (tmp_path / "first/evals/baseline.json").read_text()
-        assert json.loads(baseline)["suites"][0]["rows"][0]["tier"] == "auto"
 
-        (origin / "evals/baseline.json").write_text(baseline)
-        git(origin, "add", "-A")
-        git(origin, "commit", "-qm", "baseline")
-        same = run_job(clone("same"), project)
-        assert same.returncode == 0, same.stdout + same.stderr
-        assert "gate of tip: PASS (8 pairs)" in same.stdout
+def clone(origin: Project, name: str) -> Path:
+    folder = origin.root.parent / name
+    git(folder.parent, "clone", "-q", str(origin.root), name)
+    migrated_database(folder / "mlflow.db")
+    return folder
 
-        worse = clone("worse")
-        prompt = worse / "prompts/tip/v1.yaml"
-        prompt.write_text(prompt.read_text().replace("be v1", "be rude"))
-        failed = run_job(worse, project)
-        assert failed.returncode == 1, failed.stdout + failed.stderr
-        assert "gate of tip: FAIL (8 pairs)" in failed.stdout
-        assert "composite -4.00" in failed.stdout
-        assert "changed since the baseline: prompts: v1" in failed.stdout
-        assert "**Gate of tip: fail**" in (worse / "github-summary").read_text()
+
+@pytest.mark.slow
+def test_without_a_key_the_job_collects_and_saves_no_baseline(origin: Project) -> None:
+    fork = clone(origin, "fork")
+    without_key = run_job(fork, origin, key="")
+    assert without_key.returncode == 0, without_key.stdout + without_key.stderr
+    assert "::warning::no key for the automatic judge" in without_key.stdout
+    assert not (fork / "evals/baseline.json").exists(), "nothing was scored, so nothing is a baseline"
+
+
+def test_the_job_saves_a_baseline_passes_what_is_the_same_and_fails_a_regression(origin: Project) -> None:
+    folder = clone(origin, "first")
+    first = run_job(folder, origin)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "::warning::main has no evals/baseline.json, so nothing is compared" in first.stdout
+    assert "baseline: " in first.stdout, first.stdout
+    baseline = (folder / "evals/baseline.json").read_text()
+    assert json.loads(baseline)["suites"][0]["rows"][0]["tier"] == "auto"
+
+    (origin.root / "evals/baseline.json").write_text(baseline)
+    commit(origin.root, "baseline")
+    same = run_job(clone(origin, "same"), origin)
+    assert same.returncode == 0, same.stdout + same.stderr
+    assert "gate of tip: PASS (8 pairs)" in same.stdout
+
+    worse = clone(origin, "worse")
+    prompt = worse / "prompts/tip/v1.yaml"
+    prompt.write_text(prompt.read_text().replace("be v1", "be rude"))
+    failed = run_job(worse, origin)
+    assert failed.returncode == 1, failed.stdout + failed.stderr
+    assert "gate of tip: FAIL (8 pairs)" in failed.stdout
+    assert "composite -4.00" in failed.stdout
+    assert "changed since the baseline: prompts: v1" in failed.stdout
+    assert "**Gate of tip: fail**" in (worse / "github-summary").read_text()

@@ -103,7 +103,8 @@ def test_a_killed_loop_goes_on_without_paying_twice(
     killed_and_resumed(project, provider, answers, concurrency=concurrency)
 
 
-@pytest.mark.parametrize("answers", [20, pytest.param(6, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("answers", [20, 6])
 def test_a_killed_loop_of_checks_alone_goes_on(tmp_path: Path, provider: ScriptedProvider, answers: int) -> None:
     """In the start, or once a round has begun: what was logged is scored, and the rest is as it comes."""
     project = checked_project(tmp_path, provider)

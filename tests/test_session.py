@@ -766,7 +766,7 @@ def test_no_file_of_the_session_stays_open_in_a_process_that_goes_on(project: Pr
     assert (result.code, "open: []" in result.out) == (0, True), result.text
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.slow), "2"])
 def test_ctrl_c_loses_nothing_that_was_paid_for(project: Project, workers: str) -> None:
     project.provider.latency_s = 3.0  # still on their way when it looks, on a busy machine too
     process = project.start("-n", workers, "--bench-concurrency", "3")
@@ -812,7 +812,7 @@ def test_ctrl_c_while_mlflow_takes_long_at_the_end_gives_up_on_it_and_reports_th
     assert len(project.runs()) == 24
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.slow)])
 def test_sigkill_loses_nothing_that_was_answered(project: Project, workers: str) -> None:
     project.provider.latency_s = 0.3
     process = project.start("-n", workers, "--bench-concurrency", "2")
@@ -1615,7 +1615,7 @@ def test_asking_before_anything_ran_says_what_to_do_and_makes_no_database(projec
     assert not list(project.root.glob("mlflow*"))
 
 
-@pytest.mark.parametrize("store", ["file:///tmp/mlruns", "./mlruns"])
+@pytest.mark.parametrize("store", ["file:///tmp/mlruns", pytest.param("./mlruns", marks=pytest.mark.slow)])
 def test_a_store_that_holds_no_candidates_is_told_before_anything_is_paid(project: Project, store: str) -> None:
     project.environ = {"MLFLOW_TRACKING_URI": store}
     done = project.pytest()

@@ -462,7 +462,7 @@ def test_pages_are_no_wider_than_a_phone(logged: Project, browser: Browser) -> N
 
 @pytest.mark.browser
 @needs_chromium
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", [360, pytest.param(1280, marks=pytest.mark.slow)])
 def test_what_scrolls_is_reached_by_keyboard(logged: Project, tmp_path: Path, browser: Browser, width: int) -> None:
     """Not every browser lets the keyboard reach a box for its scrolling alone."""
     screen = {"width": width, "height": 740, "deviceScaleFactor": 1, "mobile": width < 500}
