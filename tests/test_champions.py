@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import threading
@@ -389,6 +390,19 @@ def test_long_params_are_part_of_a_champion(tmp_path: Path) -> None:
     prompt = Prompt(task="tip", version="v1", messages=messages, params=params, sha256=sha256(content))
     registered = registry.promote("tip", prompt, lineage={}, message="test")
     assert registry.text("tip", registered) == prompt
+
+
+def test_mlflows_list_of_prompts_says_nothing_of_the_version_that_was_registered_last(tmp_path: Path) -> None:
+    """After a rollback it would be that of another than the champion."""
+    migrated_database(tmp_path / "mlflow.db")
+    registry = PromptRegistry(TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path / "artifacts"))
+    for version in ("a", "b"):
+        prompt = dataclasses.replace(text_prompt(version), params={"temperature": 0.5})
+        registry.promote("tip", prompt, lineage={"promptbench.task": "tip"}, message="test")
+    registry.roll_back("tip")
+    (listed,) = registry._store.client.search_prompts()
+    assert {k: v for k, v in listed.tags.items() if k.startswith("promptbench.")} == {HISTORY: "[1]"}
+    assert registry._store.client.get_prompt_version("tip", "2").tags["promptbench.version"] == "b"
 
 
 @pytest.mark.parametrize(

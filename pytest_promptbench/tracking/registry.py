@@ -128,8 +128,10 @@ class PromptRegistry:
                     name=task,
                     template=[m.to_json() for m in prompt.messages],
                     commit_message=storable(message),
-                    tags=tags,
+                    tags=dict(tags),  # which MLflow writes its own into
                 )
+                for key in tags:  # MLflow gives them to the prompt, too, where they would stay, whoever is champion
+                    self._store.client.delete_prompt_tag(task, key)
             except Exception as error:
                 if code_of(error) != "INVALID_PARAMETER_VALUE":
                     raise
