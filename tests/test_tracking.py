@@ -36,7 +36,7 @@ from pytest_promptbench.records import (
 from pytest_promptbench.settings import Identity, resolve
 from pytest_promptbench.tracking import runs as runs_module
 from pytest_promptbench.tracking import tables
-from pytest_promptbench.tracking.address import check_takes_candidates, redacted
+from pytest_promptbench.tracking.address import check_takes_candidates, redacted, translated
 from pytest_promptbench.tracking.entry import Logged
 from pytest_promptbench.tracking.registry import PromptRegistry
 from pytest_promptbench.tracking.spans import trace_id
@@ -943,6 +943,22 @@ def test_a_store_that_cannot_be_reached_is_named_without_its_password(monkeypatc
     told = "".join(traceback.format_exception(caught.value))  # as a task's log in Airflow has it, with all causes
     assert "Max retries exceeded" in told
     assert "hunter" not in told
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        ("UNAUTHENTICATED", "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"),
+        ("PERMISSION_DENIED", "logging or judging EDIT, on the experiment"),
+    ],
+)
+def test_who_may_not_is_told_what_is_needed(code: str, remedy: str) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos import databricks_pb2
+
+    refused = MlflowException("failed with error code 40x != 200. " + "x" * 600, getattr(databricks_pb2, code))
+    with pytest.raises(TrackingError, match=f"error code 40x.*; .*{remedy}"), translated("http://127.0.0.1:9"):
+        raise refused
 
 
 @pytest.mark.parametrize(

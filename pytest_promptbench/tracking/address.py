@@ -29,6 +29,13 @@ _BY_NAME = frozenset({"databricks", "databricks-uc", "uc"})
 _TAKE = "take a database (sqlite:////path/mlflow.db) or a server's address (http://127.0.0.1:5000)"
 _BYTES = re.compile("[\udc80-\udcff]")
 """What Python has in place of the bytes of a name that is no text in the locale's encoding."""
+_REMEDIES = {
+    "UNAUTHENTICATED": "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to "
+    "those of a user there",
+    "PERMISSION_DENIED": "reading needs the permission READ, and logging or judging EDIT, on the experiment (of "
+    "champions, on the registered prompt); have an admin, or who has MANAGE on it, give it to this user",
+}
+"""By MLflow's code: what to do where a server knows no such user, or does not let it."""
 _MIGRATE = "mlflow migrate-filestore brings the old runs along"
 
 
@@ -130,6 +137,8 @@ def translated(uri: str) -> Any:
         raise
     except Exception as error:
         text = _without_secrets(" ".join(_STATEMENT.sub("", str(error)).split()), uri)[:500]
+        if remedy := _REMEDIES.get(code_of(error) or ""):
+            text += f"; {remedy}"
         # Whoever logs an exception logs its causes too, and MLflow's name the address with its password.
         cause = error if redacted(uri) == uri else None
         raise TrackingError(f"MLflow at {redacted(uri)}: {type(error).__name__}: {text}") from cause
