@@ -17,10 +17,10 @@ from pytest_promptbench.tracking.spans import trace_id
 
 from .project import TEST, Project, migrated_database
 from .provider import ScriptedProvider
-from .test_server import server
+from .test_server import folder, server
 from .test_web import Browser, needs_chromium
 
-__all__ = ["server"]
+__all__ = ["folder", "server"]
 SCRIPT = """
 import json, sys
 import mlflow

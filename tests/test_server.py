@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_promptbench.tracking.store import TrackingStore
+
 from .airflow_home import free_port
 from .project import Project, migrated_database
 from .provider import ScriptedProvider
@@ -54,8 +56,12 @@ def mlflow_server(folder: Path, backend: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("server")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[str]:
     migrated_database(folder / "mlflow.db")
     with mlflow_server(folder, f"sqlite:///{folder}/mlflow.db") as address:
         yield address
@@ -84,3 +90,14 @@ def test_collect_judge_and_rerun_through_a_tracking_server(tmp_path: Path, serve
         experiment = project.store.experiment(project.experiment())
         traces = mlflow.search_traces(locations=[experiment], run_id=project.runs()[0].info.run_id, return_type="list")
         assert len(traces) == 1
+
+
+def test_a_file_of_a_run_is_one_request(server: str, folder: Path) -> None:
+    """A session reads two files of every candidate that others have logged."""
+    store = TrackingStore(server, artifact_root=None)
+    run = store.client.create_run(store.experiment("files", create=True)).info.run_id
+    store.artifacts.keep("files", run, {"file.txt": "ä\r\n".encode()})
+    before = len((folder / "log.txt").read_text())
+    assert store.artifacts.text("files", run, "file.txt") == "ä\n"
+    asked = [line for line in (folder / "log.txt").read_text()[before:].splitlines() if "mlflow-artifacts" in line]
+    assert len(asked) == 1, asked

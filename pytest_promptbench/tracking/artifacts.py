@@ -92,9 +92,12 @@ class Artifacts:
         local = self._local(folder)
         if local is not None:
             return (local / name).read_text(encoding="utf-8")
-        from mlflow.artifacts import load_text
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        return str(load_text(f"{folder}/{name}"))
+        with tempfile.TemporaryDirectory(prefix="promptbench-") as kept:
+            # What every kind of artifact store has to have. MLflow's load_text asks first whether it is a folder.
+            get_artifact_repository(folder, tracking_uri=self._store.uri)._download_file(name, f"{kept}/{name}")
+            return Path(kept, name).read_text(encoding="utf-8")
 
     def has(self, experiment: str, run_id: str, name: str) -> bool:
         local = self._local(self._folder(experiment, run_id))
