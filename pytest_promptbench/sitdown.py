@@ -301,7 +301,8 @@ def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> StepR
     if store.experiment(packet.experiment) is None:
         raise PacketError(
             f"{path}: MLflow has no experiment {packet.experiment!r} in {redacted(store.uri)}; is MLFLOW_TRACKING_URI "
-            "the same, and is pytest started where the evals ran?"
+            "the same, and is pytest started where the evals ran? If it was renamed in MLflow, write its new name in "
+            "the packet"
         )
     everyone = store.read(packet.experiment)
     # Two folders may each have a rubric of this id: the packet's own text comes first, then what may be its newer one.

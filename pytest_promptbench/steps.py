@@ -43,6 +43,9 @@ def experiment_of(store: TrackingStore, settings: Settings, task: Task, *, optio
         known = f" Did you mean {close[0]!r}?"
     else:
         known = f" There are: {', '.join(sorted(earlier)[-5:])}." if earlier else ""
+        holder = store.experiment_with(task.suite.task)  # as where it was renamed in MLflow
+        if holder is not None and holder not in earlier:
+            known += f" The newest candidate of {task.suite.task} is in {holder!r}."
     raise UsageError(
         f"{option}: MLflow has no experiment {task.experiment!r}.{known} "
         "Run the evals first, name one with --bench-experiment, or start pytest where they ran: the store here is "

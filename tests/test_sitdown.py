@@ -293,6 +293,27 @@ def test_a_suite_that_never_ran_holds_no_packet_up(tmp_path: Path) -> None:
         assert "has no experiment 'joke-bench-" in project.pytest("--judge-export", "p.json", "-k", "test_joke").text
 
 
+def test_an_experiment_that_was_renamed_in_mlflow_is_found_by_its_new_name(tmp_path: Path) -> None:
+    """Whoever reads is told the name; and a packet from before can have it written into it, and is applied."""
+    migrated_database(tmp_path / "mlflow.db")
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",)).write()
+        project.pytest()
+        project.pytest("--judge-export", "packet.json")
+        store = project.store
+        store.client.rename_experiment(store.experiment(project.experiment()), "Tipps für alle")
+        for args in ((), ("--bench-experiment", "elsewhere")):
+            read = project.pytest("--bench-read", *args)
+            assert read.code == 4
+            assert "The newest candidate of tip is in 'Tipps für alle'. Run the evals first" in read.text
+        project.score()
+        refused = project.pytest("--judge-apply", "packet.json")
+        assert "If it was renamed in MLflow, write its new name in the packet" in refused.text
+        project.score(experiment="Tipps für alle")
+        applied = project.pytest("--judge-apply", "packet.json", "--bench-experiment", "Tipps für alle")
+        assert "applied 3, unchanged 0, still pending 0" in applied.out, applied.text
+
+
 def test_a_scenario_that_was_renamed_counts_twice_and_is_named(tmp_path: Path) -> None:
     """Until the next day's experiment, or another that is named; the session that renamed it asks nobody anew."""
     migrated_database(tmp_path / "mlflow.db")

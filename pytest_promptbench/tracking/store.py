@@ -188,6 +188,15 @@ class TrackingStore:
         with translated(self.uri):
             return [str(e.experiment_id) for e in self._experiments()]
 
+    def experiment_with(self, task: str) -> str | None:
+        """The name of the active experiment that holds the newest candidate of a task, if one does."""
+        if not self.exists:
+            return None
+        ids = self.experiment_ids()
+        with translated(self.uri):
+            run = next(self.runs.find(ids, {names.TASK: task}, without=UNREAD), None)
+            return None if run is None else str(self.client.get_experiment(run.experiment_id).name)
+
     def _experiments(self) -> Iterator[Any]:
         return paged(functools.partial(self._client.search_experiments, max_results=PAGE))
 
