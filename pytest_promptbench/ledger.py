@@ -219,6 +219,11 @@ class Ledger:
             record["tags"] = {**record.get("tags", {}), **item.record["tags"]}
             self._db.execute(f"UPDATE outbox SET record = ? {which}", (json.dumps(record), *key))  # noqa: S608
 
+    def rename(self, store: str, name: str) -> None:
+        """The candidates of a store are those of ``name`` from now on, but for any that this has already."""
+        with self._at_work():
+            self._db.execute("UPDATE OR IGNORE outbox SET store = ? WHERE store = ?", (name, store))
+
     def sessions_waiting(self, store: str) -> dict[str, float]:
         """Sessions that still have candidates pending for this store, and when the oldest of them was posted."""
         query = f"SELECT session, MIN(created) {_WAITING} GROUP BY session"

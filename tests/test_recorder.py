@@ -399,3 +399,14 @@ def test_the_ledger_knows_a_store_without_its_password() -> None:
     uri = "postgresql+psycopg2://bench:canary@127.0.0.1:5432/mlflow"
     where = Where(session="s", uri=uri, artifact_root=None, ledger="l", locks="k")
     assert where.store_name == "postgresql+psycopg2://***@127.0.0.1:5432/mlflow"
+
+
+def test_what_waits_for_a_server_is_found_whoever_asks_for_it(project: Project) -> None:
+    """Under the address without a user, and under what earlier versions wrote in its place."""
+    at = "127.0.0.1:9"
+    with_user = project.where("two", uri=f"http://ann:canary@{at}/")
+    assert with_user.store_name == project.where("one", uri=f"http://{at}").store_name
+    project.post("one", ["a"], uri=f"http://{at}")
+    project.post("one", ["a", "b"], uri=f"http://***@{at}/")
+    work = Work(with_user)
+    assert len(work.ledger.pending(with_user.store_name, ["one"], limit=9)) == 2

@@ -47,6 +47,12 @@ def redacted(uri: str) -> str:
     return _SECRET_QUERY.sub(r"\1***", f"{scheme}://{'***@' if user is not None else ''}{rest}")
 
 
+def identity(uri: str) -> str:
+    """What a store is known by, whoever asks: of a server without user, password and a slash at the end."""
+    shown = redacted(uri)
+    return shown.replace("://***@", "://", 1).rstrip("/") if shown.startswith("http") else shown
+
+
 def _parts(uri: str) -> tuple[str | None, str | None, str]:
     """Scheme, user with password, and what comes behind; None for the scheme of what has no secrets."""
     scheme, separator, rest = uri.partition("://")

@@ -18,7 +18,7 @@ from ..errors import TrackingError
 from ..locks import LockFile
 from ..quiet import without_collections
 from ..records import Judge, LoggedCandidate, Record, Rubric, Verdict
-from .address import redacted
+from .address import identity
 from .store import TrackingStore
 from .verdicts import Ruling
 
@@ -37,8 +37,8 @@ class Where(Record):
 
     @property
     def store_name(self) -> str:
-        """The store as the ledger knows it: its address without user and password."""
-        return redacted(self.uri)
+        """The store as the ledger knows it: by its address without user and password."""
+        return identity(self.uri)
 
     def begun(self, session: str) -> Path:
         """A file in a session's folder that says that its recorder has had its lock."""

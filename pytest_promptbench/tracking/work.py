@@ -14,6 +14,7 @@ from ..ledger import HEX, Entry, Ledger
 from ..locks import LockFile
 from ..quiet import without_collections
 from ..records import LoggedCandidate
+from .address import redacted
 from .entry import Logged, failure_of
 from .recorder import Judgement, Outcome, Where, write_judgements
 
@@ -40,6 +41,8 @@ class Work:
         self.where = where
         self.share = share
         self.ledger = Ledger(Path(where.ledger))
+        if (before := redacted(where.uri)) != where.store_name:  # as earlier versions knew the store
+            self.ledger.rename(before, where.store_name)
         self.locks = locks or LockFile(Path(where.locks))
         self.store = where.store(self.locks)
         self.sessions = [where.session]
