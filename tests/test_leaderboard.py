@@ -853,6 +853,17 @@ def test_rows_that_no_judge_has_in_common_are_named() -> None:
     assert said(("haiku", AUTO, "gpt"), ("local", AUTO, "opus")) == [], "that has a sentence of its own"
 
 
+def test_a_row_that_a_person_has_checked_in_part_is_said_to_be_of_two_judges() -> None:
+    def said(*checked: str, models: tuple[str, ...] = ("haiku", "local")) -> list[str]:
+        seen = [candidate(s, judged(4), model=m) for m in models for s in ("s1", "s2")]
+        seen += [candidate("s3", judged(4), *[judged(2, HUMAN)] * (m in checked), model=m) for m in models]
+        return [note for note in notes(board(*seen)) if "Composites of" in note]
+
+    (note,) = said("local")
+    assert note.startswith("Composites of claude-code+human are of judges who may differ in how strict they are")
+    assert said() == said("haiku", models=("haiku",)) == []
+
+
 def test_rows_that_share_no_scenario_with_the_first_are_one_sentence_which_is_true() -> None:
     """A person who judged a few of each at random: all of it is on one scale."""
 

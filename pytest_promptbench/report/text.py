@@ -239,6 +239,7 @@ def notes(lb: Leaderboard) -> list[str]:
         )
     found += _of_checks(lb)
     found += _of_others(lb)
+    found += _of_several_tiers(lb)
     found += _of_a_part(lb)
     found += _of_its_own(lb)
     if failed:
@@ -289,6 +290,17 @@ def _of_others(lb: Leaderboard) -> list[str]:
                 "judge candidates of all rows, as --bench-shard does."
             ]
     return []
+
+
+def _of_several_tiers(lb: Leaderboard) -> list[str]:
+    """Rows of which a person judged some and Claude Code others, as after spot checks: not all of each as many."""
+    tiers = next((row.tier for row in lb.rows if not row.estimated and len(tiers_in(row.tier)) > 1), None)
+    if tiers is None or len(lb.rows) == 1:
+        return []
+    return [
+        f"Composites of {tiers} are of judges who may differ in how strict they are, with more of one or the other in "
+        "this row or that: compare such rows by their difference, which is of one tier at each scenario."
+    ]
 
 
 def _of_a_part(lb: Leaderboard) -> list[str]:
