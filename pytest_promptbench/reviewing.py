@@ -171,9 +171,7 @@ def _document(
     for n, entry in enumerate(document["items"][0]["candidates"]):
         entry["scores"] |= dict(outputs[n].scores)
         entry["rationale"] = outputs[n].rationale
-    matched = match_verdicts(
-        parse_packet(document), [candidate], rubrics={rubric.id: rubric}, now=utc_now(), default_judge=reviewer
-    )
+    matched = match_verdicts(parse_packet(document), [candidate], rubrics={rubric.id: rubric}, now=utc_now())
     return document, bool(matched.verdicts)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .agreement import judge_name
 from .audit import Audit, auditable, next_audit, sampling_probabilities, spot_check, unchecked
 from .autojudge import BATCH, asking_models, judge_and_write, updated, writing_to
 from .clock import utc_now
@@ -27,6 +28,7 @@ from .packet import (
     set_aside,
     write_packet,
 )
+from .packet.document import plain
 from .records import Group, Judge, LoggedCandidate, Rubric, Tier
 from .report.text import for_price, plural
 from .session import (
@@ -319,18 +321,27 @@ def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> StepR
         for c in with_shown_texts(store, [c for c in applied.candidates if c.group == g], unread)
     )
     boards = _boards(settings, packet, candidates, here, tasks)
-    lines = (
-        (f"{plural(applied.remarks, 'item')} with a rationale and no scores: what it says is kept in the packet alone",)
-        if applied.remarks
-        else ()
-    )
     return StepResult(
         message=applied.message,
-        lines=(*lines, *about_unread(unread)),
+        lines=(*_about(applied, packet.judge), *about_unread(unread)),
         tasks=tuple(here),
         boards=boards,
         files=tuple(write_reports(boards)),
     )
+
+
+def _about(applied: Applied, judge: Judge) -> Iterator[str]:
+    """What is to be known of what was taken in."""
+    if applied.beside:
+        unsigned = "the packet is not signed: " if judge.name == judge.tier else ""
+        others = ", ".join(plain(judge_name(j)) for j in applied.beside)
+        yield (
+            f"{unsigned}{plain(judge_name(judge))} is another judge than {others}, who judged here before; if they are "
+            "one, sign the packet with that name (judged_by) and apply it again"
+        )
+    if applied.remarks:
+        items = plural(applied.remarks, "item")
+        yield f"{items} with a rationale and no scores: what it says is kept in the packet alone"
 
 
 def _boards(
@@ -364,14 +375,16 @@ def _boards(
 class Applied:
     """What a packet changed, and the candidates of its rubric as they are now, without texts.
 
-    ``remarks``: items that have a rationale and no scores, of which nothing is kept. ``cells_now``: what the files
-    give today of groups whose files are known, as for the leaderboard.
+    ``remarks``: items that have a rationale and no scores, of which nothing is kept. ``beside``: who of the judge's
+    tier has judged under this rubric before, where this judge had not. ``cells_now``: what the files give today of
+    groups whose files are known, as for the leaderboard.
     """
 
     applied: int
     unchanged: int
     candidates: tuple[LoggedCandidate, ...]
     remarks: int = 0
+    beside: tuple[Judge, ...] = ()
     cells_now: Mapping[Group, Mapping[tuple[str, str, str], str]] = dataclasses.field(default_factory=dict)
 
     @property
@@ -396,7 +409,7 @@ def take_in(
     mine = [c for c in everyone if c.rubric_sha256 == packet.rubric.sha256]
     named = {i.item for i in packet.items}
     texts = store.texts([c for c in everyone if not named.isdisjoint(item_ids(c.run_id))])
-    matched = match_verdicts(packet, texts, rubrics=rubrics, now=utc_now(), default_judge=packet.judge_kind)
+    matched = match_verdicts(packet, texts, rubrics=rubrics, now=utc_now())
     now = {c.run_id: c for c in mine}
     rubric = rubrics.get(packet.rubric.id) or packet.rubric
     if packet.audit is not None:
@@ -419,7 +432,14 @@ def take_in(
         unchanged=matched.unchanged,
         candidates=tuple(now.values()),
         remarks=matched.remarks,
+        beside=_beside(packet.judge, mine) if matched.verdicts else (),
     )
+
+
+def _beside(judge: Judge, before: Iterable[LoggedCandidate]) -> tuple[Judge, ...]:
+    """The judges of a judge's tier who have judged before, if it has not: one person may have signed in two ways."""
+    there = {v.judge for c in before for v in c.verdicts if v.judge.tier is judge.tier}
+    return () if judge in there else tuple(sorted(there, key=lambda j: j.name))
 
 
 def _weigh(

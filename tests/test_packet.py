@@ -98,7 +98,7 @@ def scored(*candidates: LoggedCandidate) -> dict[str, Any]:
 
 
 def match(data: object, *candidates: LoggedCandidate, **options: Any) -> Matched:
-    choices: dict[str, Any] = {"rubrics": {"tip-v1": RUBRIC}, "now": NOW, "default_judge": "claude-code"}
+    choices: dict[str, Any] = {"rubrics": {"tip-v1": RUBRIC}, "now": NOW}
     return match_verdicts(parse_packet(data), candidates or BOTH, **choices | options)
 
 
@@ -575,15 +575,15 @@ def test_an_item_that_is_null_all_over_stays_pending_its_check_included() -> Non
 @pytest.mark.parametrize(
     ("kind", "by", "judge"),
     [
-        ("claude-code", None, Judge(tier=Tier.CLAUDE_CODE, name="desk")),
-        ("human", None, Judge(tier=Tier.HUMAN, name="desk")),
+        ("claude-code", None, Judge(tier=Tier.CLAUDE_CODE, name="claude-code")),
+        ("human", None, Judge(tier=Tier.HUMAN, name="human")),
         ("human", " Zoë 🙂 ", Judge(tier=Tier.HUMAN, name="Zoë 🙂")),
         ("human", "Zoe\u0308 🙂", Judge(tier=Tier.HUMAN, name="Zo\u00eb 🙂")),  # as some keyboards and files spell it
     ],
 )
 def test_who_judged_is_what_the_packet_says(kind: str, by: str | None, judge: Judge) -> None:
     data = scored(BOTH[0]) | {"judge_kind": kind, "judged_by": by}
-    assert match(data, default_judge="desk").verdicts["run-1"].judge == judge
+    assert match(data).verdicts["run-1"].judge == judge
 
 
 def test_several_outputs_become_one_verdict_of_means() -> None:

@@ -135,6 +135,37 @@ def test_a_rationale_without_scores_is_not_dropped_without_a_word(two: Project) 
     assert "1 item with a rationale and no scores: what it says is kept in the packet alone" in applied.out
 
 
+@pytest.mark.parametrize("two", ["tip-v1"], indirect=True)
+def test_who_signs_half_of_a_packet_alone_is_told_of_being_two_judges(two: Project) -> None:
+    two.pytest("--judge-export", "p.json", "-k", "not test_joke", *EXPERIMENT)
+    two.score("p.json", only=1)
+    first = two.pytest("--judge-apply", "p.json").out
+    assert "another judge" not in first, "there is no other"
+    two.score("p.json", judged_by="opus")
+    signed = two.pytest("--judge-apply", "p.json").out
+    assert "applied 3, unchanged 0" in signed
+    assert "\nclaude-code: opus is another judge than claude-code, who judged here before; if they are one" in signed
+    assert "another judge" not in two.pytest("--judge-apply", "p.json").out, "it applied nothing"
+    two.pytest("--judge-export", "q.json", *EXPERIMENT)
+    two.score("q.json", judge_kind="human")
+    assert "another judge" not in two.pytest("--judge-apply", "q.json").out, "a person is no other Claude Code"
+    two.score("p.json", judge_kind="human", judged_by="ann")
+    named = two.pytest("--judge-apply", "p.json").out
+    assert "human: ann is another judge than human, who judged here before; if they are one, sign the packet" in named
+    two.score("p.json", judge_kind="human", judged_by="human")
+    assert "another judge" not in two.pytest("--judge-apply", "p.json").out, "the remedy"
+
+
+@pytest.mark.parametrize("two", ["tip-v1"], indirect=True)
+def test_an_unsigned_packet_is_told_of_as_such_beside_one_that_was_signed(two: Project) -> None:
+    two.pytest("--judge-export", "p.json", *EXPERIMENT)
+    two.score("p-tip.json", judged_by="opus")
+    two.pytest("--judge-apply", "p-tip.json")
+    two.score("p-joke.json")
+    said = "the packet is not signed: claude-code is another judge than claude-code: opus, who judged here before"
+    assert said in two.pytest("--judge-apply", "p-joke.json").out
+
+
 @pytest.mark.parametrize("two", ["joke-v1"], indirect=True)
 @pytest.mark.parametrize("what", [TrackingError("MLflow at x: gone"), KeyboardInterrupt()])
 def test_what_ends_the_recording_midway_says_how_far_it_came_and_the_same_once_more_goes_on(

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from ..checks import validate_check
 from ..errors import PacketError
-from ..records import Criterion, Rubric, Tier, is_number
+from ..records import Criterion, Judge, Rubric, Tier, is_number
 
 PACKET_SCHEMA = "promptbench/packet/1"
 SIT_DOWN = (Tier.CLAUDE_CODE, Tier.HUMAN)
@@ -57,6 +57,11 @@ class Packet:
     rubric: Rubric
     items: tuple[PacketItem, ...]
     audit: str | None = None
+
+    @property
+    def judge(self) -> Judge:
+        """Who judged: without a name, a judge is called by its kind."""
+        return Judge(tier=self.judge_kind, name=self.judged_by or self.judge_kind.value)
 
 
 # -- saying what was found

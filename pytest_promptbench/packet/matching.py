@@ -45,12 +45,11 @@ def match_verdicts(
     *,
     rubrics: Mapping[str, Rubric],
     now: str,
-    default_judge: str,
 ) -> Matched:
     """The verdicts of a packet on these candidates, which were read with their texts.
 
     ``rubrics``: id -> the rubric as its file has it now, where it is known. ``now``: ISO 8601 in UTC.
-    ``default_judge`` names who judged where the packet does not. PacketError lists every problem, one a line.
+    PacketError lists every problem, one a line.
     """
     stored = {
         name: (c, again)
@@ -62,7 +61,6 @@ def match_verdicts(
     problems = _rubric_problems(packet.rubric, known) or _stale_candidates(packet, stored)
     vouched = not problems  # then the stored candidates have this very rubric, and its patterns may be run
     problems += [f"item {plain(i)} stands there {n} times" for i, n in _counts(packet).items() if n > 1]
-    judge = Judge(tier=packet.judge_kind, name=packet.judged_by or str(default_judge))
     verdicts: dict[str, Verdict] = {}
     duplicates: dict[str, Verdict] = {}
     unchanged = left = remarks = 0
@@ -82,11 +80,11 @@ def match_verdicts(
             left += not again
             remarks += rationale is not None
             continue
-        verdict = Verdict(scores=scores, judge=judge, rationale=rationale, at=now)
+        verdict = Verdict(scores=scores, judge=packet.judge, rationale=rationale, at=now)
         if again:
             if not _is_known(verdict, candidate.second_verdicts):
                 duplicates[candidate.run_id] = verdict
-        elif _is_known(verdict, candidate.verdicts) and not _asked_anew(candidate, judge):
+        elif _is_known(verdict, candidate.verdicts) and not _asked_anew(candidate, packet.judge):
             unchanged += 1
         else:
             verdicts[candidate.run_id] = verdict
