@@ -332,6 +332,8 @@ def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> StepR
 
 def _about(applied: Applied, judge: Judge) -> Iterator[str]:
     """What is to be known of what was taken in."""
+    if n := applied.outranked:
+        yield f"{n} of the applied {'does' if n == 1 else 'do'} not count: a person has judged there, who comes first"
     if applied.beside:
         unsigned = "the packet is not signed: " if judge.name == judge.tier else ""
         others = ", ".join(plain(judge_name(j)) for j in applied.beside)
@@ -375,15 +377,17 @@ def _boards(
 class Applied:
     """What a packet changed, and the candidates of its rubric as they are now, without texts.
 
-    ``remarks``: items that have a rationale and no scores, of which nothing is kept. ``beside``: who of the judge's
-    tier has judged under this rubric before, where this judge had not. ``cells_now``: what the files give today of
-    groups whose files are known, as for the leaderboard.
+    ``remarks``: items that have a rationale and no scores, of which nothing is kept. ``outranked``: verdicts that were
+    applied where one of a higher tier counts. ``beside``: who of the judge's tier has judged under this rubric before,
+    where this judge had not. ``cells_now``: what the files give today of groups whose files are known, as for the
+    leaderboard.
     """
 
     applied: int
     unchanged: int
     candidates: tuple[LoggedCandidate, ...]
     remarks: int = 0
+    outranked: int = 0
     beside: tuple[Judge, ...] = ()
     cells_now: Mapping[Group, Mapping[tuple[str, str, str], str]] = dataclasses.field(default_factory=dict)
 
@@ -427,11 +431,13 @@ def take_in(
             raise
         how_far = f"{len(done)} of {len(todo)} verdicts are recorded, the same once more records the rest"
         raise type(error)(f"{str(error) or 'interrupted'}; {how_far}") from None
+    counting = (now[run_id].sit_down() for run_id in matched.verdicts)
     return Applied(
         applied=len(matched.verdicts),
         unchanged=matched.unchanged,
         candidates=tuple(now.values()),
         remarks=matched.remarks,
+        outranked=sum(v is not None and v.judge.tier is not packet.judge_kind for v in counting),
         beside=_beside(packet.judge, mine) if matched.verdicts else (),
     )
 

@@ -167,6 +167,19 @@ def test_an_unsigned_packet_is_told_of_as_such_beside_one_that_was_signed(two: P
 
 
 @pytest.mark.parametrize("two", ["joke-v1"], indirect=True)
+def test_what_is_applied_below_a_persons_verdict_is_said_not_to_count(two: Project) -> None:
+    two.pytest("--judge-export", "p.json", "-k", "not test_joke", *EXPERIMENT)
+    blank = two.packet("p.json")
+    two.score("p.json", value=3, only=2, judge_kind="human", judged_by="ann")
+    assert "not count" not in two.pytest("--judge-apply", "p.json").out
+    (two.root / "p.json").write_text(json.dumps(blank), encoding="utf-8")
+    two.score("p.json", value=5, judged_by="opus")
+    applied = two.pytest("--judge-apply", "p.json").out
+    assert "applied 3, unchanged 0, still pending 0" in applied
+    assert "\n2 of the applied do not count: a person has judged there, who comes first" in applied
+
+
+@pytest.mark.parametrize("two", ["joke-v1"], indirect=True)
 @pytest.mark.parametrize("what", [TrackingError("MLflow at x: gone"), KeyboardInterrupt()])
 def test_what_ends_the_recording_midway_says_how_far_it_came_and_the_same_once_more_goes_on(
     two: Project, monkeypatch: pytest.MonkeyPatch, what: BaseException
