@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -40,11 +41,21 @@ def test_the_suite_is_as_large_and_varied_as_promised() -> None:
 
 def test_the_judges_command_is_allowed_what_it_tells_to_run() -> None:
     text = (ROOT / ".claude/commands/judge-mlflow.md").read_text()
-    allowed = tuple(re.findall(r"Bash\(([^)]*?):\*\)", text))
-    told = re.findall(r"`((?:head|\| cut)[^`]+)`|^ +(pytest .+)$", text, re.MULTILINE)
+    allowed = tuple(re.findall(r"Bash\(([^)]*?)(?::\*)?\)", text))
+    told = re.findall(r"`((?:head |\| cut |ls |date)[^`]*)`|^ +(pytest .+)$", text, re.MULTILINE)
     steps = [step.strip() for line in told for step in "".join(line).split("|") if step.strip()]
-    assert {step.split()[0] for step in steps} == {"pytest", "head", "tail", "cut"}
+    assert {step.split()[0] for step in steps} == {"pytest", "head", "tail", "cut", "ls", "date"}
     assert [step for step in steps if not step.startswith(allowed)] == []
+
+
+def test_the_judges_command_signs_before_it_scores_and_gives_each_shard_a_packet_that_it_may_edit() -> None:
+    """Two sittings at once would otherwise take one packet for theirs, each."""
+    text = (ROOT / ".claude/commands/judge-mlflow.md").read_text()
+    steps = dict(re.findall(r"^(\d)\. \*\*(\w+)", text, re.MULTILINE))
+    assert list(steps.values()) == ["Export", "Sign", "Read", "Score", "Check", "Apply", "Report"]
+    assert [*steps] == list("1234567")
+    (shard,) = set(re.findall(r"`(packet-I[^`]+)`", text))
+    assert any(fnmatch(shard, allowed) for allowed in re.findall(r"Edit\((.+?)\)", text))
 
 
 @pytest.mark.embedded
