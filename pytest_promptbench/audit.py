@@ -132,6 +132,7 @@ def draw(candidates: Iterable[LoggedCandidate], rubric: Rubric, n: int, *, seed:
     largest = sorted((c for c in pool if gaps[c.run_id]), key=lambda c: -(gaps[c.run_id] or 0.0))[: n // 2]
     picked = {c.run_id for c in largest}
     rest = [c for c in pool if c.run_id not in picked]
+    rng.shuffle(rest)  # of equal disagreements the first were picked: what is first now disagrees less than the rest
     unseen = [c for c in rest if c.sit_down() is None] or rest
     chosen = unseen[: n - len(largest)]
     probability = len(chosen) / len(unseen) if unseen else 1.0

@@ -78,6 +78,13 @@ def test_where_nothing_disagrees_all_are_drawn_at_random() -> None:
     assert {d.probability for d in drawn} == {10 / 40}
 
 
+def test_the_random_part_has_its_share_of_disagreements_as_large_as_the_picked_ones() -> None:
+    """Judges score in whole points, so that many disagree by as much as the last that is picked."""
+    pool = [candidate(i, again=6 if i < 30 else 5) for i in range(90)]
+    draws = [draw(pool, RUBRIC, 20, seed=s)[10:] for s in range(200)]
+    assert sum(bool(d.disagreement) for drawn in draws for d in drawn) / 2000 == pytest.approx(20 / 80, abs=0.03)
+
+
 def test_a_draw_depends_on_its_seed_alone() -> None:
     pool = [candidate(i, again=5 + i % 2) for i in range(40)]
     names = [
