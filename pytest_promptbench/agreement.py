@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
+from .audit import checking_probabilities
 from .quiet import without_collections
 from .records import Criterion, Judge, LoggedCandidate, Record, Rubric, Tier, Verdict
 from .scores import verdict_composite
@@ -88,18 +89,21 @@ def _sides(candidates: Sequence[LoggedCandidate], rubric: Rubric) -> Iterator[tu
     for c in candidates:
         for v in c.verdicts:
             judges[v.judge.tier][v.judge.name] = v.judge
+    sampled = {c.run_id: p for c in candidates if (p := c.sampling_probability) is not None}
+    chances = dict.fromkeys(Tier, sampled) | {Tier.HUMAN: sampled | checking_probabilities(candidates)}
     everyone = [judges[t][name] for t in Tier if t in judges for name in sorted(judges[t])]
     for one, other in combinations([t for t in Tier if t in judges], 2):
         if len(judges[one]) + len(judges[other]) > 2:
-            yield "tiers", one.value, other.value, _common(candidates, rubric, _of_tier(one), _of_tier(other))
+            rated = _common(candidates, rubric, _of_tier(one), _of_tier(other), chances[one])
+            yield "tiers", one.value, other.value, rated
     for first, second in combinations(everyone, 2):
-        rated = _common(candidates, rubric, _of_judge(first), _of_judge(second))
+        rated = _common(candidates, rubric, _of_judge(first), _of_judge(second), chances[first.tier])
         if first.tier is second.tier is Tier.AUTO:
             rated = _each_once(rated)
         yield "judges", judge_name(first), judge_name(second), rated
     twice = {v.judge for c in candidates for v in c.second_verdicts}
     for judge in (j for j in everyone if j in twice):
-        rated = _common(candidates, rubric, _of_judge(judge), _again(judge))
+        rated = _common(candidates, rubric, _of_judge(judge), _again(judge), chances[judge.tier])
         if judge.tier is Tier.AUTO:
             rated = _each_once(rated)
         yield "self", judge_name(judge), f"{judge_name(judge)} again", rated
@@ -128,8 +132,13 @@ def _by(judge: Judge, verdicts: Iterable[Verdict]) -> Verdict | None:
     return None
 
 
-def _common(candidates: Sequence[LoggedCandidate], rubric: Rubric, a: Pick, b: Pick) -> list[RatedPair]:
-    """What both rated. Weighed by how audits drew it, unless it is all that an audit could draw."""
+def _common(
+    candidates: Sequence[LoggedCandidate], rubric: Rubric, a: Pick, b: Pick, chances: Mapping[str, float]
+) -> list[RatedPair]:
+    """What both rated. Weighed by how audits drew it, unless it is all that an audit could draw.
+
+    ``chances``: run id -> the probability with which an audit labelled it for ``a``, the higher tier.
+    """
     from .statistics import RatedPair
 
     found = []
@@ -137,7 +146,7 @@ def _common(candidates: Sequence[LoggedCandidate], rubric: Rubric, a: Pick, b: P
     for c in candidates:
         first, second = a(c), b(c)
         if first is not None and second is not None:
-            weight = 1.0 / (c.sampling_probability or 1.0)
+            weight = 1.0 / chances.get(c.run_id, 1.0)
             given = _scores(first, c, rubric), _scores(second, c, rubric)
             found.append(RatedPair(scenario=c.scenario, a=given[0], b=given[1], weight=weight))
         else:

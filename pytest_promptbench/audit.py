@@ -49,7 +49,7 @@ def next_audit(candidates: Sequence[LoggedCandidate], rubric: Rubric, n: int, *,
 
     Its seed depends on experiment, task, rubric, round and ``n`` alone: exported twice, it draws the same.
     """
-    number = 1 + len({c.audited for c in candidates if c.audited is not None})
+    number = 1 + len({i for c in candidates for i in (c.audited, c.checked) if i is not None})
     seed = int(sha256(["promptbench-audit", experiment, task, rubric.sha256, number, n])[:8], 16)
     drawn = tuple(draw(candidates, rubric, n, seed=seed))
     content = sorted([d.candidate.run_id, d.probability, d.random] for d in drawn)
@@ -67,19 +67,24 @@ def sampling_probabilities(candidates: Iterable[LoggedCandidate]) -> dict[str, f
     later ones, drawn from a smaller rest, would weigh too little. An audit before a candidate was started, as before an
     edit of its prompt, could not have drawn it, and takes no part.
     """
-    mine = list(candidates)
-    taken_in = {c.audited for c in mine if c.audited is not None}
-    audits = {i: d for c in mine for i, d in c.draws.items() if d.random and i in taken_in}
+    return _together([(c, c.audited) for c in candidates if c.audited is not None])
 
-    def together(c: LoggedCandidate) -> float:
-        could = (d for i, d in audits.items() if i == c.audited or d.until is None or c.started_at <= d.until)
+
+def checking_probabilities(candidates: Iterable[LoggedCandidate]) -> dict[str, float]:
+    """Likewise of every person's verdict that an audit brought where Claude Code had judged before."""
+    return _together([(c, c.checked) for c in candidates if c.checked is not None])
+
+
+def _together(labelled: Sequence[tuple[LoggedCandidate, str]]) -> dict[str, float]:
+    """Of candidates with the audit that labelled each. Audits take part that brought a label which fell at random."""
+    own = [(c, audit, c.draws[audit]) for c, audit in labelled if audit in c.draws]
+    audits = {audit: d for _, audit, d in own if d.random}
+
+    def together(c: LoggedCandidate, audit: str) -> float:
+        could = (d for i, d in audits.items() if i == audit or d.until is None or c.started_at <= d.until)
         return 1 - math.prod(1 - d.probability for d in could)
 
-    return {
-        c.run_id: together(c) if c.draws[c.audited].random else 1.0
-        for c in mine
-        if c.audited is not None and c.audited in c.draws
-    }
+    return {c.run_id: together(c, audit) if d.random else 1.0 for c, audit, d in own}
 
 
 def auditable(candidates: Iterable[LoggedCandidate]) -> list[LoggedCandidate]:
@@ -119,24 +124,30 @@ def disagreement(candidate: LoggedCandidate, rubric: Rubric, *, with_itself: boo
 def draw(candidates: Iterable[LoggedCandidate], rubric: Rubric, n: int, *, seed: int) -> list[Drawn]:
     """Up to ``n`` candidates: the larger disagreements up to half of ``n``, the rest at random.
 
-    Disagreement is with the sit-down tier where it has scored anything, else of the judge with itself. The random part
-    comes from those without a sit-down verdict, while there are any. What is picked for its disagreement is there for
-    certain, so its probability is 1; a random one's is the share of its pool that was drawn. Both depend on ``seed``
-    and on which candidates there are, not on their order.
+    Disagreement is with the sit-down tier where it has scored anything, else of the judge with itself; those come first
+    that no person has judged. The random part comes from those without a sit-down verdict, while there are any, then
+    from those without a person's. What is picked for its disagreement is there for certain, so its probability is 1; a
+    random one's is the share of its pool that was drawn. Both depend on ``seed`` and on which candidates there are, not
+    on their order.
     """
     pool = sorted(auditable(candidates), key=lambda c: c.run_id)
     rng = random.Random(seed)
     rng.shuffle(pool)
     with_itself = all(c.sit_down() is None for c in pool)
     gaps = {c.run_id: disagreement(c, rubric, with_itself=with_itself) for c in pool}
-    largest = sorted((c for c in pool if gaps[c.run_id]), key=lambda c: -(gaps[c.run_id] or 0.0))[: n // 2]
+    disagreeing = (c for c in pool if gaps[c.run_id])
+    largest = sorted(disagreeing, key=lambda c: (_has_a_persons(c), -(gaps[c.run_id] or 0.0)))[: n // 2]
     picked = {c.run_id for c in largest}
     rest = [c for c in pool if c.run_id not in picked]
     rng.shuffle(rest)  # of equal disagreements the first were picked: what is first now disagrees less than the rest
-    unseen = [c for c in rest if c.sit_down() is None] or rest
+    unseen = [c for c in rest if c.sit_down() is None] or [c for c in rest if not _has_a_persons(c)] or rest
     chosen = unseen[: n - len(largest)]
     probability = len(chosen) / len(unseen) if unseen else 1.0
     return [
         *(Drawn(candidate=c, probability=1.0, random=False, disagreement=gaps[c.run_id]) for c in largest),
         *(Drawn(candidate=c, probability=probability, random=True, disagreement=gaps[c.run_id]) for c in chosen),
     ]
+
+
+def _has_a_persons(candidate: LoggedCandidate) -> bool:
+    return candidate.latest(Tier.HUMAN) is not None

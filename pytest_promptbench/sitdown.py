@@ -48,7 +48,7 @@ from .settings import Settings
 from .steps import StepResult, experiment_of, nothing_under_rubric
 from .tracking.address import redacted
 from .tracking.artifacts import file_name
-from .tracking.entry import AUDIT, AUDITED, SAMPLING
+from .tracking.entry import AUDIT, AUDITED, CHECKED, SAMPLING
 from .tracking.recorder import Outcome
 from .tracking.store import TrackingStore
 from .tracking.verdicts import Ruling
@@ -210,6 +210,8 @@ def _packet(settings: Settings, store: TrackingStore, task: Task, candidates: li
     elif settings.audit is not None:
         audit, what, asked = _audit(settings, store, task, candidates)
         candidates, seed = [d.candidate for d in audit.drawn], audit.seed
+        if all(c.sit_down() is not None for c in candidates):  # Claude Code has nothing to judge here
+            judge = Tier.HUMAN
     packet = build_packet(
         store.texts(candidates),
         task.suite.rubric,
@@ -419,6 +421,8 @@ def take_in(
     if packet.audit is not None:
         new = {run_id for run_id in matched.verdicts if now[run_id].sit_down() is None}
         now |= _weigh(store, packet.audit, new, mine)
+        if packet.judge_kind is Tier.HUMAN:
+            now |= _check(store, packet.audit, unchecked(now[run_id] for run_id in matched.verdicts))
     todo = [Ruling(now[i], v, rubric) for i, v in matched.verdicts.items()]
     todo += [Ruling(now[i], v, rubric, second=True) for i, v in matched.duplicates.items()]
     done: list[None] = []
@@ -466,4 +470,12 @@ def _weigh(
         if run_id in new or known[run_id].sampling_probability != float(value):
             store.tag(run_id, {SAMPLING: value, **({AUDITED: audit} if run_id in new else {})})
             changed[run_id] = dataclasses.replace(known[run_id], sampling_probability=float(value))
+    return changed
+
+
+def _check(store: TrackingStore, audit: str, candidates: Iterable[LoggedCandidate]) -> dict[str, LoggedCandidate]:
+    """Mark these as what a person checks by way of this audit; before the verdicts are written, as in ``_weigh``."""
+    changed = {c.run_id: dataclasses.replace(c, checked=audit) for c in candidates}
+    for run_id in changed:
+        store.tag(run_id, {CHECKED: audit})
     return changed

@@ -13,6 +13,7 @@ from pytest_promptbench.agreement import Agreement, agreement_json, agreement_re
 from pytest_promptbench.experiments import Experiment
 from pytest_promptbench.records import (
     Criterion,
+    Draw,
     Fingerprint,
     Judge,
     Leaderboard,
@@ -169,6 +170,26 @@ def test_what_an_audit_labelled_counts_by_its_sampling_probability() -> None:
     assert pair.report.candidates == 8
     assert pair.report.scales[0].bias.value == pytest.approx(4 * -4 / 44)
     assert any("weighed by 1 / sampling probability" in t.note for t in all_tables(BOARD, found))
+
+
+def test_what_a_person_checked_by_an_audit_counts_by_how_that_drew_it() -> None:
+    """Claude Code and the automatic judge have judged all; an audit picked where they differ, and drew some others."""
+
+    def audited(number: int, relevance: float, *, random: bool) -> LoggedCandidate:
+        drawn = Draw(probability=0.1 if random else 1.0, random=random, round=1, seed=1)
+        said = (verdict(ANN, relevance), verdict(CLAUDE, 5), verdict(HAIKU, 5 if random else 1))
+        return candidate(number, *said, draws={"a": drawn}, checked="a")
+
+    seen = [audited(i, 1 if i < 4 else 5, random=i >= 4) for i in range(8)]
+    rest = [candidate(8 + i, verdict(CLAUDE, 5), verdict(HAIKU, 5)) for i in range(36)]
+    found = {(p.report.a, p.report.b): p.report for p in report([*seen, *rest]).pairs}
+    assert {sides: r.weighted for sides, r in found.items()} == {
+        ("human: ann", "claude-code"): True,
+        ("human: ann", "auto: haiku"): True,
+        ("claude-code", "auto: haiku"): False,
+    }
+    assert found["human: ann", "claude-code"].scales[0].bias.value == pytest.approx(4 * -4 / 44)
+    assert found["claude-code", "auto: haiku"].scales[0].bias.value == pytest.approx(4 * 4 / 44)
 
 
 def test_once_everything_is_labelled_each_counts_once() -> None:

@@ -85,6 +85,20 @@ def test_the_random_part_has_its_share_of_disagreements_as_large_as_the_picked_o
     assert sum(bool(d.disagreement) for drawn in draws for d in drawn) / 2000 == pytest.approx(20 / 80, abs=0.03)
 
 
+def test_of_what_claude_code_judged_a_person_gets_what_no_person_has() -> None:
+    def judged(number: int, claude: float, **person: float) -> LoggedCandidate:
+        c = candidate(number, **person)
+        said = Verdict(scores={"score": claude}, judge=Judge(tier=Tier.CLAUDE_CODE, name="opus"), at="2026")
+        return replace(c, verdicts=(*c.verdicts, said))
+
+    seen = [judged(i, 9, person=9) for i in range(10)]
+    differing = [judged(10 + i, 6) for i in range(3)]
+    drawn = draw([*seen, *differing, *(judged(20 + i, 5) for i in range(20))], RUBRIC, 6, seed=1)
+    assert {d.candidate.run_id for d in drawn[:3]} == {c.run_id for c in differing}, "rather than a person's 4 points"
+    assert {d.probability for d in drawn[3:]} == {3 / 20}
+    assert not any(d.candidate.latest(Tier.HUMAN) for d in drawn)
+
+
 def test_a_draw_depends_on_its_seed_alone() -> None:
     pool = [candidate(i, again=5 + i % 2) for i in range(40)]
     names = [
@@ -433,6 +447,34 @@ def test_without_an_automatic_judge_a_person_checks_what_claude_code_judged(tmp_
         assert "claude-code" in applied.out
         assert project.pytest(*asked).code == 0
         assert {i["item"] for i in project.packet("check.json")["items"]}.isdisjoint(i["item"] for i in packet["items"])
+
+
+def test_what_claude_code_judged_beside_an_automatic_judge_is_audited_until_a_person_has_seen_all(
+    tmp_path: Path,
+) -> None:
+    with ScriptedProvider(reply=reply) as provider:
+        project = project_in(tmp_path, provider)
+        assert project.pytest("--judge-auto").code == 0
+        project.pytest("--judge-export", "packet.json")
+        project.score(value=4, judged_by="opus")
+        assert project.pytest("--judge-apply", "packet.json").code == 0
+        seen: list[str] = []
+        for number in (1, 2, 3):
+            exported = project.pytest("--judge-export", "audit.json", "--judge-audit", "2")
+            assert f"round {number}, seed" in exported.out, exported.text
+            packet = project.packet("audit.json")
+            assert packet["judge_kind"] == "human", "Claude Code has judged all of it"
+            seen += [i["item"] for i in packet["items"]]
+            project.score("audit.json", value=3, judged_by="ann")
+            assert "applied 2, unchanged 0" in project.pytest("--judge-apply", "audit.json").out
+            if number == 1:
+                pairs = json.loads((tmp_path / ".promptbench/report/agreement.json").read_text())["pairs"]
+                assert [p["weighted"] for p in pairs] == [True, True, False]
+        assert len(seen) == len(set(seen)) == 6
+        assert all("promptbench.checked" in r.data.tags for r in project.runs())
+        assert probabilities(project) == [], "no audit brought a first label"
+        assert project.pytest("--bench-experiment", "another-day").code == 0
+        assert all("promptbench.checked" in r.data.tags for r in project.runs("another-day"))
 
 
 def test_an_audit_is_of_the_selected_suites_and_no_unjudged_one_holds_it_up(tmp_path: Path) -> None:

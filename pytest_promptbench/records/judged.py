@@ -119,7 +119,8 @@ class LoggedCandidate(Record):
     ``verdicts`` are all that are known, the latest of every judge; ``second_verdicts`` are what a judge said when it
     saw the same candidate once more without knowing; ``failed_verdicts`` maps an automatic judge's name to what was
     wrong with its replies. ``draws`` maps the audits that drew it, taken in or not, to how; ``audited`` is the audit
-    whose packet brought its first sit-down verdict, and ``sampling_probability`` that with which audits labelled it.
+    whose packet brought its first sit-down verdict, and ``sampling_probability`` that with which audits labelled it;
+    ``checked`` is the one that brought a person's first where Claude Code had judged.
     ``outputs`` and ``context`` are None where the reader did not ask for texts. ``checks`` are the flags that a program
     filled.
     ``started_at`` is milliseconds since the epoch. ``context_sha256`` is the cell's.
@@ -153,6 +154,7 @@ class LoggedCandidate(Record):
     sampling_probability: float | None = None
     draws: Mapping[str, Draw] = field(default_factory=dict)
     audited: str | None = None
+    checked: str | None = None
     outputs: tuple[str, ...] | None = None
     context: Mapping[str, Any] | None = None
     context_sha256: str = ""

@@ -62,6 +62,7 @@ def _read_run(run: Run, experiment: str) -> LoggedCandidate:
         sampling_probability=float(probability) if probability else None,
         draws=said.draws,
         audited=tags.get(names.AUDITED),
+        checked=tags.get(names.CHECKED),
         context_sha256=tags.get(names.CONTEXT, ""),
     )
 

@@ -40,6 +40,8 @@ AUDIT = "promptbench.audit."
 """Prefix of one tag per audit that drew the candidate, ``promptbench.audit.<id>``: a ``records.Draw`` as JSON."""
 AUDITED = "promptbench.audited"
 """The id of the audit whose packet brought the first sit-down verdict."""
+CHECKED = "promptbench.checked"
+"""The id of the audit whose packet brought a person's first verdict, where Claude Code had judged before."""
 SAMPLING = "promptbench.sampling_probability"
 MANY = (VERDICT, SECOND_VERDICT, FAILED_VERDICT, AUDIT)
 """The prefixes of which a run may have many tags."""

@@ -112,7 +112,7 @@ def carried_tags(run: Run) -> dict[str, str]:
     """
     tags = run.tags
     kept = {k: v for k, v in tags.items() if k.startswith(names.VERDICT) and not k.startswith(names.VERDICT + "auto")}
-    about = (names.JUDGE_KIND, names.JUDGED_BY, names.JUDGED_AT, names.SAMPLING, names.AUDITED)
+    about = (names.JUDGE_KIND, names.JUDGED_BY, names.JUDGED_AT, names.SAMPLING, names.AUDITED, names.CHECKED)
     kept |= {k: v for k, v in tags.items() if k in about or k.startswith(names.AUDIT)}
     return kept | {names.JUDGE_PENDING: "false", names.CARRIED_FROM: tags.get(names.CARRIED_FROM, run.run_id)}
 
