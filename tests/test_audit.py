@@ -444,7 +444,7 @@ def test_without_an_automatic_judge_a_person_checks_what_claude_code_judged(tmp_
         project.score("check.json", value=3, judged_by="ann")
         applied = project.pytest("--judge-apply", "check.json")
         assert "applied 2, unchanged 0, still pending 0" in applied.out, applied.text
-        assert "claude-code" in applied.out
+        assert "Agreement of human: ann and claude-code: opus" in applied.out
         assert project.pytest(*asked).code == 0
         assert {i["item"] for i in project.packet("check.json")["items"]}.isdisjoint(i["item"] for i in packet["items"])
 
