@@ -188,6 +188,23 @@ def test_scenarios_that_the_files_no_longer_have_count_and_are_named() -> None:
     assert board(*everyone).strangers == (), "what the files have is not known"
 
 
+def test_candidates_from_before_a_change_of_their_files_count_until_their_cells_run_again_and_are_named() -> None:
+    """As after an edited prompt was tried on one scenario with ``-k``: its row is of two prompts."""
+    everyone = [candidate(s, judged(3), cell="old") for s in ("s1", "s2", "s3")]
+    everyone.append(candidate("s1", judged(5), cell="new", started_at=1))
+    now = {c.names: "new" for c in everyone}
+    found = board(*everyone, cells_now=now)
+    assert (found.rows[0].candidates, found.rows[0].outdated, found.superseded) == (3, 2, 1)
+    (said,) = (n for n in notes(found) if "from before a change" in n)
+    assert said == (
+        "2 candidates count from before a change of their prompt, model or scenario, until their cells run again: "
+        "m x v1 has 2 of 3."
+    )
+    (said,) = (n for n in notes(board(*everyone[1:], cells_now=now | {everyone[2].names: "old"})) if "from before" in n)
+    assert "1 candidate counts from before a change of its prompt, model or scenario, until its cell runs" in said
+    assert not any("from before" in n for n in notes(board(*everyone))), "what the files have is not known"
+
+
 def test_a_candidate_that_two_machines_logged_counts_once_the_earliest() -> None:
     twins = {"candidate": "same", "cost_usd": 1.0}
     first = candidate("s1", judged(2), started_at=1, cell="c", **twins)

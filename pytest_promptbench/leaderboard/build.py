@@ -44,7 +44,7 @@ def build_leaderboard(
     known = {scenario for _, _, scenario in cells_now or {}}
     tables: dict[tuple[str, str], RowTable] = defaultdict(RowTable)
     for c in current:
-        tables[c.model, c.prompt].add(c)
+        tables[c.model, c.prompt].add(c, outdated=c.content != (cells_now or {}).get(c.names, c.content))
     rows = [table.row(model, prompt, rubric) for (model, prompt), table in tables.items()]
     rows.sort(key=lambda r: (r.composite is None, -(r.composite or 0.0), r.model, r.prompt))
     found = Leaderboard(

@@ -36,8 +36,11 @@ class RowTable:
 
     failed: list[LoggedCandidate] = field(default_factory=list)
     sound: list[LoggedCandidate] = field(default_factory=list)
+    outdated: int = 0
 
-    def add(self, candidate: LoggedCandidate) -> None:
+    def add(self, candidate: LoggedCandidate, *, outdated: bool = False) -> None:
+        """``outdated``: the files give the cell another content by now, of which nothing is logged."""
+        self.outdated += outdated
         (self.sound if candidate.error is None else self.failed).append(candidate)
 
     def row(self, model: str, prompt: str, rubric: Rubric) -> Row:
@@ -76,6 +79,7 @@ class RowTable:
             estimated=estimated,
             judges=tuple(sorted({v.judge.name for _, v in counting})),
             auto_judged=sum(automatic_score(of_tiers) is not None for _, of_tiers in scored),
+            outdated=self.outdated,
         )
 
     def _criteria(self, counting: Sequence[tuple[LoggedCandidate, Verdict]], rubric: Rubric) -> dict[str, float | None]:

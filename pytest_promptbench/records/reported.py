@@ -21,6 +21,7 @@ class Row(Record):
     from its few labels and the automatic tier's many, as ``statistics.Calibrated`` has it; None where there is nothing
     to gain, or nothing to go by. ``estimated``: ``composite`` and ``ci95`` are that estimate, not the labels' mean.
     ``auto_judged``: so many candidates the automatic tier has scored. ``judges``: whose verdicts count, of ``tier``.
+    ``outdated``: so many candidates are from before a change of their cell's files, and nothing is from after it.
     """
 
     rank: int | None
@@ -43,6 +44,7 @@ class Row(Record):
     estimated: bool = False
     auto_judged: int = 0
     judges: tuple[str, ...] = ()
+    outdated: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -250,6 +250,7 @@ def notes(lb: Leaderboard) -> list[str]:
             f"{plural(lb.superseded, 'candidate')} left out: {'its cell was' if one else 'their cells were'} "
             "generated anew from changed files since."
         )
+    found += _of_changed_files(lb)
     if lb.strangers:
         count = "counts" if len(lb.strangers) == 1 else "count"
         found.append(
@@ -258,6 +259,20 @@ def notes(lb: Leaderboard) -> list[str]:
             "names, until another experiment (--bench-experiment) begins."
         )
     return found
+
+
+def _of_changed_files(lb: Leaderboard) -> list[str]:
+    """Rows of candidates from before an edit whose cells have not run since, as where ``-k`` chose some others."""
+    rows = [row for row in lb.rows if row.outdated]
+    if not rows:
+        return []
+    some = [f"{visible(row.model)} x {visible(row.prompt)} has {row.outdated} of {row.candidates}" for row in rows]
+    count = sum(row.outdated for row in rows)
+    counts, its, cells_run = ("counts", "its", "cell runs") if count == 1 else ("count", "their", "cells run")
+    return [
+        f"{plural(count, 'candidate')} {counts} from before a change of {its} prompt, model or scenario, "
+        f"until {its} {cells_run} again: {_first_of(some)}."
+    ]
 
 
 def _of_checks(lb: Leaderboard) -> list[str]:
