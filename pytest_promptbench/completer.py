@@ -129,6 +129,7 @@ class LiteLLMCompleter:
         self._embedded = embedded
         self._litellm: Any = None
         self._longest_reply = 1024
+        self._lacks_mcp = False
 
     def prepare(self) -> None:
         """Import LiteLLM (seconds) and switch off what an eval does not need."""
@@ -200,7 +201,7 @@ class LiteLLMCompleter:
         started, clock = now(), steady()
         try:
             async with asyncio.timeout(timeout + GRACE_S):
-                response = await self._litellm.acompletion(
+                response = await self._ask(
                     messages=[m.to_json() for m in request.messages],
                     max_retries=0,
                     timeout=timeout,
@@ -219,14 +220,14 @@ class LiteLLMCompleter:
         latency = steady() - clock
         try:
             choice = response.choices[0]
-            text, reason = choice.message.content, choice.finish_reason
+            text, reason = _said(choice.message, choice.finish_reason), choice.finish_reason
         except (AttributeError, IndexError, TypeError):
             raise PermanentError(f"model {model.name} ({model.model}) sent a reply without choices") from None
         usage, counted = _usage(getattr(response, "usage", None))
         self._longest_reply = max(self._longest_reply, usage.completion_tokens or 0)
         cost = (getattr(response, "_hidden_params", None) or {}).get("response_cost")
         answer = Answer(
-            text=text if isinstance(text, str) else "",
+            text=text,
             usage=usage,
             # LiteLLM says 0 or nothing for a model that it has no price of.
             cost_usd=float(cost) if counted and cost and cost > 0 else None,
@@ -239,6 +240,19 @@ class LiteLLMCompleter:
             said = f"model {model.name} ({model.model}) answered with an empty text ({why}); {_remedy(reason)}"
             raise PermanentError(said, empty=answer)
         return answer
+
+    async def _ask(self, **arguments: Any) -> Any:
+        """What LiteLLM answers. For any ``tools`` it imports ``mcp``, also where none of them is an MCP server's."""
+        tools = arguments.get("tools")
+        spare = isinstance(tools, list) and not any(isinstance(t, dict) and t.get("type") == "mcp" for t in tools)
+        if not (spare and self._lacks_mcp):
+            try:
+                return await self._litellm.acompletion(**arguments)
+            except Exception as error:
+                if not spare or not _lacks_a_package(error, str(error)):
+                    raise
+            self._lacks_mcp = True  # a LiteLLM that does not know the word below, and so would send it, needs no mcp
+        return await self._litellm.acompletion(**arguments, _skip_mcp_handler=True)
 
     async def close(self) -> None:
         """End the connections that were opened in the running loop, which LiteLLM would keep, and the loop, for ever.
@@ -329,6 +343,29 @@ class LiteLLMCompleter:
         if status in (503, 529):
             return TransientError(message, retry_after=_retry_after(error), throttled=True)
         return TransientError(message, retry_after=_retry_after(error))
+
+
+def _said(message: Any, finish_reason: object) -> str:
+    """The text of a reply; of one that calls tools, JSON of the calls, and of the text beside them where there is any.
+
+    A call's id is left out: it differs each time. A text with calls that the provider has made itself, as of a web
+    search, does not end by calling.
+    """
+    text = message.content if isinstance(message.content, str) else ""
+    called = getattr(message, "tool_calls", None) or ()
+    functions = [f for call in called if (f := getattr(call, "function", None)) is not None]
+    if not functions or (text.strip() and finish_reason != "tool_calls"):
+        return text
+    calls = [{"name": f.name, "arguments": _from_json(f.arguments)} for f in functions]
+    return json.dumps(({"content": text} if text.strip() else {}) | {"tool_calls": calls}, ensure_ascii=False)
+
+
+def _from_json(arguments: str) -> Any:
+    """What a model has written as JSON; the text itself where it is none."""
+    try:
+        return json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments
 
 
 def _lacks_a_package(error: BaseException, text: str) -> bool:

@@ -39,6 +39,7 @@ Kind = Literal[
     "content-filter",  # stopped by a content filter
     "refusal",  # no text, and ``body`` as the model's refusal, as OpenAI's structured outputs have it
     "parts",  # a good answer whose text is a list of parts, as some servers write it
+    "choice",  # a good answer whose choice has the keys of ``body``, a JSON object
     "no-choices",  # a good answer with an empty list of choices
     "no-usage",  # a good answer that does not say how many tokens it took
     "usage",  # a good answer that says ``body``, a JSON object, of how many tokens it took
@@ -298,10 +299,12 @@ class ScriptedProvider:
                 text, reason = "", "content_filter"
             case "huge":
                 text = "x" * HUGE
-            case "usage":
+            case "usage" | "choice":
                 text = None
         completion = _completion(body, self._text(body) if text is None else text, reason)
-        if fault.kind == "no-choices":
+        if fault.kind == "choice":
+            completion["choices"][0] |= json.loads(fault.body or "{}")
+        elif fault.kind == "no-choices":
             completion["choices"] = []
         elif fault.kind == "no-usage":
             del completion["usage"]

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from pytest_promptbench.completer import LiteLLMCompleter, Redactor, _retry_after, spare_loopback_from_proxies
+from pytest_promptbench.completer import LiteLLMCompleter, Redactor, _retry_after, _said, spare_loopback_from_proxies
 from pytest_promptbench.errors import PermanentError, TransientError
 from pytest_promptbench.records import Answer, Message, Model, Request, Usage
 
@@ -228,6 +228,47 @@ def test_an_answer_that_is_none_is_paid_for_once_and_says_why(
         ask(completer, provider, "odd")
     assert "Traceback" not in str(caught.value)
     assert not caught.value.unpaid
+
+
+CALL = {"id": "call_1", "type": "function", "function": {"name": "triage", "arguments": '{"label": "bug", "by": "é"}'}}
+CALLED = '{"name": "triage", "arguments": {"label": "bug", "by": "é"}}'
+
+
+@pytest.mark.parametrize(
+    ("finish_reason", "message", "text"),
+    [
+        ("stop", {"content": None, "tool_calls": [CALL]}, f'{{"tool_calls": [{CALLED}]}}'),
+        ("tool_calls", {"content": "", "tool_calls": [CALL, CALL]}, f'{{"tool_calls": [{CALLED}, {CALLED}]}}'),
+        ("tool_calls", {"content": "Yes", "tool_calls": [CALL]}, f'{{"content": "Yes", "tool_calls": [{CALLED}]}}'),
+        (
+            "length",
+            {"content": None, "tool_calls": [CALL | {"function": {"name": "triage", "arguments": '{"label": "b'}}]},
+            '{"tool_calls": [{"name": "triage", "arguments": "{\\"label\\": \\"b"}]}',
+        ),
+    ],
+    ids=["forced", "two", "beside a text", "cut off"],
+)
+def test_a_reply_that_calls_tools_is_json_of_the_calls(
+    completer: LiteLLMCompleter, provider: ScriptedProvider, finish_reason: str, message: dict[str, Any], text: str
+) -> None:
+    """LiteLLM wants the package mcp for any tools, and this environment has none."""
+    needle = f"call {finish_reason} {text}"
+    choice = {"finish_reason": finish_reason, "message": {"role": "assistant"} | message}
+    provider.script(needle, Fault(kind="choice", body=json.dumps(choice)))
+    tools = [{"type": "function", "function": {"name": "triage", "parameters": {"type": "object"}}}]
+    said = Message(role="user", content=needle)
+    answer = asyncio.run(completer.complete(Request(model=model(provider), messages=(said,), params={"tools": tools})))
+    assert answer.text == text
+    assert provider.requests[-1]["params"] == {"tools": tools}
+
+
+def test_a_text_with_calls_that_the_provider_made_itself_is_the_text() -> None:
+    """Anthropic's web search: LiteLLM lists it among the calls, but the model has not stopped for it."""
+    from litellm import Message as Reply
+
+    reply = Reply(content="It rains.", tool_calls=[CALL | {"id": "srvtoolu_1"}])
+    assert _said(reply, "stop") == "It rains."
+    assert json.loads(_said(reply, "tool_calls"))["content"] == "It rains."
 
 
 def test_an_answer_without_a_text_comes_with_its_price(completer: LiteLLMCompleter, provider: ScriptedProvider) -> None:
