@@ -3,7 +3,7 @@
 A flag stands at its ``bad`` value exactly when its check is violated, so ``overlong`` with ``bad: true`` and
 ``max_words: 60`` is true for 61 words, and ``format_ok`` with ``bad: false`` and ``matches: ...`` is true where
 the pattern is found. Several keys in one check must all hold. Those that end in ``_var`` compare with what the scenario
-has in the var of that name, as a reference.
+has in the var of that name, as a reference; ``json_equals_var`` does at places of an output that is JSON.
 
 Everything here takes time linear in the output's length, with one exception: ``matches`` and ``not_matches`` run the
 rubric author's own pattern with ``re.search``, and one with nested repetition, such as ``(a+)+$``, can take forever.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from .records import Criterion, Rubric, Scenario
@@ -60,6 +61,22 @@ def _is_json(text: str) -> bool:
     return True
 
 
+def _equals_in_json(path: str, text: str, wanted: Sequence[str]) -> bool:
+    """Whether the output is JSON with one of these texts, or what writes itself so, at ``path``: ``calls.0.name``."""
+    try:
+        found = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return False
+    for part in path.split("."):
+        if isinstance(found, list) and part.isdecimal() and int(part) < len(found):
+            found = found[int(part)]
+        elif isinstance(found, dict) and part in found:
+            found = found[part]
+        else:
+            return False
+    return (found.strip() if isinstance(found, str) else json.dumps(found)) in wanted
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is JavaScript, not JSON")
 
@@ -82,9 +99,8 @@ _REFERENCES: Mapping[str, Callable[[str, Sequence[str]], bool]] = {
     "contains_var": lambda text, wanted: all(w in text for w in wanted),
     "not_contains_var": lambda text, banned: not any(w in text for w in banned),
 }
-
-
-_ALL = ", ".join([*_CHECKS, *_REFERENCES])
+_IN_JSON = "json_equals_var"
+_ALL = ", ".join([*_CHECKS, *_REFERENCES, _IN_JSON])
 
 
 def validate_check(check: Mapping[str, Any]) -> str | None:
@@ -92,7 +108,7 @@ def validate_check(check: Mapping[str, Any]) -> str | None:
     if not check:
         return f"the check is empty; give one of {_ALL}"
     for key, value in check.items():
-        known = key in _CHECKS or key in _REFERENCES
+        known = key in _CHECKS or key in _REFERENCES or key == _IN_JSON
         problem = _wrong_value(key, value) if known else f"{key!r} is no check; there are {_ALL}"
         if problem:
             return problem
@@ -109,6 +125,10 @@ def _wrong_value(key: str, value: Any) -> str | None:
         return None if whole and value >= 0 else f"{key} is {value!r}; it takes a whole number from 0"
     if key in _REFERENCES:
         return None if isinstance(value, str) and value else f"{key} is {value!r}; it takes the name of a var"
+    if key == _IN_JSON:
+        pairs = value.items() if isinstance(value, Mapping) and value else ((None, None),)
+        named = all(isinstance(text, str) and text for pair in pairs for text in pair)
+        return None if named else f"{key} is {value!r}; it takes places with names of vars, as in {{label: expected}}"
     if key == "is_json":
         return None if isinstance(value, bool) else f"{key} is {value!r}; it takes true or false"
     if key in ("matches", "not_matches"):
@@ -131,7 +151,8 @@ def _wrong_value(key: str, value: Any) -> str | None:
 
 def lacking_reference(rubric: Rubric, scenario: Scenario) -> str | None:
     """What is wrong with a var that a check of the rubric compares with; None where nothing is."""
-    references = ((c, key, name) for c in rubric.flags for key, name in (c.check or {}).items() if key in _REFERENCES)
+    checks = ((c, key, value) for c in rubric.flags for key, value in (c.check or {}).items())
+    references = ((c, key, name) for c, key, value in checks for _, name, _ in _compared(key, value))
     for c, key, name in references:
         value = scenario.vars.get(name)
         if not _reference(value):
@@ -167,11 +188,20 @@ def _violated(criterion: Criterion, text: str, context: Mapping[str, Any]) -> It
     """The keys of its check that do not hold, each in words."""
     assert criterion.check is not None, f"{criterion.name} has no check"
     for key, value in criterion.check.items():
-        if key in _CHECKS:
-            if not _CHECKS[key](text, value):
-                yield term(key, value)
-        elif not _REFERENCES[key](text, _reference(context.get(value))):
-            yield f"{term(key, value)}, which is {json.dumps(context.get(value), ensure_ascii=False)}"
+        if key in _CHECKS and not _CHECKS[key](text, value):
+            yield term(key, value)
+        for said, name, holds in _compared(key, value):
+            if not holds(text, _reference(context.get(name))):
+                yield f"{said}, which is {json.dumps(context.get(name), ensure_ascii=False)}"
+
+
+def _compared(key: str, value: Any) -> Iterator[tuple[str, str, Callable[[str, Sequence[str]], bool]]]:
+    """What one key of a check compares with vars: in words, the var's name, and whether an output holds it."""
+    if key in _REFERENCES:
+        yield term(key, value), value, _REFERENCES[key]
+    elif key == _IN_JSON:
+        for path, name in value.items():
+            yield term(key, {path: name}), name, partial(_equals_in_json, path)
 
 
 def term(key: str, value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from pytest_promptbench.records import Criterion, Rubric, Scenario
 
 NUMBER = "it takes a whole number from 0"
 TEXTS = "it takes a text, or a list of texts"
+PLACES = "it takes places with names of vars, as in {label: expected}"
 ALL = (
     "max_words, min_words, max_chars, min_chars, max_sentences, max_lines, "
-    "contains, not_contains, matches, not_matches, is_json, equals_var, contains_var, not_contains_var"
+    "contains, not_contains, matches, not_matches, is_json, equals_var, contains_var, not_contains_var, "
+    "json_equals_var"
 )
 
 
@@ -70,6 +73,10 @@ def test_a_flag_stands_at_its_bad_value_exactly_when_its_check_is_violated(
         ({1: 2}, f"1 is no check; there are {ALL}"),
         ({"equals_var": ["label"]}, "equals_var is ['label']; it takes the name of a var"),
         ({"contains_var": ""}, "contains_var is ''; it takes the name of a var"),
+        ({"json_equals_var": "label"}, f"json_equals_var is 'label'; {PLACES}"),
+        ({"json_equals_var": {}}, f"json_equals_var is {{}}; {PLACES}"),
+        ({"json_equals_var": {0: "label"}}, f"json_equals_var is {{0: 'label'}}; {PLACES}"),
+        ({"json_equals_var": {"label": ["a"]}}, f"json_equals_var is {{'label': ['a']}}; {PLACES}"),
         ({"max_words": "60"}, f"max_words is '60'; {NUMBER}"),
         ({"max_words": True}, f"max_words is True; {NUMBER}"),
         ({"min_chars": -1}, f"min_chars is -1; {NUMBER}"),
@@ -156,6 +163,40 @@ def test_a_check_may_compare_with_a_var_of_the_scenario(key: str, reference: Any
     rubric = Rubric(id="r", text="", sha256="0", criteria=(right,))
     assert fill_checks(rubric, [holds, violates], {"label": reference}) == {"flag": 0.5}
     assert lacking_reference(rubric, Scenario(id="s", vars={"label": reference})) is None
+
+
+@pytest.mark.parametrize(
+    ("output", "right"),
+    [
+        ({"label": "billing", "why": "no bug", "calls": [{}, {"to": {"desk": 3}}]}, True),
+        ({"label": " invoice\n", "calls": [0, {"to": {"desk": "3"}}], "more": None}, True),
+        ({"label": "bug", "why": "billing", "calls": [{}, {"to": {"desk": 3}}]}, False),
+        ({"label": "billing", "calls": [{}, {"to": {"desk": 3.0}}]}, False),
+        ({"label": "billing", "calls": [{"to": {"desk": 3}}]}, False),
+        ({"label": "billing", "calls": {"1": {"to": {"desk": 3}}}}, True),
+        ({"label": ["billing"], "calls": [{}, {"to": {"desk": 3}}]}, False),
+        ({"label": "billing", "calls": "ab"}, False),
+        (["billing"], False),
+    ],
+)
+def test_a_check_may_compare_places_of_an_output_that_is_json_with_vars(output: Any, right: bool) -> None:
+    check = {"json_equals_var": {"label": "topic", "calls.1.to.desk": "desk"}}
+    assert validate_check(check) is None
+    context = {"topic": ["billing", "invoice"], "desk": "3"}
+    assert run_check(flag(check, bad=False), json.dumps(output), context) is right
+    assert run_check(flag(check, bad=False), f"```json\n{json.dumps(output)}\n```", context) is False
+    assert run_check(flag(check, bad=False), "[" * 100_000, context) is False
+
+
+def test_each_place_of_a_json_output_that_is_wrong_is_told_with_its_reference() -> None:
+    r = rubric(flag({"json_equals_var": {"label": "topic", "by": "desk"}}, name="right", bad=False))
+    assert violations(r, ['{"label": "bug", "by": true}'], {"topic": "billing", "desk": "true"}) == [
+        'right fails json_equals_var: {"label": "topic"}, which is "billing"'
+    ]
+    assert lacking_reference(r, Scenario(id="s", vars={"topic": "bug"})) == (
+        "json_equals_var of the rubric r fills the flag right by the var 'desk', which is missing; its vars are: "
+        "topic. Give it a text, a whole number, or a list of these"
+    )
 
 
 @pytest.mark.parametrize(
