@@ -60,6 +60,8 @@ _TRACEBACK = re.compile(r"(?<=\S)\s+Traceback \(most recent call last\):\s+File 
 """What LiteLLM puts behind an error of this machine's, as where credentials are missing, with a link to report it."""
 
 _NO_PROVIDER = "LLM Provider NOT provided"
+_IN_THE_PROMPT = {"tools", "response_format"}
+"""Params that providers count as tokens of the prompt."""
 _SENT_ELSEWHERE = {"custom_llm_provider", "model_list", "fallbacks"}
 """Params by which LiteLLM finds the provider without the model's name."""
 
@@ -181,7 +183,8 @@ class LiteLLMCompleter:
         price = None if request.model.embedded else self._price(request.model)
         if price is None:
             return None
-        prompt = sum(_most_tokens(m.content) + 8 for m in request.messages)
+        beside = (json.dumps(request.params[name], default=str) for name in _IN_THE_PROMPT & request.params.keys())
+        prompt = sum(_most_tokens(m.content) + 8 for m in request.messages) + sum(map(_most_tokens, beside))
         most = reply_limit(request.params) or self._longest_reply
         return prompt * price[0] + most * price[1]
 

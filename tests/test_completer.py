@@ -125,6 +125,24 @@ def test_what_a_prompt_may_cost_is_no_less_than_it_does_in_any_script(
     assert worst >= tokens * litellm.get_model_info("gpt-4")["input_cost_per_token"]
 
 
+@pytest.mark.parametrize("name", ["tools", "response_format"])
+def test_what_a_prompt_may_cost_counts_schemas(
+    completer: LiteLLMCompleter, provider: ScriptedProvider, name: str
+) -> None:
+    """Without them a classifier's limit, of a short text and a long schema, would be passed unnoticed."""
+    import litellm
+
+    messages = (Message(role="user", content="Hi"),)
+    schema = {
+        name: [{"type": "function", "function": {"name": f"f{i}", "description": "Does " * 20}} for i in range(9)]
+    }
+    request = Request(model=model(provider, model="openai/gpt-4"), messages=messages, params={"max_tokens": 1} | schema)
+    worst = completer.worst_cost_usd(request)
+    tokens = litellm.token_counter(model="gpt-4", messages=[{"role": "user", "content": "Hi"}], tools=schema[name])
+    assert worst is not None
+    assert worst >= tokens * litellm.get_model_info("gpt-4")["input_cost_per_token"]
+
+
 def test_a_bound_that_is_none_makes_no_reply_cheaper(completer: LiteLLMCompleter, provider: ScriptedProvider) -> None:
     """Some servers take -1 for as many tokens as the model can."""
     messages = (Message(role="user", content="Slept four hours"),)
