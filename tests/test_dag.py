@@ -547,7 +547,6 @@ class TestDagTest:
         accepted = [conf for conf, message in zip(bad, messages[len(good) :], strict=True) if message is None]
         assert accepted == []
 
-    @pytest.mark.slow
     def test_unknown_keys_fail_the_first_task(self, home: AirflowHome) -> None:
         run = home.dag_test({"shard": 2})
         assert run["state"] == "failed"
