@@ -160,6 +160,7 @@ def test_what_the_configuration_says_of_a_gate_waits_for_an_eval_and_not_for_its
     for line, said in (
         ("addopts=--bench-compare=nowhere.json", "nowhere.json: there is no baseline"),
         ("bench_compare=nowhere.json", "nowhere.json: there is no baseline"),
+        ("bench_save=prompts", "prompts: that is a folder; name a file"),
         ("bench_save=rubrics/tip-v1.md", "tip-v1.md: not JSON"),
     ):
         assert judged.pytest("tests", "evals", "-k", "test_unit", "-o", line).code == 0, line

@@ -13,7 +13,7 @@ from fastapi import Response
 
 from ..errors import PromptbenchError
 from ..experiments import Experiments
-from ..tracking.address import redacted
+from ..tracking.address import identity
 from . import models
 from .answers import json_answer
 from .problems import ProblemError
@@ -56,10 +56,9 @@ class Health:
     def _mlflow(self) -> bool:
         uri = self._settings.tracking_uri
         try:
-            if re.match(r"https?://", uri):
-                address = redacted(uri).replace("***@", "").rstrip("/")
-                if httpx.get(f"{address}/health", timeout=3, trust_env=False).status_code != 200:
-                    return False  # and is not asked anything that takes longer
+            server = re.match(r"https?://", uri) is not None
+            if server and httpx.get(f"{identity(uri)}/health", timeout=3, trust_env=False).status_code != 200:
+                return False  # and is not asked anything that takes longer
             self._experiments.store()  # which has asked: a server may be well and its database not, or not let us in
         except (httpx.HTTPError, PromptbenchError):
             return False

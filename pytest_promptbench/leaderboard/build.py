@@ -41,10 +41,11 @@ def build_leaderboard(
     where something is judged. ``superseded`` counts what rule 3 of the package leaves out.
     """
     current, superseded = current_candidates(candidates, rubric, task=task, cells_now=cells_now)
-    known = {scenario for _, _, scenario in cells_now or {}}
+    now = cells_now or {}
+    known = {scenario for _, _, scenario in now}
     tables: dict[tuple[str, str], RowTable] = defaultdict(RowTable)
     for c in current:
-        tables[c.model, c.prompt].add(c, outdated=c.content != (cells_now or {}).get(c.names, c.content))
+        tables[c.model, c.prompt].add(c, outdated=c.names in now and now[c.names] != c.content)
     rows = [table.row(model, prompt, rubric) for (model, prompt), table in tables.items()]
     rows.sort(key=lambda r: (r.composite is None, -(r.composite or 0.0), r.model, r.prompt))
     found = Leaderboard(
