@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from .clock import steady, utc_now
 from .errors import UsageError
 from .gate import GateResult
 from .records import Suite
-from .report.text import for_price, plural
+from .report.text import for_price, plural, visible
 from .session import Board, Closing, Desk, Task, about_unread
 from .settings import Settings
 from .steps import StepResult
@@ -21,6 +22,7 @@ from .steps import StepResult
 Line = tuple[str, Mapping[str, Any]]
 _LOUD: Mapping[str, Any] = {"red": True, "bold": True}
 _WARN: Mapping[str, Any] = {"yellow": True}
+_STATEMENT = re.compile(r"\{%-?\s*\w+.*?%\}", re.DOTALL)
 
 
 def progress(desk: Desk) -> str:
@@ -63,6 +65,7 @@ def summary(closing: Closing, desk: Desk, *, width: int, color: bool) -> Iterato
             for name, reason in task.suite.judge_skipped.items():
                 yield (f"left out: the judge {name} ({reason})", _WARN)
             yield from _blind_to_scenarios(task.suite)
+            yield from _sent_as_it_stands(task.suite)
     if closing.server is not None:
         yield (f"promptbench: {closing.server}", _LOUD)
         yield ("The next session starts it anew and asks only for what is missing.", _LOUD)
@@ -91,6 +94,20 @@ def _blind_to_scenarios(suite: Suite) -> Iterator[Line]:
     names = [p.version for p in suite.prompts if not placeholders(p.messages)]
     if names and len(suite.scenarios) > 1:
         yield (f"{suite.task}: no {{{{ name }}}} in {', '.join(names)}: all scenarios ask the same there", _WARN)
+
+
+def _sent_as_it_stands(suite: Suite) -> Iterator[Line]:
+    """What other tools would evaluate, and a model would be told word for word: Jinja's statements, files as vars."""
+    for p in suite.prompts:
+        found = next((s for m in p.messages if (s := _STATEMENT.search(m.content))), None)
+        if found is not None:
+            said = f"{visible(found[0], limit=60)} in {p.version} is sent as it stands"
+            yield (f"{suite.task}: {said}: {{{{ name }}}} is all that is replaced", _WARN)
+    files = [(s.id, n) for s in suite.scenarios for n, v in s.vars.items() if isinstance(v, str) and v[:7] == "file://"]
+    for scenario, name in files[:1]:
+        more = f", as in {plural(len(files) - 1, 'other var')}" if len(files) > 1 else ""
+        said = f"the var {visible(name)} of {visible(scenario)} is sent as it stands{more}"
+        yield (f"{suite.task}: {said}: no file:// is read, its text has to be the var's value", _WARN)
 
 
 def automatic(judged_: tuple[Judged, ...]) -> Iterator[Line]:
