@@ -349,6 +349,26 @@ def test_columns_give_way_in_the_stated_order() -> None:
         assert left == sorted(left)
 
 
+def test_under_checks_alone_a_terminal_has_each_check_in_place_of_what_waits_for_judges() -> None:
+    """``0/4 judged`` stood there of what was scored whole, and no accuracy."""
+    checks = (
+        Criterion(name="correct", type="flag", bad=False, penalty=5, check={"equals_var": "label"}),
+        Criterion(name="overlong", type="flag", bad=True, penalty=1, check={"max_words": 60}),
+    )
+    lb = board()
+    rows = tuple(dataclasses.replace(row, criteria={"correct": 0.925, "overlong": None}) for row in lb.rows[:1])
+    lb = dataclasses.replace(lb, rubric=dataclasses.replace(lb.rubric, criteria=checks), rows=rows)
+
+    def columns(width: int) -> list[str]:
+        lines = terminal.render_leaderboard(lb, width=width, color=False).splitlines()
+        at = next(i for i, line in enumerate(lines) if line.startswith("#"))
+        assert "0.93" in lines[at + 2]
+        return lines[at].split()
+
+    assert columns(100) == ["#", "model", "prompt", "composite", "correct", "overlong", "failed", "cost", "latency"]
+    assert columns(61) == ["#", "model", "prompt", "composite", "correct", "failed"]
+
+
 def test_terminal_does_not_obey_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     before = terminal.render_leaderboard(board(), width=80, color=True)
     monkeypatch.setenv("NO_COLOR", "1")

@@ -48,7 +48,7 @@ DROPPED_FIRST = ("latency", "cost", "auto", "failed", "pending", "tier", "judged
 def render_leaderboard(lb: Leaderboard, *, width: int, color: bool) -> str:
     """The leaderboard as text of at most ``width`` columns, 20 at the least; without ``color`` no escapes.
 
-    Where ``width`` is short, columns give way in the order of ``DROPPED_FIRST``.
+    Where ``width`` is short, columns give way, in the order of ``DROPPED_FIRST`` where a judge scores.
     """
     from rich.table import Table as Grid
     from rich.text import Text
@@ -204,6 +204,22 @@ def _clock(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def _columns(lb: Leaderboard) -> tuple[list[_Column], Sequence[str]]:
+    """The columns of a leaderboard, and which give way first.
+
+    Where programs score everything nobody waits for a judge, and what tells is each check: of a flag the share of true.
+    """
+    if lb.rubric.judged:
+        return list(_COLUMNS), DROPPED_FIRST
+    checks = [_of_criterion(c.name) for c in lb.rubric.criteria]
+    left = [c for c in _COLUMNS if c.title not in ("tier", "judged", "pending", "auto")]
+    return [*left[:3], *checks, *left[3:]], ("latency", "cost", *(c.title for c in reversed(checks)), "failed")
+
+
+def _of_criterion(name: str) -> _Column:
+    return _Column(title=visible(name), cell=lambda row: number(row.criteria.get(name)))
+
+
 def _fitting(lb: Leaderboard, width: int) -> list[_Column]:
     from rich.cells import cell_len
 
@@ -211,13 +227,13 @@ def _fitting(lb: Leaderboard, width: int) -> list[_Column]:
         longest = max((cell_len(text) for text in (column.title, *(column.cell(row) for row in lb.rows))), default=0)
         return min(longest, _NAME) if column.name else longest
 
-    columns = list(_COLUMNS)
+    columns, dropped_first = _columns(lb)
     first = max((len(rank) for rank in ranks(lb.rows)), default=1)
 
     def fits() -> bool:
         return first + sum(2 + natural(column) for column in columns) <= width
 
-    for title in DROPPED_FIRST:
+    for title in dropped_first:
         if fits():
             return columns
         columns = [column for column in columns if column.title != title]
