@@ -7,6 +7,9 @@ from typing import Any
 from .errors import GenerationError
 from .records import Candidate, Model, Prompt, Scenario, Usage
 
+_SHOWN = 160
+"""So much of a text stands in the report of a failed test, of which pytest shows some 240 characters."""
+
 
 class Name(str):
     """The name of a model, prompt or scenario, which is what tests compare and print, with the record behind it.
@@ -74,5 +77,8 @@ class GeneratedCandidate:
         return self._answered().latency_s
 
     def __repr__(self) -> str:
-        what = f"error={self.error!r}" if self.error else f"text={self.text[:60]!r}"
+        if self.error:
+            what = f"error={self.error!r}"
+        else:
+            what = f"text={self.text if len(self.text) <= _SHOWN else self.text[: _SHOWN - 1] + '…'!r}"
         return f"<candidate {'-'.join((self.model, self.prompt, self.scenario))} {what}>"

@@ -22,8 +22,9 @@ from typing import Any
 import pytest
 from _pytest.terminal import TerminalReporter
 
+from pytest_promptbench.candidate import GeneratedCandidate
 from pytest_promptbench.plugin.watch import write_on_its_own
-from pytest_promptbench.records import Message, Model, Prompt, Rubric, Scenario, Suite
+from pytest_promptbench.records import Answer, Candidate, Cell, Message, Model, Prompt, Rubric, Scenario, Suite
 from pytest_promptbench.session import Task, cells_now
 from pytest_promptbench.session.plan import merged
 
@@ -356,6 +357,16 @@ def test_what_the_candidate_tells(project: Project) -> None:
         """,
     )
     assert project.pytest("-k", "s0").outcomes() == {"passed": 4, "deselected": 8}
+
+
+@pytest.mark.parametrize(("text", "shown"), [("x" * 160, "x" * 160), ("x" * 159 + "yz", "x" * 159 + "…")])
+def test_a_text_that_a_failed_test_does_not_show_whole_says_so(text: str, shown: str) -> None:
+    """It ended in a quotation mark after 60 characters, as if the model had stopped there."""
+    model, scenario = Model(name="m", model="openai/m"), Scenario(id="s")
+    prompt = Prompt(task="tip", version="v1", messages=(), sha256="")
+    cell = Cell(task="tip", model=model, prompt=prompt, scenario=scenario, messages=(), params={}, samples=1)
+    found = GeneratedCandidate(Candidate(cell=cell, answers=(Answer(text=text),)))
+    assert repr(found) == f"<candidate m-v1-s text='{shown}'>"
 
 
 def test_samples_are_outputs_of_one_candidate(tmp_path: Path, provider: ScriptedProvider) -> None:
