@@ -321,7 +321,7 @@ CASES: list[tuple[str, dict[str, str], list[str]]] = [
     (
         "missing placeholder",
         {"v2": "messages:\n  - {role: user, content: '{{ situaton }}'}\n"},
-        ["prompt tip/v2", "{{ situaton }}", "'bad-sleep'", "did you mean 'situation'"],
+        ["prompt tip/v2", "{{ situaton }}", "'bad-sleep'", "yaml:4) (did you mean 'situation'?)"],
     ),
     (
         "a var without a value",
@@ -331,7 +331,15 @@ CASES: list[tuple[str, dict[str, str], list[str]]] = [
     (
         "no var of that name, whatever is in the braces",
         {"v2": "messages:\n  - {role: user, content: '{{ situation | upper }}'}\n"},
-        ["prompt tip/v2", "{{ situation | upper }}", "has no value", "its vars are: situation"],
+        [
+            "{{ situation | upper }} has no value",
+            "a placeholder is the name of a var and nothing more, no part or filter",
+        ],
+    ),
+    (
+        "a part of a var",
+        {"v2": "messages:\n  - {role: user, content: '{{ situation.place }}'}\n"},
+        ["prompt tip/v2", "a placeholder is the name of a var and nothing more", "its vars are: situation"],
     ),
     (
         "placeholder without an end",

@@ -69,6 +69,8 @@ def check_placeholders(
                 if scenario.vars.get(name) is None:
                     have = ", ".join(scenario.vars) or "none"
                     why = f"{hint(name, list(scenario.vars))}; its vars are: {have}"
+                    if any(re.match(rf"{re.escape(var)}\s*[.|\[]", name) for var in scenario.vars):
+                        why = f": a placeholder is the name of a var and nothing more, no part or filter of it{why}"
                     if name in scenario.vars:
                         why = ', where it is empty or null; write "" for no text'
                     raise CatalogError(
