@@ -62,7 +62,10 @@ def check_there(path: Path, *, test: str) -> None:
 
 def no_candidate(test: str) -> CatalogError:
     """For a test with the marker that would pass without looking at anything."""
-    return CatalogError(f"{test}: a promptbench test takes what was generated as an argument: def test_...(candidate)")
+    return CatalogError(
+        f"{test}: a promptbench test takes what was generated as an argument: def test_...(candidate). Others must not "
+        "have the marker, nor must their class or module (pytestmark)"
+    )
 
 
 def not_ours(test: str) -> CatalogError:

@@ -1021,7 +1021,10 @@ def test_a_place_that_the_end_could_not_write_to_is_told_before_anything_is_gene
             "test_tip: model is parametrized twice (on the test, its class or module); remove one",
         ),
         (TEST.replace("def test", '@pytest.mark.parametrize("candidate", ["a"])\ndef test'), "give that another name"),
-        (TEST.replace("candidate)", ")").replace("candidate.text.strip()", "True"), "as an argument"),
+        (
+            TEST.replace("candidate)", ")").replace("candidate.text.strip()", "True"),
+            "as an argument: def test_...(candidate). Others must not have the marker, nor must their class",
+        ),
         (TEST.replace('"tips.yaml"', '"tips.yaml", model="a"'), "not 'model'"),
         (TEST.replace("def test", '@pytest.mark.parametrize("model", ["c"])\ndef test'), "has no model 'c'"),
         (
