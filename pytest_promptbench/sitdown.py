@@ -120,7 +120,10 @@ def _groups(
         if not mine:
             said.append(nothing_under_rubric(experiment, task))
         if settings.audit is None:
+            carried = sum(c.carried_from is not None for c in mine)
             mine = pending_of(settings, mine, now, selected, experiment=task.experiment)
+            if carried and not mine:
+                said.append(f"carried over from equal texts that were judged before: {plural(carried, 'verdict')}")
         chosen.append((dataclasses.replace(task, experiment=experiment), mine))
     if not chosen:
         raise missing[0]

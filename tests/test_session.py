@@ -1599,6 +1599,9 @@ def test_verdicts_are_carried_to_another_experiment(project: Project) -> None:
     runs = project.runs("next day")
     assert {r.data.tags["judge_pending"] for r in runs} == {"false"}
     assert all("promptbench.carried_from" in r.data.tags for r in runs)
+    exported = project.pytest("--judge-export", "packet.json", "--bench-experiment", "next day").out
+    assert "nothing is pending in next day" in exported
+    assert "carried over from equal texts that were judged before: 12 verdicts" in exported
     assert {row["composite"] for row in project.leaderboard()["rows"]} == {15.0}
 
 
