@@ -940,10 +940,11 @@ def test_a_row_is_saved_with_claude_codes_verdicts_until_a_person_has_judged_hal
     (few,), (half,) = (gate.snapshot(*checked(*scenarios), [SUITE]).rows for scenarios in ("abcde", "abcdef"))
     assert (few.tier, few.tiers, few.aside, few.scores["a"]["composite"]) == ("claude-code", {}, 5, 8.0)
     assert (half.tier, half.tier_of("a"), half.tier_of("g")) == ("claude-code+human", "human", "claude-code")
-    board, candidates = checked("a")
+    board, candidates = checked("a", "b")
     partly = [replace(c, verdicts=c.verdicts[1:]) if c.scenario == "a" else c for c in candidates]
     (mixed,) = gate.snapshot(build_leaderboard(partly, RUBRIC, experiment="e", task="tip"), partly, [SUITE]).rows
-    assert (mixed.tier, mixed.aside) == ("claude-code+human", 0), "Claude Code has not judged the whole row"
+    assert (mixed.tier, mixed.aside) == ("claude-code+human", 1), "Claude Code has not judged the whole row"
+    assert (mixed.tier_of("a"), mixed.tier_of("b")) == ("human", "claude-code"), "and counts where it has"
     assert board.rows[0].tier == "claude-code+human", "the leaderboard counts the person's"
 
 

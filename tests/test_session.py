@@ -168,9 +168,15 @@ def test_programs_alone_may_score_and_gate(project: Project) -> None:
     assert page.count('<span class="tally">4 scored</span>') == page.count('<span class="tally">') == 8
     assert "The checks of the rubric, which are programs, have scored all of this" in page
     assert "judged</option>" not in page
+    left = ["#", "model", "prompt", "composite", "candidates", "failed", "cost", "latency"]
+    assert re.findall(r'<button type="button" disabled>(.*?)</button>', page) == left, "and no column of judges"
+    table = (project.root / ".promptbench" / "report" / "leaderboard.md").read_text().splitlines()
+    assert "| # | model | prompt | composite | candidates | failed | right | cost | latency |" in table
     assert page.count(">right fails equals_var: &#34;label&#34;, which is &#34;yes&#34;</p>") == 16
     served = client_of(project.root).get("/experiment", params={"name": project.experiment()}).text
     assert served.count("<span>4 scored</span>") == 8, served
+    assert "32 candidates: 0 failed." in served and ">candidates</th>" in served
+    assert not re.search(">(judged|judged by|pending|automatic)</th>", served)
     assert "nothing is pending" in project.pytest("--judge-export", "p.json").out
     audit = project.pytest("--judge-export", "a.json", "--judge-audit", "3")
     assert (audit.code, "programs fill all of the rubric tip-v1, so there is no judge to check" in audit.text) == (

@@ -360,6 +360,7 @@ def _board(board: Leaderboard) -> dict[str, Any]:
         "scale": scale,
         "top": f"{board.rubric.top:g}",
         "criteria": [visible(c.name) for c in board.rubric.criteria],
+        "by_judges": bool(board.rubric.judged),
         "rows": [_row(row, rank, scale, tied=tied) for rank, row in zip(ranks(board.rows), board.rows, strict=True)],
         "scored": any(row.composite is not None for row in board.rows),
     }

@@ -105,11 +105,11 @@ def snapshot(
     Composites and criteria are means over the verdicts of ``candidates``, which should be those that the leaderboard
     counts, of the tier that its row rests on. A row of which an audit has labelled a part rests on its automatic scores
     here: the labels were picked. So do rows of ``by_automatic`` that have any, as what they are to be compared with
-    has no others. A row that Claude Code has judged whole, and a person less than half of, rests on Claude Code's
-    verdicts. With ``like``, the baseline to be compared with, each scenario rests on the sit-down tier that it has
-    there, where all of its candidates here have that, too. ``suites``: all that share the leaderboard. ``cells_now``:
-    (model, prompt, scenario) -> the content that the files give today; what another content was scored says nothing
-    about them. A scenario without a score that counts is there as unscored.
+    has no others. Of what Claude Code and a person have both judged, a row rests on Claude Code's verdicts until the
+    person has judged half of it. With ``like``, the baseline to be compared with, each scenario rests on the sit-down
+    tier that it has there, where all of its candidates here have that, too. ``suites``: all that share the leaderboard.
+    ``cells_now``: (model, prompt, scenario) -> the content that the files give today; what another content was scored
+    says nothing about them. A scenario without a score that counts is there as unscored.
     """
     cells: dict[RowName, list[LoggedCandidate]] = {(row.model, row.prompt): [] for row in board.rows}
     for candidate in candidates:
@@ -199,8 +199,9 @@ def _row(
 def _one_tier(scored: Iterable[Scored], tier_there: Callable[[str], str | None] | None) -> dict[str, Tier]:
     """Scenario -> the tier by which all its candidates are taken: the one it has there.
 
-    Without ``tier_there``: Claude Code's, where it judged the whole row and a person less than half. A person's verdict
-    on one side beside Claude Code's on the other would compare two judges, who differ in how strict they are.
+    Without ``tier_there``: Claude Code's wherever it has judged, in a row of which a person has judged less than half. A
+    person's verdict on one side beside Claude Code's on the other would compare two judges, who differ in how strict
+    they are.
     """
     common: dict[str, set[Tier]] = {}
     for c, scores in scored:
@@ -209,9 +210,9 @@ def _one_tier(scored: Iterable[Scored], tier_there: Callable[[str], str | None] 
             common[c.scenario] = common.get(c.scenario, tiers) & tiers
     if tier_there is not None:
         return {s: t for s, tiers in common.items() for t in tiers if t == tier_there(s)}
-    by_claude, by_people = (sum(t in tiers for tiers in common.values()) for t in (Tier.CLAUDE_CODE, Tier.HUMAN))
-    checked = by_claude == len(common) > 2 * by_people
-    return dict.fromkeys(common, Tier.CLAUDE_CODE) if checked else {}
+    if 2 * sum(Tier.HUMAN in tiers for tiers in common.values()) >= len(common):
+        return {}
+    return {s: Tier.CLAUDE_CODE for s, tiers in common.items() if Tier.CLAUDE_CODE in tiers}
 
 
 def _automatic_judge(verdicts: Iterable[Verdict]) -> str | None:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..records import Leaderboard, Row
+from ..records import Leaderboard, Row, Rubric
 from .tables import Table, all_tables
 from .text import dollars, duration, export_command, markdown_cell, notes, number, ranks, row_points
 
 if TYPE_CHECKING:
     from ..agreement import Agreement
 
-_HEAD = ("#", "model", "prompt", "composite", "tier", "judged", "pending", "failed")
-_TAIL = ("auto", "cost", "latency")
-
 
 def render_leaderboard(lb: Leaderboard, agreement: Agreement | None = None) -> str:
     """The leaderboard with a heading, one table with every criterion's mean, its notes, and what stands behind it."""
-    names = [c.name for c in lb.rubric.criteria]
-    head = [*_HEAD, *(markdown_cell(name) for name in names), *_TAIL]
+    columns = _columns(lb.rubric)
     lines = [
         f"# {markdown_cell(lb.task)}",
         "",
@@ -28,8 +25,10 @@ def render_leaderboard(lb: Leaderboard, agreement: Agreement | None = None) -> s
         "",
     ]
     if lb.rows:
-        lines += [_line(head), _line(["---" if t in _LEFT else "---:" for t in head])]
-        lines += [_line(_cells(rank, row, names)) for rank, row in zip(ranks(lb.rows), lb.rows, strict=True)]
+        lines.append(_line(["#", *(title for title, _ in columns)]))
+        lines.append(_line(["---:", *("---" if title in _LEFT else "---:" for title, _ in columns)]))
+        for rank, row in zip(ranks(lb.rows), lb.rows, strict=True):
+            lines.append(_line([rank, *(cell(row) for _, cell in columns)]))
     else:
         lines.append("No candidates yet.")
     pending = sum(row.pending for row in lb.rows)
@@ -63,21 +62,31 @@ def _table(table: Table) -> list[str]:
 _LEFT = frozenset({"model", "prompt", "composite", "tier"})
 
 
-def _cells(rank: str, row: Row, names: list[str]) -> list[str]:
-    return [
-        rank,
-        markdown_cell(row.model),
-        markdown_cell(row.prompt),
-        row_points(row).replace("~", "\\~"),  # GitHub strikes out what stands between tildes
-        markdown_cell(row.tier or "-"),
-        f"{row.judged}/{row.candidates}",
-        str(row.pending),
-        str(row.failed),
-        *(number(row.criteria.get(name)) for name in names),
-        number(row.auto_composite),
-        dollars(row.cost_usd),
-        duration(row.latency_s),
+def _columns(rubric: Rubric) -> list[tuple[str, Callable[[Row], str]]]:
+    """Titles and cells; how far judges are stands there only where judges score."""
+    progress: list[tuple[str, Callable[[Row], str]]] = [
+        ("tier", lambda row: markdown_cell(row.tier or "-")),
+        ("judged", lambda row: f"{row.judged}/{row.candidates}"),
+        ("pending", lambda row: str(row.pending)),
     ]
+    auto: list[tuple[str, Callable[[Row], str]]] = [("auto", lambda row: number(row.auto_composite))]
+    if not rubric.judged:
+        progress, auto = [("candidates", lambda row: str(row.candidates))], []
+    return [
+        ("model", lambda row: markdown_cell(row.model)),
+        ("prompt", lambda row: markdown_cell(row.prompt)),
+        ("composite", lambda row: row_points(row).replace("~", "\\~")),  # GitHub strikes out what is between tildes
+        *progress,
+        ("failed", lambda row: str(row.failed)),
+        *((markdown_cell(c.name), _mean_of(c.name)) for c in rubric.criteria),
+        *auto,
+        ("cost", lambda row: dollars(row.cost_usd)),
+        ("latency", lambda row: duration(row.latency_s)),
+    ]
+
+
+def _mean_of(name: str) -> Callable[[Row], str]:
+    return lambda row: number(row.criteria.get(name))
 
 
 def _line(cells: list[str]) -> str:
