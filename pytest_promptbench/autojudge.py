@@ -42,12 +42,15 @@ from .tracking.store import TrackingStore
 
 BATCH = 20
 """So many verdicts are written to MLflow together."""
+_INTERRUPTED = "interrupted; what was judged is kept, and the next --judge-auto goes on"
 AHEAD = 1000
 """So many questions wait for a reply at once, each with its texts: more than any concurrency keeps in the air."""
 
 Ask = Callable[[Cell], "Future[Candidate]"]
 Write = Callable[[Sequence[Judgement]], Sequence[LoggedCandidate]]
 """Brings judgements to MLflow, and gives back their candidates as they are then, without texts. TrackingError."""
+Load = Callable[[Sequence[LoggedCandidate]], Sequence[LoggedCandidate]]
+"""The same candidates with their texts, but for those whose texts cannot be read."""
 
 
 class JudgeUnavailableError(PromptbenchError):
@@ -329,10 +332,16 @@ def judge_unscored(
     ask: Ask,
     write: Write,
     *,
+    load: Load = list,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> tuple[list[LoggedCandidate], Judged]:
     """As ``judge_and_write``, of those among ``candidates`` that this judge has not scored yet."""
     todo = unscored(candidates, rubric, judge)
+    try:
+        todo = list(load(todo))
+    except KeyboardInterrupt:
+        came_to = Judged(judge=judge.name, experiment=todo[0].experiment, unavailable=_INTERRUPTED, interrupted=True)
+        return [], came_to
     readable = [c for c in todo if c.outputs]  # one without any would be neither judged nor named
     mine = fingerprint(judge, rubric).sha256
     before = sum(_is_of(c, judge, mine) for c in candidates)
@@ -391,7 +400,7 @@ def judge_and_write(
     except JudgeUnavailableError as error:
         unavailable = str(error)
     except KeyboardInterrupt:
-        interrupted, unavailable = True, "interrupted; what was judged is kept, and the next --judge-auto goes on"
+        interrupted, unavailable = True, _INTERRUPTED
     if batch and not writing:  # else whoever writes was interrupted himself, and may be in the middle
         flush()
     experiment = candidates[0].experiment if candidates else ""

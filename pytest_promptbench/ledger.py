@@ -6,7 +6,8 @@ nothing in it may ever be evicted, and values are JSON text that a person can re
 
 ``answers``  request key -> answer. Written before the test that waits for it goes on.
 ``outbox``   one row per (store, experiment, candidate): ``pending`` until a recorder has written the MLflow run, then
-             ``done`` with its run id. The primary key is what makes two sessions log a candidate once.
+             ``done`` with its run id, as is what others have logged and a report has shown. The primary key is what
+             makes two sessions log a candidate once.
 ``spend``    what each session, or account of several, is known to have paid, and has reserved, for
              ``--bench-max-cost``: by request, and all.
 """
@@ -298,8 +299,22 @@ class Ledger:
                 ],
             )
 
+    def know(self, store: str, found: Iterable[tuple[str, str, str, str]], *, session: str) -> None:
+        """Candidates that others have brought to MLflow: (experiment, candidate, run id, texts).
+
+        One that this project has handed over itself stays as it is.
+        """
+        created = now()
+        rows = [(store, e, candidate, session, run_id, texts, created) for e, candidate, run_id, texts in found]
+        with self._at_once():
+            self._db.executemany(
+                "INSERT INTO outbox (store, experiment, candidate, state, session, run_id, texts, created) "
+                "VALUES (?, ?, ?, 'done', ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                rows,
+            )
+
     def texts(self, store: str, experiment: str) -> dict[tuple[str, str], str]:
-        """(Run id, candidate) -> texts, of the candidates of an experiment that this project logged itself.
+        """(Run id, candidate) -> texts, of the candidates of an experiment that this project has logged or knows.
 
         A run that an answer completed is its cell's failure's too, which has no texts.
         """

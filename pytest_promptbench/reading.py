@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 from .autojudge import Judged, asking_models, writing_to
@@ -16,7 +17,7 @@ from .session import (
     by_group,
     score_all,
     where,
-    with_shown_texts,
+    with_texts_of_pages,
     write_reports,
 )
 from .settings import Settings
@@ -36,7 +37,6 @@ def read_back(settings: Settings, tasks: Sequence[Task], _: bool) -> StepResult:
     groups = by_group(here)
     read = {name: store.read(name) for name in dict.fromkeys(t.experiment for t in here)}
     everyone: dict[str, list[LoggedCandidate]] = {name: [] for name in read}
-    unread: list[str] = []
     for (experiment, group), task in groups.items():
         found = [c for c in read[experiment] if c.group == group]
         if not found:
@@ -45,12 +45,14 @@ def read_back(settings: Settings, tasks: Sequence[Task], _: bool) -> StepResult:
                 f"the rubric {task.suite.rubric.id} as it is now. Run the evals first, or name another with "
                 "--bench-experiment"
             )
-        everyone[experiment] += store.texts(found) if settings.judge_auto else with_shown_texts(store, found, unread)
+        everyone[experiment] += found
     judged: list[Judged] = []
+    unread: list[str] = []
     if settings.judge_auto:
         with asking_models(settings, [t.suite.judge for t in here if t.suite.judge is not None]) as ask:
-            judged = score_all(here, everyone, ask, writing_to(store))
-    outcome = Outcome(candidates={name: tuple(found) for name, found in everyone.items()})
+            load = functools.partial(store.texts, unread=[])
+            judged = score_all(here, everyone, ask, writing_to(store), load=load)
+    outcome = Outcome(candidates=with_texts_of_pages(store, here, everyone, unread))
     boards = build_boards(here, outcome, settings)
     return StepResult(
         message=f"read {plural(sum(map(len, everyone.values())), 'candidate')} of {', '.join(everyone)}",

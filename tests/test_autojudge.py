@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import pytest
 
-from pytest_promptbench.autojudge import Judged, JudgeUnavailableError, Judging, unscored
+from pytest_promptbench.autojudge import Judged, JudgeUnavailableError, Judging, judge_unscored, unscored
 from pytest_promptbench.catalog.rubric import load_rubric
 from pytest_promptbench.ending import automatic
 from pytest_promptbench.errors import TrackingError
@@ -278,6 +278,9 @@ class FailingRecorder:
         self.written = len(judgements)
         return [with_verdict(j.candidate, j.verdict) for j in judgements if j.verdict is not None]
 
+    def texts(self, candidates: Sequence[LoggedCandidate], *, unread: list[str]) -> list[LoggedCandidate]:
+        return list(candidates)
+
 
 def test_where_mlflow_fails_at_the_second_suite_the_first_ones_verdicts_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -304,6 +307,19 @@ def test_where_mlflow_fails_at_the_second_suite_the_first_ones_verdicts_count(
 
 
 JUDGE_MODEL = Model(name="judge", model="openai/judge")
+
+
+def test_ctrl_c_while_texts_are_read_ends_judging_and_asks_nothing() -> None:
+    def interrupted(_: object) -> Never:
+        raise KeyboardInterrupt
+
+    def ask(_: object) -> Never:
+        raise AssertionError
+
+    rubric = tip_rubric()
+    found = logged_candidates(rubric, 2)
+    after, came_to = judge_unscored(found, rubric, JUDGE_MODEL, ask, lambda _: [], load=interrupted)
+    assert (after, came_to.interrupted, came_to.scored, came_to.experiment) == ([], True, 0, found[0].experiment)
 
 
 def tip_rubric() -> Rubric:

@@ -76,6 +76,18 @@ def test_a_logged_candidate_handed_over_again_comes_with_its_run(ledger: Ledger)
     assert (again.run_id, again.record) == ("run-7", {"text": "c1"})
 
 
+def test_what_others_have_logged_is_known_and_replaces_nothing_of_our_own(ledger: Ledger) -> None:
+    ledger.post(STORE, [entry("c1"), entry("c2")], session="one")
+    ledger.done(STORE, [(entry("c2"), "run-1", "ours")])
+    found = [("e", name, f"run-{n}", "theirs") for n, name in enumerate(("c1", "c2", "c3"), 7)]
+    ledger.know(STORE, found, session="two")
+    assert ledger.texts(STORE, "e") == {("run-1", "c2"): "ours", ("run-9", "c3"): "theirs"}
+    assert [e.candidate for e in ledger.pending(STORE, ["one", "two"], limit=9)] == ["c1"]
+    ledger.post(STORE, [entry("c3")], session="three")
+    (again,) = ledger.pending(STORE, ["three"], limit=9)
+    assert (again.candidate, again.run_id) == ("c3", "run-9"), "whether MLflow still has it is the recorder's to ask"
+
+
 def test_what_is_handed_over_again_waits_from_then_on(ledger: Ledger) -> None:
     """By when it was first handed over, it would come before a failure that it waits for, and hold that up."""
     ledger.post(STORE, [entry("answer-1")], session="one")

@@ -92,6 +92,31 @@ def test_collect_judge_and_rerun_through_a_tracking_server(tmp_path: Path, serve
         assert len(traces) == 1
 
 
+def test_texts_that_others_logged_are_asked_for_once_and_only_for_the_page(
+    tmp_path: Path, server: str, folder: Path
+) -> None:
+    """Each session asked for all of the experiment's: those of colleagues, of other tasks and of earlier rubrics."""
+    with ScriptedProvider(reply=lambda body: f"said to {body['messages'][0]['content']}") as provider:
+        theirs, mine = (
+            Project(tmp_path / name, provider, ("haiku",), ("v1",), environ={"MLFLOW_TRACKING_URI": server}).write()
+            for name in ("theirs", "mine")
+        )
+        assert theirs.second_suite().pytest("--bench-experiment", "shared").code == 0
+        prompt = mine.root / "prompts/tip/v1.yaml"
+        prompt.write_text(prompt.read_text().replace("be v1", "be mine"))
+
+        def asked() -> int:
+            before = len((folder / "log.txt").read_text())
+            result = mine.pytest("--bench-experiment", "shared")
+            assert result.code == 0, result.text
+            page = (mine.root / ".promptbench/report/leaderboard.html").read_text()
+            assert (page.count("said to be v1</pre>"), page.count("said to be mine</pre>")) == (3, 3)
+            log = (folder / "log.txt").read_text()[before:]
+            return sum("GET /api/2.0/mlflow-artifacts" in line for line in log.splitlines())
+
+        assert [asked(), asked()] == [6, 0]
+
+
 def test_a_file_of_a_run_is_one_request(server: str, folder: Path) -> None:
     """A session reads two files of every candidate that others have logged."""
     store = TrackingStore(server, artifact_root=None)

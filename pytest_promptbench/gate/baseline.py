@@ -199,8 +199,8 @@ def _row(
 def _one_tier(scored: Iterable[Scored], tier_there: Callable[[str], str | None] | None) -> dict[str, Tier]:
     """Scenario -> the tier by which all its candidates are taken: the one it has there.
 
-    Without ``tier_there``: Claude Code's wherever it has judged, in a row of which a person has judged less than half. A
-    person's verdict on one side beside Claude Code's on the other would compare two judges, who differ in how strict
+    Without ``tier_there``: Claude Code's wherever it has judged, in a row of which a person has judged less than half.
+    A person's verdict on one side beside Claude Code's on the other would compare two judges, who differ in how strict
     they are.
     """
     common: dict[str, set[Tier]] = {}

@@ -22,6 +22,7 @@ from .boards import (
     folders_of,
     labels,
     with_shown_texts,
+    with_texts_of_pages,
     write_reports,
 )
 from .desk import Closing, Desk
@@ -45,5 +46,6 @@ __all__ = [
     "score_all",
     "where",
     "with_shown_texts",
+    "with_texts_of_pages",
     "write_reports",
 ]

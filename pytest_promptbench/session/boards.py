@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..agreement import Agreement, agreement_report
+from ..autojudge import updated
 from ..clock import utc_now
 from ..errors import UsageError
 from ..grid import cells
@@ -16,7 +17,7 @@ from ..records import Group, Leaderboard, LoggedCandidate, Rubric, Suite
 from ..report.text import plural
 from ..settings import Settings
 from ..tracking.artifacts import file_name
-from ..tracking.recorder import Outcome
+from ..tracking.recorder import Outcome, Recorder
 from ..tracking.store import TrackingStore
 from .plan import Task
 
@@ -113,7 +114,7 @@ def _evals(tests: Path, cwd: Path) -> str:
 
 
 def with_shown_texts(
-    store: TrackingStore, candidates: Sequence[LoggedCandidate], unread: list[str]
+    store: TrackingStore | Recorder, candidates: Sequence[LoggedCandidate], unread: list[str]
 ) -> list[LoggedCandidate]:
     """The same candidates of one leaderboard, with the texts of those that its page shows.
 
@@ -124,6 +125,20 @@ def with_shown_texts(
     shown, _ = first_scenarios(candidates)
     loaded = {c.run_id: c for c in store.texts([c for found in shown.values() for c in found], unread=unread)}
     return [loaded.get(c.run_id, c) for c in candidates]
+
+
+def with_texts_of_pages(
+    store: TrackingStore | Recorder,
+    tasks: Iterable[Task],
+    everyone: Mapping[str, Sequence[LoggedCandidate]],
+    unread: list[str],
+) -> dict[str, tuple[LoggedCandidate, ...]]:
+    """``with_shown_texts`` of each leaderboard of these tasks; ``everyone``: experiment -> its candidates."""
+    found = {name: tuple(candidates) for name, candidates in everyone.items()}
+    for experiment, group in by_group(t for t in tasks if t.experiment in found):
+        shown = with_shown_texts(store, [c for c in found[experiment] if c.group == group], unread)
+        found[experiment] = tuple(updated(found[experiment], shown))
+    return found
 
 
 def about_unread(unread: Sequence[str]) -> tuple[str, ...]:

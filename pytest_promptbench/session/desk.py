@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from ..autojudge import Judged, asking
@@ -19,7 +20,7 @@ from ..quiet import without_collections, without_warnings
 from ..settings import Settings
 from ..tracking.recorder import Outcome, Recorder
 from .bench import PROGRESS_EVERY_S, SessionCompleter
-from .boards import Board, build_boards, write_reports
+from .boards import Board, build_boards, with_texts_of_pages, write_reports
 from .plan import Folder, Plan, Task, where
 from .scoring import score_all
 
@@ -149,6 +150,7 @@ class Desk:
             outcome = self._recorder.finish(self._keys, list(dict.fromkeys(t.experiment for t in tasks)))
             if judge and self.settings.judge_auto and outcome.unlogged is not None:
                 outcome, judged = self._judge(outcome, say)
+            outcome, unread = self._with_shown_texts(outcome)
         finally:
             server = self._server.failure() if self._server.pid is not None else None
             self.close()
@@ -165,7 +167,7 @@ class Desk:
             boards=boards,
             files=files,
             judged=judged,
-            unread=outcome.unread,
+            unread=tuple(unread),
             seen=len(set(self._keys)),
             missing=max(0, self.plan.cells - made) if stopped else 0,
             unlogged=outcome.unlogged,
@@ -192,10 +194,23 @@ class Desk:
         everyone = {name: list(found) for name, found in outcome.candidates.items()}
         every = _every(15.0, lambda done, total: say(f"judging: {done}/{total}"))
         with asking(self.settings, SessionCompleter(judges, folder=self._folder)) as ask:
-            judged = score_all(self.plan.tasks, everyone, ask, self._recorder.judge, only=mine, progress=every)
+            load = partial(self._recorder.texts, unread=[])  # which of them the judge misses, it says itself
+            write = self._recorder.judge
+            judged = score_all(self.plan.tasks, everyone, ask, write, load=load, only=mine, progress=every)
             if any(j.interrupted for j in judged):
                 say(PATIENCE)
         return replace(outcome, candidates={k: tuple(v) for k, v in everyone.items()}), tuple(judged)
+
+    def _with_shown_texts(self, outcome: Outcome) -> tuple[Outcome, list[str]]:
+        """The outcome with the texts of others' candidates that the pages show, and why some are missing."""
+        assert self.plan is not None
+        assert self._recorder is not None
+        unread: list[str] = []
+        try:
+            found = with_texts_of_pages(self._recorder, self.plan.tasks, outcome.candidates, unread)
+        except KeyboardInterrupt:
+            return replace(outcome, interrupted=True), ["interrupted while they were read"]
+        return replace(outcome, candidates=found), unread
 
     def close(self) -> None:
         """End what was started."""

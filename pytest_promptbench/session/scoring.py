@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-from ..autojudge import Ask, Judged, Write, judge_unscored, updated
+from ..autojudge import Ask, Judged, Load, Write, judge_unscored, updated
 from ..errors import TrackingError
 from ..leaderboard import current_candidates
 from ..records import LoggedCandidate
@@ -19,10 +19,11 @@ def score_all(
     ask: Ask,
     write: Write,
     *,
+    load: Load,
     only: Collection[str] | None = None,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> list[Judged]:
-    """Have each group's judge score what it has not; ``everyone``, by experiment and with texts, is brought up to date.
+    """Have each group's judge score what it has not, which ``load`` reads; ``everyone`` is brought up to date.
 
     ``only``: the keys of the candidates to ask about. ``progress`` is told of each group anew. Where a judge is
     interrupted, or MLflow refuses what it said, the groups behind it are not asked about.
@@ -37,7 +38,7 @@ def score_all(
         current, _ = current_candidates(found, rubric, task=task.suite.task, cells_now=now)
         todo = [c for c in current if only is None or c.candidate in only]
         try:
-            after, came_to = judge_unscored(todo, rubric, judge, ask, write, progress=progress)
+            after, came_to = judge_unscored(todo, rubric, judge, ask, write, load=load, progress=progress)
         except TrackingError as error:
             judged.append(Judged(judge=judge.name, experiment=experiment, unavailable=str(error)))
             break

@@ -55,7 +55,7 @@ class Outcome(Record):
 
     ``unlogged`` candidates are not in MLflow and stay in the ledger for the next session, None where nobody could say
     how many; ``error`` says why.
-    ``candidates``: experiment -> all of its candidates, with texts, but for those that ``unread`` has a reason for.
+    ``candidates``: experiment -> all of its candidates, with the texts of those that this project knows.
     ``stuck`` counts those that earlier sessions have left behind and MLflow refuses still; ``stuck_error`` says why.
     ``interrupted``: somebody did not want to wait.
     """
@@ -63,7 +63,6 @@ class Outcome(Record):
     unlogged: int | None = 0
     error: str | None = None
     candidates: Mapping[str, tuple[LoggedCandidate, ...]] = field(default_factory=dict)
-    unread: tuple[str, ...] = ()
     stuck: int = 0
     stuck_error: str | None = None
     interrupted: bool = False
@@ -145,6 +144,24 @@ class Recorder:
         if answer.get("error"):
             raise TrackingError(answer["error"])
         return tuple(LoggedCandidate.from_json(c) for c in answer["candidates"])
+
+    def texts(self, candidates: Sequence[LoggedCandidate], *, unread: list[str]) -> list[LoggedCandidate]:
+        """As :meth:`TrackingStore.texts`. What the process gives no answer about is unread; an interrupt ends it."""
+        missing = [c for c in candidates if c.outputs is None or c.context is None]
+        if not missing:
+            return list(candidates)
+        try:
+            answer = self._ask({"texts": [c.to_json() for c in missing]})
+        except TrackingError as error:
+            unread += [str(error)] * len(missing)
+            return list(candidates)
+        except KeyboardInterrupt:
+            self._kill()
+            raise
+        unread += answer["unread"]
+        with without_collections():
+            read = {c["run_id"]: LoggedCandidate.from_json(c) for c in answer["candidates"]}
+        return [read.get(c.run_id, c) for c in candidates]
 
     def _ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
         last = "no message"

@@ -173,10 +173,9 @@ class Work:
     def outcome(self, keys: Sequence[tuple[str, str]], experiments: Sequence[str]) -> Outcome:
         left = len(self.ledger.waiting(self.where.store_name, keys, session=self.where.session))
         candidates: dict[str, tuple[LoggedCandidate, ...]] = {}
-        unread: list[str] = []
         try:
             for name in experiments:
-                candidates[name] = tuple(self._with_texts(name, unread))
+                candidates[name] = tuple(self._read(name))
         except PromptbenchError as error:
             return Outcome(unlogged=left, error=str(error))
         stuck = sum(e.session != self.where.session for e in self._refused_entries())
@@ -184,7 +183,6 @@ class Work:
             unlogged=left,
             error=self.error if left else None,
             candidates=candidates,
-            unread=tuple(unread),
             stuck=stuck,
             stuck_error=self.error_of_others if stuck else None,
         )
@@ -202,19 +200,39 @@ class Work:
         except TrackingError as error:
             return {"error": str(error)}
 
-    def _with_texts(self, experiment: str, unread: list[str]) -> list[LoggedCandidate]:
-        """The experiment's candidates; texts from the ledger where this project made them, else from MLflow."""
-        candidates = self.store.read(experiment)
-        local = self.ledger.texts(self.where.store_name, experiment)
-        others = [c for c in candidates if (c.run_id, c.candidate) not in local]
-        fetched = {c.run_id: c for c in self.store.texts(others, unread=unread)}
-        return [fetched.get(c.run_id) or _fill(c, json.loads(local[c.run_id, c.candidate])) for c in candidates]
+    def texts(self, candidates: Sequence[LoggedCandidate]) -> dict[str, Any]:
+        """The texts of what others have logged, from MLflow, once: the ledger has them from then on."""
+        unread: list[str] = []
+        try:
+            found = self.store.texts(candidates, unread=unread)
+        except PromptbenchError as error:
+            return {"candidates": [], "unread": [str(error)] * len(candidates)}
+        whole = [c for c in found if c.outputs and c.error is None]  # what has failed may be completed yet
+        self.ledger.know(
+            self.where.store_name,
+            [(c.experiment, c.candidate, c.run_id, _kept(c.outputs or (), c.context or {})) for c in whole],
+            session=self.where.session,
+        )
+        return {"candidates": [c.to_json() for c in found], "unread": unread}
+
+    def _read(self, experiment: str) -> list[LoggedCandidate]:
+        """The experiment's candidates, with the texts that the ledger has."""
+        known = self.ledger.texts(self.where.store_name, experiment)
+        return [_fill(c, known.get((c.run_id, c.candidate))) for c in self.store.read(experiment)]
 
 
 def _texts(item: Entry) -> str:
     candidate = Logged.from_json(item.record).candidate
-    return json.dumps({"outputs": list(candidate.outputs), "context": dict(candidate.cell.scenario.vars)})
+    return _kept(candidate.outputs, candidate.cell.scenario.vars)
 
 
-def _fill(candidate: LoggedCandidate, texts: Mapping[str, Any]) -> LoggedCandidate:
+def _kept(outputs: Sequence[str], context: Mapping[str, Any]) -> str:
+    """Texts as the ledger has them."""
+    return json.dumps({"outputs": list(outputs), "context": dict(context)})
+
+
+def _fill(candidate: LoggedCandidate, kept: str | None) -> LoggedCandidate:
+    if kept is None:
+        return candidate
+    texts = json.loads(kept)
     return dataclasses.replace(candidate, outputs=tuple(texts["outputs"]), context=texts["context"])

@@ -4,8 +4,8 @@ One a session. Importing MLflow and writing runs cost seconds of CPU; here they 
 competing with it for one interpreter. On a machine with several cores it forks a second writer once MLflow is imported,
 which helps while more candidates wait than one writes in half a second. The session talks to it in JSON lines:
 
-* standard input: one line of settings, later ``{"finish": {...}}``, then any number of ``{"judgements": [...]}``. End
-  of file means that the session is over, or gone.
+* standard input: one line of settings, later ``{"finish": {...}}``, then any number of ``{"judgements": [...]}`` and
+  ``{"texts": [...]}``. End of file means that the session is over, or gone.
 * standard output: one line, the answer, to each but the first.
 
 It holds the lock ``session:<id>`` from its first moment, before anything slow is imported, so that another session can
@@ -27,6 +27,7 @@ from typing import Any
 
 from ..errors import TrackingError
 from ..locks import LockFile
+from ..records import LoggedCandidate
 from .recorder import Judgement, Where
 from .second import IDLE_S, Second
 from .work import Work, second_lock
@@ -103,8 +104,10 @@ class _Service:
 
     def _answer(self, question: Mapping[str, Any], *, busy: bool) -> Mapping[str, Any] | None:
         """None while something has to be logged first. The end does not wait for an MLflow that stays away."""
-        if "finish" not in question:
+        if "judgements" in question:
             return self._work.judge([Judgement.from_json(j) for j in question["judgements"]])
+        if "texts" in question:
+            return self._work.texts([LoggedCandidate.from_json(c) for c in question["texts"]])
         self._asked_at = self._asked_at or time.monotonic()
         self._second.hurry()
         keys = [(k[0], k[1]) for k in question["finish"]["keys"]]
