@@ -162,14 +162,16 @@ class Ledger:
 
     def _select_by_key(self, columns: str, keys: Sequence[str], session: str | None) -> list[Any]:
         """A row for each of the keys, of which no two are equal, that has an answer."""
-        which = " AND session = ?" if session is not None else ""
+        which, values = ("session = ? AND ", (session,)) if session is not None else ("", ())
+        return self._select_in_parts(f"SELECT {columns} FROM answers WHERE {which}key", values, keys)  # noqa: S608
+
+    def _select_in_parts(self, query: str, values: Sequence[str], keys: Sequence[str]) -> list[Any]:
+        """The rows of a query, which gets ``IN (...)`` behind it, for all of many keys."""
         rows: list[Any] = []
         for start in range(0, len(keys), KEYS_A_QUERY):
             some = keys[start : start + KEYS_A_QUERY]
-            marks = ",".join("?" * len(some))
-            query = f"SELECT {columns} FROM answers WHERE key IN ({marks}){which}"  # noqa: S608 - no value is put in
             with self._at_work():
-                rows += self._db.execute(query, (*some, *((session,) if session is not None else ())))
+                rows += self._db.execute(f"{query} IN ({','.join('?' * len(some))})", (*values, *some))
         return rows
 
     def keep(self, answers: Iterable[tuple[Request, Answer]], *, session: str) -> None:
@@ -313,16 +315,13 @@ class Ledger:
                 rows,
             )
 
-    def texts(self, store: str, experiment: str) -> dict[tuple[str, str], str]:
-        """(Run id, candidate) -> texts, of the candidates of an experiment that this project has logged or knows.
+    def texts(self, store: str, experiment: str, candidates: Sequence[str]) -> dict[tuple[str, str], str]:
+        """(Run id, candidate) -> texts, of those candidates of an experiment that this project has logged or knows.
 
         A run that an answer completed is its cell's failure's too, which has no texts.
         """
-        with self._at_work():
-            rows = self._db.execute(
-                "SELECT run_id, candidate, texts FROM outbox WHERE store = ? AND experiment = ? AND state = 'done'",
-                (store, experiment),
-            ).fetchall()
+        query = "SELECT run_id, candidate, texts FROM outbox WHERE store = ? AND experiment = ? AND state = 'done'"
+        rows = self._select_in_parts(f"{query} AND candidate", (store, experiment), candidates)
         return {(r[0], r[1]): r[2] for r in rows if r[2]}
 
     # -- money

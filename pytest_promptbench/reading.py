@@ -23,6 +23,7 @@ from .session import (
 from .settings import Settings
 from .steps import StepResult, experiment_of
 from .tracking.recorder import Outcome
+from .tracking.texts import texts_of
 
 
 def read_back(settings: Settings, tasks: Sequence[Task], _: bool) -> StepResult:
@@ -48,11 +49,12 @@ def read_back(settings: Settings, tasks: Sequence[Task], _: bool) -> StepResult:
         everyone[experiment] += found
     judged: list[Judged] = []
     unread: list[str] = []
-    if settings.judge_auto:
-        with asking_models(settings, [t.suite.judge for t in here if t.suite.judge is not None]) as ask:
-            load = functools.partial(store.texts, unread=[])
-            judged = score_all(here, everyone, ask, writing_to(store), load=load)
-    outcome = Outcome(candidates=with_texts_of_pages(store, here, everyone, unread))
+    with texts_of(store, where(settings)) as reader:
+        if settings.judge_auto:
+            load = functools.partial(reader.texts, unread=[])
+            with asking_models(settings, [t.suite.judge for t in here if t.suite.judge is not None]) as ask:
+                judged = score_all(here, everyone, ask, writing_to(store), load=load)
+        outcome = Outcome(candidates=with_texts_of_pages(reader, here, everyone, unread))
     boards = build_boards(here, outcome, settings)
     return StepResult(
         message=f"read {plural(sum(map(len, everyone.values())), 'candidate')} of {', '.join(everyone)}",

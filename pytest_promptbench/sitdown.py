@@ -51,6 +51,7 @@ from .tracking.artifacts import file_name
 from .tracking.entry import AUDIT, AUDITED, CHECKED, SAMPLING
 from .tracking.recorder import Outcome
 from .tracking.store import TrackingStore
+from .tracking.texts import texts_of
 from .tracking.verdicts import Ruling
 
 
@@ -320,11 +321,12 @@ def apply_packet(settings: Settings, tasks: Sequence[Task], path: Path) -> StepR
     now = {t.suite.group: cells_now(here, packet.experiment, t.suite.group) for t in here}
     applied = dataclasses.replace(applied, cells_now=now)
     unread: list[str] = []
-    candidates = tuple(
-        c
-        for g in sorted(set(now) or there)
-        for c in with_shown_texts(store, [c for c in applied.candidates if c.group == g], unread)
-    )
+    with texts_of(store, where(settings)) as reader:
+        candidates = tuple(
+            c
+            for g in sorted(set(now) or there)
+            for c in with_shown_texts(reader, [c for c in applied.candidates if c.group == g], unread)
+        )
     boards = _boards(settings, packet, candidates, here, tasks)
     return StepResult(
         message=applied.message,

@@ -70,7 +70,7 @@ def test_a_logged_candidate_handed_over_again_comes_with_its_run(ledger: Ledger)
     ledger.post(STORE, [entry()], session="one")
     ledger.done(STORE, [(entry(), "run-7", '{"outputs": []}')])
     assert not ledger.waiting(STORE, [("e", "c1")], session="one")
-    assert ledger.texts(STORE, "e") == {("run-7", "c1"): '{"outputs": []}'}
+    assert ledger.texts(STORE, "e", ["c1", "c2"]) == {("run-7", "c1"): '{"outputs": []}'}
     ledger.post(STORE, [entry()], session="two")
     (again,) = ledger.pending(STORE, ["two"], limit=9)
     assert (again.run_id, again.record) == ("run-7", {"text": "c1"})
@@ -81,7 +81,7 @@ def test_what_others_have_logged_is_known_and_replaces_nothing_of_our_own(ledger
     ledger.done(STORE, [(entry("c2"), "run-1", "ours")])
     found = [("e", name, f"run-{n}", "theirs") for n, name in enumerate(("c1", "c2", "c3"), 7)]
     ledger.know(STORE, found, session="two")
-    assert ledger.texts(STORE, "e") == {("run-1", "c2"): "ours", ("run-9", "c3"): "theirs"}
+    assert ledger.texts(STORE, "e", ["c1", "c2", "c3"]) == {("run-1", "c2"): "ours", ("run-9", "c3"): "theirs"}
     assert [e.candidate for e in ledger.pending(STORE, ["one", "two"], limit=9)] == ["c1"]
     ledger.post(STORE, [entry("c3")], session="three")
     (again,) = ledger.pending(STORE, ["three"], limit=9)

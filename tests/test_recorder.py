@@ -86,7 +86,7 @@ def test_a_killed_recorder_is_replaced_and_nothing_is_doubled(project: Project) 
     recorder.start()
     keys = project.post("one", [f"s{i}" for i in range(60)])
     deadline = time.monotonic() + 60
-    while len(project.ledger.texts(project.uri, "e")) == 0 and time.monotonic() < deadline:
+    while len(project.ledger.texts(project.uri, "e", [k for _, k in keys])) == 0 and time.monotonic() < deadline:
         time.sleep(0.01)
     killed = recorder._process
     assert killed is not None

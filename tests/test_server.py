@@ -105,16 +105,16 @@ def test_texts_that_others_logged_are_asked_for_once_and_only_for_the_page(
         prompt = mine.root / "prompts/tip/v1.yaml"
         prompt.write_text(prompt.read_text().replace("be v1", "be mine"))
 
-        def asked() -> int:
+        def asked(*options: str) -> int:
             before = len((folder / "log.txt").read_text())
-            result = mine.pytest("--bench-experiment", "shared")
+            result = mine.pytest("--bench-experiment", "shared", *options)
             assert result.code == 0, result.text
             page = (mine.root / ".promptbench/report/leaderboard.html").read_text()
             assert (page.count("said to be v1</pre>"), page.count("said to be mine</pre>")) == (3, 3)
             log = (folder / "log.txt").read_text()[before:]
             return sum("GET /api/2.0/mlflow-artifacts" in line for line in log.splitlines())
 
-        assert [asked(), asked()] == [6, 0]
+        assert [asked(), asked(), asked("--bench-read")] == [6, 0, 0]
 
 
 def test_a_file_of_a_run_is_one_request(server: str, folder: Path) -> None:

@@ -302,6 +302,9 @@ def test_scores_stand_where_the_artifacts_are_gone(tmp_path: Path) -> None:
         project.score("p.json", value=4, only=1)
         project.pytest("--judge-apply", "p.json")
         shutil.rmtree(tmp_path / "mlartifacts")
+        own = project.pytest("--bench-read")
+        assert "No texts" not in own.out, "who made them has them"
+        shutil.rmtree(tmp_path / ".promptbench")
         read = project.pytest("--bench-read")
         said = "No texts of 2 candidates on the page, as artifacts cannot be read"
         assert (read.code, said in read.out) == (0, True), read.text
@@ -311,7 +314,6 @@ def test_scores_stand_where_the_artifacts_are_gone(tmp_path: Path) -> None:
         assert refused.code == 4
         assert "candidate_outputs.json'; bring the artifacts back, or delete the run" in refused.text
         # As a colleague, whose project has not made these candidates and whose session adds one.
-        shutil.rmtree(tmp_path / ".promptbench")
         ran = project.pytest("-k", "s1", "--judge-auto")
         assert "No texts of 1 candidate on the page" in ran.out, ran.text
         assert "NOT JUDGED: the texts of 1 candidate cannot be read, so nobody can score them" in ran.out

@@ -17,8 +17,8 @@ from ..records import Group, Leaderboard, LoggedCandidate, Rubric, Suite
 from ..report.text import plural
 from ..settings import Settings
 from ..tracking.artifacts import file_name
-from ..tracking.recorder import Outcome, Recorder
-from ..tracking.store import TrackingStore
+from ..tracking.recorder import Outcome
+from ..tracking.texts import Reader
 from .plan import Task
 
 
@@ -113,9 +113,7 @@ def _evals(tests: Path, cwd: Path) -> str:
     return str(Path(*parts[: parts.index("evals") + 1 if "evals" in parts else None]))
 
 
-def with_shown_texts(
-    store: TrackingStore | Recorder, candidates: Sequence[LoggedCandidate], unread: list[str]
-) -> list[LoggedCandidate]:
+def with_shown_texts(reader: Reader, candidates: Sequence[LoggedCandidate], unread: list[str]) -> list[LoggedCandidate]:
     """The same candidates of one leaderboard, with the texts of those that its page shows.
 
     Scores stand without them: ``unread`` takes the reason for each that cannot be read.
@@ -123,12 +121,12 @@ def with_shown_texts(
     from ..report.html import first_scenarios
 
     shown, _ = first_scenarios(candidates)
-    loaded = {c.run_id: c for c in store.texts([c for found in shown.values() for c in found], unread=unread)}
+    loaded = {c.run_id: c for c in reader.texts([c for found in shown.values() for c in found], unread=unread)}
     return [loaded.get(c.run_id, c) for c in candidates]
 
 
 def with_texts_of_pages(
-    store: TrackingStore | Recorder,
+    reader: Reader,
     tasks: Iterable[Task],
     everyone: Mapping[str, Sequence[LoggedCandidate]],
     unread: list[str],
@@ -136,7 +134,7 @@ def with_texts_of_pages(
     """``with_shown_texts`` of each leaderboard of these tasks; ``everyone``: experiment -> its candidates."""
     found = {name: tuple(candidates) for name, candidates in everyone.items()}
     for experiment, group in by_group(t for t in tasks if t.experiment in found):
-        shown = with_shown_texts(store, [c for c in found[experiment] if c.group == group], unread)
+        shown = with_shown_texts(reader, [c for c in found[experiment] if c.group == group], unread)
         found[experiment] = tuple(updated(found[experiment], shown))
     return found
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from ..records import LoggedCandidate
 from .address import redacted
 from .entry import Logged, failure_of
 from .recorder import Judgement, Outcome, Where, write_judgements
+from .texts import Texts, text_of
 
 BATCH = 20
 SECOND_SHARE = HEX[8:]
@@ -45,6 +45,7 @@ class Work:
             self.ledger.rename(before, where.store_name)
         self.locks = locks or LockFile(Path(where.locks))
         self.store = where.store(self.locks)
+        self._texts = Texts(self.store, self.ledger, where)
         self.sessions = [where.session]
         self.error: str | None = None
         self.error_of_others: str | None = None
@@ -175,7 +176,7 @@ class Work:
         candidates: dict[str, tuple[LoggedCandidate, ...]] = {}
         try:
             for name in experiments:
-                candidates[name] = tuple(self._read(name))
+                candidates[name] = tuple(self._texts.known(name, self.store.read(name)))
         except PromptbenchError as error:
             return Outcome(unlogged=left, error=str(error))
         stuck = sum(e.session != self.where.session for e in self._refused_entries())
@@ -201,38 +202,14 @@ class Work:
             return {"error": str(error)}
 
     def texts(self, candidates: Sequence[LoggedCandidate]) -> dict[str, Any]:
-        """The texts of what others have logged, from MLflow, once: the ledger has them from then on."""
         unread: list[str] = []
         try:
-            found = self.store.texts(candidates, unread=unread)
+            found = self._texts.texts(candidates, unread=unread)
         except PromptbenchError as error:
             return {"candidates": [], "unread": [str(error)] * len(candidates)}
-        whole = [c for c in found if c.outputs and c.error is None]  # what has failed may be completed yet
-        self.ledger.know(
-            self.where.store_name,
-            [(c.experiment, c.candidate, c.run_id, _kept(c.outputs or (), c.context or {})) for c in whole],
-            session=self.where.session,
-        )
         return {"candidates": [c.to_json() for c in found], "unread": unread}
-
-    def _read(self, experiment: str) -> list[LoggedCandidate]:
-        """The experiment's candidates, with the texts that the ledger has."""
-        known = self.ledger.texts(self.where.store_name, experiment)
-        return [_fill(c, known.get((c.run_id, c.candidate))) for c in self.store.read(experiment)]
 
 
 def _texts(item: Entry) -> str:
     candidate = Logged.from_json(item.record).candidate
-    return _kept(candidate.outputs, candidate.cell.scenario.vars)
-
-
-def _kept(outputs: Sequence[str], context: Mapping[str, Any]) -> str:
-    """Texts as the ledger has them."""
-    return json.dumps({"outputs": list(outputs), "context": dict(context)})
-
-
-def _fill(candidate: LoggedCandidate, kept: str | None) -> LoggedCandidate:
-    if kept is None:
-        return candidate
-    texts = json.loads(kept)
-    return dataclasses.replace(candidate, outputs=tuple(texts["outputs"]), context=texts["context"])
+    return text_of(candidate.outputs, candidate.cell.scenario.vars)
