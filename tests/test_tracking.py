@@ -1090,3 +1090,28 @@ def test_a_database_that_is_locked_is_waited_for(tmp_path: Path) -> None:
         store.open()
         timer.join()
     assert store.experiments()
+
+
+def test_a_server_has_several_calls_at_a_time_and_none_begins_after_one_that_failed() -> None:
+    runs = runs_module.Runs(None, None, "http://127.0.0.1:9")
+    together = threading.Barrier(runs_module.AT_A_TIME)
+
+    def call(number: int) -> int:
+        together.wait(20)
+        return -number
+
+    assert runs.each(call, range(2 * runs_module.AT_A_TIME)) == [-n for n in range(2 * runs_module.AT_A_TIME)]
+    begun: list[int] = []
+    failed = threading.Event()
+
+    def fail(number: int) -> None:
+        begun.append(number)
+        if number == 0:
+            failed.set()
+            raise ValueError
+        failed.wait(20)
+        time.sleep(0.05)
+
+    with pytest.raises(ValueError, match=r"^$"):
+        runs.each(fail, range(500))
+    assert len(begun) < 100

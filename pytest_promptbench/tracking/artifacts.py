@@ -71,7 +71,7 @@ class Artifacts:
         self._store, self._root = store, root
         self._locations: dict[str, str] = {}
 
-    def write(self, run_id: str, uri: str, files: Mapping[str, bytes]) -> None:
+    def write(self, uri: str, files: Mapping[str, bytes]) -> None:
         """Files of the run whose artifacts go to ``uri``. MLflow's client would read the run back first, to find it."""
         local = _local_folder(uri)
         if local is not None:
@@ -81,23 +81,26 @@ class Artifacts:
             return
         with tempfile.TemporaryDirectory(prefix="promptbench-") as folder:
             write_files(folder, files)
-            self._store.client.log_artifacts(run_id, folder)
+            self._repository(uri).log_artifacts(folder)
 
     def keep(self, experiment: str, run_id: str, files: Mapping[str, bytes]) -> None:
         """Files of a run of this experiment."""
-        self.write(run_id, self._folder(experiment, run_id), files)
+        self.write(self._folder(experiment, run_id), files)
 
     def text(self, experiment: str, run_id: str, name: str) -> str:
         folder = self._folder(experiment, run_id)
         local = self._local(folder)
         if local is not None:
             return (local / name).read_text(encoding="utf-8")
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
         with tempfile.TemporaryDirectory(prefix="promptbench-") as kept:
             # What every kind of artifact store has to have. MLflow's load_text asks first whether it is a folder.
-            get_artifact_repository(folder, tracking_uri=self._store.uri)._download_file(name, f"{kept}/{name}")
+            self._repository(folder)._download_file(name, f"{kept}/{name}")
             return Path(kept, name).read_text(encoding="utf-8")
+
+    def _repository(self, folder: str) -> Any:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        return get_artifact_repository(folder, tracking_uri=self._store.uri)
 
     def has(self, experiment: str, run_id: str, name: str) -> bool:
         local = self._local(self._folder(experiment, run_id))

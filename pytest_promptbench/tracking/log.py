@@ -78,41 +78,51 @@ class CandidateLog:
             for verdict in verdicts.carried(carried) if carried is not None else ():
                 runs.assess(trace_id(run_id), verdicts.feedback(verdict, record.rubric, run_id=run_id))
         with runs.together():
-            for record, _, run_id, _ in begun:
-                status = "FAILED" if record.candidate.failed else "FINISHED"
-                runs.finish(run_id, status, end_time=end_ms(record))
+            runs.each(self._end, begun)
         return logged
+
+    def _end(self, one: _Begun) -> None:
+        status = "FAILED" if one.record.candidate.failed else "FINISHED"
+        self._store.runs.finish(one.run_id, status, end_time=end_ms(one.record))
 
     def _write_runs(self, entries: Sequence[Entry]) -> tuple[list[str], list[_Begun]]:
         """The runs of all entries, and those among them that were not there yet, or not whole."""
-        logged: list[str] = []
-        begun: list[_Begun] = []
         ids = {name: self._store.experiment(name, create=True) for name in dict.fromkeys(e.experiment for e in entries)}
         records = [None if self._is_whole(e, ids[e.experiment]) else Logged.from_json(e.record) for e in entries]
         judged = self._judged_before(record for record in records if record is not None)
+
+        def write(item: Entry, record: Logged | None) -> tuple[str, _Begun | None]:
+            experiment_id = ids[item.experiment]
+            assert experiment_id is not None
+            return self._write_one(item, record, experiment_id, None if record is None else judged.get(record.key))
+
         with self._store.runs.together():
-            for item, record in zip(entries, records, strict=True):
-                experiment_id = ids[item.experiment]
-                assert experiment_id is not None
-                known = self.existing(item.experiment, experiment_id)
-                run_id, status, tags = known.get(item.candidate, _Known("", "", {}))
-                if not run_id and item.run_id and self._finished(item, experiment_id):
-                    run_id, status = item.run_id, "FINISHED"  # another session has logged it since we looked
-                if _ended(item, status):
-                    asked = {k: str(v) for k, v in item.record.get("tags", {}).items() if tags.get(k) != v}
-                    if asked:
-                        self._store.runs.fill(run_id, tags=storable_tags(asked))
-                        tags = {**tags, **asked}
-                else:
-                    assert record is not None
-                    tags, carried = record.tags, judged.get(record.key)
-                    run_id = self._write_run(record, experiment_id, run_id or None, known, carried, item.failure)
-                    begun.append(_Begun(record, experiment_id, run_id, carried))
-                    if record.candidate.failed:
-                        known[_cell_of(record)] = _Known(run_id, "FAILED", tags)
-                logged.append(run_id)
-                known[item.candidate] = _Known(run_id, "FINISHED", tags)
-        return logged, begun
+            done = self._store.runs.each(lambda one: write(*one), zip(entries, records, strict=True))
+        return [run_id for run_id, _ in done], [begun for _, begun in done if begun is not None]
+
+    def _write_one(
+        self, item: Entry, record: Logged | None, experiment_id: str, carried: Run | None
+    ) -> tuple[str, _Begun | None]:
+        """The run of an entry, and what was begun where it was not whole; others are written in other threads."""
+        known = self.existing(item.experiment, experiment_id)
+        run_id, status, tags = known.get(item.candidate, _Known("", "", {}))
+        if not run_id and item.run_id and self._finished(item, experiment_id):
+            run_id, status = item.run_id, "FINISHED"  # another session has logged it since we looked
+        begun = None
+        if _ended(item, status):
+            asked = {k: str(v) for k, v in item.record.get("tags", {}).items() if tags.get(k) != v}
+            if asked:
+                self._store.runs.fill(run_id, tags=storable_tags(asked))
+                tags = {**tags, **asked}
+        else:
+            assert record is not None
+            tags = record.tags
+            run_id = self._write_run(record, experiment_id, run_id or None, known, carried, item.failure)
+            begun = _Begun(record, experiment_id, run_id, carried)
+            if record.candidate.failed:
+                known[_cell_of(record)] = _Known(run_id, "FAILED", tags)
+        known[item.candidate] = _Known(run_id, "FINISHED", tags)
+        return run_id, begun
 
     def _is_whole(self, entry: Entry, experiment_id: str | None) -> bool:
         """Whether MLflow has the run of this entry, with all that belongs to it."""
@@ -190,7 +200,7 @@ class CandidateLog:
             runs.reopen(run_id)
             if names.ERROR in run.data.tags:
                 runs.delete_tag(run_id, names.ERROR)
-        self._store.artifacts.write(run_id, artifacts, files_of(record))
+        self._store.artifacts.write(artifacts, files_of(record))
         return run_id
 
     def _begun_before(
@@ -202,9 +212,8 @@ class CandidateLog:
             return run
         # None, or since we looked it was taken for an answer. Where the cell failed in an earlier session and has an
         # answer now, its run is completed, not doubled.
-        cell_key = _cell_of(record)
-        if cell_key in known and not record.candidate.failed:
-            failure = known.pop(cell_key).run_id
+        if not record.candidate.failed and (failed := known.pop(_cell_of(record), None)) is not None:
+            failure = failed.run_id
         run = self._active(failure, experiment_id) if failure is not None else None
         return run if run is not None and _is_failure(run.info.status, run.data.tags) else None
 
@@ -238,8 +247,7 @@ class CandidateLog:
             by_experiment.setdefault(experiment_id, []).extend(trace_spans(record, trace_id(run_id)))
         for experiment_id, spans in by_experiment.items():
             self._store.runs.trace(experiment_id, spans)
-        for one in begun:
-            self._store.runs.link(trace_id(one.run_id), one.run_id)
+        self._store.runs.each(lambda one: self._store.runs.link(trace_id(one.run_id), one.run_id), begun)
 
 
 def _tags_of(record: Logged, carried: Run | None) -> dict[str, str]:

@@ -299,16 +299,24 @@ class TrackingStore:
 
         What other sessions recorded since the candidates were read, perhaps minutes ago, counts too, and is in what
         comes back. All are looked at once before and once after, so they should be few: until then a run may show the
-        wrong one of two verdicts that came at the same moment. ``each`` is called after each verdict.
+        wrong one of two verdicts that came at the same moment. ``each`` is called after each verdict, behind a server
+        in any thread and order.
         """
         known = self._as_now({r.candidate.run_id: r.candidate for r in rulings})
         firsts: dict[str, Rubric] = {}
-        try:
-            for one in rulings:
-                run_id = one.candidate.run_id
+        by_run: dict[str, list[Ruling]] = {}
+        for ruling in rulings:
+            by_run.setdefault(ruling.candidate.run_id, []).append(ruling)
+
+        def record(run_id: str) -> None:
+            for one in by_run[run_id]:
                 known[run_id] = self._record(known[run_id], one)
-                firsts |= {} if one.second else {run_id: one.rubric}
+                if not one.second:
+                    firsts[run_id] = one.rubric
                 each()
+
+        try:
+            self.runs.each(record, by_run)
         except BaseException:
             with contextlib.suppress(TrackingError):  # what is written, though, is to show what counts
                 self._settle(known, firsts)
