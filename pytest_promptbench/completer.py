@@ -7,7 +7,6 @@ reaches for no network; its telemetry and callbacks are off.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import importlib
 import json
@@ -19,13 +18,12 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, quote_plus
 
-from .catalog import secret_name
 from .clock import now, steady
 from .errors import GenerationError, PermanentError, TransientError
 from .quiet import freeze_until_exit, quiet_environment, without_collections, without_warnings
 from .records import Answer, Model, Request, Usage, reply_limit
+from .redaction import keys_in, spellings
 
 DEFAULT_TIMEOUT_S = 120.0
 EMBEDDED_TIMEOUT_S = 900.0
@@ -45,9 +43,6 @@ _KEY_SHAPES = re.compile(
     r"\b(?:sk|pk|rk|xai|gsk|hf)[-_][A-Za-z0-9_.\-*]{6,}|\bAIza[A-Za-z0-9_\-]{20,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"
     r"|(?i:\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=\-*]{6,}|(?i:\b(?:x-)?api-key['\"]?\s*[:=]\s*['\"]?)[A-Za-z0-9._\-*]{6,}"
 )
-
-_LONG_ENOUGH = 8
-"""A key in base64 that is shorter would be found in words that have nothing to do with it."""
 
 _UNREACHABLE = re.compile(r"Connection error|Cannot connect to host|Name or service not known", re.IGNORECASE)
 
@@ -96,28 +91,14 @@ class Redactor:
 
     def __init__(self, models: Iterable[Model], environ: Mapping[str, str]) -> None:
         named = {m.api_key_env for m in models if m.api_key_env}
-        guessed = {v for k, v in environ.items() if (secret_name(k) or k.endswith("_TOKEN")) and len(v) >= 6}
         # A key that the models name is taken out even where it is as short as a typing error.
-        values = {environ[k] for k in named if len(environ.get(k, "")) >= 3} | guessed
-        self._values = sorted({form for v in values for form in _forms(v)}, key=len, reverse=True)
+        values = {environ[k] for k in named if len(environ.get(k, "")) >= 3}
+        self._values = spellings(values | keys_in(environ))
 
     def __call__(self, text: str) -> str:
         for value in self._values:
             text = text.replace(value, "***")
         return _KEY_SHAPES.sub("***", text)
-
-
-def _forms(value: str) -> set[str]:
-    """A secret as an address, JSON and base64 have it; that at each of three offsets, as in ``user:KEY`` of HTTP."""
-    data = value.encode("utf-8", "surrogateescape")  # a variable may hold any bytes
-    in_json = json.dumps(value)[1:-1]
-    forms = {value, quote(data, safe=""), quote_plus(data), in_json, in_json.replace("/", "\\/")}
-    for offset in range(3):
-        whole = base64.b64encode(bytes(offset) + data).decode()
-        sure = whole[(0, 2, 3)[offset] : (len(data) + offset) * 4 // 3]  # without what hangs on what stands beside it
-        if len(sure) >= _LONG_ENOUGH:
-            forms |= {sure, sure.replace("+", "-").replace("/", "_")}
-    return forms
 
 
 class LiteLLMCompleter:

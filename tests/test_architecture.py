@@ -35,7 +35,7 @@ LAYERS = [
     ["scores"],
     ["statistics", "grid", "ledger", "candidate"],
     ["catalog"],
-    ["checks", "clock", "files", "locks", "quiet"],
+    ["checks", "clock", "files", "locks", "quiet", "redaction"],
     ["records"],
     ["errors"],
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import json
@@ -943,6 +944,24 @@ def test_a_store_that_cannot_be_reached_is_named_without_its_password(monkeypatc
     told = "".join(traceback.format_exception(caught.value))  # as a task's log in Airflow has it, with all causes
     assert "Max retries exceeded" in told
     assert "hunter" not in told
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "http://bench:hunter2%2Fhunter2@127.0.0.1:9"])
+@pytest.mark.parametrize("form", ["Basic {in_base64}", "bench:{password}", "Bearer {token}"])
+def test_what_a_server_quotes_of_its_user_is_not_shown(uri: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a proxy before it does that answers with the headers that it got."""
+    password, token = "hunter2/hunter2", "t-hunter2-t"
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", token)
+    if "@" not in uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+    in_base64 = base64.b64encode(f"bench:{password}".encode()).decode()
+    said = form.format(in_base64=in_base64, password=password, token=token)
+    with pytest.raises(TrackingError, match=r"401: \w+:? ?\S*\*\*\*") as caught, translated(uri):
+        raise OSError(f"401: {said}")
+    told = "".join(traceback.format_exception(caught.value))
+    assert "hunter" not in told
+    assert base64.b64encode(password.encode()).decode()[4:-4] not in told
+    assert in_base64[12:-2] not in told
 
 
 @pytest.mark.parametrize(

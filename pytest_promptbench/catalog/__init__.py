@@ -1,6 +1,5 @@
 """Files that a user writes -> records. A mistake is a CatalogError that names file, line and key."""
 
-from .credentials import secret_name
 from .models import load_models, model_place, server_answers
 from .prompts import load_prompt
 from .rubric import load_rubric
@@ -16,6 +15,5 @@ __all__ = [
     "model_place",
     "placeholders",
     "render",
-    "secret_name",
     "server_answers",
 ]

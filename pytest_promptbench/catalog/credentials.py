@@ -7,11 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-_SECRET = re.compile(
-    r"(?:^|_)(?:api_?key|key_id|secret|password|passwd|authorization|credentials?|cookie)(?:_|$)"
-    r"|(?:^|_)(?:access|api|auth|bearer|session|security|ad|hf)_token$"
-    r"|^(?:token|bearer)$"
-)
+from ..redaction import secret_name
+
 _HEADERS = ("extra_headers", "headers", "default_headers", "extra_query")
 _CARRIERS = (*_HEADERS, "extra_body")
 """Parameters that are handed on as they are, so that a key may stand in them."""
@@ -19,12 +16,6 @@ _SIGNED = re.compile(r"(?:^|_)(?:key|auth|token|sig|signature|code)$")
 """What a header or a query calls a key besides."""
 _SCHEMAS = ("response_format", "json_schema", "schema", "guided_json", "properties", "tools")
 """Below these, names are what a model is to write, not what we send."""
-
-
-def secret_name(name: str) -> bool:
-    """Whether something of this name holds a key: ``api_key``, ``X-Api-Key``, ``aws_secret_access_key``..."""
-    snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
-    return _SECRET.search(snake.replace("-", "_").lower()) is not None
 
 
 def secret_in(params: Mapping[str, Any]) -> str | None:

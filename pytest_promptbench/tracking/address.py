@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sqlite3
 from importlib.metadata import entry_points
@@ -11,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from ..errors import PromptbenchError, TrackingError, UsageError
+from ..redaction import keys_in, spellings
 from ..settings import sqlite_uris_have_escapes
 
 _SHORTEST = 4
@@ -65,11 +67,12 @@ def _parts(uri: str) -> tuple[str | None, str | None, str]:
 
 
 def _without_secrets(text: str, uri: str) -> str:
-    """What an error says, without the secrets of the address: whole, in part, or decoded."""
+    """What an error says, without the secrets of the address and of the environment, however a server quotes them."""
     _, user, rest = _parts(uri)
     found = [(user or "").partition(":")[2], *(value for _, value in _SECRET_QUERY.findall(rest))]
+    of_the_address = {s for f in found for s in (f, unquote(f)) if len(s) >= _SHORTEST}
     text = text.replace(uri, redacted(uri))
-    for secret in sorted({s for f in found for s in (f, unquote(f)) if len(s) >= _SHORTEST}, key=len, reverse=True):
+    for secret in spellings(of_the_address | keys_in(os.environ)):
         text = text.replace(secret, "***")
     return text
 
@@ -142,11 +145,12 @@ def translated(uri: str) -> Any:
     except PromptbenchError:
         raise
     except Exception as error:
-        text = _without_secrets(" ".join(_STATEMENT.sub("", str(error)).split()), uri)[:500]
+        said = str(error)
+        text = _without_secrets(" ".join(_STATEMENT.sub("", said).split()), uri)[:500]
         if remedy := _REMEDIES.get(code_of(error) or ""):
             text += f"; {remedy}"
         # Whoever logs an exception logs its causes too, and MLflow's name the address with its password.
-        cause = error if redacted(uri) == uri else None
+        cause = error if redacted(uri) == uri and _without_secrets(said, uri) == said else None
         raise TrackingError(f"MLflow at {redacted(uri)}: {type(error).__name__}: {text}") from cause
 
 
