@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import importlib
 import json
 import math
@@ -376,8 +377,11 @@ def spare_loopback_from_proxies() -> None:
 
 
 def _params(request: Request) -> dict[str, Any]:
-    """The request's parameters. A fixed seed moves on with the sample number: equal seeds would give equal samples."""
-    params = dict(request.params)
+    """The request's parameters. A fixed seed moves on with the sample number: equal seeds would give equal samples.
+
+    All of it copied: LiteLLM writes into ``metadata``, and a cell's content would be another once it has run.
+    """
+    params = copy.deepcopy(dict(request.params))
     if request.sample and isinstance(params.get("seed"), int):
         params["seed"] += request.sample
     return params

@@ -280,6 +280,16 @@ def test_a_reply_that_calls_tools_is_json_of_the_calls(
     assert provider.requests[-1]["params"] == {"tools": tools}
 
 
+def test_what_litellm_makes_of_params_does_not_change_the_request(
+    completer: LiteLLMCompleter, provider: ScriptedProvider
+) -> None:
+    """A cell goes by its params: those that LiteLLM writes into made it another than the files have."""
+    params: dict[str, Any] = {"metadata": {"team": "support"}, "logit_bias": {"50256": -100}}
+    said = Message(role="user", content="hello")
+    asyncio.run(completer.complete(Request(model=model(provider), messages=(said,), params=params)))
+    assert params == {"metadata": {"team": "support"}, "logit_bias": {"50256": -100}}
+
+
 def test_a_text_with_calls_that_the_provider_made_itself_is_the_text() -> None:
     """Anthropic's web search: LiteLLM lists it among the calls, but the model has not stopped for it."""
     from litellm import Message as Reply
