@@ -646,6 +646,11 @@ def test_an_alias_stands_for_its_value(tmp_path: Path) -> None:
         ("params: {extra_headers: {X-Auth: hunter2}}", "X-Auth"),
         ("params: {extra_body: {gateway: {api_key: hunter2}}}", "extra_body.gateway.api_key"),
         ("params: {extra_body: {routes: [{password: hunter2}]}}", "extra_body.routes.password"),
+        ("params: {tools: [{type: mcp, headers: {X-Auth: hunter2}}]}", "must not hold 'tools.headers.X-Auth'"),
+        ("params: {tools: [{type: mcp, authorization: hunter2}]}", "must not hold 'tools.authorization'"),
+        ("params: {tools: [{type: mcp, server_url: 'https://me:hunter2@h'}]}", "must not hold 'tools.server_url'"),
+        ("params: {mcp_servers: [{authorization_token: hunter2}]}", "mcp_servers.authorization_token"),
+        ("params: {data_sources: [{parameters: {api_key: hunter2}}]}", "data_sources.parameters.api_key"),
         ("api_base: 'http://h/v1?key=hunter2'", "api_base"),
         ("api_base: 'http://h/v1?sig=hunter2'", "api_base"),
         ("params: {aws_session_token: hunter2}", "must not hold 'aws_session_token'"),
@@ -669,6 +674,9 @@ def test_keys_in_files_are_refused_and_never_shown(tmp_path: Path, definition: s
         {"max_tokens": 5, "stop_token_ids": [1]},
         {"extra_headers": {"anthropic-beta": "x"}},
         {"response_format": {"properties": {"password": {"type": "string"}}}},
+        {"tools": [{"function": {"name": "login", "parameters": {"properties": {"password": {}, "api_key": {}}}}}]},
+        {"tools": [{"name": "login", "input_schema": {"$defs": {"password": {}}, "required": ["password"]}}]},
+        {"tools": [{"type": "mcp", "server_url": "https://h/mcp?v=2"}, {"server_url": "https://[h"}]},
     ],
 )
 def test_params_that_only_sound_like_keys_are_kept(tmp_path: Path, params: dict[str, Any]) -> None:

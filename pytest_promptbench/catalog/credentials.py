@@ -10,23 +10,20 @@ from urllib.parse import parse_qsl, urlsplit
 from ..redaction import secret_name
 
 _HEADERS = ("extra_headers", "headers", "default_headers", "extra_query")
-_CARRIERS = (*_HEADERS, "extra_body")
-"""Parameters that are handed on as they are, so that a key may stand in them."""
 _SIGNED = re.compile(r"(?:^|_)(?:key|auth|token|sig|signature|code)$")
 """What a header or a query calls a key besides."""
-_SCHEMAS = ("response_format", "json_schema", "schema", "guided_json", "properties", "tools")
+_SCHEMAS = frozenset(
+    {
+        "response_format", "json_schema", "schema", "guided_json", "properties", "patternProperties", "$defs",
+        "definitions", "default", "examples",
+    }
+)  # fmt: skip
 """Below these, names are what a model is to write, not what we send."""
 
 
 def secret_in(params: Mapping[str, Any]) -> str | None:
-    """The dotted name of the first parameter that holds a key; None where there is none."""
-    for name, value in params.items():
-        if secret_name(name):
-            return name
-        inner = _below(value, header=name in _HEADERS) if name in _CARRIERS else None
-        if inner is not None:
-            return f"{name}.{inner}"
-    return None
+    """The dotted name of the first parameter that holds a key, as one of an MCP server; None where there is none."""
+    return _below(params, header=False)
 
 
 def secret_in_address(url: str) -> bool:
@@ -47,9 +44,16 @@ def _below(value: Any, *, header: bool) -> str | None:
     if not isinstance(value, Mapping):
         return None
     for name, inner in value.items():
-        if _carries(str(name), header=header):
+        if _carries(str(name), header=header) or _is_secret_address(name, inner):
             return str(name)
-        found = None if name in _SCHEMAS else _below(inner, header=header)
+        found = None if name in _SCHEMAS else _below(inner, header=header or name in _HEADERS)
         if found is not None:
             return f"{name}.{found}"
     return None
+
+
+def _is_secret_address(name: str, value: Any) -> bool:
+    try:
+        return name.endswith("url") and isinstance(value, str) and secret_in_address(value)
+    except ValueError:  # whoever is sent it will say that it is none
+        return False
