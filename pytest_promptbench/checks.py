@@ -34,6 +34,12 @@ Behind a backslash it is a text.
 """
 
 
+DEEPEST = 500
+"""Levels of JSON that are read. How many Python can read hangs on who calls, and a check has to find the same."""
+_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
+"""A string, or a bracket. A string without an end goes on to the text's: tried from each quote, it took forever."""
+
+
 def _words(text: str) -> int:
     """White space separates words."""
     return len(text.split())
@@ -53,19 +59,44 @@ def _listed(value: str | Sequence[str]) -> Sequence[str]:
     return [value] if isinstance(value, str) else value
 
 
+class _Number(float):
+    """A number that knows how it was written: a price of 19.90 is the text "19.90"."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+def read_json(text: str, *, parse_float: Callable[[str], float] = float) -> Any:
+    """The value of a text that is JSON. ValueError for any other, and for what is nested beyond ``DEEPEST`` levels."""
+    if text.count("[") + text.count("{") > DEEPEST and _depth(text) > DEEPEST:
+        raise ValueError(f"it is nested beyond {DEEPEST} levels")
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=parse_float)
+    except RecursionError:  # called by what is itself as deep
+        raise ValueError("it is nested too deeply") from None
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for token in _STRUCTURE.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
+        deepest = max(deepest, depth)
+    return deepest
+
+
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
+        read_json(text)
+    except ValueError:
         return False
     return True
 
 
 def _equals_in_json(path: str, text: str, wanted: Sequence[str]) -> bool:
-    """Whether the output is JSON with one of these texts, or what writes itself so, at ``path``: ``calls.0.name``."""
+    """Whether the output is JSON with one of these texts, or what is written so, at ``path``: ``calls.0.name``."""
     try:
-        found = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
+        found = read_json(text, parse_float=_Number)
+    except ValueError:
         return False
     for part in path.split("."):
         if isinstance(found, list) and part.isdecimal() and int(part) < len(found):
@@ -74,6 +105,8 @@ def _equals_in_json(path: str, text: str, wanted: Sequence[str]) -> bool:
             found = found[part]
         else:
             return False
+    if isinstance(found, _Number):
+        return found.text in wanted
     return (found.strip() if isinstance(found, str) else json.dumps(found)) in wanted
 
 

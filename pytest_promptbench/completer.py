@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .checks import read_json
 from .clock import now, steady
 from .errors import GenerationError, PermanentError, TransientError
 from .quiet import freeze_until_exit, quiet_environment, without_collections, without_warnings
@@ -346,11 +347,18 @@ def _said(message: Any, finish_reason: object) -> str:
 
 
 def _from_json(arguments: str) -> Any:
-    """What a model has written as JSON; the text itself where it is none."""
+    """What a model has written as JSON; the text itself where it is none, or could not be written as JSON again."""
     try:
-        return json.loads(arguments)
-    except (ValueError, RecursionError):
+        return read_json(arguments, parse_float=_finite)
+    except ValueError:
         return arguments
+
+
+def _finite(written: str) -> float:
+    value = float(written)
+    if not math.isfinite(value):
+        raise ValueError(f"{written} is beyond what a float holds")
+    return value
 
 
 def _lacks_a_package(error: BaseException, text: str) -> bool:

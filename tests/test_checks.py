@@ -49,6 +49,8 @@ def flag(check: dict[str, Any] | None, *, name: str = "flag", bad: bool = True) 
         ({"is_json": True}, ' {"a": [1, null]}\n', "{'a': 1}"),
         ({"is_json": True}, "3", "NaN"),
         ({"is_json": True}, "[]", "[" * 100_000),
+        ({"is_json": True}, "[" * 500 + "]" * 500, "[" * 501 + "]" * 501),
+        ({"is_json": True}, json.dumps([["[{" * 501, '"\\']] * 501), "[" * 501 + '"' + '\\"' * 500_000),
         ({"is_json": False}, "plain", "{}"),
         ({"min_words": 2, "max_words": 3, "contains": "b"}, "a b", "a c"),
         ({"min_words": 2, "max_words": 3, "contains": "b"}, "a b c", "b"),
@@ -186,6 +188,25 @@ def test_a_check_may_compare_places_of_an_output_that_is_json_with_vars(output: 
     assert run_check(flag(check, bad=False), json.dumps(output), context) is right
     assert run_check(flag(check, bad=False), f"```json\n{json.dumps(output)}\n```", context) is False
     assert run_check(flag(check, bad=False), "[" * 100_000, context) is False
+
+
+@pytest.mark.parametrize("written", ["19.90", "1e2", "-0.0", "12345678901234567890.5"])
+def test_numbers_of_a_json_output_count_as_they_are_written(written: str) -> None:
+    check = flag({"json_equals_var": {"price": "price"}}, bad=False)
+    assert run_check(check, f'{{"price": {written}}}', {"price": written}) is True
+    assert run_check(check, f'{{"price": "{written}"}}', {"price": written}) is True
+    assert run_check(check, f'{{"price": {written}0}}', {"price": written}) is False
+
+
+@pytest.mark.parametrize("frames", range(0, 400, 50))
+def test_a_check_finds_the_same_however_deep_it_is_called(frames: int) -> None:
+    """A verdict's checks are run in a session's thread, at an export and as a packet is taken in."""
+    deep = "[" * 700 + "]" * 700
+
+    def found(more: int) -> bool:
+        return found(more - 1) if more else run_check(flag({"is_json": True}, bad=False), deep)
+
+    assert found(frames) is False
 
 
 def test_each_place_of_a_json_output_that_is_wrong_is_told_with_its_reference() -> None:

@@ -280,6 +280,14 @@ def test_a_reply_that_calls_tools_is_json_of_the_calls(
     assert provider.requests[-1]["params"] == {"tools": tools}
 
 
+@pytest.mark.parametrize("written", ['{"a": NaN}', '{"a": [-Infinity]}', '{"a": 1e999}', "[" * 990 + "]" * 990])
+def test_arguments_that_json_cannot_hold_are_a_text(written: str) -> None:
+    from litellm import Message as Reply
+
+    said = _said(Reply(content=None, tool_calls=[CALL | {"function": {"name": "f", "arguments": written}}]), "stop")
+    assert json.loads(said) == {"tool_calls": [{"name": "f", "arguments": written}]}
+
+
 def test_what_litellm_makes_of_params_does_not_change_the_request(
     completer: LiteLLMCompleter, provider: ScriptedProvider
 ) -> None:
