@@ -275,6 +275,20 @@ def test_any_output_comes_back_and_matches(tmp_path_factory: pytest.TempPathFact
     assert match(read_packet(path), c).verdicts.keys() == {"run-1"}
 
 
+@pytest.mark.parametrize(
+    "unseen", ["\u202e", "\u2066", "\u200b", "\u2028", "\x7f", "\x9b", "\ufeff", "\ud800", "\U000e0041"]
+)
+def test_what_an_editor_would_not_show_is_an_escape_and_the_rest_is_not(tmp_path: Path, unseen: str) -> None:
+    """A direction that is turned shows the scores behind a text in another order."""
+    shown = "schläfst besser \U0001f469\u200d\U0001f467, نمی\u200cدانم"
+    c = candidate("run-1", f"{shown} {unseen} end")
+    write_packet(tmp_path / "p.json", scored(c))
+    raw = (tmp_path / "p.json").read_text(encoding="utf-8")
+    assert unseen not in raw
+    assert f"{shown} \\u" in raw
+    assert match(read_packet(tmp_path / "p.json"), c).verdicts.keys() == {"run-1"}
+
+
 def test_two_surrogates_that_json_joins_are_still_the_same_output(tmp_path: Path) -> None:
     c = candidate("run-1", "\ud83d\ude42")
     write_packet(tmp_path / "p.json", scored(c))

@@ -20,6 +20,13 @@ MAX_WRITTEN_BYTES = MAX_BYTES * 3 // 4
 LINE = 120
 """Scores stand on one line of the file where it has at most so many characters."""
 
+_UNSEEN = re.compile(
+    "[\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\ufffe\uffff\U000e0000-\U000e007f]"
+)
+"""Controls, ends of lines that JSON does not have, what turns a line's direction or has no width (joiners stay, which
+emoji are made with), halves of characters. In JSON they stand in texts alone.
+"""
+
 _REMEDIES = {
     r"\|(?i:true|false)\b": "write true or false, in small letters",
     r"\|(?i:none|n/a)\b": "a score that is not known is null",
@@ -64,16 +71,13 @@ def write_packet(path: Path, packet: Mapping[str, Any], *, max_bytes: int = MAX_
 
 
 def _encoded(packet: Mapping[str, Any]) -> bytes:
-    """Readable where it can be; lone surrogates, which UTF-8 does not have, as ASCII escapes."""
-    try:
-        return _laid_out(packet, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return _laid_out(packet, ensure_ascii=True).encode()
+    """Readable, but for what an editor would act upon instead of showing, and half characters: these as escapes."""
+    return _UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], _laid_out(packet)).encode()
 
 
-def _laid_out(packet: Mapping[str, Any], *, ensure_ascii: bool) -> str:
+def _laid_out(packet: Mapping[str, Any]) -> str:
     """Each output's scores on one line: a judge reads, and an editor replaces, that instead of one line a criterion."""
-    text = json.dumps(packet, indent=1, ensure_ascii=ensure_ascii, allow_nan=False) + "\n"
+    text = json.dumps(packet, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     return re.sub(r'^ +"scores": \{\n[^{}]*\}', _on_one_line, text, flags=re.MULTILINE)
 
 
