@@ -145,7 +145,7 @@ def settle(
             flag for flag, path in (("--bench-compare", settings.compare), ("--bench-save", settings.save)) if path
         ]
         why = "every selected eval was skipped" if skipped else "nothing of this session could be read back from MLflow"
-        problem = _without_a_gate(settings, f"{why}, so there is nothing to compare or save")
+        problem = without_a_gate(settings, f"{why}, so there is nothing to compare or save")
         return (4, [(f"{' and '.join(asked)}: ERROR: {problem}", _LOUD)]) if asked else (0, [])
     said: list[Line] = []
     results: tuple[GateResult, ...] = ()
@@ -173,11 +173,11 @@ def settle(
 
 def not_done(settings: Settings, asked: Sequence[str]) -> list[Line]:
     """What a session that selected no eval has left undone."""
-    problem = _without_a_gate(settings, "no eval was selected")
+    problem = without_a_gate(settings, "no eval was selected")
     return [(f"NOT DONE: {', '.join(asked)}; {problem}", _LOUD)]
 
 
-def _without_a_gate(settings: Settings, problem: str) -> str:
+def without_a_gate(settings: Settings, problem: str) -> str:
     """Why nothing was compared, and what keeps the gate of an earlier session in place, if anything does."""
     if settings.compare is not None:
         try:

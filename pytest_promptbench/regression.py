@@ -280,11 +280,20 @@ def _baseline_of(board: Board, there: Sequence[Baseline]) -> Baseline:
 
 def forget(settings: Settings, boards: Iterable[Board]) -> None:
     """Remove the results of earlier sessions, so that none is taken for this one's. UsageError where it cannot be."""
-    for folder in dict.fromkeys((settings.report, *(b.folder for b in boards))):
+    below = [file for file in settings.report.glob(f"*/{GATE}") if _is_of_its_task(file)]
+    for file in dict.fromkeys((settings.report / GATE, *(b.folder / GATE for b in boards), *below)):
         try:
-            (folder / GATE).unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
         except OSError as error:
-            raise UsageError(f"{folder / GATE}: cannot be written: {error.strerror or error}") from None
+            raise UsageError(f"{file}: cannot be written: {error.strerror or error}") from None
+
+
+def _is_of_its_task(file: Path) -> bool:
+    """Whether a result lies where one of several tasks goes, in a folder named by it, and not in another report's."""
+    try:
+        return file.parent.name.startswith(json.loads(file.read_text(encoding="utf-8"))["task"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def run_self_test(settings: Settings, tasks: Sequence[Task], n: int) -> StepResult:

@@ -184,6 +184,34 @@ def test_a_session_that_skipped_every_eval_is_no_pass_of_what_others_did(judged:
     assert "(10 pairs)" in done.out, "one that ran compares all"
 
 
+@pytest.mark.parametrize(
+    ("environ", "options", "code"),
+    [
+        (DOWN, (), 4),
+        ({}, ("-k", "nothing"), 5),
+        ({}, ("--bench-compare=nowhere.json",), 4),
+        ({}, ("--bench-compare-fail=nothing:1",), 4),
+        ({}, ("-n", "2", "wrong"), 2),
+    ],
+)
+def test_no_task_keeps_an_earlier_result_where_this_session_has_none(
+    judged: Project, environ: dict[str, str], options: tuple[str, ...], code: int
+) -> None:
+    judged.file("wrong/test_wrong.py", TEST)
+    report = judged.root / "several"
+    for name, task in (("", "tip"), ("tip", "tip"), ("joke-joke-v1", "joke"), ("nightly", "tip")):
+        (report / name).mkdir(parents=True, exist_ok=True)
+        (report / name / "gate.json").write_text(json.dumps({"task": task, "outcome": "pass"}))
+    asked = ("--bench-compare=base.json", "--bench-report=several")
+    shown = judged.pytest("evals/test_tips.py", *asked, *options, "--collect-only")
+    assert len([*report.rglob("gate.json")]) == 4, shown.text
+    judged.environ = environ
+    result = judged.pytest("evals/test_tips.py", *asked, *options)
+    judged.environ = {}
+    assert result.code == code, result.text
+    assert [*report.rglob("gate.json")] == [report / "nightly/gate.json"], "another session's report is its own"
+
+
 def test_an_earlier_result_that_cannot_be_removed_is_named(judged: Project) -> None:
     earlier = judged.root / "report/gate.json"
     earlier.mkdir(parents=True)

@@ -45,13 +45,14 @@ def _check_options(config: pytest.Config) -> None:
     if not settings.runs_tests:
         config.option.dist, config.option.tx, config.option.numprocesses = "no", [], None
     if any(options.of_this_session(config, name) for name in ("bench_save", "bench_compare", "bench_compare_fail")):
-        from .. import regression
+        from .. import ending, regression
         from ..errors import UsageError
 
         try:
             regression.check(settings)
         except UsageError as error:
-            raise pytest.UsageError(str(error)) from None
+            said = str(error) if parts.only_shows(config) else ending.without_a_gate(settings, str(error))
+            raise pytest.UsageError(said) from None
 
 
 # -- collecting ----------------------------------------------------------------------------------------------------

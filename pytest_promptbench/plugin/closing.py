@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ..ending import Line, not_done, settle, step, summary
+from ..ending import Line, not_done, settle, step, summary, without_a_gate
 from ..session import Closing
 from .options import undone
 from .parts import (
@@ -16,7 +16,9 @@ from .parts import (
     CLOSING,
     DESK,
     GATE_LINES,
+    MISTAKEN,
     MISUSED,
+    SETTINGS,
     STEP_RESULT,
     TICKER,
     desk,
@@ -74,7 +76,7 @@ def _settle(session: pytest.Session, exitstatus: int) -> None:
         return
     done = config.stash.get(CLOSING, None) or config.stash.get(STEP_RESULT, None)
     if done is None or not (done.boards or done.tasks):
-        if exitstatus in _CLEAN and not only_shows(config):
+        if not only_shows(config):
             _settle_nothing(session, exitstatus)
         return
     skipped = isinstance(done, Closing) and not done.seen and exitstatus in _CLEAN
@@ -89,6 +91,10 @@ def _settle_nothing(session: pytest.Session, exitstatus: int) -> None:
     """Of a session without an eval: what it was asked to do with them is not done, which is no pass."""
     config = session.config
     asked = undone(config)
+    if exitstatus not in _CLEAN:  # pytest has said why
+        if SETTINGS in config.stash and (asked or MISTAKEN in config.stash):
+            without_a_gate(settings(config), "")
+        return
     if not asked or not settings(config).runs_tests:
         return
     config.stash[GATE_LINES] = not_done(settings(config), asked)

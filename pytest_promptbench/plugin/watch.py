@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .parts import MISUSED
+from .parts import MISTAKEN, MISUSED
 
 if TYPE_CHECKING:
     from ..session import Bench, Desk
@@ -21,6 +21,7 @@ class Mistakes:
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if getattr(report, "promptbench_mistake", False) and not self._config.option.continue_on_collection_errors:
+            self._config.stash[MISTAKEN] = True
             if getattr(report, "promptbench_misuse", False):
                 self._config.stash[MISUSED] = True
             controller = self._config.pluginmanager.get_plugin("dsession")
