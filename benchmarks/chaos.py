@@ -21,6 +21,7 @@ import argparse
 import contextlib
 import os
 import random
+import shlex
 import shutil
 import signal
 import socket
@@ -31,7 +32,7 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +47,8 @@ IN_FLIGHT = 4
 COMMAND = ("-n", "2", "--bench-concurrency", str(IN_FLIGHT), "-q")
 KILLS = ("worker", "controller", "recorder", "second recorder", "mlflow server")
 JUDGED = ("controller while applying", "controller while judging", "recorder while judging")
+SERVED = ("recorder behind a server", "controller applying behind a server")
+"""Kills where several candidates or verdicts are on their way to an ``mlflow server`` at a time."""
 EMBEDDED = "embedded model server"
 FAULTS = {
     "429 with Retry-After": Fault(429, headers={"Retry-After": "0.2"}),
@@ -66,6 +69,7 @@ LOCKED, FULL, TWO = "SQLite locked for 30 s", "disk full", "two sessions at once
 PAUSED = "stopped and continued"
 KINDS = (
     *KILLS, *tuple(FAULTS)[:6], *JUDGED, *KILLS, *tuple(FAULTS)[6:], LOCKED, FULL, TWO, EMBEDDED, PAUSED,
+    *SERVED,
 )  # fmt: skip
 
 
@@ -208,8 +212,6 @@ VICTIMS: dict[str, Callable[[int], int | None]] = {
 def killed(scene: Scene) -> None:
     scene.allowed = IN_FLIGHT
     if scene.kind == "mlflow server":
-        migrated_database(scene.root / "server.db")
-        scene.serve()
         process = scene.project.start(*COMMAND)
         time.sleep(scene.draw.uniform(0.5, 14.0))
         scene.end_server()
@@ -217,7 +219,7 @@ def killed(scene: Scene) -> None:
         scene.serve()
         process.communicate(timeout=300)
     else:
-        scene.kill(scene.project.start(*COMMAND), VICTIMS[scene.kind], within_s=12.0)
+        scene.kill(scene.project.start(*COMMAND), VICTIMS[scene.kind.partition(" behind")[0]], within_s=12.0)
 
 
 def badly_answered(scene: Scene) -> None:
@@ -271,7 +273,7 @@ def killed_while_judged(scene: Scene) -> None:
     """The verdicts are in danger: all cells are there, and a person's or the automatic judge's scores come in."""
     if scene.project.pytest(*COMMAND).code != 0:
         raise SystemExit("a session that nobody disturbed has failed")
-    if scene.kind == "controller while applying":
+    if "applying" in scene.kind:
         scene.judge = "human"
         scene.project.pytest("--judge-export", "packet.json")
         scene.project.score(judge_kind="human")
@@ -300,6 +302,7 @@ HARMS: dict[str, Callable[[Scene], None]] = {
     **dict.fromkeys(KILLS, killed),
     **dict.fromkeys(FAULTS, badly_answered),
     **dict.fromkeys(JUDGED, killed_while_judged),
+    **dict(zip(SERVED, (killed, killed_while_judged), strict=True)),
     LOCKED: locked,
     FULL: full,
     TWO: two_at_once,
@@ -368,7 +371,11 @@ def one(kind: str, draw: random.Random, *, late: int) -> Loss | None:
             project = Project(root, provider, scenarios=6, suite=suite).write()
             scene = Scene(kind=kind, root=root, provider=provider, project=project, draw=draw, late=late)
             try:
-                migrated_database(root / "mlflow.db")
+                if kind == "mlflow server" or kind in SERVED:
+                    migrated_database(root / "server.db")
+                    scene.serve()
+                else:
+                    migrated_database(root / "mlflow.db")
                 HARMS[kind](scene)
                 again = project.pytest("evals/", *COMMAND)
                 return account(scene, again.text[-400:] if again.code != 0 else "")
@@ -380,9 +387,9 @@ def one(kind: str, draw: random.Random, *, late: int) -> Loss | None:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def numbered(number: int, seed: int) -> Loss | None:
-    """Run ``number`` of a series: drawn again where a kill came too late."""
-    kind = KINDS[number % len(KINDS)]
+def numbered(number: int, seed: int, kinds: Sequence[str] = KINDS) -> Loss | None:
+    """Run ``number`` of a series, whose kinds take turns: drawn again where a kill came too late."""
+    kind = kinds[number % len(kinds)]
     for attempt in range(10):
         with contextlib.suppress(TooLateError):
             return one(kind, random.Random(f"{seed}:{number}:{attempt}"), late=attempt)
@@ -394,17 +401,19 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--first", type=int, default=0, help="number of the first run, to go on with an earlier series")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", choices=sorted(HARMS), metavar="HARM", help="only these kinds of harm")
     args = parser.parse_args()
     by_kind: dict[str, list[Loss]] = defaultdict(list)
     left_out: set[str] = set()
+    kinds = args.only or KINDS
     for number in range(args.first, args.first + args.runs):
-        loss = numbered(number, args.seed)
+        loss = numbered(number, args.seed, kinds)
         if loss is None:
-            left_out.add(KINDS[number % len(KINDS)])
+            left_out.add(kinds[number % len(kinds)])
             continue
         by_kind[loss.kind].append(loss)
         print(number, loss, file=sys.stderr, flush=True)
-    print(f"python benchmarks/chaos.py {' '.join(sys.argv[1:])}\n")
+    print(f"python benchmarks/chaos.py {shlex.join(sys.argv[1:])}\n")
     print("| harm | runs | missing | twice | unfinished | traces | paid twice | verdicts | orphans | hung or failed |")
     print("| --- " * 10 + "|")
     for kind, losses in by_kind.items():
