@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -20,11 +21,12 @@ import pytest
 
 from pytest_promptbench.ledger import HEX, Ledger
 from pytest_promptbench.locks import LockFile
-from pytest_promptbench.tracking.recorder import Outcome, Recorder, Where
+from pytest_promptbench.records import Judge, Tier
+from pytest_promptbench.tracking.recorder import Judgement, Outcome, Recorder, Where
 from pytest_promptbench.tracking.work import BATCH, WAIT_FOR_OTHERS_S, Work
 
 from .project import migrated_database
-from .test_tracking import failed, logged
+from .test_tracking import RUBRIC, failed, logged
 
 
 class Project:
@@ -126,6 +128,31 @@ def test_an_answer_is_whole_even_if_the_recorder_is_stopped_while_it_writes(
     watchdog.cancel()
     assert line.endswith("}\n"), f"its last {len(line):,} characters: {line[-60:]!r}"
     assert len(Outcome.from_json(json.loads(line)).candidates["e"]) == 120
+
+
+def test_the_answer_that_somebody_did_not_wait_for_is_not_taken_for_the_next(project: Project) -> None:
+    """As after Ctrl-C while verdicts of --judge-auto are written, where the page still wants the texts of others."""
+    recorder = project.recorder("one")
+    recorder.start()
+    (found,) = recorder.finish(project.post("one", ["s1"]), ["e"]).candidates["e"]
+    process = recorder._process
+    assert process is not None
+    said = Judgement(candidate=found, rubric=RUBRIC, judge=Judge(tier=Tier.AUTO, name="j"), problem="no JSON")
+    os.kill(process.pid, signal.SIGSTOP)
+    timers = [
+        threading.Timer(0.5, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)),
+        threading.Timer(1.0, process.send_signal, (signal.SIGCONT,)),
+    ]
+    for timer in timers:
+        timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        recorder.judge([said])
+    unread: list[str] = []
+    bare = dataclasses.replace(found, outputs=None, context=None)
+    (whole,) = recorder.texts([bare], unread=unread)
+    assert (whole.outputs, unread) == (("drink water",), [])
+    (now,) = recorder.finish([], ["e"]).candidates["e"]
+    assert now.failed_verdicts == {"j": "no JSON"}, "and what was asked is done"
 
 
 def second_writer(recorder: Recorder) -> int | None:

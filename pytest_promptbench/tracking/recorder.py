@@ -140,7 +140,11 @@ class Recorder:
 
     def judge(self, judgements: Sequence[Judgement]) -> tuple[LoggedCandidate, ...]:
         """Write what an automatic judge said; the candidates as they are then, without texts. TrackingError."""
-        answer = self._ask({"judgements": [j.to_json() for j in judgements]})
+        try:
+            answer = self._ask({"judgements": [j.to_json() for j in judgements]})
+        except KeyboardInterrupt:
+            self._end()  # the answer that nobody waits for would be taken for that of the next question
+            raise
         if answer.get("error"):
             raise TrackingError(answer["error"])
         return tuple(LoggedCandidate.from_json(c) for c in answer["candidates"])
@@ -187,14 +191,21 @@ class Recorder:
 
     def close(self) -> None:
         """End the process, if it runs, without waiting for what is left."""
+        self._end()
+        if self._errors is not None:
+            self._errors.close()
+
+    def _end(self) -> None:
+        """End the process, if it runs, once it has done what it was asked; at once for who does not want to wait."""
         self._close_pipes()
         if self._process is not None and self._process.poll() is None:
             try:
                 self._process.wait(10)
             except subprocess.TimeoutExpired:
                 self._kill()
-        if self._errors is not None:
-            self._errors.close()
+            except KeyboardInterrupt:
+                self._kill()
+                raise
 
     def _close_pipes(self) -> None:
         """To the process that was, or is no longer needed."""
