@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from pytest_promptbench.tracking.store import TrackingStore
 from .airflow_home import free_port
 from .project import Project, migrated_database
 from .provider import ScriptedProvider
+from .test_tracking import failed, logged
 
 
 @contextlib.contextmanager
@@ -126,3 +128,18 @@ def test_a_file_of_a_run_is_one_request(server: str, folder: Path) -> None:
     assert store.artifacts.text("files", run, "file.txt") == "ä\n"
     asked = [line for line in (folder / "log.txt").read_text()[before:].splitlines() if "mlflow-artifacts" in line]
     assert len(asked) == 1, asked
+
+
+def test_of_two_answers_of_a_failed_cell_one_completes_its_run(server: str) -> None:
+    """As where MLflow was down in two sessions that asked anew. They are written at the same time."""
+    store = TrackingStore(server, artifact_root=None)
+    failures = store.log([failed(f"s{i}").entry("answers") for i in range(4)])
+    answers = [
+        dataclasses.replace(logged(f"s{i}", text=text).entry("answers"), failure=run_id)
+        for i, run_id in enumerate(failures)
+        for text in ("one", "two")
+    ]
+    TrackingStore(server, artifact_root=None).log(answers)
+    found = store.texts(store.read("answers"))
+    assert sorted((c.scenario, *c.outputs) for c in found) == [(f"s{i}", t) for i in range(4) for t in ("one", "two")]
+    assert len(failures) == len({c.run_id for c in found} & set(failures))

@@ -52,10 +52,12 @@ class CandidateLog:
         self._store = store
         self._known: dict[str, dict[str, _Known]] = {}
         self._judged: dict[str, ByTag] = {}
+        self._completed: dict[str, str] = {}  # run of a failure -> key of the answer that completes it
 
     def forget(self) -> None:
         """Ask MLflow afresh which candidates exist: another process may have written some."""
         self._known.clear()
+        self._completed.clear()
 
     def write(self, entries: Sequence[Entry]) -> list[str]:
         """As :meth:`.store.TrackingStore.log` has it."""
@@ -214,6 +216,9 @@ class CandidateLog:
         # answer now, its run is completed, not doubled.
         if not record.candidate.failed and (failed := known.pop(_cell_of(record), None)) is not None:
             failure = failed.run_id
+        # Of several answers of a cell one completes its failure: they may be written at the same time.
+        if failure is not None and self._completed.setdefault(failure, record.key) != record.key:
+            return None
         run = self._active(failure, experiment_id) if failure is not None else None
         return run if run is not None and _is_failure(run.info.status, run.data.tags) else None
 
