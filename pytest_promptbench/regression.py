@@ -31,7 +31,7 @@ from .gate import (
 )
 from .records import Tier
 from .report.text import markdown_cell, plural, visible
-from .session import Board, Task
+from .session import Board, Task, labels_of
 from .settings import DEFAULT_BASELINE, Settings, file_above
 from .statistics import detectable, p_text, signed
 from .steps import StepResult
@@ -280,7 +280,7 @@ def _baseline_of(board: Board, there: Sequence[Baseline]) -> Baseline:
 
 def forget(settings: Settings, boards: Iterable[Board]) -> None:
     """Remove the results of earlier sessions, so that none is taken for this one's. UsageError where it cannot be."""
-    below = [file for file in settings.report.glob(f"*/{GATE}") if _is_of_its_task(file)]
+    below = [file for file in settings.report.glob(f"*/{GATE}") if _is_of_several(file.parent)]
     for file in dict.fromkeys((settings.report / GATE, *(b.folder / GATE for b in boards), *below)):
         try:
             file.unlink(missing_ok=True)
@@ -288,10 +288,11 @@ def forget(settings: Settings, boards: Iterable[Board]) -> None:
             raise UsageError(f"{file}: cannot be written: {error.strerror or error}") from None
 
 
-def _is_of_its_task(file: Path) -> bool:
-    """Whether a result lies where one of several tasks goes, in a folder named by it, and not in another report's."""
+def _is_of_several(folder: Path) -> bool:
+    """Whether a folder has the name that the leaderboard in it gets among several, and is no copy or another report."""
     try:
-        return file.parent.name.startswith(json.loads(file.read_text(encoding="utf-8"))["task"])
+        board = json.loads((folder / "leaderboard.json").read_text(encoding="utf-8"))
+        return folder.name in labels_of(*(board[k] for k in ("task", "rubric", "rubric_sha256", "experiment")))
     except (OSError, ValueError, LookupError, TypeError):
         return False
 

@@ -199,17 +199,21 @@ def test_no_task_keeps_an_earlier_result_where_this_session_has_none(
 ) -> None:
     judged.file("wrong/test_wrong.py", TEST)
     report = judged.root / "several"
-    for name, task in (("", "tip"), ("tip", "tip"), ("joke-joke-v1", "joke"), ("nightly", "tip")):
+    others = ("nightly", "tip-nightly")
+    for name, task in (("", "tip"), ("tip", "tip"), ("joke-joke-v1", "joke"), *((name, "tip") for name in others)):
         (report / name).mkdir(parents=True, exist_ok=True)
+        board = {"task": task, "rubric": f"{task}-v1", "rubric_sha256": "0" * 64, "experiment": task}
+        (report / name / "leaderboard.json").write_text(json.dumps(board))
         (report / name / "gate.json").write_text(json.dumps({"task": task, "outcome": "pass"}))
     asked = ("--bench-compare=base.json", "--bench-report=several")
     shown = judged.pytest("evals/test_tips.py", *asked, *options, "--collect-only")
-    assert len([*report.rglob("gate.json")]) == 4, shown.text
+    assert len([*report.rglob("gate.json")]) == 5, shown.text
     judged.environ = environ
     result = judged.pytest("evals/test_tips.py", *asked, *options)
     judged.environ = {}
     assert result.code == code, result.text
-    assert [*report.rglob("gate.json")] == [report / "nightly/gate.json"], "another session's report is its own"
+    left = sorted(file.parent.name for file in report.rglob("gate.json"))
+    assert tuple(left) == others, "another session's report is its own, and so is a copy"
 
 
 def test_an_earlier_result_that_cannot_be_removed_is_named(judged: Project) -> None:

@@ -72,9 +72,15 @@ def by_group(tasks: Iterable[Task]) -> dict[tuple[str, Group], Task]:
 
 def labels(tasks: Sequence[Task]) -> list[str]:
     """A part of a file name for each of several groups: its task, and as much more as tells all of them apart."""
-    parts = [(t.suite.task, t.suite.rubric.id, t.suite.rubric.sha256[:8], file_name(t.experiment)) for t in tasks]
-    names = [["-".join(p[:n]) for p in parts] for n in (1, 2, 3, 4)]
+    parts = [labels_of(t.suite.task, t.suite.rubric.id, t.suite.rubric.sha256, t.experiment) for t in tasks]
+    names = [[p[n] for p in parts] for n in range(4)]
     return next((found for found in names if len(set(found)) == len(tasks)), names[-1])
+
+
+def labels_of(task: str, rubric: str, rubric_sha256: str, experiment: str) -> tuple[str, ...]:
+    """All that ``labels`` may call a group, from short to long."""
+    parts = task, rubric, rubric_sha256[:8], file_name(experiment)
+    return tuple("-".join(parts[:n]) for n in (1, 2, 3, 4))
 
 
 def folders_of(tasks: Iterable[Task], report: Path) -> dict[tuple[str, Group], Path]:
