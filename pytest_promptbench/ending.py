@@ -104,7 +104,8 @@ def _sent_as_it_stands(suite: Suite) -> Iterator[Line]:
             said = f"{visible(found[0], limit=60)} in {p.version} is sent as it stands"
             yield (f"{suite.task}: {said}: {{{{ name }}}} is all that is replaced", _WARN)
     files = [(s.id, n) for s in suite.scenarios for n, v in s.vars.items() if isinstance(v, str) and v[:7] == "file://"]
-    for scenario, name in files[:1]:
+    if files:
+        scenario, name = files[0]
         more = f", as in {plural(len(files) - 1, 'other var')}" if len(files) > 1 else ""
         said = f"the var {visible(name)} of {visible(scenario)} is sent as it stands{more}"
         yield (f"{suite.task}: {said}: no file:// is read, its text has to be the var's value", _WARN)
@@ -179,12 +180,17 @@ def not_done(settings: Settings, asked: Sequence[str]) -> list[Line]:
 
 def without_a_gate(settings: Settings, problem: str) -> str:
     """Why nothing was compared, and what keeps the gate of an earlier session in place, if anything does."""
+    return "; ".join([problem, *(line for line, _ in no_gate(settings))])
+
+
+def no_gate(settings: Settings) -> list[Line]:
+    """Remove the gate of an earlier session where this one was to make its own; what keeps it in place, if anything."""
     if settings.compare is not None:
         try:
             regression.forget(settings, ())
         except UsageError as error:
-            return f"{problem}; {error}"
-    return problem
+            return [(str(error), _LOUD)]
+    return []
 
 
 def files(paths: tuple[Path, ...]) -> Iterator[Line]:

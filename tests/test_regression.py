@@ -225,6 +225,9 @@ def test_an_earlier_result_that_cannot_be_removed_is_named(judged: Project) -> N
         judged.environ = {}
         assert (result.code, "INTERNALERROR" in result.text) == (4, False), result.text
         assert f"{earlier}: cannot be written" in result.out
+    judged.file("wrong/test_wrong.py", TEST)
+    mistaken = judged.pytest("--bench-compare=base.json", "--bench-report=report", "wrong")
+    assert (mistaken.code, f"{earlier}: cannot be written" in mistaken.out) == (2, True), mistaken.text
 
 
 def test_an_edited_prompt_is_not_passed_on_the_scores_of_its_old_text(judged: Project) -> None:

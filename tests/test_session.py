@@ -746,6 +746,7 @@ def test_a_prompt_that_asks_the_same_of_every_scenario_is_named(project: Project
     result = project.pytest("--bench-models", "haiku")
     assert result.code == 0, result.text
     assert "tip: no {{ name }} in v2: all scenarios ask the same there" in result.out
+    assert project.provider.count == 3 + 1, "and the same request is sent once"
 
 
 def test_what_other_tools_would_evaluate_and_is_sent_as_it_stands_is_named(project: Project) -> None:
@@ -758,7 +759,6 @@ def test_what_other_tools_would_evaluate_and_is_sent_as_it_stands_is_named(proje
     assert "tip: {% if situation %} in v2 is sent as it stands: {{ name }} is all that is replaced" in result.out
     said = "the var situation of s0 is sent as it stands, as in 1 other var: no file:// is read, its text has to be the"
     assert said in result.out
-    assert project.provider.count == 3 + 1, "and the same request is sent once"
 
 
 def test_a_session_that_a_test_ends_with_a_code_of_its_own_loses_nothing(project: Project) -> None:

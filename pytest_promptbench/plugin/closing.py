@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ..ending import Line, not_done, settle, step, summary, without_a_gate
+from ..ending import Line, no_gate, not_done, settle, step, summary
 from ..session import Closing
 from .options import undone
 from .parts import (
@@ -93,7 +93,7 @@ def _settle_nothing(session: pytest.Session, exitstatus: int) -> None:
     asked = undone(config)
     if exitstatus not in _CLEAN:  # pytest has said why
         if SETTINGS in config.stash and (asked or MISTAKEN in config.stash):
-            without_a_gate(settings(config), "")
+            config.stash[GATE_LINES] = no_gate(settings(config))
         return
     if not asked or not settings(config).runs_tests:
         return

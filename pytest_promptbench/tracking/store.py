@@ -29,7 +29,7 @@ from .artifacts import RUBRIC_FILE, Artifacts, file_name
 from .candidates import UNREAD, candidate_of
 from .entry import storable_tags
 from .log import CandidateLog
-from .runs import PAGE, Runs, paged
+from .runs import AT_A_TIME, PAGE, Runs, paged
 from .spans import trace_id
 from .tables import reach
 from .verdicts import Ruling
@@ -260,13 +260,13 @@ class TrackingStore:
                 return candidate
             return dataclasses.replace(candidate, outputs=outputs, context=context)
 
-        with ThreadPoolExecutor(8) as pool:
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
             return list(pool.map(load, candidates))
 
     def messages(self, candidates: Sequence[LoggedCandidate]) -> list[list[dict[str, str]]]:
         """The rendered messages that each candidate's model was sent, from its artifact ``prompt.json``."""
         self.open()
-        with translated(self.uri), ThreadPoolExecutor(8) as pool:
+        with translated(self.uri), ThreadPoolExecutor(AT_A_TIME) as pool:
             return list(pool.map(lambda c: list(self._json(c, "prompt.json")), candidates))
 
     def rubric_text(self, candidate: LoggedCandidate) -> str:

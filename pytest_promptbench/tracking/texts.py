@@ -29,20 +29,20 @@ class Texts:
     def __init__(self, store: TrackingStore, ledger: Ledger, where: Where) -> None:
         self._store, self._ledger, self._where = store, ledger, where
 
-    def known(self, experiment: str, candidates: Sequence[LoggedCandidate]) -> list[LoggedCandidate]:
-        """The candidates of an experiment, with the texts that the ledger has."""
-        keys = [c.candidate for c in candidates]
-        kept = self._ledger.texts(self._where.store_name, experiment, keys)
+    def known(self, candidates: Sequence[LoggedCandidate]) -> list[LoggedCandidate]:
+        """The same candidates, with the texts that the ledger has."""
+        keys: dict[str, list[str]] = {}
+        for c in candidates:
+            keys.setdefault(c.experiment, []).append(c.candidate)
+        kept: dict[tuple[str, str], str] = {}
+        for experiment, some in keys.items():
+            kept |= self._ledger.texts(self._where.store_name, experiment, some)
         return [_fill(c, kept.get((c.run_id, c.candidate))) for c in candidates]
 
     def texts(self, candidates: Sequence[LoggedCandidate], *, unread: list[str]) -> list[LoggedCandidate]:
         """As :meth:`TrackingStore.texts`. A ledger that fails is done without."""
         with contextlib.suppress(LedgerError):
-            experiments = {c.experiment for c in candidates}
-            found = {
-                c.run_id: c for e in experiments for c in self.known(e, [c for c in candidates if c.experiment == e])
-            }
-            candidates = [found[c.run_id] for c in candidates]
+            candidates = self.known(candidates)
         missing = {c.run_id for c in candidates if c.outputs is None}
         whole = self._store.texts(candidates, unread=unread)
         with contextlib.suppress(LedgerError):

@@ -176,7 +176,7 @@ class Work:
         candidates: dict[str, tuple[LoggedCandidate, ...]] = {}
         try:
             for name in experiments:
-                candidates[name] = tuple(self._texts.known(name, self.store.read(name)))
+                candidates[name] = tuple(self._texts.known(self.store.read(name)))
         except PromptbenchError as error:
             return Outcome(unlogged=left, error=str(error))
         stuck = sum(e.session != self.where.session for e in self._refused_entries())
