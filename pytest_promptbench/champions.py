@@ -14,7 +14,7 @@ from .errors import TrackingError, UsageError
 from .files import replace_file
 from .leaderboard import current_candidates
 from .promotion import PROMOTION_SCHEMA, Policy, Promotion, decide, parse_bound
-from .records import LoggedCandidate, Prompt
+from .records import CONVERSATION, LoggedCandidate, Prompt
 from .session import Task, by_group, cells_now, where
 from .settings import Settings
 from .steps import StepResult, experiment_of
@@ -158,6 +158,12 @@ def filled_otherwise(prompt: Prompt) -> list[str]:
     It takes a placeholder's name for a regular expression, and a message with ``{% %}`` for a template of Jinja2.
     """
     lines = []
+    named = ", ".join(m.content.strip() for m in prompt.messages if m.role == CONVERSATION)
+    if named:
+        lines.append(
+            f"  BUT      MLflow's format() leaves one message of the role {CONVERSATION} for {named}: put the "
+            "conversation's messages there"
+        )
     odd = [name for name in placeholders(prompt.messages) if not _finds_itself(name)]
     if odd:
         named = ", ".join(f"{{{{ {name} }}}}" for name in odd)

@@ -347,6 +347,58 @@ CASES: list[tuple[str, dict[str, str], list[str]]] = [
         ["v2.yaml:2", "'{{ situation }' is no placeholder", "expected {{ name }}"],
     ),
     (
+        "a role that is none",
+        {"v2": "messages:\n  - {role: history, content: '{{ situation }}'}\n"},
+        ["v2.yaml:2", "'history'", "one of 'system', 'developer', 'user', 'assistant' or 'placeholder'"],
+    ),
+    (
+        "a conversation within a text",
+        {"v2": "messages:\n  - {role: placeholder, content: 'So far: {{ situation }}'}\n"},
+        ["v2.yaml:2: messages.0.content is 'So far", "it must be one {{ name }} and nothing else"],
+    ),
+    (
+        "a conversation that is a text",
+        {"v2": "messages:\n  - {role: placeholder, content: '{{ situation }}'}\n"},
+        [
+            "tips.yaml:4: scenario 'bad-sleep': situation, the conversation in prompt tip/v2, is 'Slept 4 hours'",
+            "expected a list of messages, as in [{role: user, content: Hi}, {role: assistant, content: Hello}]",
+        ],
+    ),
+    *(
+        (
+            f"a conversation with a message that is none, {wrong}",
+            {
+                "v2": "messages:\n  - {role: placeholder, content: '{{ so_far }}'}\n",
+                "suite": SUITE.replace(
+                    "situation: Exam tomorrow", f"situation: x, so_far: [{{role: user, content: Hi}}, {wrong}]"
+                ).replace("Slept 4 hours", "x, so_far: []"),
+            },
+            [
+                "tips.yaml:5: scenario 'exam': so_far, the conversation in prompt tip/v2, has ",
+                " as number 2; expected a",
+            ],
+        )
+        for wrong in (
+            "Hello",
+            "{role: user}",
+            "{role: tool, content: x}",
+            "{role: user, content: 7}",
+            "{role: [user], content: x}",
+            "{role: user, content: x, name: Ann}",
+        )
+    ),
+    (
+        "nothing to ask",
+        {
+            "v1": "messages:\n  - {role: placeholder, content: '{{ so_far }}'}\n",
+            "v2": "messages:\n  - {role: user, content: hi}\n",
+            "suite": SUITE.replace("Slept 4 hours", "x, so_far: [{role: user, content: Hi}]").replace(
+                "Exam tomorrow", "x, so_far: []"
+            ),
+        },
+        ["tips.yaml:5: scenario 'exam': its conversation is empty, and prompt tip/v1 has no message of its own"],
+    ),
+    (
         "duplicate scenario id",
         {"suite": SUITE + "      - {id: exam, vars: {situation: again}}\n"},
         ["tips.yaml:6", "'exam' stands twice", "tips.yaml:5"],

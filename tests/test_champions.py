@@ -457,6 +457,18 @@ def test_a_champion_that_mlflow_fills_in_otherwise_than_the_evals_is_said_to_be_
     assert [bool(said and re.search(said, line)) for line in lines] == ([True] if said else [])
 
 
+def test_a_champion_with_a_conversation_says_that_mlflow_places_none() -> None:
+    from mlflow.entities.model_registry.prompt_version import PromptVersion
+
+    messages = (Message(role="placeholder", content="{{ so_far }}"), Message(role="user", content="{{ x }}"))
+    turns = [{"role": "user", "content": "Hi"}]
+    template = [m.to_json() for m in messages]
+    theirs = PromptVersion(name="tip", version=1, template=template).format(so_far=turns, x="y")
+    assert theirs != [m.to_json() for m in render(messages, {"so_far": turns, "x": "y"})]
+    (line,) = filled_otherwise(Prompt(task="tip", version="v1", messages=messages, sha256="v1"))
+    assert "leaves one message of the role placeholder for {{ so_far }}: put the conversation's messages there" in line
+
+
 def test_a_promotion_says_what_mlflow_will_not_fill_in(tmp_path: Path) -> None:
     migrated_database(tmp_path / "mlflow.db")
     with ScriptedProvider() as provider:

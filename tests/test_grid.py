@@ -38,6 +38,30 @@ def test_a_cells_id_changes_with_what_is_asked_and_not_with_names(tmp_path: Path
     )
 
 
+def test_the_messages_of_a_scenario_stand_where_its_conversation_is_placed(tmp_path: Path) -> None:
+    suite = """
+        task: tip
+        rubric: tip-v1
+        scenarios:
+          - id: begun
+            vars:
+              situation: Slept {{ hours }} hours
+              history: [{role: user, content: "I am {{ tired }}"}, {role: assistant, content: Why?}]
+          - {id: new, vars: {situation: Exam tomorrow, history: []}}
+    """
+    prompt = """
+        messages:
+          - {role: system, content: Be brief}
+          - {role: placeholder, content: " {{ history }}\\n"}
+          - {role: user, content: "{{ situation }}"}
+    """
+    begun, new = cells(load(tmp_path, suite=suite, v1=prompt), models=["a"], prompts=["v1"])
+    assert [(m.role, m.content) for m in begun.messages] == [
+        ("system", "Be brief"), ("user", "I am {{ tired }}"), ("assistant", "Why?"), ("user", "Slept {{ hours }} hours")
+    ]  # fmt: skip
+    assert [m.role for m in new.messages] == ["system", "user"]
+
+
 def test_select_narrows_and_refuses_unknown_names(tmp_path: Path) -> None:
     suite = select(load(tmp_path), ["b"], ["v2"])
     assert {c.names[:2] for c in cells(suite)} == {("b", "v2")}

@@ -44,6 +44,7 @@ from pytest_promptbench.records import (
     Prompt,
     Rubric,
     Scenario,
+    Suite,
     Tier,
     sha256,
 )
@@ -263,6 +264,35 @@ def test_instructions_are_what_is_rewritten() -> None:
     assert plans.components(user_only) == (0,)
     bare = Prompt(task="t", version="v", messages=(Message(role="user", content="{{ x }}"),))
     assert plans.components(bare) == (0,)
+    history = Message(role="placeholder", content="{{ history }}")
+    assert plans.components(replace(bare, messages=(history, *bare.messages))) == (1,)
+    assert plans.components(replace(bare, messages=(history,))) == (), "what a scenario says is not to be improved"
+
+
+@pytest.mark.parametrize(
+    ("role", "values", "lacking"),
+    [
+        ("user", {"x": "rain"}, None),
+        ("user", {"y": "rain"}, "value"),
+        ("placeholder", {"x": [{"role": "user", "content": "Hi"}]}, None),
+        ("placeholder", {"x": "rain"}, "conversation"),
+    ],
+)
+def test_a_champion_from_the_registry_has_to_find_its_values(
+    role: str, values: dict[str, Any], lacking: str | None
+) -> None:
+    champion = Prompt(task="tip", version="v9", messages=(Message(role=role, content="{{ x }}"),))
+    suite = Suite(
+        name="tips", path="tips.yaml", task="tip", rubric=RUBRIC, prompts=(), models=(),
+        scenarios=(Scenario(id="a", vars=values),),
+    )  # fmt: skip
+    if lacking is None:
+        plans.check_filled(champion, suite, remedy="unused")
+    else:
+        with pytest.raises(
+            UsageError, match=rf"v9, has .* \{{\{{ x \}}\}}, which some scenarios have no {lacking} for; do"
+        ):
+            plans.check_filled(champion, suite, remedy="do this")
 
 
 def test_versions_name_the_first_prompt_the_loop_and_the_round() -> None:

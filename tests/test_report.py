@@ -223,9 +223,14 @@ def test_long_text_is_cut_with_an_ellipsis(limit: int | None, shown: str) -> Non
 
 
 def test_a_var_that_is_no_text_is_shown_as_json() -> None:
-    assert [var_text(v) for v in ("a b", {"urgent": True, "note": None}, ["é"])] == [
-        "a b", '{"urgent": true, "note": null}', '["é"]'
+    assert [var_text(v) for v in ("a b", {"urgent": True, "note": None}, ["é"], [], [{"role": "user"}])] == [
+        "a b", '{"urgent": true, "note": null}', '["é"]', "[]", '[{"role": "user"}]'
     ]  # fmt: skip
+
+
+def test_a_conversation_is_shown_message_by_message() -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    assert var_text(turns) == "user: Hi\nassistant: Hello"
 
 
 @pytest.mark.parametrize(

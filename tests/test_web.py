@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ CHROMEDRIVER = shutil.which("chromedriver")
 needs_chromium = pytest.mark.skipif(
     CHROMEDRIVER is None, reason="no chromedriver: the page was NOT tried in a browser (apt install chromium-driver)"
 )
+TURNS = [{"role": "user", "content": "<img src=x onerror=alert(1)>"}, {"role": "assistant", "content": "Why?"}]
 EVIL_RUBRIC = RUBRIC.lstrip("\n") + (
     "\n<script>document.documentElement.dataset.owned=2</script>\n\n[x](javascript:alert(1)) ![y](http://evil.example/y)\n\n"
     "| score | the output |\n| ---: | --- |\n| 5 | is **best** |\n"
@@ -37,12 +39,17 @@ EVIL_RUBRIC = RUBRIC.lstrip("\n") + (
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """Two prompts of one model on two scenarios; texts, rubric and experiment's name are full of markup."""
+    """Two prompts of one model on two scenarios; texts, rubric and experiment's name are full of markup.
+
+    One scenario brings a conversation along.
+    """
     root = tmp_path_factory.mktemp("web")
     migrated_database(root / "mlflow.db")
     with ScriptedProvider(reply=answer) as provider:
         project = Project(root, provider, models=("haiku",), scenarios=2).write()
         (root / "rubrics/tip-v1.md").write_text(EVIL_RUBRIC, encoding="utf-8")
+        suite = root / "evals/tips.yaml"
+        suite.write_text(suite.read_text().replace("situation-0}", f"situation-0, so_far: {json.dumps(TURNS)}}}"))
         done = project.pytest("--bench-experiment", EXPERIMENT)
         assert done.code == 0, done.text
         yield project
@@ -409,9 +416,15 @@ def test_no_script_of_a_model_runs(logged: Project, browser: Browser) -> None:
         browser.wait("document.documentElement.dataset.ready")
         seen = set()
         browser.press("Eve" + ENTER)
+        contexts = set()
         for _ in range(4):
             seen.add(browser.run("return document.getElementById('output').textContent"))
+            contexts.add(browser.run("return document.getElementById('context').innerText"))
             browser.press("l")
+        assert contexts == {
+            "situation\nsituation-0\nso_far\nuser: <img src=x onerror=alert(1)>\nassistant: Why?",
+            "situation\nsituation-1",
+        }
         assert any("<script>" in text for text in seen), seen
         assert all("\u202e" not in text and "\x1b" not in text for text in seen)
         assert browser.run("return document.documentElement.dataset.owned") is None

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import CatalogError
-from ..records import Message, Prompt, Scenario, sha256
+from ..records import CONVERSATION, Message, Prompt, Scenario, conversation, is_message, sha256
 from .schema import PromptFile, hint, name_problem, validate
-from .template import placeholders, stray
+from .template import placeholders, render, stray
 from .yamlfile import Located, check_open, is_file, parse, read_text
 
 _MEANT = re.compile(r"([^.].*)\.(?:yml|yaml)(?:\.txt)?", re.IGNORECASE | re.DOTALL)
@@ -54,7 +54,8 @@ def check_placeholders(
 ) -> None:
     """CatalogError for a placeholder that has no end, or no value in a scenario; vars that none uses are fine.
 
-    ``places`` says by scenario id in which file and line it stands.
+    So it is for a conversation that is no list of messages, and a prompt that leaves none in some scenario. ``places``
+    says by scenario id in which file and line it stands.
     """
     for i, message in enumerate(prompt.messages):
         left = stray(message.content)
@@ -78,3 +79,23 @@ def check_placeholders(
                         f"{prompt.version}: the placeholder {{{{ {name} }}}} has no value in scenario "
                         f"{scenario.id!r} ({places[scenario.id]}){why}"
                     )
+                if message.role == CONVERSATION and conversation(scenario.vars[name]) is None:
+                    raise CatalogError(
+                        f"{places[scenario.id]}: scenario {scenario.id!r}: {name}, the conversation in prompt "
+                        f"{prompt.task}/{prompt.version}, {_no_conversation(scenario.vars[name])}; expected a list of "
+                        "messages, as in [{role: user, content: Hi}, {role: assistant, content: Hello}]"
+                    )
+    empty = next((s for s in scenarios if not render(prompt.messages, s.vars)), None)
+    if empty is not None:
+        raise CatalogError(
+            f"{places[empty.id]}: scenario {empty.id!r}: its conversation is empty, and prompt "
+            f"{prompt.task}/{prompt.version} has no message of its own, so there is nothing to ask"
+        )
+
+
+def _no_conversation(value: object) -> str:
+    """What keeps a value from being one, to follow its name."""
+    if not isinstance(value, list | tuple):
+        return f"is {value!r:.80}"
+    number, wrong = next((i, m) for i, m in enumerate(value, 1) if not is_message(m))
+    return f"has {wrong!r:.80} as number {number}"

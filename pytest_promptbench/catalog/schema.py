@@ -22,8 +22,9 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from ..errors import CatalogError
-from ..records import REPLY_LIMITS, is_number
+from ..records import CONVERSATION, REPLY_LIMITS, Role, is_number
 from .credentials import secret_in, secret_in_address
+from .template import PLACEHOLDER
 from .yamlfile import Located
 
 LONGEST_NAME = 1000
@@ -182,8 +183,15 @@ class ModelsFile(_Strict):
 
 
 class MessageFile(_Strict):
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal[Role, "placeholder"]
     content: str
+
+    @field_validator("content")
+    @classmethod
+    def _one_name(cls, content: str, info: ValidationInfo) -> str:
+        if info.data.get("role") == CONVERSATION and not PLACEHOLDER.fullmatch(content.strip()):
+            raise ValueError("must be one {{ name }} and nothing else: a scenario's conversation takes its place")
+        return content
 
 
 class PromptFile(_Strict):

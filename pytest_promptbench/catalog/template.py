@@ -1,6 +1,7 @@
 """The prompts' template language, all of it: ``{{ name }}`` is replaced by the scenario's value of that name.
 
-No expressions, no filters, no second pass: a value that holds ``{{ x }}`` is text like any other.
+No expressions, no filters, no second pass: a value that holds ``{{ x }}`` is text like any other. Where the message's
+role is ``placeholder``, the value is a conversation, whose messages take the place of that one.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..records import Message
+from ..records import CONVERSATION, Message, conversation
 
 PLACEHOLDER = re.compile(r"\{\{([^{}]*)\}\}")
 """Whatever stands between the braces is a name, but for the space around it: values may come from any CSV column."""
@@ -30,12 +31,20 @@ def stray(text: str) -> str | None:
 def render(messages: Sequence[Message], values: Mapping[str, Any]) -> tuple[Message, ...]:
     """The messages with every placeholder filled. KeyError for a name that ``values`` does not have.
 
-    Texts and numbers stand as they are; everything else as JSON.
+    Texts and numbers stand as they are; everything else as JSON. ValueError for a conversation that is none.
     """
-    return tuple(
-        Message(role=m.role, content=PLACEHOLDER.sub(lambda found: _text(values[found[1].strip()]), m.content))
-        for m in messages
-    )
+    filled: list[Message] = []
+    for m in messages:
+        if m.role == CONVERSATION:
+            (name,) = placeholders([m])
+            turns = conversation(values[name])
+            if turns is None:
+                raise ValueError(f"the var {name!r} is no list of messages")
+            filled.extend(turns)
+        else:
+            text = PLACEHOLDER.sub(lambda found: _text(values[found[1].strip()]), m.content)
+            filled.append(Message(role=m.role, content=text))
+    return tuple(filled)
 
 
 def _text(value: Any) -> str:

@@ -16,7 +16,7 @@ from ..records import LoggedCandidate, Prompt, Record, Suite
 from ..statistics import PairedComparison, compare, mean_interval
 from ..tracking.registry import OvertakenError, PromptRegistry, Registered
 from .laboratory import MLflowLaboratory, WaitingError
-from .plan import Plan, Trial
+from .plan import Plan, Trial, check_filled
 from .prompts import difference, write_prompt
 from .state import Measured, OutOfMoneyError, Search, UnreachableError
 
@@ -189,7 +189,9 @@ def _opponent(champion: Registered | None, gate: Gate, suite: Suite, base: Promp
     if champion is None or champion.sha256 in (base.sha256, winner.sha256):
         return base
     found = next((p for p in suite.prompts if p.sha256 == champion.sha256), None)
-    found = found or gate.registry.text(suite.task, champion)
+    if found is None:
+        found = gate.registry.text(suite.task, champion)
+        check_filled(found, suite, remedy="give it to them, or begin a loop with --no-promote")
     taken = found.version in (base.version, winner.version)  # by a file that has changed since
     return replace(found, version=f"{found.version}@champion") if taken else found
 

@@ -111,6 +111,13 @@ def _new(args: argparse.Namespace, root: Path) -> Job:
     folder = _prompts(suite, root)
     champion = PromptRegistry(store).champion(suite.task)
     base = _base(args, suite, store, champion)
+    if not plans.components(base):
+        raise UsageError(
+            f"{suite.path}: {base.version} has no text of its own to improve, only the scenarios' messages"
+        )
+    if champion is not None and policy != NO_PROMOTION and champion.sha256 not in {p.sha256 for p in suite.prompts}:
+        opponent = PromptRegistry(store).text(suite.task, champion)
+        plans.check_filled(opponent, suite, remedy="give it to them, or promote none: --no-promote")
     earlier = Rounds.begun(store, suite.task)
     split = splits.choose(
         [s.id for s in suite.scenarios], earlier, seed=args.seed, anew=bool(args.new_split), task=suite.task
@@ -209,12 +216,7 @@ def _base(args: argparse.Namespace, suite: Suite, store: TrackingStore, champion
 def _registered(suite: Suite, store: TrackingStore, champion: Registered) -> Prompt:
     """The champion's text from the registry, where no file of the suite has it."""
     prompt = PromptRegistry(store).text(suite.task, champion)
-    missing = plans.unfilled(prompt, suite.scenarios)
-    if missing:
-        raise UsageError(
-            f"the champion of {suite.task}, {champion.version}, has the placeholder {{{{ {missing} }}}}, which some "
-            f"scenarios have no value for; name another start with --from"
-        )
+    plans.check_filled(prompt, suite, remedy="name another start with --from")
     return prompt
 
 

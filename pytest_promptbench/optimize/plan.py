@@ -12,7 +12,17 @@ from typing import Any, Self, TypeVar
 
 from ..catalog.template import PLACEHOLDER, placeholders
 from ..errors import UsageError
-from ..records import Message, Model, Prompt, Record, Scenario, Suite, Tier, sha256
+from ..records import (
+    CONVERSATION,
+    Message,
+    Model,
+    Prompt,
+    Record,
+    Suite,
+    Tier,
+    conversation,
+    sha256,
+)
 from ..statistics import fewest_pairs
 
 T = TypeVar("T")
@@ -195,17 +205,25 @@ def split(scenarios: Sequence[str], *, seed: int, before: Split | None = None) -
 def components(prompt: Prompt) -> tuple[int, ...]:
     """The messages that hold instructions: system and developer messages, else those that say more than placeholders.
 
-    Without any such text, all messages.
+    Without any such text, all messages but conversations.
     """
     system = [i for i, m in enumerate(prompt.messages) if m.role in ("system", "developer")]
     wordy = [i for i, m in enumerate(prompt.messages) if len(PLACEHOLDER.sub("", m.content).split()) > 3]
-    return tuple(system or wordy or range(len(prompt.messages)))
+    own = [i for i, m in enumerate(prompt.messages) if m.role != CONVERSATION]
+    return tuple(system or wordy or own)
 
 
-def unfilled(prompt: Prompt, scenarios: Sequence[Scenario]) -> str | None:
-    """The first placeholder that some scenario has no value for; None where all are filled."""
-    names = placeholders(prompt.messages)
-    return next((n for n in names if any(n not in s.vars for s in scenarios)), None)
+def check_filled(champion: Prompt, suite: Suite, *, remedy: str) -> None:
+    """UsageError where a champion's text from the registry has a placeholder that some scenario has no value for."""
+    for message in champion.messages:
+        for name in placeholders([message]):
+            values = [s.vars.get(name) for s in suite.scenarios]
+            what = "conversation" if message.role == CONVERSATION else "value"
+            if None in (map(conversation, values) if message.role == CONVERSATION else values):
+                raise UsageError(
+                    f"the champion of {suite.task}, {champion.version}, has the placeholder {{{{ {name} }}}}, which "
+                    f"some scenarios have no {what} for; {remedy}"
+                )
 
 
 def with_texts(prompt: Prompt, texts: Mapping[int, str], version: str) -> Prompt:

@@ -10,9 +10,23 @@ from .generated import MARK, REPLY_LIMITS, Answer, Candidate, Cell, Request, Usa
 from .judged import Draw, Fingerprint, Judge, LoggedCandidate, Score, Tier, Verdict, composite, mean_scores
 from .record import DuplicateKeyError, Record, canonical_json, is_number, sha256, unique_keys
 from .reported import Leaderboard, Row
-from .written import Criterion, Group, Message, Model, Prompt, Rubric, Scenario, Suite
+from .written import (
+    CONVERSATION,
+    Criterion,
+    Group,
+    Message,
+    Model,
+    Prompt,
+    Role,
+    Rubric,
+    Scenario,
+    Suite,
+    conversation,
+    is_message,
+)
 
 __all__ = [
+    "CONVERSATION",
     "MARK",
     "REPLY_LIMITS",
     "Answer",
@@ -31,6 +45,7 @@ __all__ = [
     "Prompt",
     "Record",
     "Request",
+    "Role",
     "Row",
     "Rubric",
     "Scenario",
@@ -41,6 +56,8 @@ __all__ = [
     "Verdict",
     "canonical_json",
     "composite",
+    "conversation",
+    "is_message",
     "is_number",
     "mean_scores",
     "reply_limit",

@@ -6,9 +6,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from .record import Record
+
+Role = Literal["system", "developer", "user", "assistant"]
+CONVERSATION = "placeholder"
+"""The role of a prompt's message that the messages of a scenario's var take the place of."""
 
 Group = tuple[str, str]
 """A task and the hash of a rubric's text: what one leaderboard, one packet and one review queue are about.
@@ -23,6 +27,20 @@ class Message(Record):
 
     role: str
     content: str
+
+
+def conversation(value: object) -> tuple[Message, ...] | None:
+    """The messages of a var that is a list of them, which may be empty; None for any other value."""
+    if not isinstance(value, list | tuple) or not all(map(is_message, value)):
+        return None
+    return tuple(Message(role=m["role"], content=m["content"]) for m in value)
+
+
+def is_message(value: object) -> bool:
+    """Whether a value has the role and the text of a message, and nothing else."""
+    if not isinstance(value, Mapping) or set(value) != {"role", "content"}:
+        return False
+    return value["role"] in get_args(Role) and isinstance(value["content"], str)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from ..records import Leaderboard, LoggedCandidate, Row, Tier
+from ..records import Leaderboard, LoggedCandidate, Row, Tier, conversation
 from ..scores import judges_in_words, tiers_in
 
 NAMED = 3
@@ -85,7 +85,10 @@ def scrolls(text: str) -> bool:
 
 
 def var_text(value: object) -> str:
-    """A scenario's var: a text as it is, JSON of anything else."""
+    """A scenario's var: a text as it is, a conversation message by message, JSON of anything else."""
+    turns = conversation(value)
+    if turns:
+        return "\n".join(f"{m.role}: {m.content}" for m in turns)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 

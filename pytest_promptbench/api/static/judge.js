@@ -49,6 +49,16 @@
       .replace(/[\u{e0000}-\u{e007f}]/gu, "\ufffd")
       .replace(INVISIBLE, "\ufffd");
 
+  // A conversation message by message, as on the other pages.
+  const ROLES = ["system", "developer", "user", "assistant"];
+  const turn = (m) =>
+    m !== null && typeof m === "object" && Object.keys(m).length === 2 && ROLES.includes(m.role) && typeof m.content === "string";
+  const shown = (value) => {
+    if (typeof value === "string") return value;
+    if (!Array.isArray(value) || value.length === 0 || !value.every(turn)) return JSON.stringify(value);
+    return value.map((m) => `${m.role}: ${m.content}`).join("\n");
+  };
+
   const name = () => at("name").value.trim();
   const criteria = () => packet.rubric.criteria;
   const judged = () => criteria().filter((c) => c.check === undefined);
@@ -162,7 +172,7 @@
       at("context").replaceChildren(
         ...Object.entries(context).flatMap(([key, value]) => [
           make("dt", { textContent: visible(key) }),
-          make("dd", { dir: "auto", textContent: visible(typeof value === "string" ? value : JSON.stringify(value)) }),
+          make("dd", { dir: "auto", textContent: visible(shown(value)) }),
         ]),
       );
       at("context").hidden = Object.keys(context).length === 0;
