@@ -1,8 +1,8 @@
 """Processes of Python that are forked from one which has imported LiteLLM and MLflow.
 
-Most of the time of a short session is importing the two: in the session, in its recorder, in each worker of xdist. They
-stay what they are: a process each, real pytest, the plugin loaded by its entry point, a working folder, an environment,
-pipes of their own. Python's fork server serves.
+Most of the time of a short session is importing the two: in the session, in its recorder, in each worker of xdist, and
+in the service. They stay what they are: a process each, real pytest, the plugin loaded by its entry point, a working
+folder, an environment, pipes of their own. Python's fork server serves.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any, ClassVar, NoReturn
@@ -51,11 +54,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """``python COMMAND``, as :func:`subprocess.run` would with its output captured."""
     with _output() as out, _output() as err:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tests.preload"])
-        paths = [f"/proc/{os.getpid()}/fd/{x.fileno()}" for x in (out, err)]
-        process = context.Process(target=_first, args=([*command], str(cwd), dict(env), paths, _search_path()))
-        process.start()
+        process = _launch(command, cwd, env, [out.fileno(), err.fileno()])
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
@@ -63,6 +62,43 @@ def run(
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess([*command], process.exitcode, out.read(), err.read())
+
+
+@dataclass(frozen=True)
+class Started:
+    """A process that runs, as :class:`subprocess.Popen` has it, with its standard output in a pipe."""
+
+    process: BaseProcess
+    stdout: IO[str]
+
+    def terminate(self) -> None:
+        self.process.terminate()
+
+    def wait(self, timeout: float) -> int:
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            raise subprocess.TimeoutExpired(self.process.name, timeout)
+        return self.process.exitcode
+
+
+def start(command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Started:
+    """``python COMMAND``, which goes on until it ends or is ended."""
+    ours, theirs = os.pipe()
+    process = _launch(command, cwd, env, [theirs])
+    os.close(theirs)
+    return Started(process, os.fdopen(ours, encoding="utf-8"))
+
+
+def _launch(command: Sequence[str], cwd: Path, env: Mapping[str, str], outputs: Sequence[int]) -> BaseProcess:
+    """``outputs``: its standard output, and perhaps its standard error, else the fork server's."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.preload"])
+    handed = [Connection(os.dup(x)) for x in outputs]  # which is how a descriptor gets through a fork server
+    process = context.Process(target=_first, args=([*command], str(cwd), dict(env), handed, _search_path()))
+    process.start()
+    for connection in handed:
+        connection.close()
+    return process
 
 
 @functools.cache
@@ -77,9 +113,11 @@ def _search_path() -> list[str]:
     return done.stdout.splitlines()
 
 
-def _first(command: list[str], cwd: str, env: dict[str, str], outputs: list[str], search: list[str]) -> None:
-    for descriptor, path in enumerate(outputs, 1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), descriptor)
+def _first(command: list[str], cwd: str, env: dict[str, str], outputs: list[Connection], search: list[str]) -> None:
+    for descriptor, connection in enumerate(outputs, 1):
+        os.dup2(connection.fileno(), descriptor)
+        connection.close()
+    _renew_streams()
     for name in [x for x in sys.modules if x.split(".")[0] in ("tests", "pytest_promptbench", "conftest")]:
         del sys.modules[name]
     if command[1] == "pytest":
@@ -95,6 +133,12 @@ def _first(command: list[str], cwd: str, env: dict[str, str], outputs: list[str]
     finally:
         for spare in _Popen.spares:
             spare.dismiss()
+
+
+def _renew_streams() -> None:
+    """Those of Python, for what the process's are now."""
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
 def _interpreter(command: Sequence[str], cwd: str, env: Mapping[str, str], search: list[str]) -> None:
@@ -155,8 +199,7 @@ class _Spare:
                 command, cwd, env, leads = json.loads(told.read())
             if leads:
                 os.setsid()
-            sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
-            sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+            _renew_streams()
             _interpreter(command, cwd, env, search)
             sys.stdout.flush()
             code = 0

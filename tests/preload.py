@@ -8,6 +8,7 @@ os.environ.update(
 )
 gc.disable()
 
+import fastapi  # noqa: E402, F401
 import litellm  # noqa: E402
 import litellm._service_logger  # noqa: E402
 import litellm.proxy._types  # noqa: E402, F401
@@ -20,6 +21,7 @@ import openai.resources.chat.completions.completions  # noqa: E402, F401
 import pytest  # noqa: E402, F401
 import rich._emoji_codes  # noqa: E402, F401
 import scipy.special  # noqa: E402, F401
+import uvicorn  # noqa: E402, F401
 
 gc.enable()
 gc.freeze()  # sessions share these pages, as long as no collection writes into them

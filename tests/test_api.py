@@ -42,6 +42,7 @@ from pytest_promptbench.leaderboard import leaderboard_json
 from pytest_promptbench.packet import parse_packet
 from pytest_promptbench.tracking.store import TrackingStore
 
+from . import forked
 from .project import Project, children_of, migrated_database
 from .provider import ScriptedProvider
 
@@ -146,12 +147,14 @@ def served(root: Path, **environ: str) -> Iterator[str]:
 
 
 @contextmanager
-def service(root: Path, **environ: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def service(root: Path, **environ: str) -> Iterator[tuple[str, subprocess.Popen[str] | forked.Started]]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PROMPTBENCH_"))}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pytest_promptbench", "serve", "--port", "0", "--root", str(root)],
-        env=kept | environ, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    command = ["-m", "pytest_promptbench", "serve", "--port", "0", "--root", str(root)]
+    process: subprocess.Popen[str] | forked.Started
+    if forked.serves(command, environ):
+        process = forked.start(command, cwd=Path.cwd(), env=kept | environ)
+    else:
+        process = subprocess.Popen([sys.executable, *command], env=kept | environ, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
