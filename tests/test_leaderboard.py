@@ -29,7 +29,7 @@ from pytest_promptbench.records import (
 )
 from pytest_promptbench.report import terminal
 from pytest_promptbench.report.markdown import render_leaderboard
-from pytest_promptbench.report.text import notes
+from pytest_promptbench.report.notes import notes
 from pytest_promptbench.scores import pair
 
 RUBRIC = Rubric(

@@ -34,13 +34,13 @@ from pytest_promptbench.records import (
     composite,
 )
 from pytest_promptbench.report import html, markdown, pictures, terminal, write_all
+from pytest_promptbench.report.notes import notes
 from pytest_promptbench.report.tables import Table
 from pytest_promptbench.report.text import (
     by_scenario,
     dollars,
     duration,
     markdown_cell,
-    notes,
     number,
     percent,
     points,

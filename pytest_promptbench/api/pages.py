@@ -21,6 +21,7 @@ from ..clock import iso_utc
 from ..experiments import Experiments, Group, Summary
 from ..records import Leaderboard, LoggedCandidate, Row, Rubric, Score, Verdict
 from ..report import pictures
+from ..report.notes import notes
 from ..report.tables import all_tables
 from ..report.text import (
     beginning,
@@ -29,7 +30,6 @@ from ..report.text import (
     dollars,
     duration,
     interval,
-    notes,
     number,
     plural,
     ranks,

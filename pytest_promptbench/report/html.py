@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..records import Criterion, Leaderboard, LoggedCandidate, Row, Rubric, Score, Verdict, composite
 from . import pictures
+from .notes import notes
 from .tables import all_tables
 from .text import (
     beginning,
@@ -24,7 +25,6 @@ from .text import (
     duration,
     export_command,
     interval,
-    notes,
     number,
     percent,
     plural,

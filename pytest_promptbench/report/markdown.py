@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..records import Leaderboard, Row, Rubric
+from .notes import notes
 from .tables import Table, all_tables
-from .text import dollars, duration, export_command, markdown_cell, notes, number, ranks, row_points
+from .text import dollars, duration, export_command, markdown_cell, number, ranks, row_points
 
 if TYPE_CHECKING:
     from ..agreement import Agreement

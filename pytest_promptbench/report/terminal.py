@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ..records import Leaderboard, Row
+from .notes import notes
 from .tables import Table, shortened
-from .text import amount, composite_text, dollars, duration, export_command, notes, number, ranks, row_points, visible
+from .text import amount, composite_text, dollars, duration, export_command, number, ranks, row_points, visible
 
 if TYPE_CHECKING:
     from rich.box import Box

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import shlex
@@ -10,15 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from ..records import Leaderboard, LoggedCandidate, Row, Tier, conversation
-from ..scores import judges_in_words, tiers_in
-
-NAMED = 3
-"""So many rows one sentence below a leaderboard names."""
-ENOUGH = 10
-"""So many outputs that all violate a check are no chance."""
-SURE = 0.05
-"""The error rate of a leaderboard's ranks."""
+from ..records import Leaderboard, LoggedCandidate, Row, conversation
 
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 _INVISIBLE = (
@@ -200,174 +191,14 @@ def ranks(rows: Iterable[Row]) -> list[str]:
     return ["-" if r is None else f"{r}=" if counts[r] > 1 else str(r) for r in found]
 
 
-def notes(lb: Leaderboard) -> list[str]:
-    """The sentences below a leaderboard: what it leaves out and what its signs mean. Plain text, names made visible."""
-    found = []
-    failed = sum(row.failed for row in lb.rows)
-    if any(r.endswith("=") for r in ranks(lb.rows)):
-        found.append("= marks rows that share a rank: their difference may be chance.")
-    behind = {(row.model, row.prompt) for row in lb.rows if row.rank is not None and row.rank > 1}
-    if any((c["model"], c["prompt"]) in behind and (c["p_holm"] or 0) > SURE for c in lb.comparisons):
-        found.append(
-            f"A row that ranks below the first may have p above {SURE}: ranks go by intervals (Student's t and BCa), "
-            "p by sign flips, which need more scenarios."
-        )
-    estimated = [row for row in lb.rows if row.estimated]
-    if estimated:
-        found.append(
-            "~ marks an estimate on the scale of the row's tier: the automatic scores of all candidates, calibrated by "
-            "that tier's labels of some. A criterion's figure is the plain mean of those labels."
-        )
-    if any(row.composite is not None and row.ci95 is None for row in estimated):
-        found.append(
-            "An estimate without an interval has labels of one scenario only, of scenarios that stand for too unequal "
-            "shares of all, or none that was drawn at random."
-        )
-    alone = [f"{visible(c['model'])} x {visible(c['prompt'])}" for c in lb.comparisons if c["tier"] is None]
-    if alone:
-        are, both = ("is", "of both") if len(alone) == 1 else ("are", "that it shares with one of them")
-        found.append(
-            f"{_first_of(alone)} {are} not compared with the first row: no tier of judges has scored a scenario "
-            f"{both}, so their order says nothing."
-        )
-    if len(lb.automatic_judges) > 1:
-        names = visible(judges_in_words(lb.automatic_judges))
-        found.append(
-            f"{len(lb.automatic_judges)} automatic judges ({names}) have scored a part each, and may differ in how "
-            f"strict they are: {_pytest(lb)} --bench-read --judge-auto has the suite's own score the rest."
-        )
-    if not lb.rubric.judged and any(row.composite is not None for row in lb.rows):
-        found.append(
-            "The checks of the rubric, which are programs, have scored all of this: none of it waits for a judge."
-        )
-    found += _of_checks(lb)
-    found += _of_others(lb)
-    found += _of_several_tiers(lb)
-    found += _of_a_part(lb)
-    found += _of_its_own(lb)
-    if failed:
-        found.append(f"{plural(failed, 'generation')} failed and {'is' if failed == 1 else 'are'} not scored.")
-    if lb.superseded:
-        one = lb.superseded == 1
-        found.append(
-            f"{plural(lb.superseded, 'candidate')} left out: {'its cell was' if one else 'their cells were'} "
-            "generated anew from changed files since."
-        )
-    found += _of_changed_files(lb)
-    if lb.strangers:
-        count = "counts" if len(lb.strangers) == 1 else "count"
-        found.append(
-            f"{plural(len(lb.strangers), 'scenario')} {count} that no collected suite has: "
-            f"{_first_of([visible(s) for s in lb.strangers], 'scenario')}. One that was renamed counts under both "
-            "names, until another experiment (--bench-experiment) begins."
-        )
-    return found
-
-
-def _of_changed_files(lb: Leaderboard) -> list[str]:
-    """Rows of candidates from before an edit whose cells have not run since, as where ``-k`` chose some others."""
-    rows = [row for row in lb.rows if row.outdated]
-    if not rows:
-        return []
-    some = [f"{visible(row.model)} x {visible(row.prompt)} has {row.outdated} of {row.candidates}" for row in rows]
-    count = sum(row.outdated for row in rows)
-    counts, its, cells_run = ("counts", "its", "cell runs") if count == 1 else ("count", "their", "cells run")
-    return [
-        f"{plural(count, 'candidate')} {counts} from before a change of {its} prompt, model or scenario, "
-        f"until {its} {cells_run} again: {_first_of(some)}."
-    ]
-
-
-def _of_checks(lb: Leaderboard) -> list[str]:
-    """Checks that every output violates: most often one that is written the wrong way round."""
-    if sum(row.candidates - row.failed for row in lb.rows) < ENOUGH:
-        return []
-    means = {c.name: {row.criteria.get(c.name) for row in lb.rows} - {None} for c in lb.rubric.flags if c.check}
-    always = [visible(c.name) for c in lb.rubric.flags if means.get(c.name) == {float(bool(c.bad))}]
-    if not always:
-        return []
-    return [
-        f"Every output violates what is checked for {_first_of(always, 'flag')}, which so tells no rows apart: is it "
-        "the right way round, and not too tight?"
-    ]
-
-
-def _of_others(lb: Leaderboard) -> list[str]:
-    """The first two rows with a sit-down tier in common but no judge, as where packets went out model by model."""
-    first: dict[tuple[str, ...], Row] = {}  # of many rows few differ in this
-    for row in lb.rows:
-        if row.tier not in (None, Tier.AUTO):
-            first.setdefault((str(row.tier), *row.judges), row)
-    for a, b in itertools.combinations(first.values(), 2):
-        if tiers_in(a.tier) & tiers_in(b.tier) and set(a.judges).isdisjoint(b.judges):
-            (one, by), (another, others) = (
-                (f"{visible(row.model)} x {visible(row.prompt)}", visible(", ".join(row.judges))) for row in (a, b)
-            )
-            return [
-                f"{one} was judged by {by}, {another} by {others}, who may differ in how strict they are: give each "
-                "judge candidates of all rows, as --bench-shard does."
-            ]
-    return []
-
-
-def _of_several_tiers(lb: Leaderboard) -> list[str]:
-    """Rows of which a person judged some and Claude Code others, as after spot checks: not all of each as many."""
-    tiers = next((row.tier for row in lb.rows if not row.estimated and len(tiers_in(row.tier)) > 1), None)
-    if tiers is None or len(lb.rows) == 1:
-        return []
-    return [
-        f"Composites of {tiers} are of judges who may differ in how strict they are, with more of one or the other in "
-        "this row or that: compare such rows by their difference, which is of one tier at each scenario."
-    ]
-
-
-def _of_a_part(lb: Leaderboard) -> list[str]:
-    """Rows of which the automatic judge has scored a part, as where its replies were invalid.
-
-    Else nothing says so: ``judged`` counts the sit-down tier alone.
-    """
-    counted = [(row, row.auto_judged, row.candidates - row.failed) for row in lb.rows]
-    partly = [(row, scored, sound) for row, scored, sound in counted if 0 < scored < sound]
-    if not partly:
-        return []
-    left = sum(sound - scored for _, scored, sound in partly)
-    some = [
-        f"{visible(row.model)} x {visible(row.prompt)} has {scored} of {sound}"
-        for row, scored, sound in sorted(partly, key=lambda one: one[1] / one[2])
-    ]
-    counts = "counts" if left == 1 else "count"
-    return [
-        f"{plural(left, 'candidate')} without an automatic score {counts} in no automatic figure: {_first_of(some)}."
-    ]
-
-
-def _first_of(named: Sequence[str], noun: str = "row") -> str:
-    more = f", and {plural(len(named) - NAMED, noun)} more" if len(named) > NAMED else ""
-    return ", ".join(named[:NAMED]) + more
-
-
-def _of_its_own(lb: Leaderboard) -> list[str]:
-    """Judges that stand among the models, where the automatic tier decides: beside others, their own rows may gain."""
-    if not lb.rubric.judged:  # a model may be called as the checks are
-        return []
-    own = sorted({row.model for row in lb.rows if row.tier == Tier.AUTO and row.model in row.judges})
-    if not own or len({row.model for row in lb.rows}) == 1:
-        return []
-    its = "its own texts" if len(own) == 1 else "their own texts"
-    have = "has" if len(own) == 1 else "have"
-    return [
-        f"{visible(', '.join(own))} {have} judged {its} beside others', and models tend to favour their own: an audit "
-        "(--judge-audit) tells."
-    ]
-
-
-def _pytest(lb: Leaderboard) -> str:
+def pytest_command(lb: Leaderboard) -> str:
+    """``pytest evals/`` with what finds the same project."""
     return f"{shlex.join(['pytest', *map(visible, lb.found_by)])} {shlex.quote(visible(lb.evals))}/"
 
 
 def export_command(lb: Leaderboard) -> str:
     """The command that takes a leaderboard's pending candidates to a judge; by default it finds the task's newest."""
-    command = f"{_pytest(lb)} --judge-export packet.json"
+    command = f"{pytest_command(lb)} --judge-export packet.json"
     if re.fullmatch(re.escape(lb.task) + r"-bench-\d{4}-\d\d-\d\d", lb.experiment):
         return command
     return f"{command} --bench-experiment {shlex.quote(visible(lb.experiment))}"
