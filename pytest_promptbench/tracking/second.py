@@ -31,6 +31,7 @@ class Second:
         self._pid = 0
         self._where = where
         self._at_work = mmap.mmap(-1, 1)  # shared with the fork: whether it is in the middle of its candidates
+        self._open = mmap.mmap(-1, 1)  # likewise: whether its store is open
         self._hurry = mmap.mmap(-1, 1)  # likewise: whether the session waits for the last of them
         if (os.cpu_count() or 1) < 2:
             return
@@ -63,6 +64,7 @@ class Second:
             work.locks.release(_wanted_lock(session))
             self._at_work[0] = 1
             work.store.open()
+            self._open[0] = 1
             batch = work.mine()
             if batch:
                 work.log(batch)
@@ -78,8 +80,8 @@ class Second:
         return self._pid != 0
 
     def hurry(self) -> None:
-        """The session waits: help with whatever there is."""
-        self._hurry[0] = 1
+        """The session waits: help with what there is, but open no store for it, which takes as long as some of it."""
+        self._hurry[0] = self._open[0]
 
     @contextlib.contextmanager
     def share(self, work: Work) -> Iterator[None]:
