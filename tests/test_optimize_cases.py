@@ -841,18 +841,19 @@ def test_an_output_that_nobody_reads_ends_the_loop_in_one_line_and_it_goes_on(pr
 @pytest.mark.parametrize(
     ("command", "code", "said"),
     [
-        ("{promptbench} >/dev/full", 1, "promptbench: standard output: cannot be written: No space left on device\n"),
-        ("{promptbench} >&-", 0, ""),
-        ("LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 {promptbench} | grep -o 'test: s.xe9'", 0, "test: s\\xe9\n"),
+        ("{init} >/dev/full", 1, "promptbench: standard output: cannot be written: No space left on device\n"),
+        ("{init} >&-", 0, ""),
+        ("LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 {optimize} | grep -o 'test: s.xe9'", 0, "test: s\\xe9\n"),
     ],
     ids=["full", "closed", "ascii"],
 )
 def test_an_output_that_takes_nothing_or_only_ascii(project: Project, command: str, code: int, said: str) -> None:
     suite = project.root / "evals/tips.yaml"
     suite.write_text(suite.read_text().replace("id: s", "id: sé"), encoding="utf-8")
-    promptbench = f"{sys.executable} -m pytest_promptbench optimize evals/tips.yaml --dry-run"
+    promptbench = f"{sys.executable} -m pytest_promptbench"
+    commands = {"init": f"{promptbench} init new", "optimize": f"{promptbench} optimize evals/tips.yaml --dry-run"}
     done = subprocess.run(
-        ["bash", "-c", command.format(promptbench=promptbench)], cwd=project.root, env=project.environment(),
+        ["bash", "-c", command.format(**commands)], cwd=project.root, env=project.environment(),
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout + done.stderr) == (code, said)
