@@ -2,12 +2,13 @@
 
     python benchmarks/chaos.py --runs 200
 
-Each run is a fresh project of 2 models x 2 prompts x 6 scenarios against a scripted provider on loopback, as
-``pytest evals/ -n 2`` with 4 requests in flight, on SQLite or with an ``mlflow server``. At a random moment one of its
-processes gets SIGKILL, or a few answers are bad, or the database is locked, or the disk is full, or the processes are
-stopped and continued again and again; or the session is one that brings verdicts in, and is killed while it does. Then
-the same command runs once more, undisturbed. After that each cell is one FINISHED run with one trace, no question was
-asked again beyond those that were in the air (4) or badly answered, every verdict is there, and no process is left.
+Each run is a fresh project of 2 models x 2 prompts x 6 scenarios (30 where the second recorder is killed, which helps
+only while more than 40 candidates wait) against a scripted provider on loopback, as ``pytest evals/ -n 2`` with 4
+requests in flight, on SQLite or with an ``mlflow server``. At a random moment one of its processes gets SIGKILL, or a
+few answers are bad, or the database is locked, or the disk is full, or the processes are stopped and continued again
+and again; or the session is one that brings verdicts in, and is killed while it does. Then the same command runs once
+more, undisturbed. After that each cell is one FINISHED run with one trace, no question was asked again beyond those
+that were in the air (4) or badly answered, every verdict is there, and no process is left.
 Run k of a seed is always the same kind and moment, as far as the machine lets it be; a kill that came too late is drawn
 anew. Ends with exit code 1 where anything was lost.
 
@@ -42,7 +43,8 @@ from pytest_promptbench.localmodels import installed
 from tests.project import Project, children_of, migrated_database
 from tests.provider import Fault, ScriptedProvider
 
-CELLS = 24
+SCENARIOS = {"second recorder": 30}
+"""Of the kinds that have more than 6. Of each, there are four cells."""
 IN_FLIGHT = 4
 COMMAND = ("-n", "2", "--bench-concurrency", str(IN_FLIGHT), "-q")
 KILLS = ("worker", "controller", "recorder", "second recorder", "mlflow server")
@@ -114,6 +116,10 @@ class Scene:
     note: str = ""
     server: subprocess.Popen[str] | None = None
     port: int = field(default=0)
+
+    @property
+    def cells(self) -> int:
+        return len(self.project.models) * len(self.project.prompts) * self.project.scenarios
 
     @property
     def database(self) -> Path:
@@ -294,7 +300,7 @@ def local_server_killed(scene: Scene) -> None:
     scene.project.models, scene.project.scenarios = ("haiku",), 12
     scene.project.write()
     scene.project.file("evals/models.yaml", f"models:\n{models}")
-    scene.allowed = CELLS  # nobody is paid
+    scene.allowed = scene.cells  # nobody is paid
     scene.kill(scene.project.start(*COMMAND), first("pytest_promptbench.localmodels"), within_s=14.0)
 
 
@@ -328,25 +334,25 @@ def long_reply(_: dict[str, object]) -> str:
 
 def account(scene: Scene, rerun_failed: str) -> Loss:
     asked = Counter(f"{r['model']}{r['messages']}" for r in scene.provider.requests)
-    expected = CELLS + (CELLS if scene.judge == "haiku" else 0)
+    expected = scene.cells + (scene.cells if scene.judge == "haiku" else 0)
     runs = scene.project.runs()
     cells = Counter(r.data.tags.get("promptbench.cell") for r in runs if r.info.status == "FINISHED")
     scene.end_server()
     with contextlib.closing(sqlite3.connect(scene.database)) as db:
         traces = int(db.execute("SELECT COUNT(*) FROM trace_info").fetchone()[0])
     prefix = {None: "", "human": "promptbench.verdict.human.", "haiku": "promptbench.verdict.auto."}[scene.judge]
-    judged = sum(any(k.startswith(prefix) for k in r.data.tags) for r in runs) if scene.judge else CELLS
+    judged = sum(any(k.startswith(prefix) for k in r.data.tags) for r in runs) if scene.judge else scene.cells
     deadline = time.monotonic() + 25  # execnet gives a worker 15 s whose controller is gone
     while (left := children_of(scene.root)) and time.monotonic() < deadline:
         time.sleep(0.1)
     return Loss(
         kind=scene.kind,
-        missing=CELLS - len(cells),
+        missing=scene.cells - len(cells),
         doubled=sum(cells.values()) - len(cells),
         unfinished=len(runs) - sum(cells.values()),
-        traces=abs(CELLS - traces),
+        traces=abs(scene.cells - traces),
         paid_twice=max(0, sum(asked.values()) - expected - scene.allowed),
-        verdicts=CELLS - judged,
+        verdicts=scene.cells - judged,
         orphans=len(left),
         note=scene.note or rerun_failed or "; ".join(left),
     )
@@ -368,7 +374,7 @@ def one(kind: str, draw: random.Random, *, late: int) -> Loss | None:
         reply = judge_reply if kind in JUDGED else long_reply if kind == PAUSED else None
         with ScriptedProvider(latency_s=0.1, reply=reply) as provider:
             suite = "judge: {model: haiku}\n" if kind in JUDGED else ""
-            project = Project(root, provider, scenarios=6, suite=suite).write()
+            project = Project(root, provider, scenarios=SCENARIOS.get(kind, 6), suite=suite).write()
             scene = Scene(kind=kind, root=root, provider=provider, project=project, draw=draw, late=late)
             try:
                 if kind == "mlflow server" or kind in SERVED:
