@@ -245,14 +245,18 @@ def test_a_prompt_that_was_registered_by_hand_is_that_of_a_file_with_its_message
 
 
 @pytest.mark.parametrize(
-    "message",
+    ("message", "why"),
     [
-        {"role": "user", "content": [{"type": "text", "text": "hi"}]},
-        {"role": "user", "content": "hi", "name": "ann"},
-        {"role": "user"},
+        ({"role": "user", "content": [{"type": "text", "text": "hi"}]}, "messages.0.content is .* expected a text"),
+        ({"role": "user", "content": "hi", "name": "ann"}, "unknown key 'messages.0.name'"),
+        ({"role": "user"}, "the key 'messages.0.content' is missing"),
+        ({"role": "human", "content": "hi"}, "messages.0.role is 'human'; expected one of"),
+        ({"role": "user", "content": "Tip: {{ x"}, "'{{ x' is no placeholder"),
+        ({"role": "placeholder", "content": "So far: {{ x }}"}, "content is 'So far.*; it must be one {{ name }}"),
+        ({"role": "placeholder", "content": "x"}, "messages.0.content is 'x'; it must be one {{ name }}"),
     ],
 )
-def test_a_champion_that_no_file_can_hold_is_named_as_such(tmp_path: Path, message: dict[str, Any]) -> None:
+def test_a_champion_that_no_file_can_hold_is_named_as_such(tmp_path: Path, message: dict[str, Any], why: str) -> None:
     migrated_database(tmp_path / "mlflow.db")
     registry = PromptRegistry(TrackingStore(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path / "artifacts"))
     client = registry._store.client
@@ -260,7 +264,7 @@ def test_a_champion_that_no_file_can_hold_is_named_as_such(tmp_path: Path, messa
     client.set_prompt_alias("tip", "champion", 1)
     champion = registry.champion("tip")
     assert champion is not None
-    with pytest.raises(UsageError, match=r"is not a text, nor messages .* by hand: move the alias champion to another"):
+    with pytest.raises(UsageError, match=f"{why}.* by hand: move the alias champion to another"):
         registry.text("tip", champion)
 
 

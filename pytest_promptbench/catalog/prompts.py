@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import CatalogError
 from ..records import CONVERSATION, Message, Prompt, Scenario, conversation, is_message, sha256
@@ -33,6 +34,16 @@ def read_prompt(file: Path, task: str) -> tuple[Prompt, Located]:
     content = {"messages": [m.to_json() for m in messages], "params": shape.params}
     prompt = Prompt(task=task, version=file.stem, messages=messages, params=shape.params, sha256=sha256(content))
     return prompt, document
+
+
+def no_prompt(content: Mapping[str, Any]) -> str | None:
+    """Why a file with this content, which stands elsewhere, would be no prompt of any suite; None where it would be."""
+    try:
+        shape = validate(PromptFile, Located(file=Path("-"), data=dict(content), lines={}, name="the prompt"))
+    except CatalogError as error:
+        return str(error).splitlines()[0].partition(": ")[2]
+    left = next(filter(None, (stray(m.content) for m in shape.messages)), None)
+    return None if left is None else f"{left[:40]!r} is no placeholder"
 
 
 def versions(folder: Path) -> Mapping[str, Path]:

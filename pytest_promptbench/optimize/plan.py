@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self, TypeVar
 
-from ..catalog.template import PLACEHOLDER, placeholders
+from ..catalog.template import PLACEHOLDER, placeholders, render
 from ..errors import UsageError
 from ..records import (
     CONVERSATION,
@@ -214,7 +214,7 @@ def components(prompt: Prompt) -> tuple[int, ...]:
 
 
 def check_filled(champion: Prompt, suite: Suite, *, remedy: str) -> None:
-    """UsageError where a champion's text from the registry has a placeholder that some scenario has no value for."""
+    """UsageError where some scenario cannot fill a champion's text from the registry, or would leave nothing of it."""
     for message in champion.messages:
         for name in placeholders([message]):
             values = [s.vars.get(name) for s in suite.scenarios]
@@ -224,6 +224,11 @@ def check_filled(champion: Prompt, suite: Suite, *, remedy: str) -> None:
                     f"the champion of {suite.task}, {champion.version}, has the placeholder {{{{ {name} }}}}, which "
                     f"some scenarios have no {what} for; {remedy}"
                 )
+    if not all(render(champion.messages, s.vars) for s in suite.scenarios):
+        raise UsageError(
+            f"the champion of {suite.task}, {champion.version}, is nothing but a conversation, which some scenarios "
+            f"have no message of; {remedy}"
+        )
 
 
 def with_texts(prompt: Prompt, texts: Mapping[int, str], version: str) -> Prompt:

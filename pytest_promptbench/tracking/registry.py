@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..catalog.prompts import no_prompt
 from ..errors import TrackingError, UsageError
 from ..records import Message, Prompt, Record, sha256
 from .address import code_of, translated
@@ -96,23 +97,25 @@ class PromptRegistry:
         self._store.client.set_prompt_tag(task, HISTORY, json.dumps(list(history[-KEPT:])))
 
     def text(self, task: str, registered: Registered) -> Prompt:
-        """A registered prompt with its messages, whatever has become of its file. UsageError where it has none."""
+        """A registered prompt with its messages, whatever has become of its file. UsageError where none can hold it."""
         with translated(self._store.uri):
             found = self._store.client.get_prompt_version(task, str(registered.number))
         try:
-            messages = tuple(Message(role=m["role"], content=m["content"]) for m in _messages(found.template))
-            params = json.loads(found.tags.get(PARAMS, "{}"))
-            content = {"messages": [m.to_json() for m in messages], "params": params}
-            same = sha256(content) == registered.sha256 and all(isinstance(m.content, str) for m in messages)
-        except (TypeError, KeyError, ValueError):
-            same = False
-        if not same:
+            content = {"messages": _messages(found.template), "params": json.loads(found.tags.get(PARAMS, "{}"))}
+            why = "has other tags now" if sha256(content) != registered.sha256 else no_prompt(content)
+        except ValueError as error:
+            why = f"has params that are no JSON: {error}"
+        if why:
             raise UsageError(
-                f"the champion of {task}, version {registered.number} in MLflow's prompt registry, is not a text, nor "
-                "messages of a role and a text each with params in JSON; it, or its tags, were written by hand: move "
-                f"the alias {CHAMPION} to another version in MLflow, as --bench-rollback does"
+                f"the champion of {task}, version {registered.number} in MLflow's prompt registry, is no prompt that a "
+                f"file can hold: {why}. It, or its tags, were written by hand: move the alias {CHAMPION} to another "
+                "version in MLflow, as --bench-rollback does"
             )
-        return Prompt(task=task, version=registered.version, messages=messages, params=params, sha256=registered.sha256)
+        messages = tuple(Message(role=m["role"], content=m["content"]) for m in content["messages"])
+        return Prompt(
+            task=task, version=registered.version, messages=messages, params=content["params"],
+            sha256=registered.sha256,
+        )  # fmt: skip
 
     def register(self, task: str, prompt: Prompt, *, message: str) -> int:
         """The number of this text in the registry, which takes it in unless it has it. UsageError where it refuses."""
