@@ -347,6 +347,38 @@ def test_a_champion_that_comes_while_the_test_split_is_measured_is_not_passed_ov
     assert json.loads(Path(outcome(project, loop)["receipt"]).read_text())["champion"] == "v9"
 
 
+@pytest.mark.parametrize(
+    ("messages", "why"),
+    [
+        ([{"role": "user", "content": "{{ situation }} {{ mood }}"}], "{{ mood }}, which some scenarios have no value"),
+        ([{"role": "human", "content": "{{ situation }}"}], "messages.0.role is 'human'"),
+    ],
+)
+def test_a_champion_that_comes_meanwhile_and_cannot_be_asked_keeps_no_result_back(
+    project: Project, provider: ScriptedProvider, run: Run, messages: list[dict[str, str]], why: str
+) -> None:
+    client = project.store.client
+    moved: list[int] = []
+
+    def meanwhile(body: dict[str, Any]) -> str:
+        if not moved:
+            moved.append(client.register_prompt(name="tip", template=messages).version)
+            client.set_prompt_alias("tip", "champion", 1)
+        return reply(body)
+
+    provider.reply = meanwhile
+    result = run("evals/tips.yaml", "--rounds", "2", *AUTO)
+    assert (moved, result.code) == ([1], 0), result.text
+    assert "REFUSED: " in result.out
+    said = re.search("it was not compared with the champion: (.*)", result.out)
+    assert said, result.text
+    assert why in said[1]
+    found = outcome(project, loop_of(result))
+    assert found["outcome"] == "not promoted"
+    assert Path(found["file"]).exists()
+    assert champion(project) == "version 1"
+
+
 def test_two_files_of_one_text_are_one_prompt(tmp_path: Path, provider: ScriptedProvider, run: Run) -> None:
     suite = SUITE.replace("[v1]", "[v1, v2]")
     project = loop_project(tmp_path / "project", provider, prompts=("v1", "v2"), suite=suite)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..champions import condition_lines, settle
+from ..errors import UsageError
 from ..files import replace_file
 from ..promotion import ALPHA, Policy, decide
 from ..records import LoggedCandidate, Prompt, Record, Suite
@@ -139,7 +140,10 @@ def conclude(state: Search, laboratory: MLflowLaboratory, suite: Suite, gate: Ga
         note = _cannot_begin(laboratory, plan) if state.broke and base.version not in state.whole else ""
         return summarise(state, Outcome.OUT_OF_MONEY if state.broke else Outcome.NO_GAIN, note=note)
     champion = gate.reigning(plan.task)
-    opponent = _opponent(champion, gate, suite, base, winner)
+    try:
+        opponent, unfit = _opponent(champion, gate, suite, base, winner), ""
+    except UsageError as error:  # a champion that has come meanwhile: the loop has been paid for, and is not to be lost
+        opponent, unfit = base, f"it was not compared with the champion: {error}"
     rivals = list({p.sha256: p for p in (base, opponent, winner)}.values())
     laboratory.open_test()
     try:
@@ -161,6 +165,8 @@ def conclude(state: Search, laboratory: MLflowLaboratory, suite: Suite, gate: Ga
     found["file"] = str(write_prompt(gate.prompts, winner, lineage(state, tables, comparison, gate.now)))
     if outcome is Outcome.NOT_SHOWN or gate.policy is None:
         return summarise(state, outcome, **found)
+    if unfit:
+        return summarise(state, Outcome.REFUSED, note=unfit, **found)
     if champion is not None and champion.sha256 == winner.sha256:
         note = "it was so already: nothing was changed"
         return summarise(state, Outcome.PROMOTED, champion=f"version {champion.number}", note=note, **found)
@@ -185,13 +191,16 @@ def _cannot_begin(laboratory: MLflowLaboratory, plan: Plan) -> str:
 
 
 def _opponent(champion: Registered | None, gate: Gate, suite: Suite, base: Prompt, winner: Prompt) -> Prompt:
-    """Whom the gate compares the winner with: the reigning champion, from its file or the registry; else the start."""
+    """Whom the gate compares the winner with: the reigning champion, from its file or the registry; else the start.
+
+    UsageError where the scenarios do not fill the champion's text.
+    """
     if champion is None or champion.sha256 in (base.sha256, winner.sha256):
         return base
     found = next((p for p in suite.prompts if p.sha256 == champion.sha256), None)
     if found is None:
         found = gate.registry.text(suite.task, champion)
-        check_filled(found, suite, remedy="give it to them, or begin a loop with --no-promote")
+        check_filled(found, suite, remedy="give it to them, and promote with --bench-promote")
     taken = found.version in (base.version, winner.version)  # by a file that has changed since
     return replace(found, version=f"{found.version}@champion") if taken else found
 
