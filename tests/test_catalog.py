@@ -360,8 +360,8 @@ CASES: list[tuple[str, dict[str, str], list[str]]] = [
         "a conversation that is a text",
         {"v2": "messages:\n  - {role: placeholder, content: '{{ situation }}'}\n"},
         [
-            "tips.yaml:4: scenario 'bad-sleep': situation, the conversation in prompt tip/v2, is 'Slept 4 hours'",
-            "expected a list of messages, as in [{role: user, content: Hi}, {role: assistant, content: Hello}]",
+            "tips.yaml:4: scenario 'bad-sleep': situation, the conversation in prompt tip/v2, is the text ",
+            "'Slept 4 hours'; expected a list of messages, as in [{role: user, content: Hi}, {role: assistant, c",
         ],
     ),
     *(
@@ -373,19 +373,42 @@ CASES: list[tuple[str, dict[str, str], list[str]]] = [
                     "situation: Exam tomorrow", f"situation: x, so_far: [{{role: user, content: Hi}}, {wrong}]"
                 ).replace("Slept 4 hours", "x, so_far: []"),
             },
-            [
-                "tips.yaml:5: scenario 'exam': so_far, the conversation in prompt tip/v2, has ",
-                " as number 2; expected a",
-            ],
+            [f"tips.yaml:5: scenario 'exam': so_far, the conversation in prompt tip/v2, has {said}"],
         )
-        for wrong in (
-            "Hello",
-            "{role: user}",
-            "{role: tool, content: x}",
-            "{role: user, content: 7}",
-            "{role: [user], content: x}",
-            "{role: user, content: x, name: Ann}",
+        for wrong, said in (
+            ("Hello", "'Hello' as message 2; expected a list of messages, as in [{role: user, content: Hi}, "),
+            ("{role: user}", "the keys ['role'] in message 2; expected role and content, and no other"),
+            ("{role: tool, content: x}", "the role 'tool' in message 2; expected one of system, developer, user, assi"),
+            ("{role: [user], content: x}", "the role ['user'] in message 2; expected one of system, "),
+            ("{role: user, content: 7}", "7 as the content of message 2; expected a text"),
+            (
+                f"{{role: user, content: {'long ' * 20}, name: Ann}}",
+                "the keys ['role', 'content', 'name'] in message 2;",
+            ),
         )
+    ),
+    (
+        "a conversation that is null",
+        {
+            "v2": "messages:\n  - {role: placeholder, content: '{{ so_far }}'}\n",
+            "suite": SUITE.replace("situation: Exam tomorrow", "situation: x, so_far: null").replace(
+                "Slept 4 hours", "x, so_far: []"
+            ),
+        },
+        ["{{ so_far }} has no value in scenario 'exam'", "write [] for no message"],
+    ),
+    (
+        "a conversation in a CSV",
+        {
+            "v2": "messages:\n  - {role: placeholder, content: '{{ so_far }}'}\n",
+            "suite": "task: tip\nrubric: tip-v1\nscenarios: cases.csv\n",
+            "cases_csv": 'id,situation,so_far\na,x,"[{""role"": ""user"", ""content"": ""Hi""}]"\n',
+        },
+        [
+            "cases.csv:2: scenario 'a': so_far, ",
+            " is the text '[{",
+            "; a CSV has no lists: write its scenarios as a .jsonl",
+        ],
     ),
     (
         "nothing to ask",

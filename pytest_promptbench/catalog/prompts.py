@@ -6,10 +6,10 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ..errors import CatalogError
-from ..records import CONVERSATION, Message, Prompt, Scenario, conversation, is_message, sha256
+from ..records import CONVERSATION, Message, Prompt, Role, Scenario, conversation, is_message, sha256
 from .schema import PromptFile, hint, name_problem, validate
 from .template import placeholders, render, stray
 from .yamlfile import Located, check_open, is_file, parse, read_text
@@ -84,17 +84,20 @@ def check_placeholders(
                     if any(re.match(rf"{re.escape(var)}\s*[.|\[]", name) for var in scenario.vars):
                         why = f": a placeholder is the name of a var and nothing more, no part or filter of it{why}"
                     if name in scenario.vars:
-                        why = ', where it is empty or null; write "" for no text'
+                        none = "[] for no message" if message.role == CONVERSATION else '"" for no text'
+                        why = f", where it is empty or null; write {none}"
                     raise CatalogError(
                         f"{document.file}:{document.line(('messages', i, 'content'))}: prompt {prompt.task}/"
                         f"{prompt.version}: the placeholder {{{{ {name} }}}} has no value in scenario "
                         f"{scenario.id!r} ({places[scenario.id]}){why}"
                     )
                 if message.role == CONVERSATION and conversation(scenario.vars[name]) is None:
+                    place = places[scenario.id]
+                    csv = "; a CSV has no lists: write its scenarios as a .jsonl or .yaml"
                     raise CatalogError(
-                        f"{places[scenario.id]}: scenario {scenario.id!r}: {name}, the conversation in prompt "
-                        f"{prompt.task}/{prompt.version}, {_no_conversation(scenario.vars[name])}; expected a list of "
-                        "messages, as in [{role: user, content: Hi}, {role: assistant, content: Hello}]"
+                        f"{place}: scenario {scenario.id!r}: {name}, the conversation in prompt {prompt.task}/"
+                        f"{prompt.version}, {_no_conversation(scenario.vars[name])}"
+                        + (csv if re.search(r"\.csv:\d+$", place, re.IGNORECASE) else "")
                     )
     empty = next((s for s in scenarios if not render(prompt.messages, s.vars)), None)
     if empty is not None:
@@ -105,8 +108,16 @@ def check_placeholders(
 
 
 def _no_conversation(value: object) -> str:
-    """What keeps a value from being one, to follow its name."""
+    """What keeps a value from being one, and what was expected, to follow its name."""
+    messages = "a list of messages, as in [{role: user, content: Hi}, {role: assistant, content: Hello}]"
     if not isinstance(value, list | tuple):
-        return f"is {value!r:.80}"
+        kind = "the text " if isinstance(value, str) else ""
+        return f"is {kind}{value!r:.80}; expected {messages}"
     number, wrong = next((i, m) for i, m in enumerate(value, 1) if not is_message(m))
-    return f"has {wrong!r:.80} as number {number}"
+    if not isinstance(wrong, Mapping):
+        return f"has {wrong!r:.80} as message {number}; expected {messages}"
+    if set(wrong) != {"role", "content"}:
+        return f"has the keys {list(wrong)!r:.80} in message {number}; expected role and content, and no other"
+    if wrong["role"] not in get_args(Role):
+        return f"has the role {wrong['role']!r:.80} in message {number}; expected one of {', '.join(get_args(Role))}"
+    return f"has {wrong['content']!r:.80} as the content of message {number}; expected a text"
