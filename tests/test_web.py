@@ -19,6 +19,7 @@ from pytest_promptbench.api.pages import rubric_html
 from pytest_promptbench.catalog.rubric import load_rubric
 from pytest_promptbench.packet import item_ids
 from pytest_promptbench.records import Judge, Rubric, Tier
+from pytest_promptbench.report.text import var_text
 from pytest_promptbench.tracking.store import TrackingStore
 
 from .project import RUBRIC, Project, migrated_database
@@ -31,6 +32,7 @@ needs_chromium = pytest.mark.skipif(
     CHROMEDRIVER is None, reason="no chromedriver: the page was NOT tried in a browser (apt install chromium-driver)"
 )
 TURNS = [{"role": "user", "content": "<img src=x onerror=alert(1)>"}, {"role": "assistant", "content": "Why?"}]
+NEARLY = [{"role": "user", "content": "Hi,\n  there", "name": {"first": "Ann", "others": []}}]
 EVIL_RUBRIC = RUBRIC.lstrip("\n") + (
     "\n<script>document.documentElement.dataset.owned=2</script>\n\n[x](javascript:alert(1)) ![y](http://evil.example/y)\n\n"
     "| score | the output |\n| ---: | --- |\n| 5 | is **best** |\n"
@@ -41,7 +43,7 @@ EVIL_RUBRIC = RUBRIC.lstrip("\n") + (
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """Two prompts of one model on two scenarios; texts, rubric and experiment's name are full of markup.
 
-    One scenario brings a conversation along.
+    One scenario brings a conversation along, and one what is nearly one.
     """
     root = tmp_path_factory.mktemp("web")
     migrated_database(root / "mlflow.db")
@@ -49,7 +51,8 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         project = Project(root, provider, models=("haiku",), scenarios=2).write()
         (root / "rubrics/tip-v1.md").write_text(EVIL_RUBRIC, encoding="utf-8")
         suite = root / "evals/tips.yaml"
-        suite.write_text(suite.read_text().replace("situation-0}", f"situation-0, so_far: {json.dumps(TURNS)}}}"))
+        text = suite.read_text().replace("situation-0}", f"situation-0, so_far: {json.dumps(TURNS)}}}")
+        suite.write_text(text.replace("situation-1}", f"situation-1, so_far: {json.dumps(NEARLY)}}}"))
         done = project.pytest("--bench-experiment", EXPERIMENT)
         assert done.code == 0, done.text
         yield project
@@ -423,7 +426,7 @@ def test_no_script_of_a_model_runs(logged: Project, browser: Browser) -> None:
             browser.press("l")
         assert contexts == {
             "situation\nsituation-0\nso_far\nuser: <img src=x onerror=alert(1)>\nassistant: Why?",
-            "situation\nsituation-1",
+            f"situation\nsituation-1\nso_far\n{var_text(NEARLY)}",
         }
         assert any("<script>" in text for text in seen), seen
         assert all("\u202e" not in text and "\x1b" not in text for text in seen)

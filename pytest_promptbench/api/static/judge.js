@@ -49,13 +49,15 @@
       .replace(/[\u{e0000}-\u{e007f}]/gu, "\ufffd")
       .replace(INVISIBLE, "\ufffd");
 
-  // A conversation message by message, as on the other pages.
+  // A conversation message by message, and other values as JSON, as on the other pages.
   const ROLES = ["system", "developer", "user", "assistant"];
   const turn = (m) =>
     m !== null && typeof m === "object" && Object.keys(m).length === 2 && ROLES.includes(m.role) && typeof m.content === "string";
   const shown = (value) => {
     if (typeof value === "string") return value;
-    if (!Array.isArray(value) || value.length === 0 || !value.every(turn)) return JSON.stringify(value);
+    if (!Array.isArray(value) || value.length === 0 || !value.every(turn)) {
+      return JSON.stringify(value, null, 1).replace(/,\n */g, ", ").replace(/\n */g, ""); // no text holds a newline here
+    }
     return value.map((m) => `${m.role}: ${m.content}`).join("\n");
   };
 
