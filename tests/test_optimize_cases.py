@@ -307,6 +307,23 @@ def test_the_gate_compares_with_the_reigning_champion_whether_a_file_has_it_or_n
     assert f"from {best}" in result.out, result.text
 
 
+def test_a_conversation_stays_in_its_place_and_a_promotion_says_what_mlflow_makes_of_it(
+    project: Project, run: Run
+) -> None:
+    (project.root / "prompts/tip/v1.yaml").write_text(
+        "messages: [{role: system, content: be v1}, {role: placeholder, content: '{{ so_far }}'}, "
+        "{role: user, content: '{{ situation }}'}]\n"
+    )
+    suite = project.root / "evals/tips.yaml"
+    suite.write_text(suite.read_text().replace("{situation", "{so_far: [{role: assistant, content: Hi}], situation"))
+    result = run("evals/tips.yaml", "--rounds", "2", *AUTO)
+    assert result.code == 0, result.text
+    assert "BUT      MLflow's format() leaves one message of the role placeholder for {{ so_far }}" in result.out
+    winner = load_prompt(Path(outcome(project, loop_of(result))["file"]), "tip")
+    assert [m.role for m in winner.messages] == ["system", "placeholder", "user"]
+    assert "concrete" in winner.messages[0].content
+
+
 def test_a_loop_that_promoted_does_not_promote_again(project: Project, provider: ScriptedProvider, run: Run) -> None:
     first = loop_of(run("evals/tips.yaml", "--rounds", "2", *AUTO))
     registry = PromptRegistry(project.store)

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from ..champions import condition_lines, settle
+from ..champions import condition_lines, filled_otherwise, settle
 from ..errors import UsageError
 from ..files import replace_file
 from ..promotion import ALPHA, Policy, decide
@@ -232,6 +232,7 @@ def _promote(
     if registered is None:
         note = f"{opponent.version} is better on the test split" if decision.stays else ""
         return summarise(state, Outcome.REFUSED, note=note, **found)
+    found["conditions"] += tuple(filled_otherwise(winner))
     return summarise(state, Outcome.PROMOTED, champion=f"version {registered.number}", **found)
 
 
