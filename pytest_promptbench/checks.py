@@ -141,8 +141,7 @@ def validate_check(check: Mapping[str, Any]) -> str | None:
     if not check:
         return f"the check is empty; give one of {_ALL}"
     for key, value in check.items():
-        known = key in _CHECKS or key in _REFERENCES or key == _IN_JSON
-        problem = _wrong_value(key, value) if known else f"{key!r} is no check; there are {_ALL}"
+        problem = _wrong_value(key, value) if key in _TAKES else f"{key!r} is no check; there are {_ALL}"
         if problem:
             return problem
     for unit in ("words", "chars"):
@@ -153,33 +152,51 @@ def validate_check(check: Mapping[str, Any]) -> str | None:
 
 
 def _wrong_value(key: str, value: Any) -> str | None:
-    if key.startswith(("max_", "min_")):
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        return None if whole and value >= 0 else f"{key} is {value!r}; it takes a whole number from 0"
-    if key in _REFERENCES:
-        return None if isinstance(value, str) and value else f"{key} is {value!r}; it takes the name of a var"
-    if key == _IN_JSON:
-        pairs = value.items() if isinstance(value, Mapping) and value else ((None, None),)
-        named = all(isinstance(text, str) and text for pair in pairs for text in pair)
-        return None if named else f"{key} is {value!r}; it takes places with names of vars, as in {{label: expected}}"
-    if key == "is_json":
-        return None if isinstance(value, bool) else f"{key} is {value!r}; it takes true or false"
-    if key in ("matches", "not_matches"):
-        if not isinstance(value, str):
-            return f"{key} is {value!r}; it takes a regular expression"
-        posix = _POSIX_CLASS.search(value)
-        if posix:
-            return f"{key} is {value!r}; Python has no {posix[0]}, spell the class out, as in [A-Za-z], \\d or \\s"
-        try:
-            re.compile(value)
-        except FutureWarning as warning:  # where the session makes errors of warnings
-            return f"{key} is {value!r}, which is ambiguous: {warning}; write a backslash before the character"
-        except (re.error, OverflowError, RecursionError) as error:
-            return f"{key} is {value!r}, which is no regular expression: {error}"
-        return None
+    fits, expected = _TAKES[key]
+    if not fits(value):
+        return f"{key} is {value!r}; it takes {expected}"
+    return _wrong_pattern(key, value) if key in ("matches", "not_matches") else None
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_named(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _are_texts(value: Any) -> bool:
     texts = [value] if isinstance(value, str) else value
-    fine = isinstance(texts, list | tuple) and texts and all(isinstance(t, str) and t for t in texts)
-    return None if fine else f"{key} is {value!r}; it takes a text, or a list of texts"
+    return isinstance(texts, list | tuple) and bool(texts) and all(map(_is_named, texts))
+
+
+def _are_places(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(_is_named(x) for pair in value.items() for x in pair)
+
+
+_TAKES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    **{key: (_is_count, "a whole number from 0") for key in _CHECKS if key.startswith(("max_", "min_"))},
+    **dict.fromkeys(("contains", "not_contains"), (_are_texts, "a text, or a list of texts")),
+    **dict.fromkeys(("matches", "not_matches"), (lambda value: isinstance(value, str), "a regular expression")),
+    "is_json": (lambda value: isinstance(value, bool), "true or false"),
+    **dict.fromkeys(_REFERENCES, (_is_named, "the name of a var")),
+    _IN_JSON: (_are_places, "places with names of vars, as in {label: expected}"),
+}
+"""What every check takes: whether a value is that, and in words."""
+
+
+def _wrong_pattern(key: str, pattern: str) -> str | None:
+    posix = _POSIX_CLASS.search(pattern)
+    if posix:
+        return f"{key} is {pattern!r}; Python has no {posix[0]}, spell the class out, as in [A-Za-z], \\d or \\s"
+    try:
+        re.compile(pattern)
+    except FutureWarning as warning:  # where the session makes errors of warnings
+        return f"{key} is {pattern!r}, which is ambiguous: {warning}; write a backslash before the character"
+    except (re.error, OverflowError, RecursionError) as error:
+        return f"{key} is {pattern!r}, which is no regular expression: {error}"
+    return None
 
 
 def lacking_reference(rubric: Rubric, scenario: Scenario) -> str | None:
