@@ -88,6 +88,7 @@ def clone(origin: Project, name: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_without_a_key_the_job_collects_and_saves_no_baseline(origin: Project) -> None:
     fork = clone(origin, "fork")
     without_key = run_job(fork, origin, key="")

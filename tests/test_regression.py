@@ -397,6 +397,7 @@ def test_a_packet_without_its_suite_is_taken_in_and_neither_saved_nor_compared(t
     assert (compared.code, told in compared.out) == (4, True), compared.text
 
 
+@pytest.mark.slow
 def test_one_label_does_not_part_a_session_from_its_automatic_baseline(tmp_path: Path) -> None:
     def answer(body: dict[str, Any]) -> str:
         text = "".join(str(m["content"]) for m in body["messages"])

@@ -796,7 +796,7 @@ def test_no_file_of_the_session_stays_open_in_a_process_that_goes_on(project: Pr
     assert (result.code, "open: []" in result.out) == (0, True), result.text
 
 
-@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.slow), "2"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.slow)])
 def test_ctrl_c_loses_nothing_that_was_paid_for(project: Project, workers: str) -> None:
     project.provider.latency_s = 3.0  # still on their way when it looks, on a busy machine too
     process = project.start("-n", workers, "--bench-concurrency", "3")
@@ -806,7 +806,7 @@ def test_ctrl_c_loses_nothing_that_was_paid_for(project: Project, workers: str) 
     assert process.returncode == 2, out
     asked = project.provider.count
     assert asked < 12
-    assert f"stopped: {12 - asked} of 12 cells were not generated" in out
+    assert f"stopped: {12 - asked} of 12 cells were not generated" in out, out
     assert out.count("waiting for answers that are paid for (Ctrl-C now gives them up)") == 1
     project.provider.latency_s = 0.0
     again = project.pytest()
