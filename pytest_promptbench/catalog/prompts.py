@@ -99,7 +99,8 @@ def check_placeholders(
                         f"{prompt.version}, {_no_conversation(scenario.vars[name])}"
                         + (csv if re.search(r"\.csv:\d+$", place, re.IGNORECASE) else "")
                     )
-    empty = next((s for s in scenarios if not render(prompt.messages, s.vars)), None)
+    bare = all(m.role == CONVERSATION for m in prompt.messages)  # only such a prompt can be empty
+    empty = next((s for s in scenarios if bare and not render(prompt.messages, s.vars)), None)
     if empty is not None:
         raise CatalogError(
             f"{places[empty.id]}: scenario {empty.id!r}: its conversation is empty, and prompt "

@@ -115,7 +115,8 @@ def _new(args: argparse.Namespace, root: Path) -> Job:
         raise UsageError(
             f"{suite.path}: {base.version} has no text of its own to improve, only the scenarios' messages"
         )
-    if champion is not None and policy != NO_PROMOTION and champion.sha256 not in {p.sha256 for p in suite.prompts}:
+    read = {p.sha256 for p in (base, *suite.prompts)}
+    if champion is not None and policy != NO_PROMOTION and champion.sha256 not in read:
         opponent = PromptRegistry(store).text(suite.task, champion)
         plans.check_filled(opponent, suite, remedy="give it to them, or promote none: --no-promote")
     earlier = Rounds.begun(store, suite.task)
