@@ -127,7 +127,7 @@ def test_the_same_request_of_two_processes_is_made_once(rig: Rig, tmp_path: Path
     rig.locks.release(f"answer:{request.key}")
     assert future.result(5).outputs == ("from the other process",)
     assert completer.asked == []
-    assert generator.progress() == Progress(done=1, cached=1)
+    assert generator.progress() == Progress(done=1, cached=1, at_work=1)
 
 
 def fail_times(count: int, error: Exception) -> Any:
@@ -601,31 +601,35 @@ def test_progress_adds_up_and_unknown_costs_stay_unknown() -> None:
 def test_progress_counts_what_was_paid_for_and_what_was_not(rig: Rig) -> None:
     generator = rig.start(ScriptedCompleter(price_usd=0.25))
     generator.candidate(cell("s1", samples=2)).result(5)
-    assert generator.progress() == Progress(done=1, requests=2, tokens=16, cost_usd=0.5)
+    assert generator.progress() == Progress(done=1, requests=2, tokens=16, cost_usd=0.5, at_work=1)
     generator.candidate(cell("s1", prompt="v2", text="v1: s1", samples=2)).result(5)
-    assert generator.progress() == Progress(done=2, cached=0, requests=2, tokens=16, cost_usd=0.5)
+    assert generator.progress() == Progress(done=2, cached=0, requests=2, tokens=16, cost_usd=0.5, at_work=1)
     later = rig.start(ScriptedCompleter(), session="later")
     later.candidate(cell("s1", samples=2)).result(5)
-    assert later.progress() == Progress(done=1, cached=1)
+    assert later.progress() == Progress(done=1, cached=1, at_work=1)
     later.candidate(cell("s1", samples=3)).result(5)
-    assert later.progress() == Progress(done=2, cached=1, requests=1, tokens=8), "one of its three was not cached"
+    assert later.progress() == Progress(done=2, cached=1, requests=1, tokens=8, at_work=1), (
+        "one of its three was not cached"
+    )
 
 
 def test_what_failed_and_is_asked_again_counts_once(rig: Rig) -> None:
     completer = ScriptedCompleter(act=fail_times(1, PermanentError("no")))
     generator = rig.start(completer)
     assert generator.candidate(cell()).result(5).failed
-    assert generator.progress() == Progress(done=1, failed=1)
+    assert generator.progress() == Progress(done=1, failed=1, at_work=1)
     assert generator.candidate(cell()).result(5).failed, "nobody asked for it again"
     assert not generator.candidate(cell(), again=True).result(5).failed
-    assert generator.progress() == Progress(done=1, requests=1, tokens=8)
+    assert generator.progress() == Progress(done=1, requests=1, tokens=8, at_work=1)
 
 
 def test_what_money_was_lacking_for_and_is_asked_again_counts_once(rig: Rig) -> None:
     generator = rig.start(ScriptedCompleter(price_usd=1.0), max_cost_usd=0.5)
     for _ in range(2):
         assert "--bench-max-cost" in (generator.candidate(cell(), again=True).result(5).error or "")
-        assert (generator.progress(), generator.made(since=0)) == (Progress(done=1, failed=1), []), "it was not asked"
+        assert (generator.progress(), generator.made(since=0)) == (Progress(done=1, failed=1, at_work=1), []), (
+            "it was not asked"
+        )
 
 
 @pytest.mark.parametrize("kind", ["refused", "empty"])
@@ -648,7 +652,7 @@ def test_an_answer_without_a_text_was_paid_for_all_the_same(rig: Rig) -> None:
     assert made.answers == ()
     assert made.cost_usd == 0.75, "with what its other sample cost"
     assert made.usage == Usage(prompt_tokens=6, completion_tokens=1005)
-    assert generator.progress() == Progress(done=1, failed=1, requests=2, tokens=1011, cost_usd=0.75)
+    assert generator.progress() == Progress(done=1, failed=1, requests=2, tokens=1011, cost_usd=0.75, at_work=1)
     assert rig.ledger.spent("s") == 0.75, "no more is set aside for it than it cost"
 
 

@@ -796,8 +796,27 @@ def test_no_file_of_the_session_stays_open_in_a_process_that_goes_on(project: Pr
     assert (result.code, "open: []" in result.out) == (0, True), result.text
 
 
-@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.slow)])
+LATE = """
+import time
+
+from pytest_promptbench.ledger import Ledger
+
+post = Ledger.post
+
+
+def late(*args, **named):
+    time.sleep(1.5)
+    post(*args, **named)
+
+
+Ledger.post = late
+"""
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
 def test_ctrl_c_loses_nothing_that_was_paid_for(project: Project, workers: str) -> None:
+    """Nor is the session over before a worker has handed over for logging what was answered last."""
+    late = project.file("conftest.py", LATE)
     project.provider.latency_s = 3.0  # still on their way when it looks, on a busy machine too
     process = project.start("-n", workers, "--bench-concurrency", "3")
     wait_for(lambda: project.provider.count >= 4)
@@ -808,12 +827,28 @@ def test_ctrl_c_loses_nothing_that_was_paid_for(project: Project, workers: str) 
     assert asked < 12
     assert f"stopped: {12 - asked} of 12 cells were not generated" in out, out
     assert out.count("waiting for answers that are paid for (Ctrl-C now gives them up)") == 1
+    assert (len(project.runs()), "NOT IN MLFLOW" in out) == (asked, False), out
+    late.unlink()
     project.provider.latency_s = 0.0
     again = project.pytest()
     assert again.code == 0
     assert "not generated" not in again.out
     assert project.provider.count == 12
     assert len(project.runs()) == 12
+
+
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.slow)])
+def test_a_second_ctrl_c_gives_up_answers_that_are_paid_for(project: Project, workers: str) -> None:
+    project.provider.latency_s = 60.0
+    process = project.start("-n", workers, "--bench-concurrency", "3")
+    assert process.stdout is not None
+    wait_for(lambda: project.provider.count >= 3)
+    os.killpg(process.pid, signal.SIGINT)
+    while "waiting for answers" not in (line := process.stdout.readline()):
+        assert line
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=40)  # not after a minute
+    assert (process.returncode, "stopped: 12 of 12 cells were not generated" in out) == (2, True), out
 
 
 def test_a_session_that_ends_early_waits_aloud_only_where_it_waits(project: Project) -> None:

@@ -129,22 +129,24 @@ class Generator:
 
     def progress(self) -> Progress:
         """A snapshot; safe to call from any thread."""
-        return replace(self._orders.progress, in_flight=self._queues.in_flight, waiting=self._waiting)
+        at_work = int(self._thread.is_alive())
+        in_flight, waiting = self._queues.in_flight, self._waiting
+        return replace(self._orders.progress, in_flight=in_flight, waiting=waiting, at_work=at_work)
 
     def made(self, *, since: int) -> list[str]:
         """The marks of the cells that are made, without the first ``since``; safe to call from any thread."""
         return self._orders.made[since:]
 
-    def stop(self, reason: str | None = None) -> None:
+    def stop(self, reason: str | None = None, *, patient: bool = True) -> None:
         """Start no further request. Answers on their way are waited for (``grace_s``), since they are paid for.
 
-        A second call, or an interrupt while waiting, gives up on those too.
+        Who is not ``patient``, or interrupts while it waits, gives up on those too.
         """
         if not self._thread.is_alive():
             return
         self._call(self._stop, reason or "the session was stopped")
         try:
-            self._thread.join(self._limits.grace_s)
+            self._thread.join(self._limits.grace_s if patient else 0)
         finally:
             if self._thread.is_alive():
                 self._call(self._abandon)

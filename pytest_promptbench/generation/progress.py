@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..records import Record
 
@@ -11,7 +11,8 @@ from ..records import Record
 class Progress(Record):
     """How far a process is. Tokens and US dollars are of answers it paid for itself, cached ones not counted.
 
-    Of the cells that are ``done``, ``failed`` have no answer.
+    Of the cells that are ``done``, ``failed`` have no answer. ``at_work``: of one process 1 while it may yet ask for
+    something, or hand over what was answered.
     """
 
     done: int = 0
@@ -22,6 +23,11 @@ class Progress(Record):
     requests: int = 0
     tokens: int = 0
     cost_usd: float | None = None
+    at_work: int = 0
+
+    def at_rest(self) -> Progress:
+        """As it is once its process does nothing any more, however it ended."""
+        return replace(self, in_flight=0, waiting=0, at_work=0)
 
     def __add__(self, other: Progress) -> Progress:
         costs = [c for c in (self.cost_usd, other.cost_usd) if c is not None]
@@ -34,4 +40,5 @@ class Progress(Record):
             requests=self.requests + other.requests,
             tokens=self.tokens + other.tokens,
             cost_usd=sum(costs) if costs else None,
+            at_work=self.at_work + other.at_work,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -37,13 +36,13 @@ def finish(session: pytest.Session, exitstatus: int) -> None:
     """End generation and logging, write the reports, and set the exit status. A worse one is never overwritten."""
     config = session.config
     at_the_desk = DESK in config.stash and not is_worker(config)
+    patient = True
     if at_the_desk and exitstatus not in _WENT_THROUGH:
-        with contextlib.suppress(KeyboardInterrupt):
-            desk(config).stop_workers(say=lambda line: _say(config, line))
+        patient = desk(config).stop_workers(say=lambda line: _say(config, line))
     if STEP_RESULT in config.stash and exitstatus in _CLEAN:
         session.exitstatus = exitstatus = config.stash[STEP_RESULT].code  # no test was meant to run
     if BENCH in config.stash:
-        config.stash[BENCH].close()
+        config.stash[BENCH].close(patient=patient)
     if at_the_desk:
         exitstatus = _close_desk(session, exitstatus)
     _settle(session, exitstatus)

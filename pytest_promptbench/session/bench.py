@@ -7,7 +7,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +253,7 @@ class Bench:
             landed=self._landed,
         )
         self._generator.start()
+        self._look_around()  # before it asks anybody, so that the desk knows whom a stop has to wait for
         self._generator.warm(ahead)
         self._reporter = threading.Thread(target=self._report, name="promptbench-progress", daemon=True)
         self._reporter.start()
@@ -301,37 +301,41 @@ class Bench:
             self._ledger.post(store, entries, session=session)
 
     def _report(self) -> None:
-        """Tell the desk how far this process is, and look for its stop sign."""
         while not self._closing.wait(PROGRESS_EVERY_S):
-            assert self._generator is not None
-            with contextlib.suppress(OSError):
-                self._tell(self._generator, self._generator.progress())
-                if self._folder.read("stop.json") is not None:
-                    self._generator.halt("the session was stopped")
+            self._look_around()
+
+    def _look_around(self) -> None:
+        """Tell the desk how far this process is, and look for its stop sign."""
+        assert self._generator is not None
+        with contextlib.suppress(OSError):
+            self._tell(self._generator, self._generator.progress())
+            if self._folder.read("stop.json") is not None:
+                self._generator.halt("the session was stopped")
 
     def _tell(self, generator: Generator, progress: Progress) -> None:
+        """What is made first: the desk counts it as soon as nothing is under way any more."""
         fresh = generator.made(since=self._told)
-        self._folder.write(f"progress-{self.settings.worker}.json", progress.to_json())
         if fresh:
             self._folder.add_made(self.settings.worker, [mark for mark in fresh if mark in self._expected])
             self._told += len(fresh)
+        self._folder.write(f"progress-{self.settings.worker}.json", progress.to_json())
 
     def halt(self, reason: str) -> None:
         """Start no further request."""
         if self._generator is not None:
             self._generator.halt(reason)
 
-    def close(self) -> None:
-        """Stop generating, waiting for answers that are paid for. An interrupt meanwhile gives those up."""
+    def close(self, *, patient: bool = True) -> None:
+        """Stop generating; ``patient`` waits for answers that are paid for. An interrupt meanwhile gives those up."""
         if self._generator is None:
             return
         with contextlib.suppress(KeyboardInterrupt):
-            self._generator.stop()
+            self._generator.stop(patient=patient)
         self._closing.set()
         if self._reporter is not None:
             self._reporter.join(5)
         with contextlib.suppress(OSError):
-            self._tell(self._generator, replace(self._generator.progress(), in_flight=0, waiting=0))
+            self._tell(self._generator, self._generator.progress().at_rest())
         assert self._ledger is not None
         assert self._locks is not None
         self._ledger.close()

@@ -19,7 +19,7 @@ from ..localmodels import LocalServer
 from ..quiet import without_collections, without_warnings
 from ..settings import Settings
 from ..tracking.recorder import Outcome, Recorder
-from .bench import PROGRESS_EVERY_S, SessionCompleter
+from .bench import SessionCompleter
 from .boards import Board, build_boards, with_texts_of_pages, write_reports
 from .plan import Folder, Plan, Task, where
 from .scoring import score_all
@@ -115,21 +115,25 @@ class Desk:
         """Have every process start no further request."""
         self._folder.write("stop.json", True)
 
-    def stop_workers(self, *, say: Callable[[str], None], grace_s: float = 60.0) -> None:
-        """Have every process start no further request, and wait for answers that are paid for, if any are on their way.
+    def stop_workers(self, *, say: Callable[[str], None], grace_s: float = 60.0) -> bool:
+        """Have every process start no further request, and wait until each has handed over what is paid for.
 
-        ``say`` is told that they are.
+        ``say`` is told where answers are on their way. Returns False where an interrupt gave up on them.
         """
         if self.plan is None:
-            return
+            return True
         self.halt()
-        all_told, deadline = steady() + 2 * PROGRESS_EVERY_S, steady() + grace_s
+        deadline = steady() + grace_s
         said = False
-        while ((waiting := self.progress().in_flight > 0) or steady() < all_told) and steady() < deadline:
-            if waiting and not said:
-                say(PATIENCE)
-                said = True
-            time.sleep(0.1)
+        try:
+            while (progress := self.progress()).at_work and steady() < deadline:
+                if progress.in_flight and not said:
+                    say(PATIENCE)
+                    said = True
+                time.sleep(0.1)
+        except KeyboardInterrupt:
+            return False
+        return True
 
     def finish(
         self, *, judge: bool = True, stopped: bool = False, say: Callable[[str], None] = lambda _: None

@@ -98,7 +98,7 @@ class Folder:
         name = f"progress-{worker}.json"
         value = self.read(name)
         if value is not None:
-            self.write(name, replace(Progress.from_json(value), in_flight=0, waiting=0).to_json())
+            self.write(name, Progress.from_json(value).at_rest().to_json())
 
     def add_made(self, worker: int, marks: Iterable[str]) -> None:
         """Note cells that a worker has made. A line that was broken off stays by itself.
