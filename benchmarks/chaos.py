@@ -6,9 +6,11 @@ Each run is a fresh project of 2 models x 2 prompts x 6 scenarios (30 where the 
 only while more than 40 candidates wait) against a scripted provider on loopback, as ``pytest evals/ -n 2`` with 4
 requests in flight, on SQLite or with an ``mlflow server``. At a random moment one of its processes gets SIGKILL, or a
 few answers are bad, or the database is locked, or the disk is full, or the processes are stopped and continued again
-and again; or the session is one that brings verdicts in, and is killed while it does. Then the same command runs once
-more, undisturbed. After that each cell is one FINISHED run with one trace, no question was asked again beyond those
-that were in the air (4) or badly answered, every verdict is there, and no process is left.
+and again; or the session is one that brings verdicts in, and is killed while it does; or it gets a Ctrl-C, after
+which it has to bring to MLflow what was answered, and to say how many cells are missing. Then the same command runs
+once more, undisturbed. After that each cell is one FINISHED run with one trace, no question was asked again beyond
+those that were in the air (4; none after one Ctrl-C) or badly answered, every verdict is there, and no process is
+left.
 Run k of a seed is always the same kind and moment, as far as the machine lets it be; a kill that came too late is drawn
 anew. Ends with exit code 1 where anything was lost.
 
@@ -22,6 +24,7 @@ import argparse
 import contextlib
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -69,9 +72,10 @@ GOOD = ("slow drip", "10 MiB body")
 """Kinds whose answers are good ones, if odd: they are paid for and kept."""
 LOCKED, FULL, TWO = "SQLite locked for 30 s", "disk full", "two sessions at once"
 PAUSED = "stopped and continued"
+CTRL_C, TWICE = "Ctrl-C", "Ctrl-C twice"
 KINDS = (
     *KILLS, *tuple(FAULTS)[:6], *JUDGED, *KILLS, *tuple(FAULTS)[6:], LOCKED, FULL, TWO, EMBEDDED, PAUSED,
-    *SERVED,
+    *SERVED, CTRL_C, TWICE,
 )  # fmt: skip
 
 
@@ -152,8 +156,8 @@ class Scene:
             self.server.wait()
             self.server = None
 
-    def kill(self, process: subprocess.Popen[str], victim: Callable[[int], int | None], *, within_s: float) -> None:
-        """SIGKILL to one of a session's processes at a random moment of it; then wait for what is left of it.
+    def choose(self, process: subprocess.Popen[str], victim: Callable[[int], int | None], *, within_s: float) -> int:
+        """One of a session's processes, at a random moment of it.
 
         The moment lies within seconds of when that process is there; fewer, the more often it was too late.
         """
@@ -164,6 +168,11 @@ class Scene:
         if target is None or process.poll() is not None:
             process.communicate(timeout=300)
             raise TooLateError
+        return target
+
+    def kill(self, process: subprocess.Popen[str], victim: Callable[[int], int | None], *, within_s: float) -> None:
+        """SIGKILL to one of a session's processes at a random moment of it; then wait for what is left of it."""
+        target = self.choose(process, victim, within_s=within_s)
         os.kill(target, signal.SIGKILL)
         if target == process.pid:
             process.wait()
@@ -275,6 +284,36 @@ def paused(scene: Scene) -> None:
         scene.note = text[-400:]
 
 
+def interrupted(scene: Scene) -> None:
+    """By a terminal, which sends Ctrl-C to all of its processes, or by a program, which sends it to the first alone.
+
+    One time in five it may come before anything is asked.
+    """
+    scene.allowed = IN_FLIGHT if scene.kind == TWICE else 0
+    scene.provider.latency_s = 1.0  # for most of the session, answers are on their way
+    process = scene.project.start(*COMMAND)
+    asked = scene.draw.randint(-5, scene.cells)
+    while scene.provider.count < asked and process.poll() is None:
+        time.sleep(0.02)
+    scene.choose(process, VICTIMS["worker"], within_s=12.0 if asked < 0 else 1.0)
+    send = scene.draw.choice([os.kill, os.killpg])
+    for _ in range(2 if scene.kind == TWICE else 1):
+        with contextlib.suppress(ProcessLookupError):
+            send(process.pid, signal.SIGINT)
+        time.sleep(scene.draw.uniform(0.0, 2.0))
+    text, _ = process.communicate(timeout=300)
+    scene.provider.latency_s = 0.1
+    if scene.kind == TWICE:
+        return
+    with contextlib.closing(sqlite3.connect(scene.database)) as db:
+        logged = int(db.execute("SELECT COUNT(*) FROM runs WHERE status = 'FINISHED'").fetchone()[0])
+    said = re.search(r"stopped: (\d+) of", text)
+    missing = int(said[1]) if said else 0
+    asked = scene.provider.count
+    if asked and (asked + missing != scene.cells or (asked != logged and "NOT IN MLFLOW" not in text)):
+        scene.note = f"{asked} asked, {logged} logged, {missing} said to be missing: {text[-400:]}"
+
+
 def killed_while_judged(scene: Scene) -> None:
     """The verdicts are in danger: all cells are there, and a person's or the automatic judge's scores come in."""
     if scene.project.pytest(*COMMAND).code != 0:
@@ -313,6 +352,7 @@ HARMS: dict[str, Callable[[Scene], None]] = {
     FULL: full,
     TWO: two_at_once,
     PAUSED: paused,
+    **dict.fromkeys((CTRL_C, TWICE), interrupted),
     EMBEDDED: local_server_killed,
 }
 
