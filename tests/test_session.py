@@ -851,6 +851,32 @@ def test_a_second_ctrl_c_gives_up_answers_that_are_paid_for(project: Project, wo
     assert (process.returncode, "stopped: 12 of 12 cells were not generated" in out) == (2, True), out
 
 
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.slow)])
+def test_a_second_ctrl_c_while_pytest_words_the_first_gives_up_too(project: Project, workers: str) -> None:
+    """pytest took it as one that went through: the baseline was of what there was, and the last words a traceback."""
+    project.file(
+        "conftest.py",
+        """
+        import os, pathlib, time
+
+        def pytest_keyboard_interrupt():
+            if "PYTEST_XDIST_WORKER" not in os.environ:
+                pathlib.Path("at-it").touch()
+                time.sleep(2)
+        """,
+    )
+    project.provider.latency_s = 12.0
+    process = project.start("-n", workers, "--bench-concurrency", "3", "--bench-save=base.json")
+    wait_for(lambda: project.provider.count >= 3)
+    os.killpg(process.pid, signal.SIGINT)
+    wait_for((project.root / "at-it").exists)
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in out, "waiting for answers" in out) == (2, False, False), out
+    assert "stopped: 12 of 12 cells were not generated" in out
+    assert not (project.root / "base.json").exists()
+
+
 def test_a_session_that_ends_early_waits_aloud_only_where_it_waits(project: Project) -> None:
     assert project.pytest().code == 0
     project.file("evals/test_tips.py", TEST.replace("candidate.text.strip()", "not candidate.text"))

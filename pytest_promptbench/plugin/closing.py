@@ -15,6 +15,7 @@ from .parts import (
     CLOSING,
     DESK,
     GATE_LINES,
+    GIVEN_UP,
     MISTAKEN,
     MISUSED,
     SETTINGS,
@@ -36,9 +37,9 @@ def finish(session: pytest.Session, exitstatus: int) -> None:
     """End generation and logging, write the reports, and set the exit status. A worse one is never overwritten."""
     config = session.config
     at_the_desk = DESK in config.stash and not is_worker(config)
-    patient = True
+    patient = not config.stash.get(GIVEN_UP, False)
     if at_the_desk and exitstatus not in _WENT_THROUGH:
-        patient = desk(config).stop_workers(say=lambda line: _say(config, line))
+        patient = desk(config).stop_workers(say=lambda line: _say(config, line), patient=patient)
     if STEP_RESULT in config.stash and exitstatus in _CLEAN:
         session.exitstatus = exitstatus = config.stash[STEP_RESULT].code  # no test was meant to run
     if BENCH in config.stash:

@@ -28,7 +28,7 @@ from .parts import (
     settings,
 )
 from .running import is_skipped, may_skip
-from .watch import Attendance, Brake, Ticker
+from .watch import Attendance, Brake, Interrupts, Ticker
 
 
 def spread(metafunc: pytest.Metafunc, marker: pytest.Mark) -> None:
@@ -172,7 +172,9 @@ def begin(session: pytest.Session) -> None:
         _leave_out_evals(session.items)
         return
     config.pluginmanager.register(Brake(session, bench(config)), "promptbench-brake")
-    if not is_worker(config):
+    if is_worker(config):
+        config.pluginmanager.register(Interrupts(config), "promptbench-interrupts")
+    else:
         bench(config).look_ahead(ahead)
         open_desk(config)
 
@@ -198,6 +200,7 @@ def open_desk(config: pytest.Config) -> None:
         config.stash[TICKER] = Ticker(config, here)
         controller = config.pluginmanager.get_plugin("dsession")
         config.pluginmanager.register(Attendance(here, controller=controller), "promptbench-attendance")
+        config.pluginmanager.register(Interrupts(config), "promptbench-interrupts")
         if controller is not None:
             config.stash[TICKER].start()
 

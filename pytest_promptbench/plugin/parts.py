@@ -31,6 +31,8 @@ MISTAKEN: pytest.StashKey[bool] = pytest.StashKey()
 """Whether a file of ours or the command line has a mistake."""
 MISUSED: pytest.StashKey[bool] = pytest.StashKey()
 """Whether a mistake is one on the command line: its exit code is pytest's for that."""
+GIVEN_UP: pytest.StashKey[bool] = pytest.StashKey()
+"""Whether a second Ctrl-C came while pytest was busy with the first: answers on their way are not waited for."""
 
 SUITES: pytest.StashKey[dict[str, Suite]] = pytest.StashKey()
 """Of a module or class: the suites of its tests, by the names of their functions."""

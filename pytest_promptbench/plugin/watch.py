@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .parts import MISTAKEN, MISUSED
+from .parts import GIVEN_UP, MISTAKEN, MISUSED
 
 if TYPE_CHECKING:
     from ..session import Bench, Desk
@@ -45,6 +47,32 @@ class Brake:
     def pytest_keyboard_interrupt(self) -> None:
         """Before the terminal reporter's, which takes seconds to word a long traceback on a busy machine."""
         self._bench.halt("the session was interrupted")
+
+
+class Interrupts:
+    """Keeps a further Ctrl-C for later while pytest words the first one, which takes seconds on a busy machine.
+
+    It would break that off, and pytest would end the session as one that went through.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_keyboard_interrupt(self) -> Generator[None, object, object]:
+        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            return (yield)
+        try:
+            signal.signal(signal.SIGINT, self._note)
+        except ValueError:  # pytest runs in a thread beside the main one, which is interrupted in its place
+            return (yield)
+        try:
+            return (yield)
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _note(self, *_: object) -> None:
+        self._config.stash[GIVEN_UP] = True
 
 
 class Attendance:

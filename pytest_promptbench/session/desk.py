@@ -115,14 +115,17 @@ class Desk:
         """Have every process start no further request."""
         self._folder.write("stop.json", True)
 
-    def stop_workers(self, *, say: Callable[[str], None], grace_s: float = 60.0) -> bool:
+    def stop_workers(self, *, say: Callable[[str], None], patient: bool = True, grace_s: float = 60.0) -> bool:
         """Have every process start no further request, and wait until each has handed over what is paid for.
 
-        ``say`` is told where answers are on their way. Returns False where an interrupt gave up on them.
+        ``say`` is told where answers are on their way. Returns False where nobody is to wait for them any more: who
+        asks is not ``patient``, or an interrupt gave up on them.
         """
         if self.plan is None:
-            return True
+            return patient
         self.halt()
+        if not patient:
+            return False
         deadline = steady() + grace_s
         said = False
         try:
