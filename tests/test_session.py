@@ -877,6 +877,29 @@ def test_a_second_ctrl_c_while_pytest_words_the_first_gives_up_too(project: Proj
     assert not (project.root / "base.json").exists()
 
 
+def test_a_worker_that_dies_after_ctrl_c_is_not_waited_for(project: Project) -> None:
+    project.file(
+        "conftest.py",
+        """
+        import os, pathlib
+
+        def pytest_configure(config):
+            if hasattr(config, "workerinput"):
+                pathlib.Path("worker").write_text(str(os.getpid()))
+        """,
+    )
+    project.provider.latency_s = 300.0
+    process = project.start("-n", "1", "--bench-concurrency", "2")
+    assert process.stdout is not None
+    wait_for(lambda: project.provider.count >= 2)
+    process.send_signal(signal.SIGINT)
+    while "waiting for answers" not in (line := process.stdout.readline()):
+        assert line
+    os.kill(int((project.root / "worker").read_text()), signal.SIGKILL)
+    out, _ = process.communicate(timeout=40)  # not after a minute
+    assert (process.returncode, "stopped: 12 of 12 cells were not generated" in out) == (2, True), out
+
+
 def test_a_session_that_ends_early_waits_aloud_only_where_it_waits(project: Project) -> None:
     assert project.pytest().code == 0
     project.file("evals/test_tips.py", TEST.replace("candidate.text.strip()", "not candidate.text"))

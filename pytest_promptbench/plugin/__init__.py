@@ -199,6 +199,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     node.workerinput["promptbench"] = parts.identity(node.config).to_json()
+    node.config.stash.setdefault(parts.NODES, []).append(node)
 
 
 @pytest.hookimpl(optionalhook=True)

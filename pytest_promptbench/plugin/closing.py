@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from .parts import (
     TICKER,
     desk,
     is_worker,
+    lost_workers,
     only_shows,
     settings,
 )
@@ -39,7 +41,8 @@ def finish(session: pytest.Session, exitstatus: int) -> None:
     at_the_desk = DESK in config.stash and not is_worker(config)
     patient = not config.stash.get(GIVEN_UP, False)
     if at_the_desk and exitstatus not in _WENT_THROUGH:
-        patient = desk(config).stop_workers(say=lambda line: _say(config, line), patient=patient)
+        say, lost = functools.partial(_say, config), functools.partial(lost_workers, config)
+        patient = desk(config).stop_workers(say=say, lost=lost, patient=patient)
     if STEP_RESULT in config.stash and exitstatus in _CLEAN:
         session.exitstatus = exitstatus = config.stash[STEP_RESULT].code  # no test was meant to run
     if BENCH in config.stash:

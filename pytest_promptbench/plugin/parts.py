@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -31,6 +31,8 @@ MISTAKEN: pytest.StashKey[bool] = pytest.StashKey()
 """Whether a file of ours or the command line has a mistake."""
 MISUSED: pytest.StashKey[bool] = pytest.StashKey()
 """Whether a mistake is one on the command line: its exit code is pytest's for that."""
+NODES: pytest.StashKey[list[Any]] = pytest.StashKey()
+"""xdist's hold on each worker that was started."""
 GIVEN_UP: pytest.StashKey[bool] = pytest.StashKey()
 """Whether a second Ctrl-C came while pytest was busy with the first: answers on their way are not waited for."""
 
@@ -73,6 +75,11 @@ def is_worker(config: pytest.Config) -> bool:
 def number_of(worker: str) -> int:
     """The number of one of xdist's workers, by its name."""
     return int("".join(c for c in worker if c.isdigit()) or 0)
+
+
+def lost_workers(config: pytest.Config) -> list[int]:
+    """The workers whose processes have ended, also where xdist looks after them no more, as after Ctrl-C."""
+    return [number_of(n.gateway.id) for n in config.stash.get(NODES, ()) if not n.gateway.hasreceiver()]
 
 
 def only_shows(config: pytest.Config) -> bool:

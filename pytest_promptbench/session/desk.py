@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -115,11 +115,18 @@ class Desk:
         """Have every process start no further request."""
         self._folder.write("stop.json", True)
 
-    def stop_workers(self, *, say: Callable[[str], None], patient: bool = True, grace_s: float = 60.0) -> bool:
+    def stop_workers(
+        self,
+        *,
+        say: Callable[[str], None],
+        lost: Callable[[], Iterable[int]] = tuple,
+        patient: bool = True,
+        grace_s: float = 60.0,
+    ) -> bool:
         """Have every process start no further request, and wait until each has handed over what is paid for.
 
-        ``say`` is told where answers are on their way. Returns False where nobody is to wait for them any more: who
-        asks is not ``patient``, or an interrupt gave up on them.
+        ``say`` is told where answers are on their way; ``lost`` names workers that have ended. Returns False where
+        nobody is to wait any more: who asks is not ``patient``, or an interrupt gave up.
         """
         if self.plan is None:
             return patient
@@ -129,7 +136,7 @@ class Desk:
         deadline = steady() + grace_s
         said = False
         try:
-            while (progress := self.progress()).at_work and steady() < deadline:
+            while (progress := self._progress_without(lost())).at_work and steady() < deadline:
                 if progress.in_flight and not said:
                     say(PATIENCE)
                     said = True
@@ -137,6 +144,11 @@ class Desk:
         except KeyboardInterrupt:
             return False
         return True
+
+    def _progress_without(self, lost: Iterable[int]) -> Progress:
+        for worker in lost:
+            self.ended(worker)
+        return self.progress()
 
     def finish(
         self, *, judge: bool = True, stopped: bool = False, say: Callable[[str], None] = lambda _: None
