@@ -900,6 +900,25 @@ def test_a_worker_that_dies_after_ctrl_c_is_not_waited_for(project: Project) -> 
     assert (process.returncode, "stopped: 12 of 12 cells were not generated" in out) == (2, True), out
 
 
+@pytest.mark.slow
+def test_an_answer_that_does_not_come_is_waited_for_once(project: Project) -> None:
+    """Where one process is the bench, too, it waited anew for what it had waited for in vain."""
+    project.file(
+        "conftest.py",
+        """
+        from pytest_promptbench.session.desk import Desk
+
+        Desk.stop_workers.__kwdefaults__["grace_s"] = 1.0
+        """,
+    )
+    project.provider.latency_s = 300.0
+    process = project.start("--bench-concurrency", "2")
+    wait_for(lambda: project.provider.count >= 2)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=40)  # not after a minute
+    assert (process.returncode, "stopped: 12 of 12 cells were not generated" in out) == (2, True), out
+
+
 def test_a_session_that_ends_early_waits_aloud_only_where_it_waits(project: Project) -> None:
     assert project.pytest().code == 0
     project.file("evals/test_tips.py", TEST.replace("candidate.text.strip()", "not candidate.text"))

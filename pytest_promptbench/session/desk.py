@@ -126,7 +126,7 @@ class Desk:
         """Have every process start no further request, and wait until each has handed over what is paid for.
 
         ``say`` is told where answers are on their way; ``lost`` names workers that have ended. Returns False where
-        nobody is to wait any more: who asks is not ``patient``, or an interrupt gave up.
+        nobody is to wait any more: who asks is not ``patient``, an interrupt gave up, or ``grace_s`` are over.
         """
         if self.plan is None:
             return patient
@@ -143,7 +143,7 @@ class Desk:
                 time.sleep(0.1)
         except KeyboardInterrupt:
             return False
-        return True
+        return not progress.at_work
 
     def _progress_without(self, lost: Iterable[int]) -> Progress:
         for worker in lost:
