@@ -900,6 +900,17 @@ def test_a_worker_that_dies_after_ctrl_c_is_not_waited_for(project: Project) -> 
     assert (process.returncode, "stopped: 12 of 12 cells were not generated" in out) == (2, True), out
 
 
+def test_no_folder_is_left_of_workers_that_outlive_the_session(project: Project) -> None:
+    """As where the controller alone is interrupted: xdist ends them last, and they tell how far they are until then."""
+    project.file("evals/test_tips.py", TEST.replace("assert", "__import__('time').sleep(120)\n    assert"))
+    process = project.start("-n", "1")
+    wait_for(lambda: project.provider.answered == 12)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=90)
+    assert (process.returncode, len(project.runs())) == (2, 12), out
+    assert [*(project.root / ".promptbench" / "sessions").iterdir()] == []
+
+
 @pytest.mark.slow
 def test_an_answer_that_does_not_come_is_waited_for_once(project: Project) -> None:
     """Where one process is the bench, too, it waited anew for what it had waited for in vain."""

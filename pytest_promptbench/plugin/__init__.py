@@ -5,6 +5,7 @@ Nothing but pytest is imported until a test with the ``promptbench`` marker is c
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
@@ -241,6 +242,13 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
         running.end_fork(session.config)
         closing.finish(session, exitstatus)
+
+
+@pytest.hookimpl(specname="pytest_sessionfinish", trylast=True)
+def pytest_leave_no_folder_of_workers(session: pytest.Session) -> None:
+    """Once xdist has ended them: one that outlived the session's end, as it does Ctrl-C, writes there until then."""
+    if parts.NODES in session.config.stash:
+        shutil.rmtree(parts.identity(session.config).folder(session.config.rootpath), ignore_errors=True)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
