@@ -402,7 +402,10 @@ def judge_and_write(
     except KeyboardInterrupt:
         interrupted, unavailable = True, _INTERRUPTED
     if batch and not writing:  # else whoever writes was interrupted himself, and may be in the middle
-        flush()
+        try:
+            flush()
+        except KeyboardInterrupt:
+            interrupted, unavailable = True, _INTERRUPTED
     experiment = candidates[0].experiment if candidates else ""
     return list(changed.values()), Judged(
         judge=judge.name,

@@ -172,6 +172,12 @@ def settle(
     return code, said
 
 
+def broken_off(settings: Settings) -> list[Line]:
+    """Of a session that was interrupted at its end: what it has left out, and that it can be made good."""
+    said = "interrupted while the session ended, and the rest of its reports left out. Nothing is lost: --bench-read "
+    return [(f"NOT DONE: {said}makes them from what MLflow holds", _LOUD), *no_gate(settings)]
+
+
 def not_done(settings: Settings, asked: Sequence[str]) -> list[Line]:
     """What a session that selected no eval has left undone."""
     problem = without_a_gate(settings, "no eval was selected")

@@ -322,6 +322,20 @@ def test_ctrl_c_while_texts_are_read_ends_judging_and_asks_nothing() -> None:
     assert (after, came_to.interrupted, came_to.scored, came_to.experiment) == ([], True, 0, found[0].experiment)
 
 
+def test_a_second_ctrl_c_while_verdicts_are_written_is_one_interrupt() -> None:
+    rubric = tip_rubric()
+
+    def fate(cell: Cell) -> None:
+        if "long 1" in cell.messages[1].content:
+            raise KeyboardInterrupt
+
+    def write(_: object) -> Never:
+        raise KeyboardInterrupt
+
+    _, came_to = judge_unscored(logged_candidates(rubric, 2), rubric, JUDGE_MODEL, asking(fate), write)
+    assert (came_to.interrupted, came_to.code) == (True, 2)
+
+
 def tip_rubric() -> Rubric:
     return load_rubric(Path(__file__).parent.parent / "rubrics/tip-v1.md")
 

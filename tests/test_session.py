@@ -900,6 +900,39 @@ def test_a_worker_that_dies_after_ctrl_c_is_not_waited_for(project: Project) -> 
     assert (process.returncode, "stopped: 12 of 12 cells were not generated" in out) == (2, True), out
 
 
+@pytest.mark.parametrize(
+    ("module", "step"),
+    [("session.desk", "write_reports"), pytest.param("regression", "save", marks=pytest.mark.slow)],
+)
+def test_ctrl_c_while_the_session_ends_is_no_traceback(project: Project, module: str, step: str) -> None:
+    project.file(
+        "conftest.py",
+        f"""
+        import pathlib, time
+
+        import pytest_promptbench.{module} as module
+
+
+        def slow(*_, **__):
+            pathlib.Path("at-it").touch()
+            time.sleep(60)
+
+
+        module.{step} = slow
+        """,
+    )
+    process = project.start("--bench-save=base.json")
+    wait_for((project.root / "at-it").exists)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=40)
+    assert (process.returncode, "12 passed" in out, "Traceback" in out) == (2, True, False), out
+    assert "NOT DONE: interrupted while the session ended, and the rest of its reports left out" in out
+    assert not (project.root / "base.json").exists()
+    assert [*(project.root / ".promptbench" / "sessions").iterdir()] == []
+    assert project.pytest("--bench-read").code == 0
+    assert len(project.leaderboard()["rows"]) == 4
+
+
 def test_no_folder_is_left_of_workers_that_outlive_the_session(project: Project) -> None:
     """As where the controller alone is interrupted: xdist ends them last, and they tell how far they are until then."""
     project.file("evals/test_tips.py", TEST.replace("assert", "__import__('time').sleep(120)\n    assert"))

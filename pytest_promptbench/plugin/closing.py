@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ..ending import Line, no_gate, not_done, settle, step, summary
+from ..ending import Line, broken_off, no_gate, not_done, settle, step, summary
 from ..session import Closing
 from .options import undone
 from .parts import (
@@ -36,7 +36,22 @@ _WENT_THROUGH = (*_CLEAN, pytest.ExitCode.TESTS_FAILED)
 
 
 def finish(session: pytest.Session, exitstatus: int) -> None:
-    """End generation and logging, write the reports, and set the exit status. A worse one is never overwritten."""
+    """End generation and logging, write the reports, and set the exit status. A worse one is never overwritten.
+
+    Ctrl-C meanwhile leaves out the rest, and is told as such: pytest takes none any more, and would end by a traceback.
+    """
+    config = session.config
+    try:
+        _finish(session, exitstatus)
+    except KeyboardInterrupt:
+        session.exitstatus = pytest.ExitCode.INTERRUPTED
+        if DESK in config.stash:
+            desk(config).close()
+        if SETTINGS in config.stash and not is_worker(config):
+            config.stash[GATE_LINES] = broken_off(settings(config))
+
+
+def _finish(session: pytest.Session, exitstatus: int) -> None:
     config = session.config
     at_the_desk = DESK in config.stash and not is_worker(config)
     patient = not config.stash.get(GIVEN_UP, False)
