@@ -8,6 +8,7 @@ folder, an environment, pipes of their own. Python's fork server serves.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import json
 import multiprocessing
@@ -15,12 +16,13 @@ import os
 import runpy
 import shlex
 import socket
+import socketserver
 import subprocess
 import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -30,7 +32,7 @@ from typing import IO, Any, ClassVar, NoReturn
 
 _AT_IMPORT = ("PYTHON", "LITELLM_", "MLFLOW_", "LC_", "LANG")
 """Variables that the interpreter or the libraries read as they start."""
-_LATER = {"MLFLOW_TRACKING_URI", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"}
+_LATER = {"MLFLOW_TRACKING_URI", "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "PYTHONUNBUFFERED"}
 """But for these."""
 _RECORDER = ["-P", "-m", "pytest_promptbench.tracking.writer"]
 _WORKER = ["-u", "-c", "import sys;exec(eval(sys.stdin.readline()))"]
@@ -89,7 +91,55 @@ def start(command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Start
     return Started(process, os.fdopen(ours, encoding="utf-8"))
 
 
-def _launch(command: Sequence[str], cwd: Path, env: Mapping[str, str], outputs: Sequence[int]) -> BaseProcess:
+class _Request(socketserver.BaseRequestHandler):
+    """One of a stand-in's: its output and error, command, folder and environment; the answer is the exit code."""
+
+    def handle(self) -> None:
+        _, outputs, _, _ = socket.recv_fds(self.request, 1, 2)
+        with self.request.makefile() as told:
+            command, cwd, env = json.loads(told.read())
+        try:
+            assert serves(command, {k: v for k, v in env.items() if os.environ.get(k) != v}), command
+            process = _launch(command, cwd, env, outputs)
+        finally:
+            for descriptor in outputs:
+                os.close(descriptor)
+        process.join()
+        self.request.sendall(str(process.exitcode).encode())
+
+
+_ASK = """#!{python} -IS
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as line:
+    line.connect({address!r})
+    socket.send_fds(line, [b"x"], [1, 2])
+    line.sendall(json.dumps([{before!r} + sys.argv[1:], os.getcwd(), dict(os.environ)]).encode())
+    line.shutdown(socket.SHUT_WR)
+    sys.exit(int(line.makefile().read()))
+"""
+
+
+@contextlib.contextmanager
+def stand_in(file: Path, *before: str) -> Iterator[Path]:
+    """An executable file that is ``python BEFORE``, for what starts a Python by its path: it waits for a forked one.
+
+    Not for what ends processes: a signal would reach the one that waits. With PROMPTBENCH_COLD it is an interpreter.
+    """
+    with socketserver.ThreadingUnixStreamServer("", _Request) as server:
+        if serves(before, {}):
+            text = _ASK.format(python=sys.executable, address=server.server_address, before=[*before])
+        else:
+            text = f'#!/bin/sh\nexec {shlex.join([sys.executable, *before])} "$@"\n'
+        file.write_text(text)
+        file.chmod(0o755)
+        threading.Thread(target=server.serve_forever, args=[0.05]).start()
+        try:
+            yield file
+        finally:
+            server.shutdown()
+
+
+def _launch(command: Sequence[str], cwd: Path | str, env: Mapping[str, str], outputs: Sequence[int]) -> BaseProcess:
     """``outputs``: its standard output, and perhaps its standard error, else the fork server's."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.preload"])
@@ -123,9 +173,7 @@ def _first(command: list[str], cwd: str, env: dict[str, str], outputs: list[Conn
     if command[1] == "pytest":
         # It would rewrite the asserts of every installed plugin's package, and of those that are imported it warns.
         command[2:2] = ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
-    options = [*shlex.split(env.get("PYTEST_ADDOPTS", "")), *command]
-    workers = int(options[options.index("-n") + 1]) if "-n" in options else 0
-    for _ in range(1 + workers):
+    for _ in range(1 + _workers([*shlex.split(env.get("PYTEST_ADDOPTS", "")), *command], env)):
         _Popen.spares.append(_Spare(search))
     subprocess.Popen = _Popen  # type: ignore[misc]
     try:
@@ -133,6 +181,13 @@ def _first(command: list[str], cwd: str, env: dict[str, str], outputs: list[Conn
     finally:
         for spare in _Popen.spares:
             spare.dismiss()
+
+
+def _workers(options: list[str], env: Mapping[str, str]) -> int:
+    """How many xdist is told to start."""
+    long = [x.partition("=")[2] for x in options if x.startswith("--numprocesses=")]
+    said = options[options.index("-n") + 1] if "-n" in options else [*long, "0"][0]
+    return int(env["PYTEST_XDIST_AUTO_NUM_WORKERS"] if said == "auto" else said)
 
 
 def _renew_streams() -> None:
@@ -146,6 +201,8 @@ def _interpreter(command: Sequence[str], cwd: str, env: Mapping[str, str], searc
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
+    if "PYTHONUNBUFFERED" in env:
+        sys.stdout.reconfigure(write_through=True)
     sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in env  # the fork server has it of the suite's interpreter
     at = next(i for i, word in enumerate(command) if word in ("-m", "-c"))
     kind, what = command[at : at + 2]

@@ -134,6 +134,13 @@ def reader(logged: Project) -> httpx.Client:
     return client_of(logged.root)
 
 
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The interpreter of runs whose processes nobody ends: it forks them."""
+    with forked.stand_in(tmp_path_factory.mktemp("python") / "python") as path:
+        yield str(path)
+
+
 @pytest.fixture
 def root(logged: Project, tmp_path: Path) -> Path:
     return copy_of(logged, tmp_path)
@@ -864,7 +871,7 @@ def test_what_is_no_json_is_400_everywhere(reader: httpx.Client, path: str) -> N
     assert operation["responses"]["400"]["description"] == "The body is no JSON"
 
 
-def test_what_is_listed_may_be_named_and_run(root: Path, logged: Project) -> None:
+def test_what_is_listed_may_be_named_and_run(root: Path, logged: Project, python: str) -> None:
     """A path may be in any language. What pytest would misread, or a shell take for an order, is not listed."""
     (root / "evals/früh morgens").mkdir()
     test = (root / "evals/test_tips.py").read_text()
@@ -892,7 +899,7 @@ def test_what_is_listed_may_be_named_and_run(root: Path, logged: Project) -> Non
     for name in odd:
         (root / name).mkdir(exist_ok=True)
         (root / name / "test_x.py").write_text(test)
-    client = client_of(root, environ=logged.environment(), max_jobs=9)
+    client = client_of(root, environ=logged.environment(), python=python, max_jobs=9)
     listed = client.get("/api/bench/suites").json()
     paths = {f["path"]: f["suites"] for f in listed["files"]}
     suite = "evals/früh morgens/日々 tips+1.yaml"
@@ -950,10 +957,10 @@ def test_a_baseline_may_be_large(tmp_path: Path) -> None:
     assert find_evals(tmp_path).baselines == ("evals/baseline.json",)
 
 
-def test_a_run_is_a_job_of_this_machine_that_waits_for_its_judge(root: Path, logged: Project) -> None:
+def test_a_run_is_a_job_of_this_machine_that_waits_for_its_judge(root: Path, logged: Project, python: str) -> None:
     environ = logged.environment() | {"PROMPTBENCH_API_TOKEN": TOKEN}
     never = 3600.0
-    client = client_of(root, environ=environ, max_jobs=1, poll_s=never)
+    client = client_of(root, environ=environ, python=python, max_jobs=1, poll_s=never)
     suites = client.get("/api/bench/suites").json()
     assert suites == {
         "files": [{"path": "evals/test_tips.py", "suites": ["evals/tips.yaml"]}], "folders": ["evals"], "baselines": [],
@@ -1031,8 +1038,8 @@ def test_a_run_of_one_suite_runs_no_other_and_fails_at_its_gate(root: Path, logg
     assert any("the gate against evals/baseline.json did not pass" in line for line in state["log"])
 
 
-def test_a_run_that_could_not_end_well_generates_nothing(root: Path, logged: Project) -> None:
-    client = client_of(root, environ=logged.environment())
+def test_a_run_that_could_not_end_well_generates_nothing(root: Path, logged: Project, python: str) -> None:
+    client = client_of(root, environ=logged.environment(), python=python)
     started = client.post("/api/bench/run", json={"suite": "evals", "judge": "auto", "experiment": "no judge"}).json()
     before = logged.provider.count
     state = until(client, f"/api/bench/run/{started['id']}", "failed")
@@ -1041,8 +1048,8 @@ def test_a_run_that_could_not_end_well_generates_nothing(root: Path, logged: Pro
     assert logged.provider.count == before
 
 
-def test_a_run_that_fails_says_so(root: Path, logged: Project) -> None:
-    client = client_of(root, environ=logged.environment())
+def test_a_run_that_fails_says_so(root: Path, logged: Project, python: str) -> None:
+    client = client_of(root, environ=logged.environment(), python=python)
     started = client.post("/api/bench/run", json={"suite": "evals", "models": ["unknown; touch owned"]}).json()
     state = until(client, f"/api/bench/run/{started['id']}", "failed")
     assert state["exit_code"] in (2, 4)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from .project import Project, migrated_database
+from . import forked
+from .project import FEWER_PLUGINS, Project, migrated_database
 from .provider import ScriptedProvider
 
 WORKFLOW = Path(__file__).parent.parent / ".github/workflows/evals.yml"
@@ -40,7 +40,7 @@ def run_job(clone: Path, project: Project, *, key: str = "k") -> subprocess.Comp
     output, summary = clone / "github-output", clone / "github-summary"
     environ = {
         **project.environment(),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{project.root.parent}/bin{os.pathsep}{os.environ['PATH']}",
         "BASE": "main",
         "ANTHROPIC_API_KEY": key,
         "GITHUB_SHA": "0123abc",
@@ -66,14 +66,16 @@ def run_job(clone: Path, project: Project, *, key: str = "k") -> subprocess.Comp
 
 @pytest.fixture
 def origin(tmp_path: Path) -> Iterator[Project]:
-    """A repository with evals and a judge."""
+    """A repository with evals and a judge, and the ``pytest`` that the job's steps find."""
     with ScriptedProvider(reply=reply) as provider:
         suite = "judge: {model: haiku}\n"
         project = Project(tmp_path / "origin", provider, models=("haiku",), prompts=("v1",), scenarios=8, suite=suite)
         project.write()
         git(project.root, "init", "-q")
         commit(project.root, "evals")
-        yield project
+        (tmp_path / "bin").mkdir()
+        with forked.stand_in(tmp_path / "bin/pytest", "-m", "pytest", *FEWER_PLUGINS):
+            yield project
 
 
 def commit(folder: Path, message: str) -> None:

@@ -22,6 +22,7 @@ from pytest_promptbench.airflow.suites import find_evals
 from pytest_promptbench.airflow.waiting import Exported, cleared, exported, pending
 from pytest_promptbench.errors import TrackingError, UsageError
 
+from . import forked
 from .airflow_home import CHECKOUT, AirflowHome, airflow_python, memory_mb
 from .project import TEST, children_of, migrated_database
 from .project import Project as Evals
@@ -239,16 +240,17 @@ def test_pytest_gets_the_environment_without_airflow_and_without_pytest_settings
     assert here.command(["evals/"]) == [sys.executable, "-m", "pytest", f"--rootdir={tmp_path}", "evals/"]
 
 
-def test_the_tries_of_a_task_spend_together_what_one_of_them_may(evals: Evals) -> None:
+def test_the_tries_of_a_task_spend_together_what_one_of_them_may(evals: Evals, tmp_path: Path) -> None:
     model = f"{{model: openai/gpt-4o-mini, api_base: '{evals.provider.api_base}', api_key_env: SCRIPTED_KEY, "
     evals.file("evals/models.yaml", f"models:\n  haiku: {model}params: {{max_tokens: 200}}}}\n")
-    here = Project(root=evals.root, python=Path(sys.executable), tracking_uri=evals.store.uri)
     asked = []
-    for account in ("nightly/collect/1/1", "nightly/collect/1/1", "nightly/collect/2/2"):
-        arguments = request(experiment="e", concurrency=1, max_cost=0.00016).collect("1/1")
-        environ = here.environment(evals.environment(), account=account)
-        PytestProcess(here.command(arguments), cwd=evals.root, env=environ).run(lambda _: None)
-        asked.append(evals.provider.count)
+    with forked.stand_in(tmp_path / "python") as python:
+        here = Project(root=evals.root, python=python, tracking_uri=evals.store.uri)
+        for account in ("nightly/collect/1/1", "nightly/collect/1/1", "nightly/collect/2/2"):
+            arguments = request(experiment="e", concurrency=1, max_cost=0.00016).collect("1/1")
+            environ = here.environment(evals.environment(), account=account)
+            PytestProcess(here.command(arguments), cwd=evals.root, env=environ).run(lambda _: None)
+            asked.append(evals.provider.count)
     first, again, other = asked
     assert 0 < first < 8
     assert again == first, "what the first try spent counts"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -22,7 +24,10 @@ def test_tip(candidate, worker_id):
 """
 
 
-@pytest.mark.skipif(not forked.serves((), {}), reason="with PROMPTBENCH_COLD each process starts anew")
+forks = pytest.mark.skipif(not forked.serves((), {}), reason="with PROMPTBENCH_COLD each process starts anew")
+
+
+@forks
 def test_a_session_its_workers_and_its_recorders_are_forks(tmp_path: Path) -> None:
     migrated_database(tmp_path / "mlflow.db")
     with ScriptedProvider() as provider:
@@ -37,3 +42,14 @@ def test_a_session_its_workers_and_its_recorders_are_forks(tmp_path: Path) -> No
             assert len(commands) >= 4, commands
             assert all(c.startswith(sys.executable) and "forkserver" in c for c in commands), commands
         assert len(project.runs()) == 12
+
+
+@forks
+def test_a_stand_in_for_an_interpreter_is_one_that_is_forked(tmp_path: Path) -> None:
+    code = "import os, sys; print(open('/proc/self/cmdline').read(), os.getcwd(), os.environ['A'], *sys.argv)"
+    with forked.stand_in(tmp_path / "python", "-c", f"{code}; sys.exit(3)") as python:
+        command, environ = [str(python), "b c"], {**os.environ, "A": "a"}
+        done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "forkserver" in done.stdout
+    assert done.stdout.endswith(f" {tmp_path} a -c b c\n")
