@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -274,6 +275,8 @@ class Browser:
         self.session = (
             "/session/" + self.call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
         )
+        self.first = self.call("GET", "/window")
+        self.origins: set[str] = set()
 
     def call(self, method: str, path: str, body: object = None) -> Any:
         response = self.http.request(method, self.session + path, json={} if body is None else body)
@@ -282,7 +285,11 @@ class Browser:
         return value
 
     def open(self, url: str) -> None:
+        self.origins.add("/".join(url.split("/")[:3]))
         self.call("POST", "/url", {"url": url})
+
+    def cdp(self, command: str, **params: Any) -> None:
+        self.call("POST", "/goog/cdp/execute", {"cmd": command, "params": params})
 
     def judge(self, address: str) -> None:
         """Open the judging page of the experiment, and wait until it is there."""
@@ -310,6 +317,23 @@ class Browser:
         log = self.call("POST", "/se/log", {"type": "browser"})
         return [entry["message"] for entry in log if entry["level"] == "SEVERE"]
 
+    @contextlib.contextmanager
+    def tab(self) -> Iterator[None]:
+        """Be in a new one, which holds nothing of those before: no page, cookie, complaint or screen's size."""
+        handle = self.call("POST", "/window/new", {"type": "tab"})["handle"]
+        self.call("POST", "/window", {"handle": handle})
+        self.complaints()
+        yield
+        self.cdp("Network.clearBrowserCookies")
+        for origin in self.origins:
+            self.cdp("Storage.clearDataForOrigin", origin=origin, storageTypes="all")
+        self.origins.clear()
+        for handle in self.call("GET", "/window/handles"):
+            if handle != self.first:
+                self.call("POST", "/window", {"handle": handle})
+                self.call("DELETE", "/window")
+        self.call("POST", "/window", {"handle": self.first})
+
     def close(self) -> None:
         try:
             self.http.request("DELETE", self.session)
@@ -319,11 +343,23 @@ class Browser:
             self.driver.wait(20)
 
 
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with contextlib.closing(Browser(tmp_path_factory.mktemp("chromium"))) as browser:
+        yield browser
+
+
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    found = Browser(tmp_path / "profile")
-    yield found
-    found.close()
+def browser(chromium: Browser) -> Iterator[Browser]:
+    with chromium.tab():
+        yield chromium
+
+
+@pytest.fixture(scope="module")
+def address(logged: Project) -> Iterator[str]:
+    """Of a service where nothing is changed."""
+    with served(logged.root) as found:
+        yield found
 
 
 ENTER, ESCAPE = "\ue007", "\ue00c"
@@ -409,71 +445,68 @@ def test_a_person_judges_by_keyboard(logged: Project, tmp_path: Path, browser: B
 
 @pytest.mark.browser
 @needs_chromium
-def test_no_script_of_a_model_runs(logged: Project, browser: Browser) -> None:
-    with served(logged.root) as address:
-        for path in ("/experiment?scenario=s0&name=", "/judge?name="):
-            browser.open(f"{address}{path}{quoted(EXPERIMENT)}")
-            browser.wait("document.readyState === 'complete'")
-            assert browser.run("return document.documentElement.dataset.owned") is None
-            assert browser.run("return document.querySelectorAll('img, i, iframe').length") == 0
-        browser.wait("document.documentElement.dataset.ready")
-        seen = set()
-        browser.press("Eve" + ENTER)
-        contexts = set()
-        for _ in range(4):
-            seen.add(browser.run("return document.getElementById('output').textContent"))
-            contexts.add(browser.run("return document.getElementById('context').innerText"))
-            browser.press("l")
-        assert contexts == {
-            "situation\nsituation-0\nso_far\nuser: <img src=x onerror=alert(1)>\nassistant: Why?",
-            f"situation\nsituation-1\nso_far\n{var_text(NEARLY)}",
-        }
-        assert any("<script>" in text for text in seen), seen
-        assert all("\u202e" not in text and "\x1b" not in text for text in seen)
+def test_no_script_of_a_model_runs(address: str, browser: Browser) -> None:
+    for path in ("/experiment?scenario=s0&name=", "/judge?name="):
+        browser.open(f"{address}{path}{quoted(EXPERIMENT)}")
+        browser.wait("document.readyState === 'complete'")
         assert browser.run("return document.documentElement.dataset.owned") is None
-        # An inline script that got into the page all the same would not run either.
-        browser.run(
-            "const s = document.createElement('script'); s.textContent = 'document.title = 1'; document.body.append(s)"
-        )
-        assert browser.run("return document.title") != "1"
-        assert any("Content Security Policy" in c for c in browser.complaints())
+        assert browser.run("return document.querySelectorAll('img, i, iframe').length") == 0
+    browser.wait("document.documentElement.dataset.ready")
+    seen = set()
+    browser.press("Eve" + ENTER)
+    contexts = set()
+    for _ in range(4):
+        seen.add(browser.run("return document.getElementById('output').textContent"))
+        contexts.add(browser.run("return document.getElementById('context').innerText"))
+        browser.press("l")
+    assert contexts == {
+        "situation\nsituation-0\nso_far\nuser: <img src=x onerror=alert(1)>\nassistant: Why?",
+        f"situation\nsituation-1\nso_far\n{var_text(NEARLY)}",
+    }
+    assert any("<script>" in text for text in seen), seen
+    assert all("\u202e" not in text and "\x1b" not in text for text in seen)
+    assert browser.run("return document.documentElement.dataset.owned") is None
+    # An inline script that got into the page all the same would not run either.
+    browser.run(
+        "const s = document.createElement('script'); s.textContent = 'document.title = 1'; document.body.append(s)"
+    )
+    assert browser.run("return document.title") != "1"
+    assert any("Content Security Policy" in c for c in browser.complaints())
 
 
 @pytest.mark.browser
 @needs_chromium
-def test_a_key_that_is_held_is_meant_once(logged: Project, browser: Browser) -> None:
+def test_a_key_that_is_held_is_meant_once(address: str, browser: Browser) -> None:
     def hold(key: str) -> None:
         for again in ("false", "true", "true"):
             event = f"new KeyboardEvent('keydown', {{key: '{key}', repeat: {again}, bubbles: true}})"
             browser.run(f"document.getElementById('which').dispatchEvent({event})")
 
-    with served(logged.root) as address:
-        browser.judge(address)
-        hold("5")
-        assert browser.run(
-            "return [...document.querySelectorAll('input[type=radio]:checked')].map((i) => i.value)"
-        ) == ["5"]
-        hold("l")
-        browser.press("u")
-        assert browser.run("return document.getElementById('undo').disabled"), "one was skipped"
+    browser.judge(address)
+    hold("5")
+    assert browser.run("return [...document.querySelectorAll('input[type=radio]:checked')].map((i) => i.value)") == [
+        "5"
+    ]
+    hold("l")
+    browser.press("u")
+    assert browser.run("return document.getElementById('undo').disabled"), "one was skipped"
 
 
 @pytest.mark.browser
 @needs_chromium
-def test_pages_are_no_wider_than_a_phone(logged: Project, browser: Browser) -> None:
+def test_pages_are_no_wider_than_a_phone(address: str, browser: Browser) -> None:
     phone = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
-    browser.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": phone})
+    browser.cdp("Emulation.setDeviceMetricsOverride", **phone)
     wide = "internationalisation-" * 8
-    with served(logged.root) as address:
-        for path in ("/", "/experiment?name=", "/judge?name="):
-            browser.open(f"{address}{path}{quoted(EXPERIMENT) if '=' in path else ''}")
-            browser.wait("document.readyState === 'complete'")
-            browser.run("document.querySelectorAll('details').forEach((d) => (d.open = true))")
-            browser.run(
-                "document.querySelectorAll('.rubric').forEach((r) => (r.innerHTML += "
-                f"'<pre>{wide}</pre><table><tr><td>{wide}</td></tr></table>'))"
-            )
-            assert browser.run("return document.documentElement.scrollWidth") == 360, path
+    for path in ("/", "/experiment?name=", "/judge?name="):
+        browser.open(f"{address}{path}{quoted(EXPERIMENT) if '=' in path else ''}")
+        browser.wait("document.readyState === 'complete'")
+        browser.run("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+        browser.run(
+            "document.querySelectorAll('.rubric').forEach((r) => (r.innerHTML += "
+            f"'<pre>{wide}</pre><table><tr><td>{wide}</td></tr></table>'))"
+        )
+        assert browser.run("return document.documentElement.scrollWidth") == 360, path
 
 
 @pytest.mark.browser
@@ -482,7 +515,7 @@ def test_pages_are_no_wider_than_a_phone(logged: Project, browser: Browser) -> N
 def test_what_scrolls_is_reached_by_keyboard(logged: Project, tmp_path: Path, browser: Browser, width: int) -> None:
     """Not every browser lets the keyboard reach a box for its scrolling alone."""
     screen = {"width": width, "height": 740, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": screen})
+    browser.cdp("Emulation.setDeviceMetricsOverride", **screen)
     root = copy_of(logged, tmp_path / "project")
     for number, reply in enumerate(("line\n" * 19, "two words " * 70)):
         logged.provider.script(f"situation-{number}", Fault(kind="text", body=reply))
@@ -572,29 +605,28 @@ def test_single_keys_can_be_turned_off(logged: Project, tmp_path: Path, browser:
 
 @pytest.mark.browser
 @needs_chromium
-def test_in_the_users_own_colours_choice_and_mark_are_seen(logged: Project, browser: Browser) -> None:
+def test_in_the_users_own_colours_choice_and_mark_are_seen(address: str, browser: Browser) -> None:
     own = {"features": [{"name": "forced-colors", "value": "active"}]}
-    browser.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setEmulatedMedia", "params": own})
+    browser.cdp("Emulation.setEmulatedMedia", **own)
     grounds = (
         "[...document.querySelectorAll('[name=c-relevance] + span')].map((e) => getComputedStyle(e).backgroundColor)"
     )
     marks = "[...document.querySelectorAll('fieldset')].map((e) => getComputedStyle(e).borderLeftColor)"
-    with served(logged.root) as address:
-        browser.judge(address)
-        assert browser.run("return matchMedia('(forced-colors: active)').matches")
-        browser.press("Ada" + ENTER + "4")
-        *others, chosen, last = browser.run(f"return {grounds}")
-        assert chosen not in {*others, last}
-        first, marked, *others = browser.run(f"return {marks}")
-        assert marked not in {first, *others}
+    browser.judge(address)
+    assert browser.run("return matchMedia('(forced-colors: active)').matches")
+    browser.press("Ada" + ENTER + "4")
+    *others, chosen, last = browser.run(f"return {grounds}")
+    assert chosen not in {*others, last}
+    first, marked, *others = browser.run(f"return {marks}")
+    assert marked not in {first, *others}
 
 
 @pytest.mark.browser
 @needs_chromium
-def test_what_is_printed_is_dark_on_white_and_whole(logged: Project, browser: Browser) -> None:
+def test_what_is_printed_is_dark_on_white_and_whole(address: str, browser: Browser) -> None:
     """Also for who looks at dark pages: paper has no ground of theirs."""
     paper = {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]}
-    browser.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setEmulatedMedia", "params": paper})
+    browser.cdp("Emulation.setEmulatedMedia", **paper)
     looks = (
         "const of = (s, ...names) => names.map((n) => getComputedStyle(document.querySelector(s))[n]);"
         "return [...of('body', 'color'), ...of('.output', 'maxHeight', 'overflowY'), ...of('.scroll', 'overflowX')]"
@@ -602,16 +634,15 @@ def test_what_is_printed_is_dark_on_white_and_whole(logged: Project, browser: Br
     whole = ["rgb(31, 35, 40)", "none", "visible", "visible"]
     browser.open((Path(__file__).parent / "golden" / "leaderboard.html").as_uri())
     assert browser.run(looks) == whole
-    with served(logged.root) as address:
-        browser.open(f"{address}/experiment?name={quoted(EXPERIMENT)}")
-        assert browser.run(looks) == whole
+    browser.open(f"{address}/experiment?name={quoted(EXPERIMENT)}")
+    assert browser.run(looks) == whole
 
 
 @pytest.mark.browser
 @needs_chromium
 def test_on_a_phone_the_header_breaks_no_word(logged: Project, browser: Browser) -> None:
     phone = {"width": 320, "height": 740, "deviceScaleFactor": 1, "mobile": True}
-    browser.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": phone})
+    browser.cdp("Emulation.setDeviceMetricsOverride", **phone)
     with served(logged.root, PROMPTBENCH_API_TOKEN=TOKEN) as address:
         browser.open(f"{address}/login")
         browser.press(TOKEN + ENTER)
@@ -631,7 +662,7 @@ def test_on_a_phone_scores_stand_in_a_line_and_what_is_spoilt_can_be_read(
     root = copy_of(logged, tmp_path / "project")
     store = TrackingStore(f"sqlite:///{root}/mlflow.db", artifact_root=None)
     phone = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
-    browser.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": phone})
+    browser.cdp("Emulation.setDeviceMetricsOverride", **phone)
     with served(root) as address:
         browser.judge(address)
         tops = "[...document.querySelectorAll('fieldset:first-of-type .choice')].map((c) => c.offsetTop)"
@@ -649,37 +680,33 @@ def test_on_a_phone_scores_stand_in_a_line_and_what_is_spoilt_can_be_read(
 
 @pytest.mark.browser
 @needs_chromium
-def test_a_long_name_is_written_over_no_other(logged: Project, browser: Browser) -> None:
-    with served(logged.root) as address:
-        browser.open(f"{address}/experiment?name={quoted(EXPERIMENT)}")
-        browser.wait("document.readyState === 'complete'")
-        browser.run(f"document.querySelectorAll('tbody th').forEach((th) => (th.textContent = '{'long_name_' * 12}'))")
-        over = (
-            "return [...document.querySelectorAll('tbody th')].filter((th) => th.scrollWidth > th.clientWidth).length"
-        )
-        assert browser.run("return document.querySelectorAll('tbody th').length") > 0
-        assert browser.run(over) == 0
+def test_a_long_name_is_written_over_no_other(address: str, browser: Browser) -> None:
+    browser.open(f"{address}/experiment?name={quoted(EXPERIMENT)}")
+    browser.wait("document.readyState === 'complete'")
+    browser.run(f"document.querySelectorAll('tbody th').forEach((th) => (th.textContent = '{'long_name_' * 12}'))")
+    over = "return [...document.querySelectorAll('tbody th')].filter((th) => th.scrollWidth > th.clientWidth).length"
+    assert browser.run("return document.querySelectorAll('tbody th').length") > 0
+    assert browser.run(over) == 0
 
 
 @pytest.mark.browser
 @needs_chromium
-def test_each_candidate_is_shown_from_its_beginning(logged: Project, browser: Browser) -> None:
+def test_each_candidate_is_shown_from_its_beginning(address: str, browser: Browser) -> None:
     phone = {"width": 360, "height": 500, "deviceScaleFactor": 1, "mobile": True}
-    browser.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": phone})
-    with served(logged.root) as address:
-        browser.judge(address)
-        browser.run(
-            "const output = document.getElementById('output');"
-            "Object.assign(output.style, {width: '3rem', minHeight: '0', maxHeight: '3rem'}); output.scrollTop = 40;"
-            "document.getElementById('later').scrollIntoView()"
-        )
-        top = "document.getElementById('work').getBoundingClientRect().top"
-        scrolled = "document.getElementById('output').scrollTop"
-        assert browser.run(f"return {scrolled}") > 0
-        assert browser.run(f"return {top}") < 0
-        browser.run("document.getElementById('later').click()")
-        assert browser.run(f"return {scrolled}") == 0
-        assert -1 < browser.run(f"return {top}") < 500, "but for a fraction of a pixel"
+    browser.cdp("Emulation.setDeviceMetricsOverride", **phone)
+    browser.judge(address)
+    browser.run(
+        "const output = document.getElementById('output');"
+        "Object.assign(output.style, {width: '3rem', minHeight: '0', maxHeight: '3rem'}); output.scrollTop = 40;"
+        "document.getElementById('later').scrollIntoView()"
+    )
+    top = "document.getElementById('work').getBoundingClientRect().top"
+    scrolled = "document.getElementById('output').scrollTop"
+    assert browser.run(f"return {scrolled}") > 0
+    assert browser.run(f"return {top}") < 0
+    browser.run("document.getElementById('later').click()")
+    assert browser.run(f"return {scrolled}") == 0
+    assert -1 < browser.run(f"return {top}") < 500, "but for a fraction of a pixel"
 
 
 @pytest.mark.browser
