@@ -168,7 +168,7 @@ def _first(command: list[str], cwd: str, env: dict[str, str], outputs: list[Conn
         os.dup2(connection.fileno(), descriptor)
         connection.close()
     _renew_streams()
-    for name in [x for x in sys.modules if x.split(".")[0] in ("tests", "pytest_promptbench", "conftest")]:
+    for name in [x for x in sys.modules if x.split(".")[0] in ("tests", "conftest")]:
         del sys.modules[name]
     if command[1] == "pytest":
         # It would rewrite the asserts of every installed plugin's package, and of those that are imported it warns.

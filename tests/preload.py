@@ -1,4 +1,7 @@
-"""What ``tests.forked`` imports once, before the first test session is forked from it."""
+"""What ``tests.forked`` imports once, before the first test session is forked from it.
+
+Of this package all but ``plugin``, which pytest is to load by its entry point.
+"""
 
 import gc
 import os
@@ -23,5 +26,11 @@ import rich._emoji_codes  # noqa: E402, F401
 import scipy.special  # noqa: E402, F401
 import uvicorn  # noqa: E402, F401
 
+from pytest_promptbench import session, sitdown, steps  # noqa: E402, F401
+from pytest_promptbench.api import app, pages, serve  # noqa: E402, F401
+from pytest_promptbench.report import html, terminal  # noqa: E402, F401
+from pytest_promptbench.tracking import registry  # noqa: E402, F401
+
+html.environment().get_template("leaderboard.html.j2")
 gc.enable()
 gc.freeze()  # sessions share these pages, as long as no collection writes into them
