@@ -73,8 +73,28 @@ class Started:
     process: BaseProcess
     stdout: IO[str]
 
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.exitcode
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
     def terminate(self) -> None:
         self.process.terminate()
+
+    def communicate(self, timeout: float) -> tuple[str, None]:
+        said = self.stdout.read()
+        self.wait(timeout)
+        return said, None
 
     def wait(self, timeout: float) -> int:
         self.process.join(timeout)
@@ -83,10 +103,10 @@ class Started:
         return self.process.exitcode
 
 
-def start(command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Started:
-    """``python COMMAND``, which goes on until it ends or is ended."""
+def start(command: Sequence[str], *, cwd: Path, env: Mapping[str, str], errors: bool = False) -> Started:
+    """``python COMMAND``, which goes on until it ends or is ended. ``errors``: the pipe has its standard error too."""
     ours, theirs = os.pipe()
-    process = _launch(command, cwd, env, [theirs])
+    process = _launch(command, cwd, env, [theirs] * (2 if errors else 1))
     os.close(theirs)
     return Started(process, os.fdopen(ours, encoding="utf-8"))
 

@@ -151,6 +151,15 @@ class Project:
             stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
 
+    def begin(self, *command: str) -> subprocess.Popen[str] | forked.Started:
+        """``python COMMAND`` in the project, for a test that sends it signals: not one in a session of its own."""
+        if forked.serves(command, self.environ):
+            return forked.start(command, cwd=self.root, env=self.environment(), errors=True)
+        return subprocess.Popen(
+            [sys.executable, *command], cwd=self.root, env=self.environment(), stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
     @property
     def store(self) -> TrackingStore:
         uri = self.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root}/mlflow.db"

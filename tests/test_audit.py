@@ -371,7 +371,7 @@ def test_ctrl_c_at_the_second_questions_is_an_interrupt_and_the_next_export_goes
         assert project.pytest("--judge-auto").code == 0
         asked = provider.count
         provider.latency_s = 2.0
-        process = project.start("--judge-export", "audit.json", "--judge-audit", "2")
+        process = project.begin(*project.command("evals/", "--judge-export", "audit.json", "--judge-audit", "2")[1:])
         deadline = time.monotonic() + 60
         while provider.count < asked + 3:  # the first goes alone
             assert time.monotonic() < deadline

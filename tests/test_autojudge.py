@@ -515,7 +515,7 @@ def test_ctrl_c_while_the_judge_is_asked_keeps_what_it_said(tmp_path: Path) -> N
         project = project_in(tmp_path, provider)
         assert project.pytest().code == 0
         provider.latency_s = 2.0
-        process = project.start("--judge-auto")
+        process = project.begin(*project.command("evals/", "--judge-auto")[1:])
         deadline = time.monotonic() + 60
         while sum(r["model"] == "judge" for r in provider.requests) < 3:  # the first goes alone
             assert time.monotonic() < deadline

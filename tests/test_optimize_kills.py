@@ -43,11 +43,8 @@ def kill_after(
     project: Project, provider: ScriptedProvider, answers: int, *args: str, by: signal.Signals = signal.SIGKILL
 ) -> tuple[str, set[str]]:
     """Run until so many more requests are answered, a signal while the next are in the air: loop, what was kept."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pytest_promptbench", "optimize", *args], cwd=project.root,
-        env={**project.environment(), "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True,
-    )  # fmt: skip
+    project.environ["PYTHONUNBUFFERED"] = "1"
+    process = project.begin("-m", "pytest_promptbench", "optimize", *args)
     assert process.stdout is not None
     first = process.stdout.readline()
     wanted = provider.answered + answers
@@ -55,7 +52,7 @@ def kill_after(
         time.sleep(0.002)
     time.sleep(LATENCY_S / 2)
     os.kill(process.pid, by)
-    process.wait()
+    process.wait(60)
     assert process.returncode == (130 if by is signal.SIGINT else -by)
     process.stdout.close()
     found = re.search(r"--resume ([0-9a-f]{6})", first)
