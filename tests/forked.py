@@ -92,9 +92,13 @@ class Started:
         self.process.terminate()
 
     def communicate(self, timeout: float) -> tuple[str, None]:
-        said = self.stdout.read()
-        self.wait(timeout)
-        return said, None
+        late = threading.Timer(timeout, self.process.kill)
+        late.start()
+        try:
+            return self.stdout.read(), None
+        finally:
+            late.cancel()
+            self.wait(timeout)
 
     def wait(self, timeout: float) -> int:
         self.process.join(timeout)
