@@ -1,6 +1,6 @@
 """What ``tests.forked`` imports once, before the first test session is forked from it.
 
-Of this package all but ``plugin``, which pytest is to load by its entry point.
+Of this package nothing of ``plugin``, which pytest is to load by its entry point.
 """
 
 import gc
