@@ -1005,6 +1005,18 @@ def test_sigkill_loses_nothing_that_was_answered(project: Project, workers: str)
     assert len(project.runs()) == 12
 
 
+def test_a_worker_whose_controller_was_killed_keeps_what_comes_while_it_may_live(project: Project) -> None:
+    """Its test ends at once, as it can tell nobody; execnet's interrupt after 5 s is not one that gives answers up."""
+    project.provider.script("situation-1", Fault(kind="slow", pause_s=0.9))  # some 9 s
+    project.file("evals/test_tips.py", TEST.replace("assert", "__import__('time').sleep(2)\n    assert"))
+    process = project.start("-n", "1", "--bench-models", "haiku", "--bench-prompts", "v1", "--bench-concurrency", "2")
+    wait_for(lambda: project.provider.answered >= 1 and count_answers(project) >= 1 and project.provider.count >= 2)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    wait_for(lambda: not children_of(project.root))
+    assert count_answers(project) == project.provider.count
+
+
 def test_with_mlflow_down_the_session_says_so_and_the_next_one_logs(project: Project) -> None:
     project.environ = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     down = project.pytest("-k", "haiku and v1")

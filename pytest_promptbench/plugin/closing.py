@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -28,7 +29,7 @@ from .parts import (
     only_shows,
     settings,
 )
-from .watch import write_on_its_own
+from .watch import unhurried, write_on_its_own
 
 _CLEAN = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
 _WENT_THROUGH = (*_CLEAN, pytest.ExitCode.TESTS_FAILED)
@@ -61,7 +62,8 @@ def _finish(session: pytest.Session, exitstatus: int) -> None:
     if STEP_RESULT in config.stash and exitstatus in _CLEAN:
         session.exitstatus = exitstatus = config.stash[STEP_RESULT].code  # no test was meant to run
     if BENCH in config.stash:
-        config.stash[BENCH].close(patient=patient)
+        with unhurried() if is_worker(config) else contextlib.nullcontext():
+            config.stash[BENCH].close(patient=patient)
     if at_the_desk:
         exitstatus = _close_desk(session, exitstatus)
     _settle(session, exitstatus)

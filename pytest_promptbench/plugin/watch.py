@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +15,8 @@ from .parts import GIVEN_UP, MISTAKEN, MISUSED
 
 if TYPE_CHECKING:
     from ..session import Bench, Desk
+
+_PARENT = os.getppid()
 
 
 class Mistakes:
@@ -60,19 +64,41 @@ class Interrupts:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_keyboard_interrupt(self) -> Generator[None, object, object]:
-        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        with _taking_interrupts(self._note):
             return (yield)
-        try:
-            signal.signal(signal.SIGINT, self._note)
-        except ValueError:  # pytest runs in a thread beside the main one, which is interrupted in its place
-            return (yield)
-        try:
-            return (yield)
-        finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _note(self, *_: object) -> None:
         self._config.stash[GIVEN_UP] = True
+
+
+@contextlib.contextmanager
+def _taking_interrupts(take: Callable[..., None]) -> Iterator[None]:
+    """Have ``take`` called at Ctrl-C in place of KeyboardInterrupt.
+
+    Nothing changes where a program has a handler of its own, or pytest runs in a thread beside its main one.
+    """
+    usual = signal.default_int_handler
+    free = signal.getsignal(signal.SIGINT) is usual and threading.current_thread() is threading.main_thread()
+    if free:
+        signal.signal(signal.SIGINT, take)
+    try:
+        yield
+    finally:
+        if free:
+            signal.signal(signal.SIGINT, usual)
+
+
+def unhurried() -> contextlib.AbstractContextManager[None]:
+    """Let a worker of xdist's wait undisturbed where the controller is gone.
+
+    execnet sends it a Ctrl-C of its own then, 5 s after that, and ends the process another 10 s later.
+    """
+
+    def take(*args: Any) -> None:
+        if os.getppid() == _PARENT:
+            signal.default_int_handler(*args)
+
+    return _taking_interrupts(take)
 
 
 class Attendance:
