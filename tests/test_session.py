@@ -741,6 +741,17 @@ def test_what_a_killed_worker_had_asked_for_is_not_waited_for(project: Project) 
     assert "waiting for answers" not in result.out
 
 
+def test_tests_that_xdist_leaves_out_after_crashes_are_no_choice_of_theirs(project: Project) -> None:
+    """A baseline of the rest would be compared with as if it were all."""
+    project.file("evals/test_tips.py", TEST.replace("assert candidate.text.strip()", "__import__('os')._exit(3)"))
+    project.provider.latency_s = 1.0
+    once = ("--max-worker-restart=0", "--bench-concurrency", "1", "--bench-save=base.json")
+    result = project.pytest("-n", "1", *once)
+    assert (result.code, "crashed while running" in result.out) == (1, True), result.text
+    assert re.search(r"stopped: \d+ of 12 cells were not generated", result.out), result.text
+    assert not (project.root / "base.json").exists()
+
+
 def test_a_prompt_that_asks_the_same_of_every_scenario_is_named(project: Project) -> None:
     project.file("prompts/tip/v2.yaml", "messages:\n  - {role: user, content: 'Tip: {situation}'}\n")
     result = project.pytest("--bench-models", "haiku")

@@ -212,7 +212,9 @@ def pytest_xdist_node_collection_finished(node: Any) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
+def pytest_testnodedown(node: Any, error: object | None) -> None:
+    if error:
+        node.config.stash[parts.CRASHED] = True
     if parts.DESK in node.config.stash:
         parts.desk(node.config).ended(parts.number_of(node.gateway.id))
 

@@ -15,6 +15,7 @@ from .options import undone
 from .parts import (
     BENCH,
     CLOSING,
+    CRASHED,
     DESK,
     GATE_LINES,
     GIVEN_UP,
@@ -79,7 +80,7 @@ def _close_desk(session: pytest.Session, exitstatus: int) -> int:
     interrupted = exitstatus not in _WENT_THROUGH
     config.stash[CLOSING] = closing = desk(config).finish(
         judge=not interrupted,
-        stopped=bool(interrupted or session.shouldstop or session.shouldfail),
+        stopped=bool(interrupted or session.shouldstop or session.shouldfail or CRASHED in config.stash),
         say=lambda line: _say(config, line),
     )
     if closing.interrupted or any(j.interrupted for j in closing.judged):

@@ -33,6 +33,8 @@ MISUSED: pytest.StashKey[bool] = pytest.StashKey()
 """Whether a mistake is one on the command line: its exit code is pytest's for that."""
 NODES: pytest.StashKey[list[Any]] = pytest.StashKey()
 """xdist's hold on each worker that was started."""
+CRASHED: pytest.StashKey[bool] = pytest.StashKey()
+"""Whether a worker crashed. After too many, xdist ends the session, and pytest knows of no test that is left."""
 GIVEN_UP: pytest.StashKey[bool] = pytest.StashKey()
 """Whether a second Ctrl-C came while pytest was busy with the first: answers on their way are not waited for."""
 
