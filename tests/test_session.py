@@ -778,6 +778,7 @@ def test_a_session_that_a_test_ends_with_a_code_of_its_own_loses_nothing(project
     result = project.pytest("--bench-concurrency", "2")
     assert result.code == 7, result.text
     assert len(project.runs()) == project.provider.count < 12
+    assert f"stopped: {12 - project.provider.count} of 12 cells were not generated" in result.out, result.text
 
 
 def test_a_child_that_a_test_forked_and_that_comes_back_to_pytest_ends(project: Project) -> None:

@@ -33,6 +33,8 @@ from .parts import (
 from .watch import unhurried, write_on_its_own
 
 _CLEAN = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+_SUMMED_UP = (*_CLEAN, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED, pytest.ExitCode.USAGE_ERROR)
+"""At other codes, as of a test that called ``pytest.exit`` with its own, pytest has nobody write a summary."""
 _WENT_THROUGH = (*_CLEAN, pytest.ExitCode.TESTS_FAILED)
 """Nothing broke the session off: neither Ctrl-C, nor a test that called ``pytest.exit`` with a code of its own."""
 
@@ -51,6 +53,10 @@ def finish(session: pytest.Session, exitstatus: int) -> None:
             desk(config).close()
         if SETTINGS in config.stash and not is_worker(config):
             config.stash[GATE_LINES] = broken_off(settings(config))
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and exitstatus not in _SUMMED_UP and not is_worker(config):
+        reporter.ensure_newline()
+        write_summary(reporter, config)
 
 
 def _finish(session: pytest.Session, exitstatus: int) -> None:
