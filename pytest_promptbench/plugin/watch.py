@@ -127,11 +127,16 @@ class Attendance:
 
 
 def write_on_its_own(reporter: Any, line: str) -> None:
-    """Write a line below whatever dots stand there: of those of xdist, pytest's ``ensure_newline`` does not know."""
+    """Write a line below whatever dots stand there: of those of xdist, pytest's ``ensure_newline`` does not know.
+
+    It is for now: where the output is no terminal, it would be held back until there is more of it.
+    """
     reporter.ensure_newline()
     if reporter._tw.width_of_current_line:
         reporter.write("\n")
     reporter.write_line(line)
+    with contextlib.suppress(OSError):  # a full disk is pytest's to report
+        reporter.flush()
 
 
 class Ticker:
