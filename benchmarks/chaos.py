@@ -292,10 +292,10 @@ def interrupted(scene: Scene) -> None:
     scene.allowed = IN_FLIGHT if scene.kind == TWICE else 0
     scene.provider.latency_s = 1.0  # for most of the session, answers are on their way
     process = scene.project.start(*COMMAND)
-    asked = scene.draw.randint(-5, scene.cells)
-    while scene.provider.count < asked and process.poll() is None:
+    before = scene.draw.randint(-5, scene.cells)
+    while scene.provider.count < before and process.poll() is None:
         time.sleep(0.02)
-    scene.choose(process, VICTIMS["worker"], within_s=12.0 if asked < 0 else 1.0)
+    scene.choose(process, VICTIMS["worker"], within_s=12.0 if before < 0 else 1.0)
     send = scene.draw.choice([os.kill, os.killpg])
     for _ in range(2 if scene.kind == TWICE else 1):
         with contextlib.suppress(ProcessLookupError):

@@ -853,11 +853,9 @@ def test_ctrl_c_loses_nothing_that_was_paid_for(project: Project, workers: str) 
 def test_a_second_ctrl_c_gives_up_answers_that_are_paid_for(project: Project, workers: str) -> None:
     project.provider.latency_s = 60.0
     process = project.start("-n", workers, "--bench-concurrency", "3")
-    assert process.stdout is not None
     wait_for(lambda: project.provider.count >= 3)
     os.killpg(process.pid, signal.SIGINT)
-    while "waiting for answers" not in (line := process.stdout.readline()):
-        assert line
+    wait_until_it_says(process, "waiting for answers")
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=40)  # not after a minute
     assert (process.returncode, "stopped: 12 of 12 cells were not generated" in out) == (2, True), out
@@ -902,11 +900,9 @@ def test_a_worker_that_dies_after_ctrl_c_is_not_waited_for(project: Project) -> 
     )
     project.provider.latency_s = 300.0
     process = project.start("-n", "1", "--bench-concurrency", "2")
-    assert process.stdout is not None
     wait_for(lambda: project.provider.count >= 2)
     process.send_signal(signal.SIGINT)
-    while "waiting for answers" not in (line := process.stdout.readline()):
-        assert line
+    wait_until_it_says(process, "waiting for answers")
     os.kill(int((project.root / "worker").read_text()), signal.SIGKILL)
     out, _ = process.communicate(timeout=40)  # not after a minute
     assert (process.returncode, "stopped: 12 of 12 cells were not generated" in out) == (2, True), out
@@ -1075,6 +1071,12 @@ def wait_for(condition: object, seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it took too long"
         time.sleep(0.02)
+
+
+def wait_until_it_says(process: subprocess.Popen[str], words: str) -> None:
+    assert process.stdout is not None
+    while words not in (line := process.stdout.readline()):
+        assert line, "it ended without a word of it"
 
 
 def count_answers(project: Project) -> int:
