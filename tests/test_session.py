@@ -23,10 +23,12 @@ import pytest
 from _pytest.terminal import TerminalReporter
 
 from pytest_promptbench.candidate import GeneratedCandidate
+from pytest_promptbench.errors import PromptbenchError
 from pytest_promptbench.plugin.watch import write_on_its_own
 from pytest_promptbench.records import Answer, Candidate, Cell, Message, Model, Prompt, Rubric, Scenario, Suite
 from pytest_promptbench.session import Task, cells_now
-from pytest_promptbench.session.plan import merged
+from pytest_promptbench.session.bench import SessionCompleter
+from pytest_promptbench.session.plan import Folder, merged
 
 from .project import RUBRIC, TEST, Project, Result, children_of, migrated_database
 from .provider import Fault, ScriptedProvider
@@ -969,6 +971,15 @@ def test_an_answer_that_does_not_come_is_waited_for_once(project: Project) -> No
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=40)  # not after a minute
     assert (process.returncode, "stopped: 12 of 12 cells were not generated" in out) == (2, True), out
+
+
+def test_a_stopped_session_waits_for_no_embedded_server(tmp_path: Path) -> None:
+    """Which takes seconds to start, or a minute to fail, while nothing is paid for."""
+    folder = Folder(tmp_path)
+    folder.write("stop.json", value=True)
+    model = Model(name="small", model="embedded/smollm2-135m")
+    with pytest.raises(PromptbenchError, match="the session was stopped"):
+        SessionCompleter([model], folder=folder).prepare()
 
 
 def test_a_session_that_ends_early_waits_aloud_only_where_it_waits(project: Project) -> None:

@@ -392,5 +392,7 @@ class SessionCompleter(LiteLLMCompleter):
                 if "error" in found:
                     raise PromptbenchError(found["error"])
                 return str(found["api_base"])
+            if self._folder.read("stop.json") is not None:
+                raise PromptbenchError("the session was stopped")
             time.sleep(0.05)
         raise PromptbenchError(f"the server of the embedded models gave no address within {EMBEDDED_START_S:g} s")
