@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 
-from .clock import utc_now
+from .clock import steady, utc_now
 from .completer import LiteLLMCompleter, spare_loopback_from_proxies
 from .errors import PromptbenchError
 from .generation import Completer, Generator, Limits, make_room
@@ -58,8 +58,11 @@ class JudgeUnavailableError(PromptbenchError):
 
 
 @contextlib.contextmanager
-def asking(settings: Settings, completer: Completer) -> Iterator[Ask]:
-    """A session's own way to ask: through its ledger, its locks and its limits, all of its concurrency for this."""
+def asking(settings: Settings, completer: Completer, *, say: Callable[[str], None]) -> Iterator[Ask]:
+    """A session's own way to ask: through its ledger, its locks and its limits, all of its concurrency for this.
+
+    What is on its way at the end is waited for, as after Ctrl-C, which ``say`` is told; a further one gives it up.
+    """
     make_room(settings.concurrency)
     ledger = Ledger(settings.home / "ledger.sqlite3")
     generator = Generator(
@@ -79,12 +82,12 @@ def asking(settings: Settings, completer: Completer) -> Iterator[Ask]:
         yield generator.candidate
     finally:
         with contextlib.suppress(KeyboardInterrupt):
-            generator.stop()
+            generator.stop(say=say)
         ledger.close()
 
 
 @contextlib.contextmanager
-def asking_models(settings: Settings, models: Sequence[Model]) -> Iterator[Ask]:
+def asking_models(settings: Settings, models: Sequence[Model], *, say: Callable[[str], None]) -> Iterator[Ask]:
     """As ``asking``, through LiteLLM, where no server of embedded models runs: those among ``models`` are served."""
     with contextlib.ExitStack() as stack:
         embedded = None
@@ -92,7 +95,7 @@ def asking_models(settings: Settings, models: Sequence[Model]) -> Iterator[Ask]:
         if names:
             embedded = stack.enter_context(LocalServer()).start(names).api_base
             spare_loopback_from_proxies()
-        yield stack.enter_context(asking(settings, LiteLLMCompleter(models, embedded=embedded)))
+        yield stack.enter_context(asking(settings, LiteLLMCompleter(models, embedded=embedded), say=say))
 
 
 def writing_to(store: TrackingStore) -> Write:
@@ -418,6 +421,19 @@ def judge_and_write(
         unavailable=unavailable,
         interrupted=interrupted,
     )
+
+
+def telling(say: Callable[[str], None], *, every_s: float = 15.0) -> Callable[[int, int], None]:
+    """A ``progress`` that tells ``say`` how far judging is, at most once in so many seconds."""
+    last = steady()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        if steady() - last >= every_s:
+            last = steady()
+            say(f"judging: {done}/{total}")
+
+    return progress
 
 
 def _without_texts(candidate: LoggedCandidate) -> LoggedCandidate:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from .autojudge import Judged, asking_models, writing_to
+from .autojudge import Judged, asking_models, telling, writing_to
 from .errors import UsageError
 from .records import LoggedCandidate
 from .report.text import plural
@@ -26,7 +26,7 @@ from .tracking.recorder import Outcome
 from .tracking.texts import texts_of
 
 
-def read_back(settings: Settings, tasks: Sequence[Task], _: bool) -> StepResult:
+def read_back(settings: Settings, tasks: Sequence[Task], _: bool, *, say: Callable[[str], None]) -> StepResult:
     """Write the leaderboards of these suites' experiments. UsageError where MLflow holds nothing of a suite.
 
     A cell that failed stays failed and one that was never generated stays out: whoever compares sees what is there.
@@ -52,8 +52,9 @@ def read_back(settings: Settings, tasks: Sequence[Task], _: bool) -> StepResult:
     with texts_of(store, where(settings)) as reader:
         if settings.judge_auto:
             load = functools.partial(reader.texts, unread=[])
-            with asking_models(settings, [t.suite.judge for t in here if t.suite.judge is not None]) as ask:
-                judged = score_all(here, everyone, ask, writing_to(store), load=load)
+            judges = [t.suite.judge for t in here if t.suite.judge is not None]
+            with asking_models(settings, judges, say=say) as ask:
+                judged = score_all(here, everyone, ask, writing_to(store), load=load, progress=telling(say))
         outcome = Outcome(candidates=with_texts_of_pages(reader, here, everyone, unread))
     boards = build_boards(here, outcome, settings)
     return StepResult(

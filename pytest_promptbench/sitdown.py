@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .agreement import judge_name
 from .audit import Audit, auditable, next_audit, sampling_probabilities, spot_check, unchecked
-from .autojudge import BATCH, asking_models, judge_and_write, updated, writing_to
+from .autojudge import BATCH, asking_models, judge_and_write, telling, updated, writing_to
 from .clock import utc_now
 from .errors import PacketError, TrackingError, UsageError
 from .judging import fingerprint
@@ -56,13 +56,18 @@ from .tracking.verdicts import Ruling
 
 
 def export_packet(
-    settings: Settings, tasks: Sequence[Task], path: Path, *, selected: Collection[tuple[str, ...]]
+    settings: Settings,
+    tasks: Sequence[Task],
+    path: Path,
+    *,
+    selected: Collection[tuple[str, ...]],
+    say: Callable[[str], None],
 ) -> StepResult:
     """Write the pending candidates of the selected tests' cells: one packet a task and rubric. UsageError.
 
     ``selected``: (experiment, model, prompt, scenario) of each. Where they are all that there are, what waits of cells
     that no file has any more goes along. An audit draws from all candidates of a suite of which anything is selected:
-    its shares are of the whole.
+    its shares are of the whole, and may have the automatic judge asked a second time, of which ``say`` is told.
     Where candidates of only one group wait, the packet is ``path``; of several, each has the group's name behind the
     stem of ``path``: ``packet-tip.json``.
     """
@@ -73,7 +78,7 @@ def export_packet(
     store = where(settings).store()
     groups, said = _groups(settings, store, tasks, selected)
     names = labels([t for t, _ in groups])
-    packets = [_packet(settings, store, task, candidates) for task, candidates in groups]
+    packets = [_packet(settings, store, task, candidates, say) for task, candidates in groups]
     paths = [path] if len(groups) == 1 else [path.with_name(f"{path.stem}-{n}{path.suffix}") for n in names]
     for file in paths:
         _check_place(file)
@@ -202,7 +207,13 @@ def _from_here(file: Path) -> str:
     return str(file.relative_to(here) if file.is_relative_to(here) else file)
 
 
-def _packet(settings: Settings, store: TrackingStore, task: Task, candidates: list[LoggedCandidate]) -> _Made:
+def _packet(
+    settings: Settings,
+    store: TrackingStore,
+    task: Task,
+    candidates: list[LoggedCandidate],
+    say: Callable[[str], None],
+) -> _Made:
     """The packet of one group."""
     what, audit, seed = plural(len(candidates), "pending candidate"), None, _seed(settings)
     asked, judge = None, Tier.CLAUDE_CODE
@@ -212,7 +223,7 @@ def _packet(settings: Settings, store: TrackingStore, task: Task, candidates: li
         drawn = plural(len(candidates), "candidate")
         what, judge = f"{drawn} (at random of {len(pool)} that Claude Code judged, for a person)", Tier.HUMAN
     elif settings.audit is not None:
-        audit, what, asked = _audit(settings, store, task, candidates)
+        audit, what, asked = _audit(settings, store, task, candidates, say)
         candidates, seed = [d.candidate for d in audit.drawn], audit.seed
         if all(c.sit_down() is not None for c in candidates):  # Claude Code has nothing to judge here
             judge = Tier.HUMAN
@@ -234,7 +245,11 @@ def _seed(settings: Settings) -> int:
 
 
 def _audit(
-    settings: Settings, store: TrackingStore, task: Task, candidates: list[LoggedCandidate]
+    settings: Settings,
+    store: TrackingStore,
+    task: Task,
+    candidates: list[LoggedCandidate],
+    say: Callable[[str], None],
 ) -> tuple[Audit, str, str | None]:
     """The audit that checks the automatic judge, its draw written to MLflow; what it holds and asked, in words."""
     assert settings.audit is not None
@@ -249,7 +264,7 @@ def _audit(
         )
     asked = None
     if all(c.sit_down() is None for c in pool):
-        pool, asked = _asked_twice(settings, store, task, pool)
+        pool, asked = _asked_twice(settings, store, task, pool, say)
     audit = next_audit(pool, rubric, settings.audit, experiment=task.experiment, task=task.suite.task)
     for d in audit.drawn:
         store.tag(d.candidate.run_id, {AUDIT + audit.id: json.dumps(audit.draw_of(d).to_json())})
@@ -259,7 +274,7 @@ def _audit(
 
 
 def _asked_twice(
-    settings: Settings, store: TrackingStore, task: Task, pool: list[LoggedCandidate]
+    settings: Settings, store: TrackingStore, task: Task, pool: list[LoggedCandidate], say: Callable[[str], None]
 ) -> tuple[list[LoggedCandidate], str | None]:
     """The same candidates, each with the automatic judge's second verdict, which is asked for where there is none.
 
@@ -273,7 +288,7 @@ def _asked_twice(
     todo = [c for c, v in firsts if v is not None and (v.judge, v.fingerprint) == (this, asked) and c.again(v) is None]
     if not todo:
         return pool, None
-    with asking_models(settings, [judge]) as ask:
+    with asking_models(settings, [judge], say=say) as ask:
         texts = store.texts(todo)
         after, came_to = judge_and_write(
             texts,
@@ -283,6 +298,7 @@ def _asked_twice(
             writing_to(store),
             second=True,
             known_to_answer=True,  # each has a first verdict of this very judge
+            progress=telling(say),
         )
     if came_to.interrupted:  # nothing is exported; what the judge said is kept, and the next export goes on
         raise KeyboardInterrupt

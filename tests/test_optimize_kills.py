@@ -13,13 +13,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pytest_promptbench.generation import PATIENCE
 from pytest_promptbench.optimize.command import WAITS
 from pytest_promptbench.tracking.registry import PromptRegistry
 
-from .loops import asked, checked_project, loop_of, loop_project, optimize, outcome, reply, score
+from .loops import asked, checked_project, is_judge, loop_of, loop_project, optimize, outcome, reply, score
 from .project import Project
 from .provider import ScriptedProvider
 
@@ -39,10 +41,8 @@ def project(tmp_path: Path, provider: ScriptedProvider) -> Project:
     return loop_project(tmp_path, provider)
 
 
-def kill_after(
-    project: Project, provider: ScriptedProvider, answers: int, *args: str, by: signal.Signals = signal.SIGKILL
-) -> tuple[str, set[str]]:
-    """Run until so many more requests are answered, a signal while the next are in the air: loop, what was kept."""
+def kill_after(project: Project, provider: ScriptedProvider, answers: int, *args: str) -> tuple[str, set[str]]:
+    """Run until so many more requests are answered, SIGKILL while the next are in the air: loop, what was kept."""
     project.environ["PYTHONUNBUFFERED"] = "1"
     process = project.begin("-m", "pytest_promptbench", "optimize", *args)
     assert process.stdout is not None
@@ -51,9 +51,9 @@ def kill_after(
     while provider.answered < wanted and process.poll() is None:
         time.sleep(0.002)
     time.sleep(LATENCY_S / 2)
-    os.kill(process.pid, by)
+    os.kill(process.pid, signal.SIGKILL)
     process.wait(60)
-    assert process.returncode == (130 if by is signal.SIGINT else -by)
+    assert process.returncode == -signal.SIGKILL
     process.stdout.close()
     found = re.search(r"--resume ([0-9a-f]{6})", first)
     assert found, first
@@ -108,10 +108,32 @@ def test_a_killed_loop_of_checks_alone_goes_on(tmp_path: Path, provider: Scripte
     assert killed_and_resumed(project, provider, answers) == len(asked(provider)) - repeated(provider)
 
 
-def test_an_interrupt_while_a_judge_is_asked_is_told_as_one(project: Project, provider: ScriptedProvider) -> None:
-    """Not as a judge that cannot be asked, after which a job would try again."""
-    _, there = kill_after(project, provider, 18, *AUTO, "--concurrency", "1", by=signal.SIGINT)
-    assert len(there) > 18, "what was in the air was not waited for"
+@pytest.mark.parametrize("is_read", [True, False])
+def test_an_interrupt_while_a_judge_is_asked_is_told_as_one(
+    project: Project, provider: ScriptedProvider, is_read: bool
+) -> None:
+    """Not as a judge that cannot be asked, after which a job would try again.
+
+    What is in the air is waited for, aloud; also where Ctrl-C has ended whoever reads, as in ``| tee log``.
+    """
+
+    def slowly(body: dict[str, Any]) -> str:
+        if is_judge(body):
+            provider.latency_s = 2.0  # of the next
+        return reply(body)
+
+    provider.reply = slowly
+    process = project.begin("-m", "pytest_promptbench", "optimize", *AUTO, "--concurrency", "1")
+    assert process.stdout is not None
+    while sum(r["model"] == "judge" for r in provider.requests) < 2 and process.poll() is None:
+        time.sleep(0.02)
+    if not is_read:
+        process.stdout.close()
+    os.kill(process.pid, signal.SIGINT)
+    process.wait(60)
+    out = process.stdout.read() if is_read else PATIENCE
+    assert (process.returncode, PATIENCE in out) == (130, True), out
+    assert len(kept(project)) == provider.count, "what was in the air was not waited for"
 
 
 @pytest.mark.slow

@@ -18,12 +18,13 @@ from __future__ import annotations
 
 from .budget import OVER_BUDGET
 from .completer import Completer
-from .generator import Generator
+from .generator import PATIENCE, Generator
 from .limits import AdaptiveLimit, Limits, RetryPolicy, Slots, make_room
 from .progress import Progress
 
 __all__ = [
     "OVER_BUDGET",
+    "PATIENCE",
     "AdaptiveLimit",
     "Completer",
     "Generator",

@@ -30,6 +30,8 @@ SLOT_POLL_S = 0.1
 STARTS_A_TURN = 2
 """So many requests start in one turn of the loop. All at once would make their way through it side by side, be sent
 last of all, and be answered in one heap; one after another they are answered so, each when there is time for it."""
+PATIENCE = "promptbench: waiting for answers that are paid for (Ctrl-C now gives them up)"
+"""What is said where something ends before its time. It need not have been Ctrl-C that ended it."""
 
 
 class Generator:
@@ -137,15 +139,20 @@ class Generator:
         """The marks of the cells that are made, without the first ``since``; safe to call from any thread."""
         return self._orders.made[since:]
 
-    def stop(self, reason: str | None = None, *, patient: bool = True) -> None:
+    def stop(
+        self, reason: str | None = None, *, patient: bool = True, say: Callable[[str], None] = lambda _: None
+    ) -> None:
         """Start no further request. Answers on their way are waited for (``grace_s``), since they are paid for.
 
-        Who is not ``patient``, or interrupts while it waits, gives up on those too.
+        ``say`` is told where there are any. Who is not ``patient``, or interrupts while it waits, gives up on them too.
         """
         if not self._thread.is_alive():
             return
         self._call(self._stop, reason or "the session was stopped")
         try:
+            if patient and self._queues.in_flight:
+                with contextlib.suppress(OSError):  # Ctrl-C has ended whoever reads, too
+                    say(PATIENCE)
             self._thread.join(self._limits.grace_s if patient else 0)
         finally:
             if self._thread.is_alive():

@@ -242,10 +242,10 @@ def _ended(rounds: Rounds) -> Result | None:
 
 
 @contextlib.contextmanager
-def _laboratory(job: Job, rounds: Rounds) -> Iterator[MLflowLaboratory]:
+def _laboratory(job: Job, rounds: Rounds, say: Say) -> Iterator[MLflowLaboratory]:
     settings, plan = job.settings, job.plan
     with contextlib.ExitStack() as stack:
-        ask = stack.enter_context(asking_models(settings, everyone(plan, job.suite)))
+        ask = stack.enter_context(asking_models(settings, everyone(plan, job.suite), say=say))
         ledger = Ledger(settings.home / "ledger.sqlite3")
         stack.callback(ledger.close)
         yield MLflowLaboratory(
@@ -267,7 +267,10 @@ def _gate(job: Job) -> Gate:
 
 def _go(job: Job, rounds: Rounds, say: Say) -> Result:
     latest: list[Search] = []
-    with _laboratory(job, rounds) as laboratory, shown(say, terminal=sys.stdout.isatty(), rivals=job.rivals) as show:
+    with (
+        _laboratory(job, rounds, say) as laboratory,
+        shown(say, terminal=sys.stdout.isatty(), rivals=job.rivals) as show,
+    ):
 
         def watch(state: Search) -> None:
             latest[:] = [state]

@@ -30,7 +30,7 @@ from .parts import (
     only_shows,
     settings,
 )
-from .watch import unhurried, write_on_its_own
+from .watch import say, unhurried
 
 _CLEAN = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
 _SUMMED_UP = (*_CLEAN, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED, pytest.ExitCode.USAGE_ERROR)
@@ -64,8 +64,8 @@ def _finish(session: pytest.Session, exitstatus: int) -> None:
     at_the_desk = DESK in config.stash and not is_worker(config)
     patient = not config.stash.get(GIVEN_UP, False)
     if at_the_desk and exitstatus not in _WENT_THROUGH:
-        say, lost = functools.partial(_say, config), functools.partial(lost_workers, config)
-        patient = desk(config).stop_workers(say=say, lost=lost, patient=patient)
+        lost = functools.partial(lost_workers, config)
+        patient = desk(config).stop_workers(say=functools.partial(say, config), lost=lost, patient=patient)
     if STEP_RESULT in config.stash and exitstatus in _CLEAN:
         session.exitstatus = exitstatus = config.stash[STEP_RESULT].code  # no test was meant to run
     if BENCH in config.stash:
@@ -87,7 +87,7 @@ def _close_desk(session: pytest.Session, exitstatus: int) -> int:
     config.stash[CLOSING] = closing = desk(config).finish(
         judge=not interrupted,
         stopped=bool(interrupted or session.shouldstop or session.shouldfail or CRASHED in config.stash),
-        say=lambda line: _say(config, line),
+        say=functools.partial(say, config),
     )
     if closing.interrupted or any(j.interrupted for j in closing.judged):
         session.exitstatus = exitstatus = pytest.ExitCode.INTERRUPTED
@@ -127,12 +127,6 @@ def _settle_nothing(session: pytest.Session, exitstatus: int) -> None:
     config.stash[GATE_LINES] = not_done(settings(config), asked)
     if exitstatus == pytest.ExitCode.OK and settings(config).shard is None:  # a shard may be empty
         session.exitstatus = pytest.ExitCode.USAGE_ERROR
-
-
-def _say(config: pytest.Config, line: str) -> None:
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:
-        write_on_its_own(reporter, line)
 
 
 def write_summary(reporter: Any, config: pytest.Config) -> None:

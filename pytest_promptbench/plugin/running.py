@@ -12,6 +12,7 @@ import pytest
 from ..candidate import GeneratedCandidate
 from ..scheduling import queued
 from .parts import ABOUT, BENCH, ERROR, PLANNED, STEP_RESULT, TICKER, bench, is_worker, settings
+from .watch import say
 
 _AHEAD: pytest.StashKey[set[int]] = pytest.StashKey()
 
@@ -94,12 +95,13 @@ def take_the_step(session: pytest.Session) -> None:
         selected = {id(i.stash[PLANNED].task) for i in session.items if PLANNED in i.stash}
         tasks = tuple(t for t in tasks if id(t) in selected)
     selected_cells = {(p.task.experiment, *p.cell.names) for i in session.items if (p := i.stash.get(PLANNED, None))}
+    tell = functools.partial(say, config)
     steps: dict[str, Any] = {
-        "judge_export": functools.partial(sitdown.export_packet, selected=selected_cells),
+        "judge_export": functools.partial(sitdown.export_packet, selected=selected_cells, say=tell),
         "judge_apply": sitdown.apply_packet,
         "judge_queue": functools.partial(reviewing.fill_queue, selected=selected_cells),
         "judge_collect": reviewing.collect_queue,
-        "read": reading.read_back,
+        "read": functools.partial(reading.read_back, say=tell),
         "promote": champions.promote,
         "rollback": champions.roll_back,
         "self_test": regression.run_self_test,

@@ -139,6 +139,13 @@ def write_on_its_own(reporter: Any, line: str) -> None:
         reporter.flush()
 
 
+def say(config: pytest.Config, line: str) -> None:
+    """Write a line on its own where there is a terminal, or whatever stands for one."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        write_on_its_own(reporter, line)
+
+
 class Ticker:
     """Says from time to time how far generation is: a line every few seconds on a terminal, fewer in a log."""
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from ..autojudge import Judged, asking
+from ..autojudge import Judged, asking, telling
 from ..clock import steady
 from ..errors import PromptbenchError, UsageError
-from ..generation import Progress
+from ..generation import PATIENCE, Progress
 from ..localmodels import LocalServer
 from ..quiet import without_collections, without_warnings
 from ..settings import Settings
@@ -25,8 +25,6 @@ from .plan import Folder, Plan, Task, where
 from .scoring import score_all
 
 STALE_FOLDER_S = 86400.0
-PATIENCE = "promptbench: waiting for answers that are paid for (Ctrl-C now gives them up)"
-"""What a session says while it ends before its time. It need not have been Ctrl-C that ended it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,13 +209,10 @@ class Desk:
         judges = [t.suite.judge for t in self.plan.tasks if t.suite.judge is not None]
         mine = {key for _, key in self._keys} if self.settings.shard is not None else None
         everyone = {name: list(found) for name, found in outcome.candidates.items()}
-        every = _every(15.0, lambda done, total: say(f"judging: {done}/{total}"))
-        with asking(self.settings, SessionCompleter(judges, folder=self._folder)) as ask:
+        with asking(self.settings, SessionCompleter(judges, folder=self._folder), say=say) as ask:
             load = partial(self._recorder.texts, unread=[])  # which of them the judge misses, it says itself
             write = self._recorder.judge
-            judged = score_all(self.plan.tasks, everyone, ask, write, load=load, only=mine, progress=every)
-            if any(j.interrupted for j in judged):
-                say(PATIENCE)
+            judged = score_all(self.plan.tasks, everyone, ask, write, load=load, only=mine, progress=telling(say))
         return replace(outcome, candidates={k: tuple(v) for k, v in everyone.items()}), tuple(judged)
 
     def _with_shown_texts(self, outcome: Outcome) -> tuple[Outcome, list[str]]:
@@ -249,19 +244,6 @@ def _load_what_reports_need() -> None:
         from ..report.html import environment
 
         environment()
-
-
-def _every(seconds: float, tell: Callable[[int, int], None]) -> Callable[[int, int], None]:
-    """``tell``, but at most once in so many seconds."""
-    last = steady()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal last
-        if steady() - last >= seconds:
-            last = steady()
-            tell(done, total)
-
-    return progress
 
 
 def _clear_old_folders(settings: Settings) -> None:
