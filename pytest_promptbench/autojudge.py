@@ -403,12 +403,12 @@ def judge_and_write(
     except JudgeUnavailableError as error:
         unavailable = str(error)
     except KeyboardInterrupt:
-        interrupted, unavailable = True, _INTERRUPTED
+        interrupted = True
     if batch and not writing:  # else whoever writes was interrupted himself, and may be in the middle
         try:
             flush()
         except KeyboardInterrupt:
-            interrupted, unavailable = True, _INTERRUPTED
+            interrupted = True
     experiment = candidates[0].experiment if candidates else ""
     return list(changed.values()), Judged(
         judge=judge.name,
@@ -418,7 +418,7 @@ def judge_and_write(
         invalid=invalid,
         problem=problem,
         cost_usd=judging.cost_usd,
-        unavailable=unavailable,
+        unavailable=_INTERRUPTED if interrupted else unavailable,
         interrupted=interrupted,
     )
 

@@ -97,8 +97,8 @@ class Folder:
         """A worker has ended, however it did: nothing of it is on its way any more."""
         name = f"progress-{worker}.json"
         value = self.read(name)
-        if value is not None:
-            self.write(name, Progress.from_json(value).at_rest().to_json())
+        if value is not None and (last := Progress.from_json(value)) != last.at_rest():
+            self.write(name, last.at_rest().to_json())
 
     def add_made(self, worker: int, marks: Iterable[str]) -> None:
         """Note cells that a worker has made. A line that was broken off stays by itself.
