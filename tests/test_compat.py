@@ -146,11 +146,33 @@ print(sorted(set(sys.modules) - before))
     assert done.stdout == "[]\n"
 
 
-def test_a_rerun_of_a_failed_generation_asks_again(project: Project) -> None:
-    needs("pytest_rerunfailures")
+RERUNS = """
+from _pytest.runner import runtestprotocol
+
+
+def pytest_runtest_protocol(item, nextitem):
+    reports = runtestprotocol(item, log=False, nextitem=nextitem)
+    if any(r.failed for r in reports):
+        item._initrequest()
+        reports = runtestprotocol(item, log=False, nextitem=nextitem)
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    return True
+"""
+"""What all plugins have in common that run a test once more, as pytest-retry does."""
+
+
+@pytest.mark.parametrize("by", ["rerunfailures", "another plugin"])
+def test_a_rerun_of_a_failed_generation_asks_again(project: Project, by: str) -> None:
     project.provider.script("situation-1", Fault(400, body="not today"), times=2)
-    result = project.pytest("-p", "rerunfailures", "--reruns", "1")
-    assert result.outcomes() == {"passed": 6, "rerun": 2}, result.text
+    if by == "rerunfailures":
+        needs("pytest_rerunfailures")
+        result = project.pytest("-p", "rerunfailures", "--reruns", "1")
+        assert result.outcomes() == {"passed": 6, "rerun": 2}, result.text
+    else:
+        project.file("conftest.py", RERUNS)
+        result = project.pytest()
+        assert result.outcomes() == {"passed": 6}, result.text
     assert project.provider.count == 6 + 2
     assert [r.info.status for r in project.runs()] == ["FINISHED"] * 6, "the runs of what failed are completed"
     assert all((row["candidates"], row["failed"]) == (3, 0) for row in project.leaderboard()["rows"])

@@ -27,7 +27,7 @@ def candidate(item: pytest.Item) -> GeneratedCandidate:
     config, planned = item.config, item.stash[PLANNED]
     if is_worker(config):
         _look_ahead(config, item.session.items)
-    again = getattr(item, "execution_count", 1) > 1  # pytest-rerunfailures runs the test once more
+    again = item.stash.get(ERROR, None) is not None  # a plugin runs the test once more, as pytest-rerunfailures does
     made = bench(config).candidate(planned, again=again, tick=_tick(config))
     item.stash[ERROR] = made.error  # noted here, since a fixture of the user's may make something else of it
     if not made.unasked:
