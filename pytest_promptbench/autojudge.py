@@ -16,13 +16,14 @@ from queue import SimpleQueue
 
 from .clock import steady, utc_now
 from .completer import LiteLLMCompleter, spare_loopback_from_proxies
-from .errors import PromptbenchError
+from .errors import LedgerError, PromptbenchError, TrackingError
 from .generation import Completer, Generator, Limits, make_room
 from .judging import LEFT_OUT, TRIES, ReplyError, ask_again, fingerprint, parse_reply, question, without
 from .ledger import Ledger
 from .localmodels import LocalServer
 from .locks import LockFile
 from .records import (
+    Answer,
     Candidate,
     Cell,
     Judge,
@@ -185,6 +186,7 @@ class Judging:
         self._refused: list[tuple[_Asked, str]] = []
         self._unavailable: list[str] = []
         self.cost_usd: float | None = 0.0
+        self._paid: dict[int, Answer] = {}  # by identity: candidates with the same text share a reply
 
     def __iter__(self) -> Iterator[Judgement]:
         todo = deque((i, n) for i, o in enumerate(self._open) for n in range(o.left))
@@ -228,7 +230,8 @@ class Judging:
 
     def _pay(self, reply: Candidate) -> None:
         for answer in (*reply.answers, *reply.spent):
-            if not answer.cached:
+            if not answer.cached and id(answer) not in self._paid:
+                self._paid[id(answer)] = answer
                 before, now = self.cost_usd, answer.cost_usd
                 self.cost_usd = None if before is None or now is None else before + now
 
@@ -301,7 +304,8 @@ class Judged(Record):
     ``failed`` of them got no valid verdict, the first for the reason ``problem``; ``invalid`` of those as its replies
     were none, which are in the cache. ``cost_usd`` is what its replies cost, those from the cache nothing; None where
     the price of any is unknown. ``unavailable`` says why others could not be asked about at all; ``interrupted``
-    whether that was because somebody ended it. ``before``: how many others it had scored already.
+    whether that was because somebody ended it, ``broken`` whether because what judges say cannot be kept or written,
+    whoever says it. ``before``: how many others it had scored already.
     """
 
     judge: str
@@ -313,6 +317,7 @@ class Judged(Record):
     cost_usd: float | None = 0.0
     unavailable: str | None = None
     interrupted: bool = False
+    broken: bool = False
     before: int = 0
 
     @property
@@ -340,11 +345,13 @@ def judge_unscored(
 ) -> tuple[list[LoggedCandidate], Judged]:
     """As ``judge_and_write``, of those among ``candidates`` that this judge has not scored yet."""
     todo = unscored(candidates, rubric, judge)
+    nothing = Judged(judge=judge.name, experiment=todo[0].experiment if todo else "")
     try:
         todo = list(load(todo))
     except KeyboardInterrupt:
-        came_to = Judged(judge=judge.name, experiment=todo[0].experiment, unavailable=_INTERRUPTED, interrupted=True)
-        return [], came_to
+        return [], replace(nothing, unavailable=_INTERRUPTED, interrupted=True)
+    except TrackingError as error:
+        return [], replace(nothing, unavailable=str(error), broken=True)
     readable = [c for c in todo if c.outputs]  # one without any would be neither judged nor named
     mine = fingerprint(judge, rubric).sha256
     before = sum(_is_of(c, judge, mine) for c in candidates)
@@ -372,13 +379,14 @@ def judge_and_write(
     """Judge these candidates, and write judgements while others are still asked for; the candidates as they are then.
 
     Replies are in the ledger before they are written, so whatever interrupts this, the next session repeats it without
-    asking again; an interrupt ends it here, after what was judged is written. Raises TrackingError where writing fails.
+    asking again; an interrupt ends it here, after what was judged is written. So does MLflow or the ledger where it
+    fails; what counts as scored is in MLflow.
     """
     changed = {c.run_id: c for c in candidates}
     scored = failed = invalid = 0
     problem = unavailable = None
     batch: list[Judgement] = []
-    writing = interrupted = False
+    writing = interrupted = broken = False
 
     def flush() -> None:
         nonlocal writing
@@ -402,13 +410,21 @@ def judge_and_write(
             progress(scored + failed, len(candidates))
     except JudgeUnavailableError as error:
         unavailable = str(error)
+    except (TrackingError, LedgerError) as error:
+        unavailable, broken = str(error), True
     except KeyboardInterrupt:
         interrupted = True
     if batch and not writing:  # else whoever writes was interrupted himself, and may be in the middle
         try:
             flush()
+        except TrackingError as error:
+            unavailable, broken = str(error), True
         except KeyboardInterrupt:
             interrupted = True
+    if broken:
+        scored -= sum(j.verdict is not None for j in batch)
+        failed -= sum(j.verdict is None for j in batch)
+        invalid -= sum(j.invalid for j in batch)
     experiment = candidates[0].experiment if candidates else ""
     return list(changed.values()), Judged(
         judge=judge.name,
@@ -420,6 +436,7 @@ def judge_and_write(
         cost_usd=judging.cost_usd,
         unavailable=_INTERRUPTED if interrupted else unavailable,
         interrupted=interrupted,
+        broken=broken,
     )
 
 

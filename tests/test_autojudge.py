@@ -15,10 +15,10 @@ from typing import Any, Never
 
 import pytest
 
-from pytest_promptbench.autojudge import Judged, JudgeUnavailableError, Judging, judge_unscored, unscored
+from pytest_promptbench.autojudge import BATCH, Judged, JudgeUnavailableError, Judging, judge_unscored, unscored
 from pytest_promptbench.catalog.rubric import load_rubric
 from pytest_promptbench.ending import automatic
-from pytest_promptbench.errors import TrackingError
+from pytest_promptbench.errors import LedgerError, TrackingError
 from pytest_promptbench.localmodels import installed
 from pytest_promptbench.records import Answer, Candidate, Cell, LoggedCandidate, Model, Rubric, Suite
 from pytest_promptbench.session import Desk, Plan, Task
@@ -334,6 +334,59 @@ def test_a_second_ctrl_c_while_verdicts_are_written_is_one_interrupt() -> None:
 
     _, came_to = judge_unscored(logged_candidates(rubric, 2), rubric, JUDGE_MODEL, asking(fate), write)
     assert (came_to.interrupted, came_to.code) == (True, 2)
+
+
+@pytest.mark.parametrize(("fails_at", "scored"), [(1, 0), (2, BATCH), (None, 1)])
+def test_what_was_written_before_mlflow_or_the_ledger_failed_is_told(fails_at: int | None, scored: int) -> None:
+    """With its price, and the candidates as they are now: the leaderboard of this session shows what MLflow has."""
+    rubric = tip_rubric()
+    batches: list[int] = []
+
+    def write(judgements: Sequence[Judgement]) -> list[LoggedCandidate]:
+        batches.append(len(judgements))
+        if len(batches) == fails_at:
+            raise TrackingError("MLflow is down")
+        return [replace(j.candidate, pending=False) for j in judgements]
+
+    def fate(cell: Cell) -> Candidate | None:
+        if fails_at is None and f"long {BATCH + 2}" in cell.messages[1].content:
+            raise LedgerError("the disk is full")
+        return None
+
+    found = logged_candidates(rubric, BATCH + 3)
+    after, came_to = judge_unscored(found, rubric, JUDGE_MODEL, asking(fate), write)
+    why = "MLflow is down" if fails_at else "the disk is full"
+    assert (came_to.scored, came_to.failed, came_to.unavailable, came_to.broken) == (scored, 0, why, True)
+    assert came_to.cost_usd is None, "of replies whose price nobody knows"
+    assert sum(not c.pending for c in after) == scored
+
+
+def test_texts_that_mlflow_does_not_give_are_no_crash() -> None:
+    def load(_: object) -> Never:
+        raise TrackingError("MLflow is down")
+
+    for count in (0, 2):
+        found = logged_candidates(tip_rubric(), count)
+        _, came_to = judge_unscored(found, tip_rubric(), JUDGE_MODEL, asking(lambda _: None), lambda _: [], load=load)
+        assert (came_to.unavailable, came_to.broken, came_to.code) == ("MLflow is down", True, 1)
+
+
+def test_a_reply_about_equal_texts_is_paid_for_once() -> None:
+    """Candidates of two prompts may say the same: one request is made, and each is told its answer."""
+    one = Answer(
+        text=json.dumps({"rationale": "", "relevance": 3, "actionability": 3, "tone": 3, "format_ok": True}),
+        cost_usd=1.0,
+    )
+
+    def ask(cell: Cell) -> Future[Candidate]:
+        future: Future[Candidate] = Future()
+        future.set_result(Candidate(cell=cell, answers=(one,)))
+        return future
+
+    rubric = tip_rubric()
+    judging = Judging([replace(c, outputs=("long",)) for c in logged_candidates(rubric, 3)], rubric, JUDGE_MODEL, ask)
+    assert [j.problem for j in judging] == [None] * 3
+    assert judging.cost_usd == 1.0
 
 
 def tip_rubric() -> Rubric:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from ..autojudge import Ask, Judged, Load, Write, judge_unscored, updated
-from ..errors import TrackingError
 from ..leaderboard import current_candidates
 from ..records import LoggedCandidate
 from .boards import by_group, cells_now
@@ -26,7 +25,7 @@ def score_all(
     """Have each group's judge score what it has not, which ``load`` reads; ``everyone`` is brought up to date.
 
     ``only``: the keys of the candidates to ask about. ``progress`` is told of each group anew. Where a judge is
-    interrupted, or MLflow refuses what it said, the groups behind it are not asked about.
+    interrupted, or what it said cannot be kept or written, the groups behind it are not asked about.
     """
     judged: list[Judged] = []
     for (experiment, group), task in by_group(tasks).items():
@@ -37,13 +36,9 @@ def score_all(
         found, now = everyone.get(experiment, []), cells_now(tasks, experiment, group)
         current, _ = current_candidates(found, rubric, task=task.suite.task, cells_now=now)
         todo = [c for c in current if only is None or c.candidate in only]
-        try:
-            after, came_to = judge_unscored(todo, rubric, judge, ask, write, load=load, progress=progress)
-        except TrackingError as error:
-            judged.append(Judged(judge=judge.name, experiment=experiment, unavailable=str(error)))
-            break
+        after, came_to = judge_unscored(todo, rubric, judge, ask, write, load=load, progress=progress)
         everyone[experiment] = updated(found, after)
         judged.append(replace(came_to, experiment=experiment))
-        if came_to.interrupted:
+        if came_to.interrupted or came_to.broken:
             break
     return judged
