@@ -119,4 +119,4 @@ class TrackingError(PromptbenchError):
 
 
 class SpoiltError(TrackingError):
-    """Somebody has written to a run in MLflow what no tag of ours holds. Another try finds the same."""
+    """Somebody has written to a run in MLflow what none of ours holds, or has lost its files. Another try is no use."""

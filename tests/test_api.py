@@ -326,6 +326,17 @@ def test_an_experiment_with_a_spoilt_run_holds_up_no_other_and_says_so(root: Pat
     assert [e["problem"] for e in client.get("/api/bench/experiments").json()["experiments"]] == [None] * 3
 
 
+def test_a_lost_artifact_is_not_told_as_mlflow_that_is_down(root: Path, logged: Project) -> None:
+    """Trying again would never end."""
+    file = next((logged.root / "mlartifacts").rglob("candidate_outputs.json"))
+    elsewhere = file.rename(file.with_name("elsewhere"))
+    try:
+        answer = client_of(root).get(f"/api/bench/runs/{EXPERIMENT}", params={"texts": "true", "limit": "100"})
+    finally:
+        elsewhere.rename(file)
+    assert f"bring the artifacts back, or delete the run {file.parts[-3]} in MLflow" in problem(answer, 409)
+
+
 def test_experiments_come_in_pages(reader: httpx.Client) -> None:
     first = reader.get("/api/bench/experiments", params={"limit": 1}).json()
     second = reader.get("/api/bench/experiments", params={"limit": 1, "offset": first["next_offset"]}).json()

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from pytest_promptbench.clock import utc_now
-from pytest_promptbench.errors import TrackingError, UsageError
+from pytest_promptbench.errors import SpoiltError, TrackingError, UsageError
 from pytest_promptbench.records import (
     Answer,
     Candidate,
@@ -863,7 +863,7 @@ def test_texts_are_found_in_a_project_that_was_moved(tmp_path: Path) -> None:
     assert len(list(after.glob("mlartifacts/tip-promotions/*/artifacts/promotion.json"))) == 2
     assert len(store.texts(store.read("e"))) == 2
     shutil.rmtree(after / "mlartifacts")
-    with pytest.raises(TrackingError, match=r"No such file.*/before/mlartifacts/e/.*bring the artifacts back"):
+    with pytest.raises(SpoiltError, match=r"No such file.*/before/mlartifacts/e/.*bring the artifacts back"):
         store.texts([candidate])
 
 

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ..errors import TrackingError
+from ..errors import SpoiltError, TrackingError
 from ..ledger import Entry
 from ..locks import LockFile, alone_in
 from ..quiet import quiet_environment, without_collections
@@ -24,7 +24,7 @@ from ..records import Judge, LoggedCandidate, Rubric, Score, Tier, Verdict
 from ..settings import TAG_LIMIT
 from . import entry as names
 from . import verdicts
-from .address import check_database, new_database, sqlite_file, translated
+from .address import check_database, code_of, new_database, sqlite_file, translated
 from .artifacts import RUBRIC_FILE, Artifacts, file_name
 from .candidates import UNREAD, candidate_of
 from .entry import storable_tags
@@ -240,8 +240,9 @@ class TrackingStore:
     def texts(self, candidates: Sequence[LoggedCandidate], *, unread: list[str] | None = None) -> list[LoggedCandidate]:
         """The same candidates with ``outputs`` and ``context`` from their artifacts; failed ones have no outputs.
 
-        Those that have them already are not loaded again. Artifacts that cannot be read are a TrackingError; where
-        ``unread`` is given it takes the reason for each such candidate, which comes back as it is.
+        Those that have them already are not loaded again. Artifacts that cannot be read are a TrackingError, those that
+        are lost a SpoiltError; where ``unread`` is given it takes the reason for each such candidate, which comes back
+        as it is.
         """
         self.open()
 
@@ -253,11 +254,13 @@ class TrackingStore:
                     outputs = () if candidate.error else tuple(self._json(candidate, "candidate_outputs.json"))
                     context = self._json(candidate, "context.json")["vars"]
             except TrackingError as error:
-                if unread is None:
-                    remedy = f"bring the artifacts back, or delete the run {candidate.run_id} in MLflow"
-                    raise TrackingError(f"{error}; {remedy}") from None
-                unread.append(str(error))
-                return candidate
+                if unread is not None:
+                    unread.append(str(error))
+                    return candidate
+                if not _is_lost(error.__context__):
+                    raise
+                remedy = f"bring the artifacts back, or delete the run {candidate.run_id} in MLflow"
+                raise SpoiltError(f"{error}; {remedy}") from None
             return dataclasses.replace(candidate, outputs=outputs, context=context)
 
         with ThreadPoolExecutor(AT_A_TIME) as pool:
@@ -421,3 +424,13 @@ class TrackingStore:
         """Set tags on a run."""
         with translated(self.uri):
             self.runs.fill(run_id, tags=storable_tags(tags))
+
+
+def _is_lost(error: BaseException | None) -> bool:
+    """Whether an artifact is gone or no longer what was written, and not MLflow out of reach."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError | PermissionError):
+        return True
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | LookupError):
+        return True
+    gone = isinstance(error, Exception) and code_of(error) == "RESOURCE_DOES_NOT_EXIST"
+    return gone or getattr(getattr(error, "response", None), "status_code", None) == 404
