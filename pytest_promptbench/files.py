@@ -13,16 +13,18 @@ from pathlib import Path
 def replace_file(path: Path, content: str | bytes) -> None:
     """Write a file, a text as UTF-8, in place of what is there. A reader sees the old file or the new, never a part.
 
-    The draft beside it is hidden, and nobody else's. OSError that names the file, also where it is ``/dev/null`` or
-    another thing that is no file and would be gone; ValueError for a path or text that cannot be.
+    Where it is a link, the file that it leads to is replaced. The draft beside it is hidden, and nobody else's. OSError
+    that names the file, also where it is ``/dev/null`` or another thing that is no file and would be gone; ValueError
+    for a path or text that cannot be.
     """
     data = content.encode() if isinstance(content, str) else content
     if path.exists() and not path.is_dir() and not is_regular(path):
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
-    draft = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    draft = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         draft.write_bytes(data)
-        draft.replace(path)
+        draft.replace(target)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None  # nobody knows of the draft
     finally:

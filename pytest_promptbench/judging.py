@@ -41,6 +41,8 @@ TRIES = 3
 """How often a judge is asked for one output before its reply counts as a failed verdict."""
 
 EMBEDDED_RATIONALE = 160
+MOST_PARAMS = 1000
+"""Characters of a judge's parameters that are kept with a verdict, in a tag that its scores have to fit into, too."""
 
 _OBJECT = re.compile(r'\{\s*"')
 """Where an object may begin: a brace without a key behind it is one of prose."""
@@ -95,10 +97,14 @@ def judge_params(judge: Model) -> dict[str, Any]:
 
 
 def fingerprint(judge: Model, rubric: Rubric) -> Fingerprint:
-    """What makes a judge the same one: where any of it differs, its earlier verdicts are another judge's."""
+    """What makes a judge the same one: where any of it differs, its earlier verdicts are another judge's.
+
+    Long parameters are known by their hash: with a verdict they have to fit into a tag.
+    """
+    params = judge_params(judge)
     return Fingerprint(
         model=judge.model,
-        params=judge_params(judge),
+        params=params if len(json.dumps(params)) <= MOST_PARAMS else {"sha256": sha256(params)},
         rubric_sha256=rubric.sha256,
         prompt_sha256=sha256([SYSTEM, QUESTION, AGAIN]),
     )

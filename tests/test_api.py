@@ -1278,6 +1278,11 @@ def test_jobs_whose_place_is_a_file_are_told_by_name(root: Path, logged: Project
     assert re.search(told, problem(client.get("/api/bench/run/bench-x"), 503))
 
 
+def test_an_address_that_is_none_is_an_mlflow_that_does_not_answer(root: Path) -> None:
+    client = client_of(root, tracking_uri="http://ada:pa/ss@localhost:5000")
+    assert "pa/ss" not in problem(client.get("/api/health"), 503)
+
+
 def test_a_project_that_was_moved_away_is_not_one_where_nothing_ran_yet(root: Path, logged: Project) -> None:
     project = copy_of(logged, root / "project")
     client = client_of(project, environ=logged.environment())

@@ -347,7 +347,8 @@ def test_a_stream_that_goes_into_a_file_is_no_file(tmp_path: Path) -> None:
     link.unlink()
     link.symlink_to("real.json")
     write_packet(link, packet())
-    assert read_packet(link)["items"]
+    assert link.is_symlink(), "as of a baseline that several projects share"
+    assert read_packet(tmp_path / "real.json")["items"]
 
 
 HEAD = '{"schema": "promptbench/packet/1"'

@@ -22,12 +22,14 @@ import pytest
 
 from pytest_promptbench.clock import utc_now
 from pytest_promptbench.errors import SpoiltError, TrackingError, UsageError
+from pytest_promptbench.judging import fingerprint
 from pytest_promptbench.records import (
     Answer,
     Candidate,
     Criterion,
     Judge,
     LoggedCandidate,
+    Model,
     Rubric,
     Tier,
     Usage,
@@ -354,6 +356,20 @@ def verdict(tier: Tier, name: str, score: float, at: str | None = None) -> Verdi
         rationale="because",
         at=at or utc_now(),
     )
+
+
+def test_a_verdict_of_a_judge_with_long_parameters_can_be_read_back(store: TrackingStore) -> None:
+    """A tag holds 8,000 characters, and tools and the like have no end."""
+    judge, other = (Model(name="haiku", model="openai/haiku", params={"tools": [x * 9000]}) for x in "éx")
+    store.log([logged().entry("long")])
+    (c,) = store.read("long")
+    about = {"fingerprint": fingerprint(judge, RUBRIC), "rationale": "é" * 9000}
+    given = dataclasses.replace(verdict(Tier.AUTO, "haiku", 4), **about)
+    store.record(c, given, RUBRIC)
+    (c,) = store.read("long")
+    (kept,) = c.verdicts
+    assert (kept.scores, kept.fingerprint) == (given.scores, fingerprint(judge, RUBRIC))
+    assert kept.fingerprint != fingerprint(other, RUBRIC)
 
 
 def test_verdicts_of_all_judges_are_kept_and_the_highest_tier_counts(store: TrackingStore) -> None:
@@ -986,6 +1002,9 @@ def test_who_may_not_is_told_what_is_needed(code: str, remedy: str) -> None:
         ("sqlite:////a@b/c.db", "sqlite:////a@b/c.db"),
         ("http://127.0.0.1:9/a@b", "http://127.0.0.1:9/a@b"),
         ("http://u:p@h:9/x", "http://***@h:9/x"),
+        ("http://u:pa/s?s@h:9/x", "http://***@h:9/x"),
+        ("http://h/a:b@c", "http://h/a:b@c"),
+        ("http://[::1]/a@b", "http://[::1]/a@b"),
         ("postgresql://u:pa/s?s#@h/db", "postgresql://***@h/db"),
         ("postgresql://h/db?user=u&password=hunter2&x=1", "postgresql://h/db?user=u&password=***&x=1"),
         ("mssql+pyodbc:///?odbc_connect=DRIVER%3DX%3BPWD%3Dhunter2", "mssql+pyodbc:///?odbc_connect=***"),

@@ -60,7 +60,7 @@ class Health:
             if server and httpx.get(f"{identity(uri)}/health", timeout=3, trust_env=False).status_code != 200:
                 return False  # and is not asked anything that takes longer
             self._experiments.store()  # which has asked: a server may be well and its database not, or not let us in
-        except (httpx.HTTPError, PromptbenchError):
+        except (httpx.HTTPError, httpx.InvalidURL, PromptbenchError):
             return False
         return True
 

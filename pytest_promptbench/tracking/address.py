@@ -61,9 +61,16 @@ def _parts(uri: str) -> tuple[str | None, str | None, str]:
     if not separator or scheme in ("sqlite", "file"):
         return None, None, uri
     user, at, host = rest.rpartition("@")
-    if at and (not scheme.startswith("http") or "/" not in user):
+    if at and (not scheme.startswith("http") or not _is_path(user)):
         return scheme, user, host
     return scheme, None, rest
+
+
+def _is_path(text: str) -> bool:
+    """Whether what stands before an ``@`` is host and path of a server, and no user with a ``/`` in the password."""
+    host, slash, _ = text.partition("/")
+    _, colon, port = host.rpartition(":")
+    return bool(slash) and (not colon or port.isdecimal() or host.endswith("]"))
 
 
 def _without_secrets(text: str, uri: str) -> str:
