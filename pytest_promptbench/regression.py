@@ -143,8 +143,15 @@ class _Update(NamedTuple):
 def _update(there: Iterable[Baseline], found: Baseline, settings: Settings, tasks: Sequence[Task]) -> _Update:
     selected = _selected(settings, tasks, found.task, saving=True)
     session = _of_selected(found, selected)
-    key = found.task, found.rubric_sha256
-    before = {(b.task, b.rubric_sha256): b for b in there}.get(key)
+    mine = {b.rubric_sha256: b for b in there if (b.task, b.rubric) == (found.task, found.rubric)}
+    before = mine.pop(found.rubric_sha256, None)
+    lost = [row for b in mine.values() for row in b.rows if selected is not None and row.name not in selected]
+    if lost := [row for row in lost if _scored(row)]:
+        raise UsageError(
+            f"--bench-save {settings.save}: it holds scores of {_rows(lost)} by an earlier text of the rubric "
+            f"{found.rubric}, and this session was not asked for them: they would be gone. Save with all models and "
+            "prompts (no --bench-models or --bench-prompts, no key missing), or delete the file"
+        )
     return _Update(before, session, _unselected(before, session, selected))
 
 
@@ -164,7 +171,7 @@ def _check_new(path: Path, new: Sequence[Baseline], there: Sequence[Baseline]) -
             f"{twice.rubric}, and a baseline holds one; save one test's alone, with -k"
         )
     for b in new:
-        scored = any(_has_scores(o) for o in there if (o.task, o.rubric_sha256) == (b.task, b.rubric_sha256))
+        scored = any(_has_scores(o) for o in there if (o.task, o.rubric) == (b.task, b.rubric))  # whatever its text was
         if scored and not _has_scores(b):
             raise UsageError(
                 f"--bench-save {path}: it holds scores of the task {b.task!r}, and this session has none: nothing of "

@@ -13,7 +13,7 @@ import pytest
 from pytest_promptbench.gate import Baseline, BaselineRow, evaluate_gate
 from pytest_promptbench.regression import lines, step_summary
 
-from .project import TEST, Project, migrated_database
+from .project import TEST, Project, Result, migrated_database
 from .provider import ScriptedProvider
 
 DOWN = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
@@ -353,6 +353,32 @@ def test_a_narrowed_session_saves_and_compares_what_it_was_asked_for(tmp_path: P
         assert project.pytest(*narrowed).code == 0
         _, kept = json.loads((tmp_path / "base.json").read_text())["suites"][0]["rows"]
         assert list(kept["scores"]) == ["s0"], "a score of what the scenario was before is none of the present one"
+
+
+def test_scores_by_an_earlier_text_of_the_rubric_are_not_replaced_in_silence(tmp_path: Path) -> None:
+    """By none of a session that nobody has judged yet, or by those of the one prompt that a session was asked for."""
+    migrated_database(tmp_path / "mlflow.db")
+    with ScriptedProvider() as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1", "v2"), scenarios=2).write()
+
+        def judge(*options: str) -> Result:
+            project.pytest()
+            project.pytest("--judge-export", "packet.json")
+            project.score(value=4)
+            return project.pytest("--judge-apply", "packet.json", *options)
+
+        assert judge("--bench-save", "base.json").code == 0
+        before = (tmp_path / "base.json").read_text()
+        rubric = tmp_path / "rubrics/tip-v1.md"
+        rubric.write_text(rubric.read_text() + "\nA comma more.\n")
+        unjudged = project.pytest("--bench-save", "base.json")
+        assert (unjudged.code, "holds scores of the task 'tip', and this session has none" in unjudged.out) == (4, True)
+        assert judge().code == 0
+        narrowed = project.pytest("--bench-read", "--bench-prompts", "v1", "--bench-save", "base.json")
+        said = "it holds scores of haiku x v2 by an earlier text of the rubric tip-v1"
+        assert (narrowed.code, said in narrowed.out) == (4, True), narrowed.text
+        assert (tmp_path / "base.json").read_text() == before
+        assert project.pytest("--bench-read", "--bench-save", "base.json").code == 0
 
 
 def test_what_the_suite_has_no_more_is_no_part_of_a_baseline_and_no_news(tmp_path: Path) -> None:
