@@ -76,7 +76,7 @@ class TransientError(GenerationError):
     """Worth another try after a pause.
 
     ``retry_after`` is what the provider asked for, in seconds; None where it asked for nothing.
-    ``throttled`` is true for a rate limit (429), which also lowers the model's concurrency.
+    ``throttled`` is true for a rate limit (429, 503, 529), which also lowers the model's concurrency.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class PermanentError(GenerationError):
 
 
 class NotGeneratedError(GenerationError):
-    """Nobody was asked: the session was stopped, or the request might pass ``--bench-max-cost``. Never logged."""
+    """There is no answer: the session was stopped, it might pass ``--bench-max-cost``, or it was lost. Never logged."""
 
 
 class LedgerError(PromptbenchError):

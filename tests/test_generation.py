@@ -452,13 +452,15 @@ def test_those_that_are_tried_again_together_stand_in_the_order_of_the_plan() ->
     assert queues.first(1.0) is second
 
 
-def test_requests_wait_for_the_money_of_another_process_too(rig: Rig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", [0, 2])
+def test_requests_wait_for_the_money_of_another_process_too(rig: Rig, tmp_path: Path, other: int) -> None:
+    """Of the other worker, or of one that xdist has started for it since, after a crash."""
     generator = rig.start(
         ScriptedCompleter(latency_s=0.05, price_usd=0.1), worker=1, workers=2, concurrency=1, max_cost_usd=0.25
     )
     script = (
         "import sys; from pathlib import Path; from pytest_promptbench.locks import LockFile;"
-        "LockFile(Path(sys.argv[1])).acquire('reserves:s:0'); print(flush=True); sys.stdin.read()"
+        f"LockFile(Path(sys.argv[1])).acquire('reserves:s:{other}'); print(flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path / "locks")], stdin=subprocess.PIPE, stdout=subprocess.PIPE

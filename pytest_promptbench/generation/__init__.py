@@ -6,10 +6,10 @@ and waits only for the candidate that a test asks for. Four rules bound it:
 * **Single flight.** One process at a time makes a request (a named lock); the others find its answer in the ledger.
 * **Slots.** ``concurrency`` requests are in flight over the whole session. Each worker owns its share of the slots and
   borrows idle ones of the others, so that one busy worker can use them all.
-* **Adaptive limit per model.** A 429 lowers the number in flight to a model by a fifth (once per round trip), each
-  success raises it by ``1 / limit``: additive increase, multiplicative decrease.
-* **Backoff.** Transient errors are tried again after an exponential pause with full jitter, or after what Retry-After
-  says if that is longer. A pause holds no slot.
+* **Adaptive limit per model.** A 429, 503 or 529 lowers the number in flight to a model by a fifth (once per round
+  trip), each success raises it by ``1 / limit``: additive increase, multiplicative decrease.
+* **Backoff.** Transient errors are tried again after an exponential pause with full jitter (half of it where the
+  provider is busy), or after what Retry-After says if that is longer. A pause holds no slot.
 
 The module knows no LiteLLM: it takes a completer.
 """

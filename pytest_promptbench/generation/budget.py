@@ -15,6 +15,9 @@ from .limits import Limits
 OVER_BUDGET = "not generated: --bench-max-cost"
 """How the error of a candidate begins that nobody was asked for because of its price."""
 
+REPLACED = 4
+"""So many times each of its workers does xdist replace by one with the next number, unless it is told otherwise."""
+
 
 class NoMoneyYetError(Exception):
     """The request would pass the limit, as long as others in flight are counted at the most they may cost."""
@@ -80,7 +83,7 @@ class Budget:
 
     def _others_reserve(self) -> bool:
         """Whether another process of the session has money set aside for a request that may settle for less."""
-        others = (i for i in range(self._limits.workers) if i != self._limits.worker)
+        others = (i for i in range(self._limits.workers * (1 + REPLACED)) if i != self._limits.worker)
         return any(not self._locks.is_free(self._lock(i)) for i in others)
 
     def _lock(self, worker: int) -> str:

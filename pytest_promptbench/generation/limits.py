@@ -44,9 +44,10 @@ class RetryPolicy:
     retry_after_cap_s: float = 120.0
 
     def pause(self, error: TransientError, attempt: int, draw: Callable[[], float] = _DICE.random) -> float:
-        """Seconds before attempt ``attempt + 1``: full jitter over an exponential window, at least Retry-After.
+        """Seconds before attempt ``attempt + 1``: jitter over an exponential window, at least Retry-After.
 
-        Full jitter: Brooker, "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015).
+        Full jitter, and of a throttled request equal jitter, over the second half of the window: Brooker, "Exponential
+        Backoff And Jitter" (AWS Architecture Blog, 2015).
         """
         window = min(self.cap_s, self.base_s * 2.0 ** (attempt - 1))
         pause = window * (0.5 + draw() / 2) if error.throttled else window * draw()

@@ -15,7 +15,7 @@ from ..errors import PacketError
 from ..records import Criterion, Judge, Rubric, Tier, is_number
 
 PACKET_SCHEMA = "promptbench/packet/1"
-SIT_DOWN = (Tier.CLAUDE_CODE, Tier.HUMAN)
+JUDGE_KINDS = (Tier.CLAUDE_CODE, Tier.HUMAN)
 NAME_LIMIT = 200
 _REVEALED = ("model", "prompt", "scenario", "run_id")
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -111,7 +111,7 @@ def parse_packet(data: object) -> Packet:
         optional=("judged_by", "audit"),
     )
     kind = top["judge_kind"]
-    if kind not in [t.value for t in SIT_DOWN]:
+    if kind not in [t.value for t in JUDGE_KINDS]:
         raise PacketError(f'judge_kind is {shown(kind)}; a packet is judged by "claude-code" or "human"')
     return Packet(
         experiment=_typed(top["experiment"], str, "experiment", "a text"),

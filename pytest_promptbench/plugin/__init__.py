@@ -1,6 +1,7 @@
 """pytest options, hooks and fixtures: translate, and delegate.
 
-Nothing but pytest is imported until a test with the ``promptbench`` marker is collected, or an option of ours is given.
+Nothing but pytest is imported until a test with the ``promptbench`` marker is collected, or an option of ours is given;
+by xdist's controller a few modules of ours, which import nothing heavy.
 """
 
 from __future__ import annotations

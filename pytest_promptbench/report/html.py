@@ -12,7 +12,8 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
-from ..records import Criterion, Leaderboard, LoggedCandidate, Row, Rubric, Score, Verdict, composite
+from ..records import Criterion, Leaderboard, LoggedCandidate, Row, Rubric, Score, Verdict
+from ..scores import verdict_composite
 from . import pictures
 from .notes import notes
 from .tables import all_tables
@@ -305,8 +306,8 @@ def _card(c: LoggedCandidate, rubric: Rubric, *, counts: bool) -> _Card:
         state=_state(c),
         outputs=None if c.outputs is None else [_output(text) for text in c.outputs],
         error=None if c.error is None else beginning(c.error, LONGEST),
-        verdict=None if verdict is None else _verdict(verdict, rubric),
-        others=[_verdict(v, rubric) for v in others],
+        verdict=None if verdict is None else _verdict(verdict, c, rubric),
+        others=[_verdict(v, c, rubric) for v in others],
         checks=_scores(c.checks, [k for k in rubric.criteria if k.name in c.checks]) if verdict is None else [],
         facts=[*([] if counts else ["left out above"]), *_facts(c)],
     )
@@ -326,14 +327,14 @@ def _output(text: str) -> _OutputView:
     return _OutputView(text=visible(text[:LONGEST], multiline=True), note=cut_note(text, LONGEST))
 
 
-def _verdict(verdict: Verdict, rubric: Rubric) -> _VerdictView:
-    value = composite(verdict.scores, rubric)
+def _verdict(verdict: Verdict, candidate: LoggedCandidate, rubric: Rubric) -> _VerdictView:
+    value = verdict_composite(verdict, candidate, rubric)
     return _VerdictView(
         composite="not fully scored" if value is None else number(value),
         tier=visible(verdict.judge.tier.value),
         judge=visible(verdict.judge.name, limit=80),
         at=visible(verdict.at[:16].replace("T", " ")),
-        scores=_scores(verdict.scores, rubric.criteria),
+        scores=_scores({**verdict.scores, **candidate.checks}, rubric.criteria),
         rationale=beginning(verdict.rationale, LONGEST) if verdict.rationale else None,
     )
 

@@ -24,7 +24,7 @@ HISTORY = "promptbench.champions"
 """Tag of the registered prompt: the numbers of its champions as JSON, oldest first, the present one last."""
 KEPT = 200
 """So many of them are kept."""
-TAG_LIMIT = 4000
+VERSION_TAG_LIMIT = 4000
 """So many characters are kept of what a version's tags tell; MLflow itself takes 100,000."""
 
 
@@ -119,7 +119,7 @@ class PromptRegistry:
 
     def register(self, task: str, prompt: Prompt, *, message: str) -> int:
         """The number of this text in the registry, which takes it in unless it has it. UsageError where it refuses."""
-        tags = {k: storable(v)[:TAG_LIMIT] for k, v in _names(prompt).items()}
+        tags = {k: storable(v)[:VERSION_TAG_LIMIT] for k, v in _names(prompt).items()}
         if prompt.params:  # never cut: they are part of the prompt, and a schema of the reply is long
             tags[PARAMS] = storable(json.dumps(dict(prompt.params), sort_keys=True))
         with translated(self._store.uri):
@@ -150,7 +150,7 @@ class PromptRegistry:
         client = self._store.client
         with translated(self._store.uri):
             for key, value in {**_names(prompt), **lineage}.items():
-                client.set_prompt_version_tag(task, str(number), key, storable(value)[:TAG_LIMIT])
+                client.set_prompt_version_tag(task, str(number), key, storable(value)[:VERSION_TAG_LIMIT])
         before = self.champion(task)
         with translated(self._store.uri):
             history = self._history(task, None if before is None else before.number)
