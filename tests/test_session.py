@@ -647,6 +647,7 @@ def test_x_stops_generating(project: Project) -> None:
     assert project.provider.count < 12
     assert len(project.runs()) == project.provider.count, "what was paid for is logged"
     assert f"stopped: {12 - project.provider.count} of 12 cells were not generated" in result.out
+    assert result.out.count("waiting for answers that are paid for (Ctrl-C now gives them up)") == 1, result.out
 
 
 def test_a_cell_that_two_tests_look_at_is_one_that_was_generated(project: Project) -> None:

@@ -70,7 +70,7 @@ def _finish(session: pytest.Session, exitstatus: int) -> None:
         session.exitstatus = exitstatus = config.stash[STEP_RESULT].code  # no test was meant to run
     if BENCH in config.stash:
         with unhurried() if is_worker(config) else contextlib.nullcontext():
-            config.stash[BENCH].close(patient=patient)
+            config.stash[BENCH].close(patient=patient, say=functools.partial(say, config))
     if at_the_desk:
         exitstatus = _close_desk(session, exitstatus)
     _settle(session, exitstatus)

@@ -325,12 +325,15 @@ class Bench:
         if self._generator is not None:
             self._generator.halt(reason)
 
-    def close(self, *, patient: bool = True) -> None:
-        """Stop generating; ``patient`` waits for answers that are paid for. An interrupt meanwhile gives those up."""
+    def close(self, *, patient: bool = True, say: Callable[[str], None] = lambda _: None) -> None:
+        """Stop generating; ``patient`` waits for answers that are paid for, of which ``say`` is told.
+
+        An interrupt meanwhile gives those up.
+        """
         if self._generator is None:
             return
         with contextlib.suppress(KeyboardInterrupt):
-            self._generator.stop(patient=patient)
+            self._generator.stop(patient=patient, say=say)
         self._closing.set()
         if self._reporter is not None:
             self._reporter.join(5)
