@@ -423,6 +423,16 @@ def test_nothing_is_green_on_zero_pairs():
     assert evaluate_gate(baseline(), baseline(), HALF).outcome == "error"
 
 
+def test_zero_pairs_name_the_cells_and_ask_for_a_judge_only_where_one_is_to_score():
+    renamed = evaluate_gate(baseline(row(SCORES)), baseline(row(SCORES, prompt="v9")), HALF).reasons
+    assert "scored first" not in renamed[0]
+    assert renamed[1].startswith("12 new cells: haiku x v9 x s00 (not in the baseline), ")
+    assert renamed[2].startswith("12 vanished cells: haiku x v1 x s00 (only in the baseline), ")
+    unscored = evaluate_gate(baseline(row(SCORES)), baseline(row([None] * 12, tier=None)), HALF).reasons
+    assert "have this session's candidates scored first" in unscored[0]
+    assert unscored[1].startswith("12 unpaired cells: haiku x v1 x s00 (not scored now), ")
+
+
 def test_nothing_is_green_where_the_metric_was_never_scored():
     tolerance = [gate.parse_tolerance("relevance:0.5")]
     found = evaluate_gate(baseline(row(SCORES)), baseline(row(SCORES)), tolerance)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..records import Record, Tier
 from ..scores import tiers_in
 from .baseline import Baseline, BaselineRow, RowName
+
+_UNSCORED = "not scored now"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,7 @@ def match(baseline: Baseline, current: Baseline, selected: Collection[RowName] |
             elif not before[scenario]:
                 unpaired.append(cell("not scored in the baseline"))
             elif not after[scenario]:
-                unpaired.append(cell("not scored now"))
+                unpaired.append(cell(_UNSCORED))
             elif None not in prints and prints[0] != prints[1]:
                 unpaired.append(cell("the scenario has been changed since"))
             elif (was := old[name].tier_of(scenario)) != (tier := now[name].tier_of(scenario)):
@@ -127,8 +129,23 @@ def problems(baseline: Baseline, current: Baseline, cells: Pairing) -> list[str]
                 f"({earlier.judge[:12]}, now {present.judge[:12]}); {again}"
             )
     if not found and not any(cells.pairs.values()):
-        found.append(
-            "no cell is scored both in the baseline and now, so there is nothing to compare; have this session's "
-            f"candidates scored first, or {again}"
-        )
+        unscored = any(cell.reason == _UNSCORED for cell in cells.unpaired)
+        first = "have this session's candidates scored first, or " if unscored else ""
+        found.append(f"no cell is scored both in the baseline and now, so there is nothing to compare; {first}{again}")
+        found += left_out(cells)
     return found
+
+
+def left_out(cells: Pairing) -> list[str]:
+    """What to say of the cells that are not compared."""
+    kinds = (("new", cells.new), ("vanished", cells.vanished), ("unpaired", cells.unpaired))
+    return [
+        f"{len(names)} {word} {'cell' if len(names) == 1 else 'cells'}: {_listed(names)}"
+        for word, names in kinds
+        if names
+    ]
+
+
+def _listed(cells: Sequence[CellName], most: int = 6) -> str:
+    names = [f"{c.model} x {c.prompt} x {c.scenario} ({c.reason})" for c in cells[:most]]
+    return ", ".join(names) + (f" and {len(cells) - most} more" if len(cells) > most else "")

@@ -12,7 +12,7 @@ from .. import statistics as stats
 from ..errors import UsageError
 from ..records import Record, Tier
 from .baseline import Baseline, BaselineRow, Better, RowName
-from .matching import CellName, Pairing, changed, match, problems
+from .matching import CellName, Pairing, changed, left_out, match, problems
 from .tolerance import DEFAULT_TOLERANCES, Tolerance
 
 GATE_SCHEMA = "promptbench/gate/1"
@@ -159,9 +159,7 @@ def _reasons(comparisons: Iterable[GateComparison], cells: Pairing, tolerances: 
     loud = [c for c in comparisons if c.outcome is not GateOutcome.PASS]
     loud.sort(key=lambda c: -c.outcome.severity)
     reasons = [c.reason for c in loud] or [f"nothing fell beyond {', '.join(map(str, tolerances))}"]
-    for word, names in (("new", cells.new), ("vanished", cells.vanished), ("unpaired", cells.unpaired)):
-        if names:
-            reasons.append(f"{len(names)} {word} {'cell' if len(names) == 1 else 'cells'}: {_listed(names)}")
+    reasons += left_out(cells)
     reasons += [_about_aside(row) for name, row in sorted(cells.now.items()) if row.aside and name in cells.old]
     return tuple(reasons)
 
@@ -188,11 +186,6 @@ def check_metrics(tolerances: Iterable[Tolerance], rubric: str, known: Collectio
             raise UsageError(
                 f"--bench-compare-fail {t}: the rubric {rubric} has no {t.metric!r}; it has {', '.join(known)}"
             )
-
-
-def _listed(cells: Sequence[CellName], most: int = 6) -> str:
-    names = [f"{c.model} x {c.prompt} x {c.scenario} ({c.reason})" for c in cells[:most]]
-    return ", ".join(names) + (f" and {len(cells) - most} more" if len(cells) > most else "")
 
 
 class Case(NamedTuple):
