@@ -383,9 +383,9 @@ def judge_and_write(
     fails; what counts as scored is in MLflow.
     """
     changed = {c.run_id: c for c in candidates}
-    scored = failed = invalid = 0
-    problem = unavailable = None
+    given: list[Judgement] = []
     batch: list[Judgement] = []
+    unavailable = None
     writing = interrupted = broken = False
 
     def flush() -> None:
@@ -400,14 +400,11 @@ def judge_and_write(
     judging = Judging(candidates, rubric, judge, ask, second=second, known_to_answer=known_to_answer)
     try:
         for judgement in judging:
+            given.append(judgement)
             batch.append(judgement)
-            scored += judgement.verdict is not None
-            failed += judgement.verdict is None
-            invalid += judgement.invalid
-            problem = problem or judgement.problem
             if len(batch) == BATCH:
                 flush()
-            progress(scored + failed, len(candidates))
+            progress(len(given), len(candidates))
     except JudgeUnavailableError as error:
         unavailable = str(error)
     except (TrackingError, LedgerError) as error:
@@ -421,18 +418,15 @@ def judge_and_write(
             unavailable, broken = str(error), True
         except KeyboardInterrupt:
             interrupted = True
-    if broken:
-        scored -= sum(j.verdict is not None for j in batch)
-        failed -= sum(j.verdict is None for j in batch)
-        invalid -= sum(j.invalid for j in batch)
+    counting = given[: len(given) - len(batch)] if broken else given
     experiment = candidates[0].experiment if candidates else ""
     return list(changed.values()), Judged(
         judge=judge.name,
         experiment=experiment,
-        scored=scored,
-        failed=failed,
-        invalid=invalid,
-        problem=problem,
+        scored=sum(j.verdict is not None for j in counting),
+        failed=sum(j.verdict is None for j in counting),
+        invalid=sum(j.invalid for j in counting),
+        problem=next((j.problem for j in counting if j.problem), None),
         cost_usd=judging.cost_usd,
         unavailable=_INTERRUPTED if interrupted else unavailable,
         interrupted=interrupted,

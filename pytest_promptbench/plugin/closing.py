@@ -63,14 +63,15 @@ def _finish(session: pytest.Session, exitstatus: int) -> None:
     config = session.config
     at_the_desk = DESK in config.stash and not is_worker(config)
     patient = not config.stash.get(GIVEN_UP, False)
+    tell = functools.partial(say, config)
     if at_the_desk and exitstatus not in _WENT_THROUGH:
         lost = functools.partial(lost_workers, config)
-        patient = desk(config).stop_workers(say=functools.partial(say, config), lost=lost, patient=patient)
+        patient = desk(config).stop_workers(say=tell, lost=lost, patient=patient)
     if STEP_RESULT in config.stash and exitstatus in _CLEAN:
         session.exitstatus = exitstatus = config.stash[STEP_RESULT].code  # no test was meant to run
     if BENCH in config.stash:
         with unhurried() if is_worker(config) else contextlib.nullcontext():
-            config.stash[BENCH].close(patient=patient, say=functools.partial(say, config))
+            config.stash[BENCH].close(patient=patient, say=tell)
     if at_the_desk:
         exitstatus = _close_desk(session, exitstatus)
     _settle(session, exitstatus)
