@@ -1854,7 +1854,7 @@ def test_a_store_that_holds_no_candidates_is_told_before_anything_is_paid(projec
 
 def test_more_requests_than_the_system_allows_open_files_are_refused_or_made_room_for(project: Project) -> None:
     """Else all fails that opens a file next, and pytest with it."""
-    project.provider.latency_s = 1.0
+    project.provider.latency_s = 4.0  # so that all are on their way together on a busy machine, too
     cases = "".join(f"  - {{id: c{i}, vars: {{situation: case-{i}}}}}\n" for i in range(24))
     project.file("evals/tips.yaml", f"task: tip\nrubric: tip-v1\nscenarios:\n{cases}")
 
