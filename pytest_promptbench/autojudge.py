@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 
+from .checks import filled_scores
 from .clock import steady, utc_now
 from .completer import LiteLLMCompleter, spare_loopback_from_proxies
 from .errors import LedgerError, PromptbenchError, TrackingError
@@ -251,8 +252,7 @@ class Judging:
         output = (about.candidate.outputs or ())[asked.output]
         cut = reply.answers[0].finish_reason == "length"
         try:
-            context = about.candidate.context
-            scores, rationale = parse_reply(reply.outputs[0], self._rubric, output, context=context, cut=cut)
+            scores, rationale = parse_reply(reply.outputs[0], self._rubric, output, cut=cut)
         except ReplyError as error:
             problem = f"{error} (it was cut off at max_tokens)" if cut else str(error)
             if asked.tries < TRIES:
@@ -261,7 +261,8 @@ class Judging:
                 return None
             about.invalid = True
             return self._failed(asked, f"no valid reply in {TRIES} tries: {problem}")
-        about.scores[asked.output] = scores
+        by_programs = filled_scores(self._rubric, output, about.candidate.context, about.candidate.checks)
+        about.scores[asked.output] = scores | by_programs
         about.rationales[asked.output] = rationale
         return self._one_less(about)
 

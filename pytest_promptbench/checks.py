@@ -1,4 +1,4 @@
-"""Flags that a program fills: deterministic checks of an output, without a judge.
+"""What programs fill without a judge: flags by deterministic checks of an output, and what scorers of the user's give.
 
 A flag stands at its ``bad`` value exactly when its check is violated, so ``overlong`` with ``bad: true`` and
 ``max_words: 60`` is true for 61 words, and ``format_ok`` with ``bad: false`` and ``matches: ...`` is true where
@@ -12,12 +12,14 @@ rubric author's own pattern with ``re.search``, and one with nested repetition, 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from .records import Criterion, Rubric, Scenario
+from .records import Criterion, Rubric, Scenario, Score
+from .scorers import is_scorer, load_scorers, run_scorer
 
 _SENTENCE_END = re.compile(
     r"(?<![.!?…])[.!?…]++[\"'”\u2019»)\]]*+(?=\s|$)"  # the lookbehind keeps "....x", a million dots long, linear
@@ -133,17 +135,26 @@ _REFERENCES: Mapping[str, Callable[[str, Sequence[str]], bool]] = {
     "not_contains_var": lambda text, banned: not any(w in text for w in banned),
 }
 _IN_JSON = "json_equals_var"
-_ALL = ", ".join([*_CHECKS, *_REFERENCES, _IN_JSON])
+_SCORER = "python"
+_ALL = ", ".join([*_CHECKS, *_REFERENCES, _IN_JSON, _SCORER])
 
 
-def validate_check(check: Mapping[str, Any]) -> str | None:
-    """None for a check that can be run, else one line with what is wrong and what is allowed."""
+def validate_check(check: Mapping[str, Any], *, scale: bool = False) -> str | None:
+    """None for a check that can be run, and that fills a flag or a scale; else one line with what is wrong."""
     if not check:
         return f"the check is empty; give one of {_ALL}"
     for key, value in check.items():
         problem = _wrong_value(key, value) if key in _TAKES else f"{key!r} is no check; there are {_ALL}"
         if problem:
             return problem
+    if scale and _SCORER not in check:
+        return (
+            f"{next(iter(check))} fills a flag; a scale's numbers come from a judge, or from a function of yours, as "
+            "in {python: scorers.py:similarity}"
+        )
+    if _SCORER in check and len(check) > 1:
+        others = ", ".join(key for key in check if key != _SCORER)
+        return f"{_SCORER} stands beside {others}; a scorer is a check of its own, so make two criteria of them"
     for unit in ("words", "chars"):
         least, most = check.get(f"min_{unit}", 0), check.get(f"max_{unit}")
         if most is not None and least > most:
@@ -182,6 +193,7 @@ _TAKES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "is_json": (lambda value: isinstance(value, bool), "true or false"),
     **dict.fromkeys(_REFERENCES, (_is_named, "the name of a var")),
     _IN_JSON: (_are_places, "places with names of vars, as in {label: expected}"),
+    _SCORER: (is_scorer, "a function in a file beside the rubric, as in scorers.py:valid_sql"),
 }
 """What every check takes: whether a value is that, and in words."""
 
@@ -201,7 +213,7 @@ def _wrong_pattern(key: str, pattern: str) -> str | None:
 
 def lacking_reference(rubric: Rubric, scenario: Scenario) -> str | None:
     """What is wrong with a var that a check of the rubric compares with; None where nothing is."""
-    checks = ((c, key, value) for c in rubric.flags for key, value in (c.check or {}).items())
+    checks = ((c, key, value) for c in rubric.criteria for key, value in (c.check or {}).items())
     references = ((c, key, name) for c, key, value in checks for _, name, _ in _compared(key, value))
     for c, key, name in references:
         value = scenario.vars.get(name)
@@ -259,24 +271,51 @@ def term(key: str, value: Any) -> str:
     return f"{key}: {json.dumps(value, ensure_ascii=False)}"
 
 
-def violations(rubric: Rubric, outputs: Sequence[str], context: Mapping[str, Any] | None = None) -> list[str]:
-    """What the checks of a rubric have against these outputs, a line for each flag; of several outputs, for each."""
+def violations(
+    rubric: Rubric, outputs: Sequence[str], context: Mapping[str, Any] | None, found: Mapping[str, Score]
+) -> list[str]:
+    """What the checks of a rubric have against these outputs, a line for each flag; of several outputs, for each.
+
+    ``found``: what :func:`fill_checks` gave; of scorers nothing else is known, neither why nor, of several, of which.
+    """
     lines = []
     for number, text in enumerate(outputs, 1):
         where = f"output {number}: " if len(outputs) > 1 else ""
         for c in rubric.flags:
-            found = [] if c.check is None else list(_violated(c, text, context or {}))
-            lines += [f"{where}{c.name} fails {' and '.join(found)}"] if found else []
-    return lines
+            if c.check is not None and c.scorer is None:
+                against = list(_violated(c, text, context or {}))
+                lines += [f"{where}{c.name} fails {' and '.join(against)}"] if against else []
+    failing = [c for c in rubric.flags if c.scorer is not None and found.get(c.name) not in (None, not c.bad)]
+    return lines + [f"{c.name} fails {term(_SCORER, c.scorer)}" for c in failing]
 
 
 def fill_checks(
     rubric: Rubric, outputs: Sequence[str], context: Mapping[str, Any] | None = None
 ) -> dict[str, bool | float]:
-    """Every checked flag of a rubric: a bool for one output, the share of true ones for several, nothing for none."""
+    """Every criterion of a rubric that programs fill: what they found in one output, the mean over several.
+
+    The mean of flags is the share of true ones. Nothing where nothing came. CatalogError or ScorerError of a scorer.
+    """
+    scorers = load_scorers(rubric)
     filled: dict[str, bool | float] = {}
-    for c in rubric.flags:
+    for c in rubric.criteria:
         if c.check is not None and outputs:
-            values = [run_check(c, text, context) for text in outputs]
-            filled[c.name] = values[0] if len(values) == 1 else sum(values) / len(values)
+            values: list[bool | float] = [
+                run_check(c, text, context)
+                if c.scorer is None
+                else run_scorer(scorers[c.name], rubric, c, text, context or {})
+                for text in outputs
+            ]
+            filled[c.name] = values[0] if len(values) == 1 else math.fsum(values) / len(values)
     return filled
+
+
+def filled_scores(
+    rubric: Rubric, text: str, context: Mapping[str, Any] | None, found: Mapping[str, Score]
+) -> dict[str, Score]:
+    """What programs say of one output that was logged before.
+
+    A check is run on it; a scorer is not run again, but what it gave then is among ``found``, for all outputs together.
+    """
+    programs = [c for c in rubric.criteria if c.check is not None]
+    return {c.name: found.get(c.name) if c.scorer is not None else run_check(c, text, context) for c in programs}

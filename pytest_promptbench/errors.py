@@ -7,6 +7,7 @@
     │   ├── PacketError         a judge packet is unreadable, edited or does not fit
     │   └── BaselineError       a baseline is missing, unreadable or not comparable
     ├── CatalogError            a suite, prompt, model, rubric or scenario file is wrong (exit 2 while collecting)
+    ├── ScorerError             a rubric's own Python function raised, or returned what its criterion does not take
     ├── GenerationError         a provider gave no usable answer
     │   ├── TransientError      worth another try: rate limit, 5xx, timeout, connection lost
     │   ├── PermanentError      not worth another try: wrong key, unknown model, bad request
@@ -34,6 +35,7 @@ __all__ = [
     "PacketError",
     "PermanentError",
     "PromptbenchError",
+    "ScorerError",
     "SpoiltError",
     "TrackingError",
     "TransientError",
@@ -59,6 +61,10 @@ class BaselineError(UsageError):
 
 class CatalogError(PromptbenchError):
     """A file that a user wrote has a mistake; the message names file, line or key, and the remedy."""
+
+
+class ScorerError(PromptbenchError):
+    """A rubric's own Python function raised, or returned what its criterion does not take."""
 
 
 class GenerationError(PromptbenchError):

@@ -6,7 +6,6 @@ rubric is the text that the candidates were logged with, checked against its has
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from .agreement import Agreement, agreement_report
-from .catalog.rubric import load_rubric
+from .catalog.rubric import read_rubric
 from .errors import CatalogError, SpoiltError, UsageError
 from .leaderboard import build_leaderboard, newest
 from .packet import build_packet, parse_packet
@@ -381,14 +380,13 @@ def parse_rubric(text: str, name: str, sha: str) -> Rubric:
         raise RubricTextError(f"{where}: the text that MLflow holds is not the text of that hash; log the cells again")
     if not name or "/" in name or "\\" in name or "\x00" in name or name.startswith(".") or len(name) > 200:
         raise RubricTextError(f"{where}: its name is none that a rubric's file can have")
-    with tempfile.TemporaryDirectory(prefix="promptbench-") as folder:
-        file = Path(folder) / f"{name}.md"
-        try:
-            file.write_text(text, encoding="utf-8", newline="\n")
-            return load_rubric(file)
-        except (CatalogError, OSError, ValueError) as error:
-            problem = str(error).replace(str(file), "").lstrip(":")
-            raise RubricTextError(f"{where}: {problem}") from None
+    file = Path(f"{name}.md")
+    try:
+        text.encode("utf-8")  # as a file has it
+        return read_rubric(text, file)
+    except (CatalogError, ValueError) as error:
+        problem = str(error).replace(str(file), "").lstrip(":")
+        raise RubricTextError(f"{where}: {problem}") from None
 
 
 def _listed(names: Sequence[str]) -> str:

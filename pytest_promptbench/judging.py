@@ -14,7 +14,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .checks import run_check
 from .errors import PromptbenchError
 from .records import (
     Cell,
@@ -205,10 +204,8 @@ def without(cell: Cell, names: Collection[str]) -> Cell:
     return replace(cell, params={k: v for k, v in cell.params.items() if k not in names})
 
 
-def parse_reply(
-    reply: str, rubric: Rubric, output: str, *, context: Mapping[str, Any] | None = None, cut: bool = False
-) -> tuple[dict[str, Score], str]:
-    """Scores of every criterion (checks filled by their program) and the rationale. ReplyError says what is wrong.
+def parse_reply(reply: str, rubric: Rubric, output: str, *, cut: bool = False) -> tuple[dict[str, Score], str]:
+    """Scores of every criterion that a judge fills, and the rationale. ReplyError says what is wrong.
 
     Takes a JSON object alone, or the only one of a text, as models without structured output write it. ``cut``: the
     reply was broken off at max_tokens.
@@ -220,9 +217,7 @@ def parse_reply(
         name = unknown[0] if len(unknown[0]) <= 60 else unknown[0][:59] + "…"
         why = "a program fills" if any(c.name == name for c in rubric.criteria) else "the rubric does not have"
         raise ReplyError(f"it has a key {name!r}, which {why}")
-    scores: dict[str, Score] = {}
-    for c in rubric.criteria:
-        scores[c.name] = run_check(c, output, context) if c.check is not None else _score(data, c)
+    scores = {c.name: _score(data, c) for c in rubric.judged}
     rationale = data.get("rationale")
     return scores, rationale if isinstance(rationale, str) else ""
 

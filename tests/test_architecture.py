@@ -36,6 +36,7 @@ LAYERS = [
     ["statistics", "grid", "ledger", "candidate"],
     ["catalog"],
     ["checks", "clock", "files", "locks", "quiet", "redaction"],
+    ["scorers"],
     ["records"],
     ["errors"],
 ]

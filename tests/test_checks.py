@@ -16,7 +16,7 @@ PLACES = "it takes places with names of vars, as in {label: expected}"
 ALL = (
     "max_words, min_words, max_chars, min_chars, max_sentences, max_lines, "
     "contains, not_contains, matches, not_matches, is_json, equals_var, contains_var, not_contains_var, "
-    "json_equals_var"
+    "json_equals_var, python"
 )
 
 
@@ -211,7 +211,7 @@ def test_a_check_finds_the_same_however_deep_it_is_called(frames: int) -> None:
 
 def test_each_place_of_a_json_output_that_is_wrong_is_told_with_its_reference() -> None:
     r = rubric(flag({"json_equals_var": {"label": "topic", "by": "desk"}}, name="right", bad=False))
-    assert violations(r, ['{"label": "bug", "by": true}'], {"topic": "billing", "desk": "true"}) == [
+    assert violations(r, ['{"label": "bug", "by": true}'], {"topic": "billing", "desk": "true"}, {}) == [
         'right fails json_equals_var: {"label": "topic"}, which is "billing"'
     ]
     assert lacking_reference(r, Scenario(id="s", vars={"topic": "bug"})) == (
@@ -251,10 +251,12 @@ def test_what_fails_is_told_by_flag_and_output() -> None:
         flag({"equals_var": "label"}, name="right", bad=False),
     )
     context = {"label": 'ä " b', "other": 1}
-    assert violations(r, ['ä " b'], context) == []
-    assert violations(r, ["b"], context) == [
+    assert violations(r, ['ä " b'], context, {}) == []
+    assert violations(r, ["b"], context, {}) == [
         'form fails min_words: 2 and contains: ["ä", "\\""]',
         'right fails equals_var: "label", which is "ä \\" b"',
     ]
-    assert violations(r, ['ä " b', 'ä "'], context) == ['output 2: right fails equals_var: "label", which is "ä \\" b"']
-    assert violations(r, [], context) == []
+    assert violations(r, ['ä " b', 'ä "'], context, {}) == [
+        'output 2: right fails equals_var: "label", which is "ä \\" b"'
+    ]
+    assert violations(r, [], context, {}) == []

@@ -143,17 +143,10 @@ def test_a_second_question_has_the_criteria_in_the_opposite_order() -> None:
         f'Say {{"relevance": 3}}? No: {{"relevance": 4, it is.</think>\n\n{json.dumps(GOOD)}',
     ],
 )
-def test_a_valid_reply_becomes_scores_with_checks_filled_in(reply: str) -> None:
+def test_a_valid_reply_becomes_scores(reply: str) -> None:
     scores, rationale = parse_reply(reply, RUBRIC, "one two three four")
-    assert scores == {"relevance": 4.0, "depth": 0.25, "format_ok": True, "overlong": True}
+    assert scores == {"relevance": 4.0, "depth": 0.25, "format_ok": True}, "what programs fill is not asked for"
     assert rationale == "fits"
-
-
-def test_a_reply_gets_the_flags_that_a_reference_fills() -> None:
-    right = Criterion(name="right", type="flag", bad=False, penalty=1.0, check={"equals_var": "label"})
-    rubric = replace(RUBRIC, criteria=(*RUBRIC.criteria, right))
-    for label, expected in (("walk", True), ("run", False)):
-        assert parse_reply(json.dumps(GOOD), rubric, "walk", context={"label": label})[0]["right"] is expected
 
 
 @pytest.mark.parametrize(

@@ -523,8 +523,13 @@ TOP = "schema, experiment, judge_kind, rubric, items, judged_by, audit"
         (edit(*CRITERION, "max", to=True), "rubric: criteria[0]: max is true; it must be a number"),
         (edit(*CRITERION, "max", to=10**400), "rubric: criteria[0]: max is 1" + "0" * 78 + "…; it must be a number"),
         (
-            edit(*CRITERION, "check", to={}),
-            'rubric: criteria[0]: unknown key "check"; there are name, type, min, max, weight',
+            edit(*CRITERION, "penalty", to=1),
+            'rubric: criteria[0]: unknown key "penalty"; there are name, type, min, max, weight, check',
+        ),
+        (
+            edit(*CRITERION, "check", to={"max_words": 3}),
+            "rubric: criteria[0]: check: max_words fills a flag; a scale's numbers come from a judge, or from a "
+            "function of yours, as in {python: scorers.py:similarity}",
         ),
         (edit("rubric", "criteria", 2, "bad", to=0), "rubric: criteria[2]: bad is 0; it must be true or false"),
         (

@@ -26,6 +26,7 @@ from pytest_promptbench.tracking.store import TrackingStore
 from .project import RUBRIC, Project, migrated_database
 from .provider import Fault, ScriptedProvider
 from .test_api import TOKEN, answer, client_of, copy_of, scored, served
+from .test_scorers import own_rubric
 
 EXPERIMENT = "a/b <i>&\"' night"
 CHROMEDRIVER = shutil.which("chromedriver")
@@ -862,6 +863,24 @@ def test_whoever_takes_a_skip_back_judges_all_outputs_of_the_candidate(tmp_path:
         browser.press("uu")
         assert browser.run(which) == "Output 1 of 2"
         assert browser.run("return document.getElementById('undo').disabled")
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_what_programs_found_is_shown_and_not_asked_for(tmp_path: Path, browser: Browser) -> None:
+    """A scale's numbers as they are, and yes or no for a flag."""
+    migrated_database(tmp_path / "mlflow.db")
+    with ScriptedProvider(reply=lambda _: "a situation") as provider:
+        project = Project(tmp_path, provider, models=("haiku",), prompts=("v1",), scenarios=1).write()
+        own_rubric(project)
+        assert project.pytest("--bench-experiment", EXPERIMENT).code == 0
+    with served(tmp_path) as address:
+        browser.judge(address)
+        browser.press("Ada" + ENTER)
+        found = browser.run("return document.querySelector('#criteria .filled').textContent")
+        assert found == "A program found overlong: no, likeness: 0.5, shouts: no."
+        browser.press("444y" + ENTER)
+        assert browser.run("return document.getElementById('count').textContent") == "1 of 1 judged"
 
 
 @pytest.mark.browser

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from ..checks import validate_check
 from ..errors import CatalogError
 from ..records import Criterion, Rubric, sha256
+from ..scorers import compiled, source_of
 from .schema import CriterionFile, RubricFile, validate
 from .yamlfile import parse, read_text
 
@@ -27,8 +29,28 @@ off the rest without a word: nothing could read such a verdict back."""
 
 
 def load_rubric(file: Path) -> Rubric:
-    """Read ``rubrics/<id>.md``. CatalogError where it cannot be scored against."""
-    text = read_text(file)
+    """Read ``rubrics/<id>.md`` and look at the files of its scorers. CatalogError where it cannot be scored against."""
+    rubric = read_rubric(read_text(file), file)
+    hashes: dict[str, str] = {}
+    for c in rubric.criteria:
+        if c.scorer is not None:
+            name, _ = source_of(c)
+            try:
+                source = read_text(file.parent / name)
+                compiled(source, file.parent / name)
+            except CatalogError as error:
+                raise CatalogError(f"{file}: criterion {c.name}: check: python: {error}") from None
+            hashes[name] = sha256(source)
+    if not hashes:
+        return rubric
+    end = rubric.text.index("\n---", 3)
+    lines = [f"# {name} sha256:{sha}\n" for name, sha in sorted(hashes.items())]
+    text = rubric.text[: end + 1] + "".join(lines) + rubric.text[end + 1 :]
+    return replace(rubric, text=text, sha256=sha256(text), folder=str(file.parent))
+
+
+def read_rubric(text: str, file: Path) -> Rubric:
+    """The rubric of a text that a file has, or had. Likewise, but nobody looks for its scorers."""
     if not text.startswith("---\n") or "\n---" not in text[3:]:
         raise CatalogError(f"{file}:1: a rubric begins with its criteria between two lines '---'")
     end = text.index("\n---", 3)
@@ -76,7 +98,7 @@ def load_rubric(file: Path) -> Rubric:
 
 
 def _criterion(given: CriterionFile, where: str) -> Criterion:
-    belongs = {"scale": {"min", "max", "weight"}, "flag": {"bad", "penalty", "check"}}[given.type]
+    belongs = {"scale": {"min", "max", "weight", "check"}, "flag": {"bad", "penalty", "check"}}[given.type]
     for key in ("min", "max", "weight", "bad", "penalty", "check"):
         if getattr(given, key) is not None and key not in belongs:
             raise CatalogError(f"{where}: a {given.type} has no {key!r}; it takes {', '.join(sorted(belongs))}")
@@ -85,6 +107,9 @@ def _criterion(given: CriterionFile, where: str) -> Criterion:
             raise CatalogError(
                 f"{where}: {key} is {number:g}; expected 0, or a number from {SMALLEST:.6f} to {LARGEST:,.0f}"
             )
+    problem = validate_check(given.check, scale=given.type == "scale") if given.check is not None else None
+    if problem:
+        raise CatalogError(f"{where}: check: {problem}")
     if given.type == "scale":
         if given.min is None or given.max is None:
             raise CatalogError(f"{where}: a scale needs min and max")
@@ -93,12 +118,10 @@ def _criterion(given: CriterionFile, where: str) -> Criterion:
             raise CatalogError(f"{where}: min is {given.min:g} and max is {given.max:g}; min must be below max")
         if not (math.isfinite(weight) and weight >= 0):
             raise CatalogError(f"{where}: weight is {weight:g}; it must not be below 0")
-        return Criterion(name=given.name, type="scale", min=float(given.min), max=float(given.max), weight=weight)
+        low, high = float(given.min), float(given.max)
+        return Criterion(name=given.name, type="scale", min=low, max=high, weight=weight, check=given.check)
     if given.bad is None or given.penalty is None:
         raise CatalogError(f"{where}: a flag needs bad (true or false) and penalty (points)")
     if given.penalty < 0:
         raise CatalogError(f"{where}: penalty is {given.penalty:g}; it is taken off, so it must not be below 0")
-    problem = validate_check(given.check) if given.check is not None else None
-    if problem:
-        raise CatalogError(f"{where}: check: {problem}")
     return Criterion(name=given.name, type="flag", bad=given.bad, penalty=float(given.penalty), check=given.check)

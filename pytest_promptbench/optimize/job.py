@@ -22,6 +22,7 @@ from ..grid import select
 from ..localmodels import installed, lacking
 from ..promotion import Policy, parse_bound
 from ..records import Model, Prompt, Suite
+from ..scorers import load_scorers
 from ..session import where
 from ..settings import Identity, Settings, as_names, file_above, names_in, resolve
 from ..tracking.address import check_takes_candidates
@@ -86,6 +87,7 @@ def make_job(args: argparse.Namespace) -> Job:
     if stranger is not None:
         place = model_place(Path(job.suite.path), root, stranger.name)
         raise UsageError(f"{place}: {no_provider(stranger)}")
+    load_scorers(job.suite.rubric)
     _check_prices(job.plan, job.suite)
     _check_folder(job)
     return job

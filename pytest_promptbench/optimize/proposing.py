@@ -132,12 +132,11 @@ def question(
 
 def criteria_text(rubric: Rubric) -> str:
     """The rubric as a proposer sees it: its anchors, and what programs check, which these need not tell."""
-    lines = [
-        f"- {c.name}: {' and '.join(term(*one) for one in c.check.items())}; else it is {json.dumps(c.bad)} and costs "
-        f"{c.penalty or 0:g}"
-        for c in rubric.flags
-        if c.check
-    ]
+    lines = []
+    for c in rubric.criteria:
+        if c.check:
+            gives = f"else it is {json.dumps(c.bad)} and costs {c.penalty or 0:g}" if c.type == "flag" else c.allowed
+            lines.append(f"- {c.name}: {' and '.join(term(*one) for one in c.check.items())}; {gives}")
     checked = ["", "Checked by programs:", *lines] if lines else []
     return sendable("\n".join([rubric.body.strip(), *checked]))
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from ..checks import run_check
+from ..checks import filled_scores
 from ..records import LoggedCandidate, Rubric, Score, Tier, sha256
 from .document import PACKET_SCHEMA
 
@@ -70,7 +70,7 @@ def _item(candidate: LoggedCandidate, rubric: Rubric, *, reveal: bool, duplicate
         "item": item_id(candidate.run_id, duplicate=duplicate),
         "context": dict(candidate.context or {}),
         "candidates": [
-            {"output": text, "scores": _open_scores(rubric, text, candidate.context), "rationale": None}
+            {"output": text, "scores": _open_scores(rubric, text, candidate), "rationale": None}
             for text in candidate.outputs or ()
         ],
     }
@@ -84,6 +84,8 @@ def _item(candidate: LoggedCandidate, rubric: Rubric, *, reveal: bool, duplicate
     return item
 
 
-def _open_scores(rubric: Rubric, text: str, context: Mapping[str, Any] | None) -> dict[str, Score]:
+def _open_scores(rubric: Rubric, text: str, candidate: LoggedCandidate) -> dict[str, Score]:
     """Null where a judge is to fill in a score; what a program checks is filled already."""
-    return {c.name: None if c.check is None else run_check(c, text, context) for c in rubric.criteria}
+    return dict.fromkeys(c.name for c in rubric.criteria) | filled_scores(
+        rubric, text, candidate.context, candidate.checks
+    )

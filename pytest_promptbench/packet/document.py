@@ -198,7 +198,7 @@ def _rubric(value: object) -> Rubric:
 
 def _criterion(value: object, place: str) -> Criterion:
     needs = {"scale": ("min", "max"), "flag": ("bad",)}
-    takes = {"scale": ("weight",), "flag": ("penalty", "check")}
+    takes = {"scale": ("weight", "check"), "flag": ("penalty", "check")}
     kind = _typed(value, dict, place, "an object").get("type")
     if not isinstance(kind, str) or kind not in needs:
         raise PacketError(f'{place}: type is {shown(kind)}; it must be "scale" or "flag"')
@@ -210,7 +210,8 @@ def _criterion(value: object, place: str) -> Criterion:
     if "bad" in found:
         _typed(found["bad"], bool, f"{place}: bad", "true or false")
     if "check" in found:
-        problem = validate_check(_typed(found["check"], dict, f"{place}: check", "an object"))
+        check = _typed(found["check"], dict, f"{place}: check", "an object")
+        problem = validate_check(check, scale=kind == "scale")
         if problem:
             raise PacketError(f"{place}: check: {problem if problem.isprintable() else shown(problem)}")
     return Criterion.from_json(found)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..catalog.yamlfile import parse
-from ..checks import run_check
+from ..checks import filled_scores
 from ..errors import CatalogError, PacketError
-from ..records import Criterion, Judge, LoggedCandidate, Rubric, Score, Verdict, is_number, mean_scores, sha256
+from ..records import Judge, LoggedCandidate, Rubric, Score, Verdict, is_number, mean_scores, sha256
 from .build import item_ids
 from .document import Packet, PacketItem, PacketOutput, plain, shown
 
@@ -68,7 +68,7 @@ def match_verdicts(
         changed = _text_problems(item, stored.get(item.item), packet.experiment)
         problems += changed
         # Of other texts and vars a program would find something else, and the judge be told to write that instead.
-        checkable = stored[item.item][0].context if vouched and not changed else None
+        checkable = stored[item.item][0] if vouched and not changed else None
         scores = _scores(item, packet.rubric, problems, checkable)
         rationale = _rationale(item, problems)
         if item.item not in stored:
@@ -193,11 +193,11 @@ def _places(item: PacketItem) -> list[str]:
 
 
 def _scores(
-    item: PacketItem, rubric: Rubric, problems: list[str], checkable: Mapping[str, Any] | None
+    item: PacketItem, rubric: Rubric, problems: list[str], checkable: LoggedCandidate | None
 ) -> dict[str, Score] | None:
     """An item's scores, means where it has several outputs; None while it is left null. Mistakes go to ``problems``.
 
-    ``checkable``: the stored vars of an item whose checks may be run.
+    ``checkable``: what is stored of an item whose checks may be run.
     """
     parts: list[dict[str, Score] | None] = []
     for place, entry in zip(_places(item), item.candidates, strict=True):
@@ -215,10 +215,11 @@ def _scores(
 
 
 def _output_scores(
-    entry: PacketOutput, rubric: Rubric, place: str, problems: list[str], checkable: Mapping[str, Any] | None
+    entry: PacketOutput, rubric: Rubric, place: str, problems: list[str], checkable: LoggedCandidate | None
 ) -> dict[str, Score] | None:
-    programs = [c for c in rubric.criteria if c.check is not None] if checkable is not None else []
-    checked = {c.name: run_check(c, entry.output, checkable) for c in programs}
+    checked: dict[str, Score] = {}
+    if checkable is not None:
+        checked = filled_scores(rubric, entry.output, checkable.context, checkable.checks)
     given = checked | dict(entry.scores)  # a judge may leave out what a program fills
     problems += [f"{place}: {what}" for what in _unlike_the_rubric(given, rubric)]
     if all(value is None for value in given.values()):
@@ -226,12 +227,16 @@ def _output_scores(
     problems += [
         f"{place}: {plain(name)} is {shown(given[name])}; a program found {shown(found)}, leave it at that"
         for name, found in checked.items()
-        if given[name] is not found
+        if not _is_found(given[name], found)
     ]
     if all(given.get(c.name) is None for c in rubric.judged):
         return None
     problems += [f"{place}: {what}" for what in _unlike_scores(given, rubric)]
     return {c.name: _score(given.get(c.name)) for c in rubric.criteria}
+
+
+def _is_found(given: object, found: Score) -> bool:
+    return given is found or (is_number(given) and is_number(found) and given == found)
 
 
 def _unlike_the_rubric(given: Mapping[str, object], rubric: Rubric) -> Iterator[str]:
@@ -255,21 +260,13 @@ def _unlike_scores(given: Mapping[str, object], rubric: Rubric) -> Iterator[str]
         yield f"{are} and the rest is not; score all of it, or leave all of it null"
     for name, c in judged.items():
         value = given[name]
-        if value is not None and not _allows(c, value):
+        if value is not None and not c.takes(value):
             allowed = f"the rubric {plain(rubric.id)} allows {c.allowed}"
             yield f"{plain(name)} is {shown(value)}; {allowed}{_unquoted(value)}"
 
 
 def _unquoted(value: object) -> str:
     return ", without quotes" if isinstance(value, str) else ""
-
-
-def _allows(criterion: Criterion, value: object) -> bool:
-    if criterion.type == "flag":
-        return isinstance(value, bool)
-    assert criterion.min is not None
-    assert criterion.max is not None
-    return is_number(value) and criterion.min <= value <= criterion.max  # type: ignore[operator]  # a number by then
 
 
 def _score(value: Any) -> Score:

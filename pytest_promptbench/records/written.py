@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args
 
-from .record import Record
+from .record import Record, is_number
 
 Role = Literal["system", "developer", "user", "assistant"]
 CONVERSATION = "placeholder"
@@ -97,7 +97,8 @@ class Scenario(Record):
 class Criterion(Record):
     """One line of a rubric: a scale with ``min``, ``max`` and ``weight``, or a flag with ``bad`` and ``penalty``.
 
-    ``check`` (of a flag) is filled by a program instead of a judge, e.g. ``{"max_words": 60}``.
+    One with a ``check`` is filled by a program instead of a judge: a flag, e.g. by ``{"max_words": 60}``, and either by
+    a function of the user's, e.g. by ``{"python": "scorers.py:valid_sql"}``.
     """
 
     name: str
@@ -119,6 +120,19 @@ class Criterion(Record):
         return low is not None and high is not None and low.is_integer() and high.is_integer() and 2 <= high - low <= 20
 
     @property
+    def scorer(self) -> str | None:
+        """The function that fills it, as its check names it; None where there is none."""
+        return None if self.check is None else self.check.get("python")
+
+    def takes(self, value: object) -> bool:
+        """Whether a score may be that."""
+        if self.type == "flag":
+            return isinstance(value, bool)
+        assert self.min is not None
+        assert self.max is not None
+        return is_number(value) and self.min <= value <= self.max  # type: ignore[operator]  # a number by then
+
+    @property
     def allowed(self) -> str:
         """What a score may be, in words: ``1 to 5``, or ``true or false``."""
         return "true or false" if self.type == "flag" else f"{self.min:g} to {self.max:g}"
@@ -126,12 +140,17 @@ class Criterion(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Rubric(Record):
-    """What a judge scores against. ``text`` is the whole file, front matter and anchors; ``sha256`` is its hash."""
+    """What a judge scores against. ``text`` is the whole file, front matter and anchors; ``sha256`` is its hash.
+
+    Where scorers fill criteria, the text has the hashes of their files in the front matter, so that another function is
+    another rubric, and ``folder`` is what the files are relative to. It is None where the rubric was read from no file.
+    """
 
     id: str
     text: str
     criteria: tuple[Criterion, ...]
     sha256: str
+    folder: str | None = None
 
     @property
     def body(self) -> str:
@@ -149,7 +168,7 @@ class Rubric(Record):
 
     @property
     def judged(self) -> tuple[Criterion, ...]:
-        """The criteria that a judge fills: all but the flags with a check. None: programs score all there is."""
+        """The criteria that a judge fills: all without a check. None: programs score all there is."""
         return tuple(c for c in self.criteria if c.check is None)
 
     @cached_property

@@ -13,15 +13,16 @@ from typing import Any
 from ..catalog import Choice, load_suite, model_place
 from ..clock import steady
 from ..completer import LiteLLMCompleter, no_provider, spare_loopback_from_proxies, without_provider
-from ..errors import CatalogError, PromptbenchError, UsageError
+from ..errors import CatalogError, PromptbenchError, ScorerError, UsageError
 from ..files import try_folder
 from ..generation import Completer, Generator, Limits, Progress, make_room
 from ..grid import shard, unknown_name
-from ..ledger import Ledger
+from ..ledger import Entry, Ledger
 from ..localmodels import installed, lacking, unknown
 from ..locks import LockFile
 from ..quiet import quiet_environment
-from ..records import Candidate, Cell, Model, Suite
+from ..records import Candidate, Cell, Group, Model, Suite
+from ..scorers import load_scorers
 from ..settings import Settings
 from ..tracking.address import check_takes_candidates
 from ..tracking.entry import Logged
@@ -47,6 +48,7 @@ class Bench:
         self._closing = threading.Event()
         self._reporter: threading.Thread | None = None
         self._owners: dict[tuple[str, ...], list[Task]] = {}
+        self._unscored: dict[tuple[tuple[str, ...], Group], ScorerError] = {}
         self._expected: frozenset[str] = frozenset()
         self._told = 0
         self._pid = os.getpid()
@@ -219,7 +221,8 @@ class Bench:
     def start(self, planned: Sequence[Planned], ahead: Sequence[Cell]) -> None:
         """Say what was collected, and get ready to generate ``ahead``: the cells whose tests no mark may skip.
 
-        UsageError where the session's end could not write what it was asked for; OSError where nobody could begin.
+        UsageError where the session's end could not write what it was asked for; CatalogError for a scorer that cannot
+        be imported; OSError where nobody could begin.
         """
         settings = self.settings
         if self._generator is not None or not planned:
@@ -229,6 +232,8 @@ class Bench:
         make_room(settings.concurrency)
         quiet_environment()
         tasks = merged({id(p.task): p.task for p in planned}.values())
+        for task in tasks:
+            load_scorers(task.suite.rubric)  # before anything is paid for
         self._expected = frozenset(cell.mark for cell in ahead)
         if self._folder.read("plan.json") is None:
             self._folder.write("plan.json", Plan(tasks=tasks, cells=len(self._expected)).to_json())
@@ -278,27 +283,37 @@ class Bench:
             tick()
 
     def key(self, planned: Planned, candidate: Candidate) -> str:
-        """The candidate's identity in its experiment."""
-        return self._logged(planned.task, candidate).key
+        """The candidate's identity in its experiment. ScorerError where it is not logged, for want of its scores."""
+        unscored = self._unscored.get((candidate.cell.identity, planned.task.suite.group))
+        if unscored is not None:
+            raise unscored
+        return Logged(candidate=candidate, rubric=planned.task.suite.rubric, session="").key
 
     def expects(self, cell: Cell) -> bool:
         """Whether the cell is one of those that are counted: of a test that no mark may skip."""
         return cell.mark in self._expected
-
-    def _logged(self, task: Task, candidate: Candidate) -> Logged:
-        session = self.settings.identity.session
-        return Logged.of(candidate, task.suite.rubric, session=session, tags=self.settings.tags)
 
     def _landed(self, candidates: Sequence[Candidate]) -> None:
         assert self._ledger is not None
         store, session = where(self.settings).store_name, self.settings.identity.session
         for start in range(0, len(candidates), POSTED_AT_ONCE):  # a warm session's all land together
             entries = [
-                self._logged(task, candidate).entry(task.experiment)
+                entry
                 for candidate in candidates[start : start + POSTED_AT_ONCE]
                 for task in self._owners[candidate.cell.identity]
+                if (entry := self._entry(task, candidate)) is not None
             ]
             self._ledger.post(store, entries, session=session)
+
+    def _entry(self, task: Task, candidate: Candidate) -> Entry | None:
+        """To be handed over; None where a scorer fails on it: its tests say so, and a rerun tries again."""
+        rubric, session = task.suite.rubric, self.settings.identity.session
+        try:
+            logged = Logged.of(candidate, rubric, session=session, tags=self.settings.tags)
+        except ScorerError as error:
+            self._unscored[candidate.cell.identity, task.suite.group] = error
+            return None
+        return logged.entry(task.experiment)
 
     def _report(self) -> None:
         while not self._closing.wait(PROGRESS_EVERY_S):

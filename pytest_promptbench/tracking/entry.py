@@ -62,7 +62,7 @@ class Logged(Record):
 
     @classmethod
     def of(cls, candidate: Candidate, rubric: Rubric, *, session: str, tags: Mapping[str, str] | None = None) -> Logged:
-        """With the flags that the rubric's checks fill: none of a failed candidate."""
+        """With what programs fill of the rubric: nothing of a failed candidate. ScorerError of a scorer."""
         checks = {} if candidate.failed else fill_checks(rubric, candidate.outputs, candidate.cell.scenario.vars)
         return cls(candidate=candidate, rubric=rubric, session=session, checks=checks, tags=tags or {})
 

@@ -286,7 +286,7 @@ def _by_checks(record: Logged) -> tuple[dict[str, str], dict[str, float]]:
     if record.rubric.judged or record.candidate.failed:
         return {}, {}
     rubric, candidate, at = record.rubric, record.candidate, iso_utc(end_ms(record) / 1000)
-    why = "\n".join(violations(rubric, candidate.outputs, candidate.cell.scenario.vars))
+    why = "\n".join(violations(rubric, candidate.outputs, candidate.cell.scenario.vars, record.checks))
     tags, metrics = verdicts.of_checks(record.checks, rubric, rationale=why or None, at=at)
     return tags, {k: float(v) for k, v in metrics.items() if v is not None}
 

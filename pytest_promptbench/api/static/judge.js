@@ -183,7 +183,7 @@
       at("output").classList.toggle("soft", entry().output === "");
       const filled = criteria()
         .filter((c) => c.check !== undefined)
-        .map((c) => `${c.name}: ${entry().scores[c.name] ? "yes" : "no"}`);
+        .map((c) => `${c.name}: ${found(entry().scores[c.name])}`);
       at("criteria").replaceChildren(
         ...judged().map(field),
         ...(filled.length ? [make("p", { className: "filled", textContent: `A program found ${filled.join(", ")}.` })] : []),
@@ -202,6 +202,8 @@
     }
     count();
   };
+
+  const found = (score) => (typeof score === "number" ? String(Math.round(score * 1000) / 1000) : score ? "yes" : "no");
 
   const ready = () => {
     at("next").disabled = !complete(entry());
