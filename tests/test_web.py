@@ -20,6 +20,7 @@ from pytest_promptbench.api.pages import rubric_html
 from pytest_promptbench.catalog.rubric import load_rubric
 from pytest_promptbench.packet import item_ids
 from pytest_promptbench.records import Judge, Rubric, Tier
+from pytest_promptbench.report import views
 from pytest_promptbench.report.text import var_text
 from pytest_promptbench.tracking.store import TrackingStore
 
@@ -137,12 +138,13 @@ def test_a_text_that_is_cut_says_so(logged: Project, tmp_path: Path, monkeypatch
     assert client.post("/api/bench/verdicts", json=packet).status_code == 200
     shown = {"name": EXPERIMENT, "scenario": "s1"}
     assert "cut:" not in client.get("/experiment", params=shown).text
-    monkeypatch.setattr(pages, "LONGEST", 10)
+    monkeypatch.setattr(views, "LONGEST", 10)
     page = client.get("/experiment", params=shown).text
     told = re.findall(r">([^<>]{10})…\ncut: the first 10 of (\d+) characters<", page)
     assert ("situation-", "11") in told, "the context"
     assert told.count(("because be", "160")) == 2, "the rationales"
-    assert len(told) == 5, "and the outputs"
+    assert len(told) == 3
+    assert len(re.findall(r">[^<>]{10}</div><p class=\"facts\">cut: the first 10 of \d+ characters</p>", page)) == 2
 
 
 def test_pages_hold_what_screen_readers_need(logged: Project) -> None:

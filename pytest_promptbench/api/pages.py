@@ -19,33 +19,17 @@ from markupsafe import Markup
 
 from ..clock import iso_utc
 from ..experiments import Experiments, Group, Summary
-from ..records import Leaderboard, LoggedCandidate, Row, Rubric, Score, Verdict
+from ..records import Leaderboard, LoggedCandidate, Rubric
 from ..report import pictures
 from ..report.notes import notes
 from ..report.tables import all_tables
-from ..report.text import (
-    beginning,
-    by_scenario,
-    composite_text,
-    dollars,
-    duration,
-    interval,
-    number,
-    plural,
-    ranks,
-    scrolls,
-    unscored,
-    var_text,
-    visible,
-)
-from ..scores import verdict_composite
+from ..report.text import by_scenario, number, scrolls, visible
+from ..report.views import Card, RowView, card, context_of, placed, places, state_of
 from .guard import SESSION_S, WRITE, Tokens, cookie_of, session_of
 from .problems import ProblemError
 from .settings import ServiceSettings
 
 PAGE_SIZE: Final = 20
-LONGEST: Final = 20_000
-"""Characters of one text that a page shows; what follows is cut, with a note."""
 _STATIC: Final = {"pages.css": "text/css; charset=utf-8", "judge.js": "text/javascript; charset=utf-8"}
 
 Name = Annotated[str, Query(max_length=500)]
@@ -126,7 +110,7 @@ class Pages:
                 for s, cs in scenarios.items()
             ],
             chosen=visible(chosen),
-            context=_context(texts),
+            context=context_of(texts),
             cards=_cards(texts, board, text, waiting),
         )
 
@@ -333,68 +317,23 @@ class _ScenarioLink:
     current: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class _RowView:
-    rank: str
-    best: bool
-    model: str
-    prompt: str
-    tier: str
-    composite: str
-    interval: str
-    unscored: str
-    row: Row
-    means: list[str]
-    auto: str
-    cost: str
-    latency: str
-    x: str | None
-    whisker: pictures.Whisker | None
-    label: str
-
-
 def _board(board: Leaderboard) -> dict[str, Any]:
     scale = pictures.scale(board)
-    tied = all(row.rank == 1 for row in board.rows)
     return {
         "scale": scale,
         "top": f"{board.rubric.top:g}",
         "criteria": [visible(c.name) for c in board.rubric.criteria],
         "by_judges": bool(board.rubric.judged),
-        "rows": [_row(row, rank, scale, tied=tied) for rank, row in zip(ranks(board.rows), board.rows, strict=True)],
+        "rows": [RowView.of(row, rank, scale, best=best) for row, rank, best in placed(board)],
         "scored": any(row.composite is not None for row in board.rows),
     }
 
 
-def _row(row: Row, rank: str, scale: pictures.Scale, *, tied: bool) -> _RowView:
-    value, ends = composite_text(row), interval(row.ci95)
-    return _RowView(
-        rank=rank,
-        best=row.rank == 1 and not tied,
-        model=visible(row.model),
-        prompt=visible(row.prompt),
-        tier=visible(row.tier or "-"),
-        composite=value,
-        interval=ends,
-        unscored=unscored(row),
-        row=row,
-        means=[number(v) for v in row.criteria.values()],
-        auto=number(row.auto_composite),
-        cost=dollars(row.cost_usd),
-        latency=duration(row.latency_s),
-        x=None if row.composite is None else scale.at(row.composite),
-        whisker=scale.whisker(row.ci95),
-        label=f"{visible(row.model)}, {visible(row.prompt)}: {value} {ends}".strip(),
-    )
-
-
 def _state(candidate: LoggedCandidate, waiting: Set[str]) -> str:
     """``waiting``: the runs that a packet would offer; what else has no verdict is superseded by an edit."""
-    if candidate.error is not None:
-        return "failed"
-    if not candidate.pending:  # a program scores what no judge has to
-        return "scored" if candidate.sit_down() is None else "judged"
-    return "pending" if candidate.run_id in waiting else "superseded"
+    if candidate.error is None and candidate.pending:
+        return "pending" if candidate.run_id in waiting else "superseded"
+    return state_of(candidate)
 
 
 def _states(candidates: Sequence[LoggedCandidate], waiting: Set[str]) -> str:
@@ -402,82 +341,7 @@ def _states(candidates: Sequence[LoggedCandidate], waiting: Set[str]) -> str:
     return ", ".join(f"{found[s]} {s}" for s in ("judged", "scored", "pending", "superseded", "failed") if found[s])
 
 
-@dataclass(frozen=True, kw_only=True)
-class _VerdictView:
-    composite: str
-    who: str
-    scores: list[tuple[str, str]]
-    rationale: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Card:
-    model: str
-    prompt: str
-    state: str
-    outputs: list[str] | None
-    error: str | None
-    verdicts: list[_VerdictView]
-    failed: list[tuple[str, str]]
-    facts: str
-
-
-def _context(candidates: Sequence[LoggedCandidate]) -> list[tuple[str, str]]:
-    context = next((c.context for c in candidates if c.context is not None), {})
-    return [(visible(str(k)), _shown(var_text(v))) for k, v in context.items()]
-
-
-def _shown(text: str) -> str:
-    return beginning(text, LONGEST)
-
-
-def _cards(candidates: Sequence[LoggedCandidate], board: Leaderboard, rubric: Rubric, waiting: Set[str]) -> list[_Card]:
-    place = {(row.model, row.prompt): i for i, row in enumerate(board.rows)}
+def _cards(candidates: Sequence[LoggedCandidate], board: Leaderboard, rubric: Rubric, waiting: Set[str]) -> list[Card]:
+    place = places(board)
     ordered = sorted(candidates, key=lambda c: (place.get((c.model, c.prompt), len(place)), c.started_at, c.run_id))
-    return [
-        _Card(
-            model=visible(c.model),
-            prompt=visible(c.prompt),
-            state=_state(c, waiting),
-            outputs=None if c.outputs is None else [_shown(text) for text in c.outputs],
-            error=_shown(c.error) if c.error is not None else None,
-            verdicts=[_verdict(v, c, rubric) for v in _by_weight(c)],
-            failed=[(visible(name, limit=80), _shown(why)) for name, why in sorted(c.failed_verdicts.items())],
-            facts=_facts(c),
-        )
-        for c in ordered
-    ]
-
-
-def _by_weight(candidate: LoggedCandidate) -> list[Verdict]:
-    """The verdict that counts first."""
-    return sorted(sorted(candidate.verdicts, key=lambda v: v.at, reverse=True), key=lambda v: v.judge.tier.rank)
-
-
-def _verdict(verdict: Verdict, candidate: LoggedCandidate, rubric: Rubric) -> _VerdictView:
-    scores = {**verdict.scores, **candidate.checks}
-    name = verdict.judge.name
-    tier = verdict.judge.tier.value
-    return _VerdictView(
-        composite=number(verdict_composite(verdict, candidate, rubric)),
-        who=visible(tier if name == tier else f"{name}, {tier}", limit=80),
-        scores=[(visible(c.name), _score(scores.get(c.name))) for c in rubric.criteria],
-        rationale=_shown(verdict.rationale) if verdict.rationale else None,
-    )
-
-
-def _score(score: Score) -> str:
-    if score is None:
-        return "-"
-    return ("yes" if score else "no") if isinstance(score, bool) else number(float(score)).removesuffix(".00")
-
-
-def _facts(c: LoggedCandidate) -> str:
-    tokens = (c.prompt_tokens or 0) + (c.completion_tokens or 0)
-    parts = [
-        dollars(c.cost_usd) if c.cost_usd is not None else "",
-        duration(c.latency_s) if c.latency_s is not None else "",
-        plural(tokens, "token") if tokens else "",
-        "verdict carried over" if c.carried_from else "",
-    ]
-    return " · ".join(p for p in parts if p)
+    return [card(c, rubric, state=_state(c, waiting)) for c in ordered]

@@ -12,37 +12,18 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
-from ..records import Criterion, Leaderboard, LoggedCandidate, Row, Rubric, Score, Verdict
-from ..scores import verdict_composite
+from ..records import Criterion, Leaderboard, LoggedCandidate, Rubric, Score
 from . import pictures
 from .notes import notes
 from .tables import all_tables
-from .text import (
-    beginning,
-    by_scenario,
-    composite_text,
-    cut_note,
-    dollars,
-    duration,
-    export_command,
-    interval,
-    number,
-    percent,
-    plural,
-    ranks,
-    scrolls,
-    unscored,
-    var_text,
-    visible,
-)
+from .text import by_scenario, export_command, plural, scrolls, visible
+from .views import Card, RowView, card, context_of, placed, places, state_of
 
 if TYPE_CHECKING:
     import jinja2
 
     from ..agreement import Agreement
 
-LONGEST: Final = 20_000
-"""Characters of one text that the page shows; what follows is cut, with a note."""
 MOST: Final = 3_000
 """Candidates that the page shows, of whole scenarios: with more, it is slow to open and tens of megabytes large."""
 
@@ -51,62 +32,9 @@ MOST: Final = 3_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class _RowView:
-    row: Row
-    rank: str
-    model: str
-    prompt: str
-    tier: str
-    composite: str
-    interval: str
-    unscored: str
-    auto: str
-    cost: str
-    latency: str
-    x: str | None
-    whisker: pictures.Whisker | None
+class _RowView(RowView):
     strip: pictures.Strip
     histograms: list[pictures.Histogram | None]
-
-    @property
-    def best(self) -> bool:
-        return self.row.rank == 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class _ScoreView:
-    name: str
-    value: str
-    bad: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class _VerdictView:
-    composite: str
-    tier: str
-    judge: str
-    at: str
-    scores: list[_ScoreView]
-    rationale: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _OutputView:
-    text: str
-    note: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Card:
-    model: str
-    prompt: str
-    state: str
-    outputs: list[_OutputView] | None
-    error: str | None
-    verdict: _VerdictView | None
-    others: list[_VerdictView]
-    checks: list[_ScoreView]
-    facts: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +43,7 @@ class _ScenarioView:
     preview: str
     context: list[tuple[str, str]]
     counts: str
-    cards: list[_Card]
+    cards: list[Card]
 
 
 # -- the page ----------------------------------------------------------------------------------------------------
@@ -199,15 +127,6 @@ def asset(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _state(candidate: LoggedCandidate) -> str:
-    """In the words of the table, where an automatic verdict alone is none; ``scored``: by programs, for no judge."""
-    if candidate.error is not None:
-        return "failed"
-    if candidate.sit_down() is not None:
-        return "judged"
-    return "pending" if candidate.pending else "scored"
-
-
 # -- rows ----------------------------------------------------------------------------------------------------
 
 
@@ -219,27 +138,18 @@ def _rows(lb: Leaderboard, counting: Iterable[LoggedCandidate], scale: pictures.
             verdict = c.sit_down() if (c.model, c.prompt) in judged else c.automatic()
             sound[c.model, c.prompt].append((c.checks, verdict.scores if verdict else {}))
     return [
-        _RowView(
-            row=row,
-            rank=rank,
-            model=visible(row.model),
-            prompt=visible(row.prompt),
-            tier=visible(row.tier or "-"),
-            composite=composite_text(row),
-            interval=interval(row.ci95),
-            unscored=unscored(row),
-            auto=number(row.auto_composite),
-            cost=dollars(row.cost_usd),
-            latency=duration(row.latency_s),
-            x=None if row.composite is None else scale.at(row.composite),
-            whisker=scale.whisker(row.ci95),
+        _RowView.of(
+            row,
+            rank,
+            scale,
+            best=best,
             strip=pictures.strip(row, scale),
             histograms=[
                 pictures.histogram(c, _given(c.name, sound[row.model, row.prompt]), row.criteria.get(c.name))
                 for c in lb.rubric.criteria
             ],
         )
-        for rank, row in zip(ranks(lb.rows), lb.rows, strict=True)
+        for row, rank, best in placed(lb)
     ]
 
 
@@ -274,7 +184,7 @@ def _scenarios(
     lb: Leaderboard, groups: Mapping[str, list[LoggedCandidate]], counting: Collection[str]
 ) -> list[_ScenarioView]:
     """``counting``: the runs of the candidates that count above."""
-    place = {(row.model, row.prompt): i for i, row in enumerate(lb.rows)}
+    place = places(lb)
 
     def order(c: LoggedCandidate) -> tuple[int, str, str, int]:
         return place.get((c.model, c.prompt), len(place)), c.model, c.prompt, c.started_at
@@ -285,76 +195,18 @@ def _scenarios(
 def _scenario(
     name: str, candidates: Sequence[LoggedCandidate], rubric: Rubric, counting: Collection[str]
 ) -> _ScenarioView:
-    context = next((c.context for c in candidates if c.context is not None), {})
-    values = [(visible(str(k)), beginning(var_text(v), LONGEST)) for k, v in context.items()]
-    states = Counter(_state(c) for c in candidates if c.run_id in counting)
+    context = context_of(candidates)
+    states = Counter(state_of(c) for c in candidates if c.run_id in counting)
     return _ScenarioView(
         name=visible(name),
-        preview=visible(" · ".join(v for _, v in values), limit=140),
-        context=values,
+        preview=visible(" · ".join(v for _, v in context), limit=140),
+        context=context,
         counts=", ".join(f"{states[s]} {s}" for s in ("judged", "scored", "pending", "failed") if states[s]),
-        cards=[_card(c, rubric, counts=c.run_id in counting) for c in candidates],
+        cards=[
+            card(c, rubric, state=state_of(c), about=[] if c.run_id in counting else ["left out above"])
+            for c in candidates
+        ],
     )
-
-
-def _card(c: LoggedCandidate, rubric: Rubric, *, counts: bool) -> _Card:
-    verdict = c.verdict()
-    others = sorted((v for v in c.verdicts if v is not verdict), key=lambda v: v.at, reverse=True)
-    return _Card(
-        model=visible(c.model),
-        prompt=visible(c.prompt),
-        state=_state(c),
-        outputs=None if c.outputs is None else [_output(text) for text in c.outputs],
-        error=None if c.error is None else beginning(c.error, LONGEST),
-        verdict=None if verdict is None else _verdict(verdict, c, rubric),
-        others=[_verdict(v, c, rubric) for v in others],
-        checks=_scores(c.checks, [k for k in rubric.criteria if k.name in c.checks]) if verdict is None else [],
-        facts=[*([] if counts else ["left out above"]), *_facts(c)],
-    )
-
-
-def _facts(c: LoggedCandidate) -> list[str]:
-    tokens = c.prompt_tokens is not None and c.completion_tokens is not None
-    return [
-        *([] if c.cost_usd is None else [dollars(c.cost_usd)]),
-        *([] if c.latency_s is None else [duration(c.latency_s)]),
-        *([f"{c.prompt_tokens:,} + {c.completion_tokens:,} tokens"] if tokens else []),
-        *(["verdict carried over"] if c.carried_from else []),
-    ]
-
-
-def _output(text: str) -> _OutputView:
-    return _OutputView(text=visible(text[:LONGEST], multiline=True), note=cut_note(text, LONGEST))
-
-
-def _verdict(verdict: Verdict, candidate: LoggedCandidate, rubric: Rubric) -> _VerdictView:
-    value = verdict_composite(verdict, candidate, rubric)
-    return _VerdictView(
-        composite="not fully scored" if value is None else number(value),
-        tier=visible(verdict.judge.tier.value),
-        judge=visible(verdict.judge.name, limit=80),
-        at=visible(verdict.at[:16].replace("T", " ")),
-        scores=_scores({**verdict.scores, **candidate.checks}, rubric.criteria),
-        rationale=beginning(verdict.rationale, LONGEST) if verdict.rationale else None,
-    )
-
-
-def _scores(scores: Mapping[str, Score], criteria: Iterable[Criterion]) -> list[_ScoreView]:
-    return [_score(c, scores.get(c.name)) for c in criteria]
-
-
-def _score(criterion: Criterion, score: Score) -> _ScoreView:
-    name = visible(criterion.name)
-    if score is None:
-        return _ScoreView(name=name, value="-", bad=False)
-    if criterion.type == "scale":
-        return _ScoreView(
-            name=name, value=f"{number(float(score)).removesuffix('.00')} of {criterion.max:g}", bad=False
-        )
-    share = float(score)
-    lost = (criterion.penalty or 0.0) * (share if criterion.bad else 1 - share)
-    value = {0.0: "no", 1.0: "yes"}.get(share, percent(share))
-    return _ScoreView(name=name, value=f"{value}, -{number(lost).removesuffix('.00')}" if lost else value, bad=lost > 0)
 
 
 def _allowed(criterion: Criterion) -> str:
