@@ -294,7 +294,7 @@ def fill_checks(
 ) -> dict[str, bool | float]:
     """Every criterion of a rubric that programs fill: what they found in one output, the mean over several.
 
-    The mean of flags is the share of true ones. Nothing where nothing came. CatalogError or ScorerError of a scorer.
+    The mean of flags is the share of true ones. Nothing where nothing came. ScorerError of a scorer.
     """
     scorers = load_scorers(rubric)
     filled: dict[str, bool | float] = {}

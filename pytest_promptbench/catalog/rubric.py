@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ..checks import validate_check
 from ..errors import CatalogError
-from ..records import Criterion, Rubric, sha256
-from ..scorers import compiled, source_of
+from ..records import Criterion, Rubric, Source, sha256
+from ..scorers import compiled, file_of
 from .schema import CriterionFile, RubricFile, validate
 from .yamlfile import parse, read_text
 
@@ -31,22 +31,21 @@ off the rest without a word: nothing could read such a verdict back."""
 def load_rubric(file: Path) -> Rubric:
     """Read ``rubrics/<id>.md`` and look at the files of its scorers. CatalogError where it cannot be scored against."""
     rubric = read_rubric(read_text(file), file)
-    hashes: dict[str, str] = {}
+    sources: dict[str, Source] = {}
     for c in rubric.criteria:
-        if c.scorer is not None:
-            name, _ = source_of(c)
+        if c.scorer is not None and (name := file_of(c)) not in sources:
+            path = file.parent / name
             try:
-                source = read_text(file.parent / name)
-                compiled(source, file.parent / name)
+                sources[name] = Source(path=str(path), text=read_text(path))
+                compiled(sources[name])
             except CatalogError as error:
                 raise CatalogError(f"{file}: criterion {c.name}: check: python: {error}") from None
-            hashes[name] = sha256(source)
-    if not hashes:
+    if not sources:
         return rubric
     end = rubric.text.index("\n---", 3)
-    lines = [f"# {name} sha256:{sha}\n" for name, sha in sorted(hashes.items())]
+    lines = [f"# {name} sha256:{sha256(source.text)}\n" for name, source in sorted(sources.items())]
     text = rubric.text[: end + 1] + "".join(lines) + rubric.text[end + 1 :]
-    return replace(rubric, text=text, sha256=sha256(text), folder=str(file.parent))
+    return replace(rubric, text=text, sha256=sha256(text), sources=sources)
 
 
 def read_rubric(text: str, file: Path) -> Rubric:

@@ -117,7 +117,7 @@ class Orders:
             self._stop(str(error))
             for order, _ in batch:
                 self.fail(order, f"its answer is kept, but could not be handed over for logging: {error}")
-        except Exception as error:  # the waiting tests must hear of it instead of waiting for ever
+        except BaseException as error:
             for order, _ in batch:
                 order.future.set_exception(error)
         else:

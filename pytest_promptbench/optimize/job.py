@@ -16,7 +16,7 @@ from ..catalog.models import find_models, load_models
 from ..catalog.suite import prompt_folder
 from ..clock import utc_now
 from ..completer import LiteLLMCompleter, no_provider, without_provider
-from ..errors import UsageError
+from ..errors import ScorerError, UsageError
 from ..files import try_folder
 from ..grid import select
 from ..localmodels import installed, lacking
@@ -87,7 +87,10 @@ def make_job(args: argparse.Namespace) -> Job:
     if stranger is not None:
         place = model_place(Path(job.suite.path), root, stranger.name)
         raise UsageError(f"{place}: {no_provider(stranger)}")
-    load_scorers(job.suite.rubric)
+    try:
+        load_scorers(job.suite.rubric)
+    except ScorerError as error:
+        raise UsageError(str(error)) from None
     _check_prices(job.plan, job.suite)
     _check_folder(job)
     return job

@@ -163,12 +163,13 @@ class MLflowLaboratory:
         failed = [c for c in candidates if c.failed]
         unasked = next((c.error for c in failed if c.unasked), None)
         unreachable = unasked is not None or 2 * len(failed) > len(candidates)
-        logged = [c for c in candidates if not (c.failed and unreachable)]
         session = self._settings.identity.session
-        entries = [Logged.of(c, self._suite.rubric, session=session) for c in logged]
-        self._store.log([e.entry(self._plan.experiment) for e in entries])
+        logged = [
+            Logged.of(c, self._suite.rubric, session=session) for c in candidates if not (c.failed and unreachable)
+        ]
+        self._store.log([one.entry(self._plan.experiment) for one in logged])
         self._known = None
-        for c in logged:
+        for c in (one.candidate for one in logged):
             if not c.failed:
                 found = self._logged(c.cell)
                 self._texts[found.run_id] = _filled(found, c)

@@ -86,6 +86,6 @@ def _item(candidate: LoggedCandidate, rubric: Rubric, *, reveal: bool, duplicate
 
 def _open_scores(rubric: Rubric, text: str, candidate: LoggedCandidate) -> dict[str, Score]:
     """Null where a judge is to fill in a score; what a program checks is filled already."""
-    return dict.fromkeys(c.name for c in rubric.criteria) | filled_scores(
-        rubric, text, candidate.context, candidate.checks
-    )
+    filled = filled_scores(rubric, text, candidate.context, candidate.checks)
+    several = len(candidate.outputs or ()) > 1  # of which a scorer's mean is known, and is no score of this one
+    return {c.name: filled.get(c.name) for c in rubric.criteria if not (several and c.scorer is not None)}

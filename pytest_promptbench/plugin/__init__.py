@@ -167,7 +167,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> None:
 def pytest_runtest_call(item: pytest.Item) -> None:
     error = item.stash.get(parts.ERROR, None)
     if error is not None:
-        pytest.fail(error, pytrace=False)
+        pytest.fail(f"no candidate: {error}", pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)

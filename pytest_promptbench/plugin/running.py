@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from ..candidate import GeneratedCandidate
-from ..errors import ScorerError
 from ..scheduling import queued
 from .parts import ABOUT, BENCH, ERROR, PLANNED, STEP_RESULT, TICKER, bench, is_worker, settings
 from .watch import say
@@ -30,16 +29,11 @@ def candidate(item: pytest.Item) -> GeneratedCandidate:
         _look_ahead(config, item.session.items)
     again = item.stash.get(ERROR, None) is not None  # a plugin runs the test once more, as pytest-rerunfailures does
     made = bench(config).candidate(planned, again=again, tick=_tick(config))
-    # Noted here, since a fixture of the user's may make something else of it.
-    item.stash[ERROR] = None if made.error is None else f"no candidate: {made.error}"
+    item.stash[ERROR] = made.error  # noted here, since a fixture of the user's may make something else of it
     if not made.unasked:
-        try:
-            key = bench(config).key(planned, made)
-        except ScorerError as error:
-            item.stash[ERROR] = f"not scored: {error}; the answer is kept: mend the function, and run again"
-        else:
-            mark = planned.cell.mark if bench(config).expects(planned.cell) else None
-            item.stash[ABOUT] = {"experiment": planned.task.experiment, "candidate": key, "cell": mark}
+        key = bench(config).key(planned, made)
+        mark = planned.cell.mark if bench(config).expects(planned.cell) else None
+        item.stash[ABOUT] = {"experiment": planned.task.experiment, "candidate": key, "cell": mark}
     return GeneratedCandidate(made)
 
 

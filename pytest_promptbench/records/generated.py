@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -151,7 +151,8 @@ class Candidate(Record):
 
     ``refused``: the provider refused the request for what is in it. ``empty``: it answered with no text. ``unasked``:
     no answer is known of, for nobody was asked about all of it; such a candidate is logged nowhere. ``spent``: what was
-    paid for all the same, of a failed one: answers without a text, and those of its other samples.
+    paid for all the same, of a failed one: answers without a text, those of its other samples, and those that a scorer
+    failed on.
     """
 
     cell: Cell
@@ -165,6 +166,10 @@ class Candidate(Record):
     @property
     def failed(self) -> bool:
         return self.error is not None
+
+    def unscored(self, error: str) -> Candidate:
+        """The same where a scorer of the rubric fails on it: a failed one, with what it cost."""
+        return replace(self, answers=(), error=error, spent=self.answers)
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -139,18 +139,30 @@ class Criterion(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Source(Record):
+    """A file of scorers."""
+
+    path: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rubric(Record):
     """What a judge scores against. ``text`` is the whole file, front matter and anchors; ``sha256`` is its hash.
 
     Where scorers fill criteria, the text has the hashes of their files in the front matter, so that another function is
-    another rubric, and ``folder`` is what the files are relative to. It is None where the rubric was read from no file.
+    another rubric. ``sources`` are these files, by the names that the criteria have for them. They are no part of the
+    JSON: only the process that read a rubric's file runs its scorers.
     """
 
     id: str
     text: str
     criteria: tuple[Criterion, ...]
     sha256: str
-    folder: str | None = None
+    sources: Mapping[str, Source] = field(default_factory=dict, compare=False, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        return {k: v for k, v in super().to_json().items() if k != "sources"}
 
     @property
     def body(self) -> str:

@@ -13,11 +13,11 @@ from typing import Any
 from ..catalog import Choice, load_suite, model_place
 from ..clock import steady
 from ..completer import LiteLLMCompleter, no_provider, spare_loopback_from_proxies, without_provider
-from ..errors import CatalogError, PromptbenchError, ScorerError, UsageError
+from ..errors import CatalogError, PromptbenchError, UsageError
 from ..files import try_folder
 from ..generation import Completer, Generator, Limits, Progress, make_room
 from ..grid import shard, unknown_name
-from ..ledger import Entry, Ledger
+from ..ledger import Ledger
 from ..localmodels import installed, lacking, unknown
 from ..locks import LockFile
 from ..quiet import quiet_environment
@@ -48,7 +48,7 @@ class Bench:
         self._closing = threading.Event()
         self._reporter: threading.Thread | None = None
         self._owners: dict[tuple[str, ...], list[Task]] = {}
-        self._unscored: dict[tuple[tuple[str, ...], Group], ScorerError] = {}
+        self._unscored: dict[tuple[tuple[str, ...], Group], Candidate] = {}
         self._expected: frozenset[str] = frozenset()
         self._told = 0
         self._pid = os.getpid()
@@ -221,7 +221,7 @@ class Bench:
     def start(self, planned: Sequence[Planned], ahead: Sequence[Cell]) -> None:
         """Say what was collected, and get ready to generate ``ahead``: the cells whose tests no mark may skip.
 
-        UsageError where the session's end could not write what it was asked for; CatalogError for a scorer that cannot
+        UsageError where the session's end could not write what it was asked for; ScorerError for a scorer that cannot
         be imported; OSError where nobody could begin.
         """
         settings = self.settings
@@ -232,7 +232,8 @@ class Bench:
         make_room(settings.concurrency)
         quiet_environment()
         tasks = merged({id(p.task): p.task for p in planned}.values())
-        for task in tasks:
+        wanted = {cell.identity for cell in ahead}
+        for task in merged({id(p.task): p.task for p in planned if p.cell.identity in wanted}.values()):
             load_scorers(task.suite.rubric)  # before anything is paid for
         self._expected = frozenset(cell.mark for cell in ahead)
         if self._folder.read("plan.json") is None:
@@ -274,19 +275,20 @@ class Bench:
             self._generator.plan(cells_)
 
     def candidate(self, planned: Planned, *, again: bool = False, tick: Callable[[], None] = lambda: None) -> Candidate:
-        """Wait for a test's candidate; ``tick`` is called now and then meanwhile. ``again``: a failed one anew."""
+        """Wait for a test's candidate; ``tick`` is called now and then meanwhile. ``again``: a failed one anew.
+
+        One that a scorer of the rubric fails on is a failed one, too, but its answer is not asked for again.
+        """
         assert self._generator is not None
         future = self._generator.candidate(planned.cell, again=again)
         while True:
             with contextlib.suppress(TimeoutError):
-                return future.result(timeout=0.25)
+                made = future.result(timeout=0.25)
+                return self._unscored.get((made.cell.identity, planned.task.suite.group), made)
             tick()
 
     def key(self, planned: Planned, candidate: Candidate) -> str:
-        """The candidate's identity in its experiment. ScorerError where it is not logged, for want of its scores."""
-        unscored = self._unscored.get((candidate.cell.identity, planned.task.suite.group))
-        if unscored is not None:
-            raise unscored
+        """The candidate's identity in its experiment."""
         return Logged(candidate=candidate, rubric=planned.task.suite.rubric, session="").key
 
     def expects(self, cell: Cell) -> bool:
@@ -298,22 +300,18 @@ class Bench:
         store, session = where(self.settings).store_name, self.settings.identity.session
         for start in range(0, len(candidates), POSTED_AT_ONCE):  # a warm session's all land together
             entries = [
-                entry
+                self._logged(task, candidate).entry(task.experiment)
                 for candidate in candidates[start : start + POSTED_AT_ONCE]
                 for task in self._owners[candidate.cell.identity]
-                if (entry := self._entry(task, candidate)) is not None
             ]
             self._ledger.post(store, entries, session=session)
 
-    def _entry(self, task: Task, candidate: Candidate) -> Entry | None:
-        """To be handed over; None where a scorer fails on it: its tests say so, and a rerun tries again."""
+    def _logged(self, task: Task, candidate: Candidate) -> Logged:
         rubric, session = task.suite.rubric, self.settings.identity.session
-        try:
-            logged = Logged.of(candidate, rubric, session=session, tags=self.settings.tags)
-        except ScorerError as error:
-            self._unscored[candidate.cell.identity, task.suite.group] = error
-            return None
-        return logged.entry(task.experiment)
+        logged = Logged.of(candidate, rubric, session=session, tags=self.settings.tags)
+        if logged.candidate is not candidate:
+            self._unscored[candidate.cell.identity, task.suite.group] = logged.candidate
+        return logged
 
     def _report(self) -> None:
         while not self._closing.wait(PROGRESS_EVERY_S):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..checks import fill_checks
+from ..errors import ScorerError
 from ..ledger import Entry
 from ..records import Candidate, Record, Rubric, sha256
 from ..settings import TAG_LIMIT
@@ -62,8 +63,13 @@ class Logged(Record):
 
     @classmethod
     def of(cls, candidate: Candidate, rubric: Rubric, *, session: str, tags: Mapping[str, str] | None = None) -> Logged:
-        """With what programs fill of the rubric: nothing of a failed candidate. ScorerError of a scorer."""
-        checks = {} if candidate.failed else fill_checks(rubric, candidate.outputs, candidate.cell.scenario.vars)
+        """With what programs fill of the rubric: nothing of a failed candidate, as one is that a scorer fails on."""
+        checks: Mapping[str, bool | float] = {}
+        if not candidate.failed:
+            try:
+                checks = fill_checks(rubric, candidate.outputs, candidate.cell.scenario.vars)
+            except ScorerError as error:
+                candidate = candidate.unscored(f"not scored: {error}")
         return cls(candidate=candidate, rubric=rubric, session=session, checks=checks, tags=tags or {})
 
     @property

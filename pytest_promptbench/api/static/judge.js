@@ -182,7 +182,7 @@
       at("output").textContent = visible(entry().output) || "(empty)";
       at("output").classList.toggle("soft", entry().output === "");
       const filled = criteria()
-        .filter((c) => c.check !== undefined)
+        .filter((c) => c.check !== undefined && entry().scores[c.name] !== undefined)
         .map((c) => `${c.name}: ${found(entry().scores[c.name])}`);
       at("criteria").replaceChildren(
         ...judged().map(field),
