@@ -40,8 +40,11 @@ class Identity(Record):
 
     @classmethod
     def new(cls, *, workers: int = 1) -> Identity:
+        """Sessions sort by when they began, wherever: which candidates and rubrics are the newest hangs on that."""
         now = datetime.datetime.now().astimezone()
-        return cls(session=f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", today=now.date().isoformat(), workers=workers)
+        begun = now.astimezone(datetime.UTC)
+        session = f"{begun:%Y%m%dT%H%M%S}{begun.microsecond // 1000:03d}-{secrets.token_hex(3)}"
+        return cls(session=session, today=now.date().isoformat(), workers=workers)
 
 
 ACCOUNT = "PROMPTBENCH_ACCOUNT"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,16 @@ def test_an_empty_report_folder_is_the_default_and_not_the_root(tmp_path: Path) 
 def test_a_name_that_holds_a_comma_stands_in_quotes(text: str, names: tuple[str, ...]) -> None:
     assert names_in(text) == names
     assert names_in(as_names(names)) == names
+
+
+def test_sessions_sort_by_when_they_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also within a second, and where one began in another time zone: the newest rubric is the last session's."""
+    begun = []
+    for zone in ("Pacific/Auckland", "UTC", "America/Los_Angeles"):
+        with monkeypatch.context() as patched:
+            patched.setenv("TZ", zone)
+            time.tzset()
+            begun.append(Identity.new().session)
+            time.sleep(0.002)
+    time.tzset()
+    assert begun == sorted(begun)
