@@ -39,7 +39,7 @@ _NOISE = 1e-9
 def is_scorer(value: object) -> bool:
     """Whether it names a function in a file beside the rubric: ``scorers.py:valid_sql``."""
     found = _SOURCE.fullmatch(value) if isinstance(value, str) else None
-    return found is not None and not PurePosixPath(found["file"]).is_absolute()
+    return found is not None and found[0].isprintable() and not PurePosixPath(found["file"]).is_absolute()
 
 
 def file_of(criterion: Criterion) -> str:
@@ -72,28 +72,29 @@ def _load(rubric: Rubric, criterion: Criterion) -> Scorer:
     if file not in rubric.sources:
         raise ValueError(f"the rubric {rubric.id} was read from no file, so its {criterion.scorer} cannot be run")
     source = rubric.sources[file]
-    try:
-        found = getattr(_module(source.path, source.text), name, None)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # pytest.importorskip and the like raise no Exception
-        raise ScorerError(f"{source.path} cannot be imported: {_said(error)}, {_about(rubric, criterion)}") from error
+    module = _module(source.path, source.text)
+    if isinstance(module, BaseException):
+        raise ScorerError(f"{source.path} cannot be imported: {_said(module)}, {_about(rubric, criterion)}") from module
+    found = getattr(module, name, None)
     if not callable(found):
         raise ScorerError(f"{source.path} has no function {name!r}, {_about(rubric, criterion)}; define it there")
     return found  # type: ignore[no-any-return]  # callable by now
 
 
 @cache
-def _module(path: str, text: str) -> types.ModuleType:
+def _module(path: str, text: str) -> types.ModuleType | BaseException:
+    """Once for each text, and what came of it where it cannot be imported."""
     code = compiled(Source(path=path, text=text))
     module = types.ModuleType(f"promptbench_scorers_{sha256([path, text])[:12]}")
     module.__file__ = path
     sys.modules[module.__name__] = module  # dataclasses and pickle look their module up there
     try:
         _apart(partial(exec, code, module.__dict__))
-    except BaseException:
-        del sys.modules[module.__name__]
+    except KeyboardInterrupt:
         raise
+    except BaseException as error:  # pytest.importorskip and the like raise no Exception
+        del sys.modules[module.__name__]
+        return error
     return module
 
 
@@ -181,10 +182,8 @@ def _line(error: BaseException, file: str) -> str:
 
 
 def _said(error: BaseException) -> str:
-    """An exception in one line that cannot act on a terminal."""
     said = _text(error, str)
-    shown = said if said.isprintable() and len(said) <= 200 else repr(said[:200])
-    return f"{type(error).__name__}: {shown}" if said else type(error).__name__
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def _shown(value: object) -> str:
@@ -192,7 +191,9 @@ def _shown(value: object) -> str:
 
 
 def _text(value: object, of: Callable[[object], str]) -> str:
+    """A value of the user's in one line that cannot act on a terminal."""
     try:
-        return of(value)
+        said = of(value)
     except Exception:
         return f"<{type(value).__name__}>"
+    return said if said.isprintable() and len(said) <= 200 else ascii(said[:200])

@@ -140,6 +140,10 @@ def test_a_scorer_that_cannot_be_imported_is_named(tmp_path: Path, scorers: str,
         ("__import__('pytest').fail('no reference')", r"raised Failed: no reference \(line 2\), for"),
         ("return vars['no']", r"raised KeyError: 'no'"),
         ("return type('Odd', (), {'__repr__': lambda self: 1 / 0})()", r"returned <Odd.*>, not True or False"),
+        (
+            "return type('Odd', (), {'__repr__': lambda self: 'a\\x1b\\udc80\\n'})()",
+            r"returned 'a\\x1b\\udc80\\n', not True",
+        ),
     ],
 )
 def test_a_scorer_that_fails_is_named_with_what_it_should_return(tmp_path: Path, body: str, said: str) -> None:
@@ -239,6 +243,7 @@ def test_a_byte_order_mark_is_nothing(tmp_path: Path) -> None:
         ({"python": "scorers:f"}, "it takes a function"),
         ({"python": ["scorers.py:f"]}, "it takes a function"),
         ({"python": "scorers.py:f()"}, "it takes a function"),
+        ({"python": "a\u2028b.py:f"}, "it takes a function"),
         ({"python": "scorers.py:f", "max_words": 3}, "python stands beside max_words; a scorer is a check of its own"),
     ],
 )
@@ -342,6 +347,75 @@ def test_a_scorer_that_cannot_be_imported_costs_nothing(project: Project, worker
     refused = project.pytest("-n", workers)
     assert (refused.code, project.provider.count) == (2, 0), refused.text
     assert "scorers.py cannot be imported: ModuleNotFoundError: No module named 'no_such_package'" in refused.text
+
+
+def test_a_rerun_of_a_failed_test_scores_the_answer_again(project: Project) -> None:
+    fails_once = """
+        import pathlib
+
+
+        def likeness(output, vars):
+            return 0.5
+
+
+        def is_calm(output, vars):
+            mark = pathlib.Path("asked-" + vars["situation"])
+            if not mark.exists():
+                mark.touch()
+                raise OSError("no service")
+            return True
+    """
+    own_rubric(project, fails_once)
+    done = project.pytest("-p", "rerunfailures", "--reruns", "1", "--bench-models", "haiku", "--bench-prompts", "v1")
+    assert (done.code, project.provider.count) == (0, 3), done.text
+    assert "3 passed" in done.out
+    assert "3 rerun" in done.out
+    assert [r.info.status for r in project.runs()] == ["FINISHED"] * 3
+    assert [r["failed"] for r in project.leaderboard()["rows"]] == [0]
+
+
+def test_keys_in_what_a_scorer_says_are_taken_out(project: Project) -> None:
+    """Of one that fails, and of one that cannot be imported."""
+    key = project.environment()["SCRIPTED_KEY"]
+    said = 'raise OSError("GET https://x/?key=" + __import__("os").environ["SCRIPTED_KEY"])'
+    own_rubric(project, SCORERS.replace("vars.clear()", said))
+    first = project.pytest()
+    assert first.outcomes() == {"failed": 12}
+    project.file("rubrics/scorers.py", 'import os\nraise OSError(os.environ["SCRIPTED_KEY"])\n')
+    second = project.pytest()
+    assert (second.code, "OSError: ***" in second.text) == (2, True), second.text
+    assert "?key=***" in first.text
+    assert key not in first.text + second.text
+    written = [p for p in project.root.rglob("*") if p.is_file()]
+    assert not [p for p in written if key.encode() in p.read_bytes()]
+
+
+def test_a_condition_that_pytest_evaluates_last_pays_nothing_for_what_cannot_be_scored(project: Project) -> None:
+    own_rubric(project, "import no_such_package\n")
+    test = project.root / "evals" / "test_tips.py"
+    test.write_text(test.read_text().replace("@pytest", '@pytest.mark.skipif("1 > 2", reason="no")\n@pytest', 1))
+    done = project.pytest()
+    assert (done.outcomes(), project.provider.count) == ({"failed": 12}, 0), done.text
+    assert "no candidate: " in done.text
+    assert "cannot be imported: ModuleNotFoundError" in done.text
+
+
+def test_a_verdict_that_is_carried_over_has_what_the_scorer_finds_today(project: Project) -> None:
+    """What its file imports may have changed: the run says what the leaderboard says."""
+    one = ("--bench-models", "haiku", "--bench-prompts", "v1")
+    own_rubric(project, SCORERS.replace("/ 2", '/ float(open("divisor").read())'))
+    project.file("divisor", "2")
+    project.provider.reply = lambda _: "a situation"
+    assert project.pytest(*one).code == 0
+    assert project.pytest("--judge-export", "packet.json").code == 0
+    project.score()
+    assert project.pytest("--judge-apply", "packet.json").code == 0
+    assert {r["composite"] for r in project.leaderboard()["rows"]} == {13.0}
+    project.file("divisor", "1")
+    assert project.pytest(*one, "--bench-experiment", "second").code == 0
+    assert [r["composite"] for r in project.leaderboard()["rows"]] == [14.0]
+    metrics = [r.data.metrics for r in project.runs("second")]
+    assert {(m["likeness"], m["relevance"], m["composite"]) for m in metrics} == {(1.0, 4.0, 14.0)}
 
 
 def test_a_skipped_test_needs_no_scorer(project: Project) -> None:

@@ -15,7 +15,7 @@ from ..catalog import Choice, load_suite, model_place
 from ..catalog.models import find_models, load_models
 from ..catalog.suite import prompt_folder
 from ..clock import utc_now
-from ..completer import LiteLLMCompleter, no_provider, without_provider
+from ..completer import LiteLLMCompleter, Redactor, no_provider, without_provider
 from ..errors import ScorerError, UsageError
 from ..files import try_folder
 from ..grid import select
@@ -90,7 +90,7 @@ def make_job(args: argparse.Namespace) -> Job:
     try:
         load_scorers(job.suite.rubric)
     except ScorerError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(Redactor(job.suite.models, os.environ)(str(error))) from None
     _check_prices(job.plan, job.suite)
     _check_folder(job)
     return job

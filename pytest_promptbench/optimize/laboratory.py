@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..autojudge import Ask, judge_unscored, unscored, updated, writing_to
+from ..completer import Redactor
 from ..errors import PacketError, PromptbenchError, TrackingError
 from ..generation import OVER_BUDGET
 from ..grid import make_cell
@@ -73,6 +75,7 @@ class MLflowLaboratory:
         self._plan, self._suite, self._settings = plan, suite, settings
         self._store, self._packets = store, packets
         self._scenarios = {s.id: s for s in suite.scenarios}
+        self._redact = Redactor(suite.models, os.environ)
         self._texts: dict[str, LoggedCandidate] = {}
         self._known: dict[tuple[str, ...], LoggedCandidate] | None = None
         self._asked: set[tuple[str, ...]] = set()
@@ -165,7 +168,9 @@ class MLflowLaboratory:
         unreachable = unasked is not None or 2 * len(failed) > len(candidates)
         session = self._settings.identity.session
         logged = [
-            Logged.of(c, self._suite.rubric, session=session) for c in candidates if not (c.failed and unreachable)
+            Logged.of(c, self._suite.rubric, session=session, redact=self._redact)
+            for c in candidates
+            if not (c.failed and unreachable)
         ]
         self._store.log([one.entry(self._plan.experiment) for one in logged])
         self._known = None

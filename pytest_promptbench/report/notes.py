@@ -162,7 +162,7 @@ def _of_its_own(lb: Leaderboard) -> str | None:
 
 def _of_failures(lb: Leaderboard) -> str | None:
     failed = sum(row.failed for row in lb.rows)
-    return f"{plural(failed, 'generation')} failed and {'is' if failed == 1 else 'are'} not scored." if failed else None
+    return f"{plural(failed, 'candidate')} failed and {'is' if failed == 1 else 'are'} not scored." if failed else None
 
 
 def _of_superseded(lb: Leaderboard) -> str | None:

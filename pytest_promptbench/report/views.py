@@ -172,11 +172,11 @@ def context_of(candidates: Iterable[LoggedCandidate]) -> list[tuple[str, str]]:
 
 
 def _facts(c: LoggedCandidate) -> list[str]:
-    tokens = c.prompt_tokens is not None and c.completion_tokens is not None
+    known = [n for n in (c.prompt_tokens, c.completion_tokens) if n is not None]
     return [
         *([] if c.cost_usd is None else [dollars(c.cost_usd)]),
         *([] if c.latency_s is None else [duration(c.latency_s)]),
-        *([f"{c.prompt_tokens:,} + {c.completion_tokens:,} tokens"] if tokens else []),
+        *([f"{' + '.join(f'{n:,}' for n in known)} tokens"] if known else []),
         *(["verdict carried over"] if c.carried_from else []),
     ]
 

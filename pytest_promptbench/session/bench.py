@@ -12,8 +12,8 @@ from typing import Any
 
 from ..catalog import Choice, load_suite, model_place
 from ..clock import steady
-from ..completer import LiteLLMCompleter, no_provider, spare_loopback_from_proxies, without_provider
-from ..errors import CatalogError, PromptbenchError, UsageError
+from ..completer import LiteLLMCompleter, Redactor, no_provider, spare_loopback_from_proxies, without_provider
+from ..errors import CatalogError, PromptbenchError, ScorerError, UsageError
 from ..files import try_folder
 from ..generation import Completer, Generator, Limits, Progress, make_room
 from ..grid import shard, unknown_name
@@ -49,6 +49,7 @@ class Bench:
         self._reporter: threading.Thread | None = None
         self._owners: dict[tuple[str, ...], list[Task]] = {}
         self._unscored: dict[tuple[tuple[str, ...], Group], Candidate] = {}
+        self._redact: Callable[[str], str] = str
         self._expected: frozenset[str] = frozenset()
         self._told = 0
         self._pid = os.getpid()
@@ -232,9 +233,12 @@ class Bench:
         make_room(settings.concurrency)
         quiet_environment()
         tasks = merged({id(p.task): p.task for p in planned}.values())
+        self._redact = Redactor([m for t in tasks for m in t.suite.models], os.environ)
         wanted = {cell.identity for cell in ahead}
         for task in merged({id(p.task): p.task for p in planned if p.cell.identity in wanted}.values()):
-            load_scorers(task.suite.rubric)  # before anything is paid for
+            problem = self._problem(task)  # before anything is paid for
+            if problem is not None:
+                raise ScorerError(problem)
         self._expected = frozenset(cell.mark for cell in ahead)
         if self._folder.read("plan.json") is None:
             self._folder.write("plan.json", Plan(tasks=tasks, cells=len(self._expected)).to_json())
@@ -277,15 +281,30 @@ class Bench:
     def candidate(self, planned: Planned, *, again: bool = False, tick: Callable[[], None] = lambda: None) -> Candidate:
         """Wait for a test's candidate; ``tick`` is called now and then meanwhile. ``again``: a failed one anew.
 
-        One that a scorer of the rubric fails on is a failed one, too, but its answer is not asked for again.
+        One that a scorer of the rubric fails on is a failed one, too: ``again``, its answer is scored anew.
         """
         assert self._generator is not None
+        problem = self._problem(planned.task)
+        if problem is not None:  # of a test that a mark might have skipped
+            return Candidate(cell=planned.cell, error=problem, unasked=True)
         future = self._generator.candidate(planned.cell, again=again)
         while True:
             with contextlib.suppress(TimeoutError):
                 made = future.result(timeout=0.25)
-                return self._unscored.get((made.cell.identity, planned.task.suite.group), made)
+                break
             tick()
+        key = made.cell.identity, planned.task.suite.group
+        if again and self._unscored.pop(key, None) is not None:
+            self._landed([made])
+        return self._unscored.get(key, made)
+
+    def _problem(self, task: Task) -> str | None:
+        """Why the scorers of a task cannot be imported."""
+        try:
+            load_scorers(task.suite.rubric)
+        except ScorerError as error:
+            return self._redact(str(error))
+        return None
 
     def key(self, planned: Planned, candidate: Candidate) -> str:
         """The candidate's identity in its experiment."""
@@ -308,7 +327,7 @@ class Bench:
 
     def _logged(self, task: Task, candidate: Candidate) -> Logged:
         rubric, session = task.suite.rubric, self.settings.identity.session
-        logged = Logged.of(candidate, rubric, session=session, tags=self.settings.tags)
+        logged = Logged.of(candidate, rubric, session=session, redact=self._redact, tags=self.settings.tags)
         if logged.candidate is not candidate:
             self._unscored[candidate.cell.identity, task.suite.group] = logged.candidate
         return logged

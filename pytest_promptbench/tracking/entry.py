@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,14 +62,25 @@ class Logged(Record):
     tags: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, candidate: Candidate, rubric: Rubric, *, session: str, tags: Mapping[str, str] | None = None) -> Logged:
-        """With what programs fill of the rubric: nothing of a failed candidate, as one is that a scorer fails on."""
+    def of(
+        cls,
+        candidate: Candidate,
+        rubric: Rubric,
+        *,
+        session: str,
+        redact: Callable[[str], str],
+        tags: Mapping[str, str] | None = None,
+    ) -> Logged:
+        """With what programs fill of the rubric: nothing of a failed candidate, as one is that a scorer fails on.
+
+        ``redact`` cleans what that scorer says of keys.
+        """
         checks: Mapping[str, bool | float] = {}
         if not candidate.failed:
             try:
                 checks = fill_checks(rubric, candidate.outputs, candidate.cell.scenario.vars)
             except ScorerError as error:
-                candidate = candidate.unscored(f"not scored: {error}")
+                candidate = candidate.unscored(redact(f"not scored: {error}"))
         return cls(candidate=candidate, rubric=rubric, session=session, checks=checks, tags=tags or {})
 
     @property

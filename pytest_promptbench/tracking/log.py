@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..checks import violations
 from ..clock import iso_utc
 from ..ledger import Entry
+from ..records import composite
 from . import entry as names
 from . import verdicts
 from .address import code_of
@@ -301,8 +302,10 @@ def _metrics_of(record: Logged, carried: Run | None) -> dict[str, float]:
         **{name: float(value) for name, value in record.checks.items()},
     }
     if carried is not None and not candidate.failed:
-        judged = {c.name for c in record.rubric.criteria} | {"composite"}
-        metrics |= {k: v for k, v in carried.metrics.items() if k in judged}
+        # A scorer may find today what it did not when the text was judged, where what its file imports has changed.
+        judged = {c.name for c in record.rubric.judged if c.name in carried.metrics}
+        scores = {**{name: carried.metrics[name] for name in judged}, **record.checks}
+        metrics |= scores | {"composite": composite(scores, record.rubric)}
     return {k: float(v) for k, v in metrics.items() if v is not None}
 
 
