@@ -51,6 +51,7 @@ from .loops import (
 )
 from .project import Project, Result
 from .provider import Fault, ScriptedProvider
+from .test_scorers import ALONE
 
 pytest.importorskip("gepa")
 WITHIN = ("--promote-within", "latency:1000")  # of milliseconds here
@@ -1066,3 +1067,26 @@ def test_too_few_scenarios_are_refused(project: Project, run: Run) -> None:
     assert result.code == 4
     assert "9 scenarios are too few to optimise on" in result.err
     assert "add 1" in result.err
+
+
+def test_the_prompt_loop_goes_on_where_a_scorer_fails(tmp_path: Path, provider: ScriptedProvider) -> None:
+    """The prompt whose answers it fails on is not the best one."""
+    scorers = """
+        def likeness(output, vars):
+            if "at length" in output:
+                raise ValueError("too long")
+            return float(output == vars["label"])
+
+
+        def is_calm(output, vars):
+            return True
+    """
+    project = checked_project(tmp_path, provider)
+    project.file("rubrics/tip-v1.md", ALONE.replace("own", "tip-v1"))
+    project.file("rubrics/scorers.py", scorers)
+    done = optimize(project, "evals/tips.yaml", "--rounds", "3", "--no-promote")
+    assert done.code == 0, done.text
+    assert re.search(r"round 2/3: v1-\w+-r2: best", done.out), done.out
+    failed = [r for r in project.runs(f"tip-optimize-{loop_of(done)}") if r.info.status == "FAILED"]
+    assert failed
+    assert all("raised ValueError: too long" in r.data.tags["promptbench.error"] for r in failed)

@@ -20,7 +20,6 @@ from pytest_promptbench.errors import CatalogError, ScorerError
 from pytest_promptbench.records import Rubric
 from pytest_promptbench.scorers import load_scorers
 
-from .loops import checked_project, loop_of, optimize
 from .project import RUBRIC, Project, migrated_database
 from .provider import ScriptedProvider
 from .test_autojudge import project_in, reply
@@ -475,27 +474,3 @@ def test_an_automatic_verdict_has_what_programs_found(tmp_path: Path) -> None:
             assert (found["auto/likeness"], found["auto/shouts"], found["auto/right"]) == (0.0, 0.0, 0.0)
             flags = 2 * (not judged["format_ok"]) + 1
             assert found["auto/composite"] == found["auto/relevance"] + 7 - flags
-
-
-def test_the_prompt_loop_goes_on_where_a_scorer_fails(tmp_path: Path) -> None:
-    """The prompt whose answers it fails on is not the best one."""
-    scorers = """
-        def likeness(output, vars):
-            if "at length" in output:
-                raise ValueError("too long")
-            return float(output == vars["label"])
-
-
-        def is_calm(output, vars):
-            return True
-    """
-    with ScriptedProvider() as provider:
-        project = checked_project(tmp_path, provider)
-        project.file("rubrics/tip-v1.md", ALONE.replace("own", "tip-v1"))
-        project.file("rubrics/scorers.py", scorers)
-        done = optimize(project, "evals/tips.yaml", "--rounds", "3", "--no-promote")
-        assert done.code == 0, done.text
-        assert re.search(r"round 2/3: v1-\w+-r2: best", done.out), done.out
-        failed = [r for r in project.runs(f"tip-optimize-{loop_of(done)}") if r.info.status == "FAILED"]
-        assert failed
-        assert all("raised ValueError: too long" in r.data.tags["promptbench.error"] for r in failed)
