@@ -191,9 +191,9 @@ def _shown(value: object) -> str:
 
 
 def _text(value: object, of: Callable[[object], str]) -> str:
-    """A value of the user's in one line that cannot act on a terminal."""
+    """A value of the user's in one line that cannot act on a terminal. Not cut: half a key is not known for one."""
     try:
         said = of(value)
     except Exception:
         return f"<{type(value).__name__}>"
-    return said if said.isprintable() and len(said) <= 200 else ascii(said[:200])
+    return said if said.isprintable() else ascii(said)

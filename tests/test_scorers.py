@@ -376,7 +376,7 @@ def test_a_rerun_of_a_failed_test_scores_the_answer_again(project: Project) -> N
 def test_keys_in_what_a_scorer_says_are_taken_out(project: Project) -> None:
     """Of one that fails, and of one that cannot be imported."""
     key = project.environment()["SCRIPTED_KEY"]
-    said = 'raise OSError("GET https://x/?key=" + __import__("os").environ["SCRIPTED_KEY"])'
+    said = 'raise OSError("GET " + "x" * 172 + " https://x/?key=" + __import__("os").environ["SCRIPTED_KEY"])'
     own_rubric(project, SCORERS.replace("vars.clear()", said))
     first = project.pytest()
     assert first.outcomes() == {"failed": 12}
@@ -387,6 +387,7 @@ def test_keys_in_what_a_scorer_says_are_taken_out(project: Project) -> None:
     assert key not in first.text + second.text
     written = [p for p in project.root.rglob("*") if p.is_file()]
     assert not [p for p in written if key.encode() in p.read_bytes()]
+    assert key[:12] not in first.text, "nor the half of one, where a long message was cut"
 
 
 def test_a_condition_that_pytest_evaluates_last_pays_nothing_for_what_cannot_be_scored(project: Project) -> None:
